@@ -1,0 +1,121 @@
+"""ConnectorBlock: the base of every block. Building or loading one opens nothing and imports no driver."""
+
+from __future__ import annotations
+
+import difflib
+import threading
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from prefect.blocks.core import Block
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from blocks.errors import InvalidInputError, NotFoundError
+from blocks.operation import operation
+from blocks.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.logging.loggers import LoggingAdapter
+    from typing_extensions import Self
+
+T = TypeVar("T")
+
+PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+
+
+class ConnectorBlock(Block, ABC):
+    """A typed, savable description of one outside system, whose methods are operations.
+
+    Unknown fields are an error that names the nearest field. Secrets never show in `repr` or in an error. Live clients
+    live in `_live`, are made on first use, and are dropped when the block is pickled or copied.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid", ignored_types=(operation,), hide_input_in_errors=True, populate_by_name=True
+    )
+
+    retry: RetryPolicy = Field(
+        default_factory=RetryPolicy, description="When and how often a failed operation is tried again."
+    )
+
+    _live: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_fields(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+        for key in values:
+            if key not in known and key not in PREFECT_KEYS:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
+                raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
+        return {key: value for key, value in values.items() if key not in PREFECT_KEYS or key == "block_type_slug"}
+
+    @abstractmethod
+    def check(self) -> str:
+        """One sentence that says what was proven: reachable, authenticated, allowed.
+
+        Raises:
+            ConnectorError: One sentence that says what is wrong and what to do.
+        """
+
+    @property
+    def logger(self) -> LoggingAdapter | Any:
+        """The run's logger in a flow or task, else one named like the class."""
+        try:
+            return get_run_logger()
+        except MissingContextError:
+            return get_logger(type(self).__name__)
+
+    def _cached(self, name: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            if name not in self._live:
+                self._live[name] = make()
+            value: T = self._live[name]
+            return value
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        private = dict(state.get("__pydantic_private__") or {})
+        private.pop("_live", None)
+        private.pop("_lock", None)
+        return {**state, "__pydantic_private__": private}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._live = {}
+        self._lock = threading.RLock()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self.model_validate(self.model_dump(context={"include_secrets": True}))
+
+
+def resolve(value: T | str, kind: type[T]) -> T:
+    """The block itself, or the saved block that `"type-slug/name"` names.
+
+    Raises:
+        InvalidInputError: It is neither, or a block of another kind.
+        NotFoundError: No such block is saved.
+    """
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, str) or value.count("/") != 1:
+        raise InvalidInputError(
+            f"Expected a {kind.__name__} or the name of a saved one, such as 'etl-s3-bucket/raw', got {value!r:.80}."
+        )
+    try:
+        loaded = Block.load(value)
+    except ValueError as error:
+        raise NotFoundError(
+            f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."
+        ) from error
+    if not isinstance(loaded, kind):
+        raise InvalidInputError(f"The saved block {value!r} is a {type(loaded).__name__}, not a {kind.__name__}.")
+    return loaded
