@@ -1,0 +1,29 @@
+"""Servers for the integration tests: real ones or the best stand-ins, on loopback, one of each per test process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from integration_tests.standins.postgres import PostgresServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from integration_tests.standins.postgres import Address
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL server with SCRAM and, where its build has it, TLS."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def pg_database(postgres_server: PostgresServer) -> Iterator[Address]:
+    """A fresh database of it."""
+    address = postgres_server.new_database()
+    yield address
+    postgres_server.drop_database(address)
