@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from integration_tests.standins.postgres import PostgresServer
+from integration_tests.standins.s3 import s3_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from integration_tests.standins.postgres import Address
+
+__all__ = ["pg_database", "postgres_server", "s3_server"]
 
 
 @pytest.fixture(scope="session")

