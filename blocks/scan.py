@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import io
 import json
 import queue
 import tempfile
@@ -87,8 +89,10 @@ class Scan:
     Args:
         schema: The Arrow schema, or a function that finds it out at the first need.
         open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
-        source: Where the data comes from, without secrets; for messages and load identities.
+        source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
+        fingerprint: Tells this data from other data: content of what is in memory, name and version of a file.
+            Load identities are made of it. `source` where not given.
     """
 
     def __init__(
@@ -98,12 +102,14 @@ class Scan:
         *,
         source: str,
         reopenable: bool = True,
+        fingerprint: Callable[[], str] | None = None,
     ) -> None:
         self._schema = schema
         self._open = open_batches
         self._opened = False
         self.source = source
         self.reopenable = reopenable
+        self.fingerprint = fingerprint or (lambda: source)
 
     @property
     def schema(self) -> pa.Schema:
@@ -145,7 +151,7 @@ class Scan:
         def find_schema() -> pa.Schema:
             return fn(empty_batch(self.schema)).schema
 
-        return Scan(schema or find_schema, mapped, source=self.source, reopenable=self.reopenable)
+        return self._derived(schema or find_schema, mapped)
 
     def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
         """The scan without the rows for which `where` is true; those go to the quarantine with `reason`.
@@ -168,7 +174,16 @@ class Scan:
                     rejects.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
                 yield batch.filter(pc.invert(bad))
 
-        return Scan(lambda: self.schema, kept, source=self.source, reopenable=self.reopenable)
+        return self._derived(lambda: self.schema, kept)
+
+    def _derived(
+        self,
+        schema: pa.Schema | Callable[[], pa.Schema],
+        open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
+    ) -> Scan:
+        return Scan(
+            schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint
+        )
 
     def select(self, columns: list[str]) -> Scan:
         """The scan with these columns only, in this order."""
@@ -202,7 +217,12 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
-        return Scan(data.schema, lambda _: data.to_batches(max_chunksize=65_536), source=source)
+        return Scan(
+            data.schema,
+            lambda _: data.to_batches(max_chunksize=65_536),
+            source=source,
+            fingerprint=lambda: content_digest(data),
+        )
     if isinstance(data, pa.RecordBatchReader):
         return Scan(data.schema, lambda _: data, source=source, reopenable=False)
     if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
@@ -210,16 +230,31 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
         return as_scan(pa.Table.from_pylist(data), source=source)
     if hasattr(data, "__arrow_c_stream__"):
-        # A stream may be handed out once only (a reader behind the interface) or again and again (a frame).
-        once = not hasattr(data, "__len__")
-        schema = None if once else pa.RecordBatchReader.from_stream(data).schema
-        if once:
-            return as_scan(pa.RecordBatchReader.from_stream(data), source=source)
-        return Scan(schema, lambda _: pa.RecordBatchReader.from_stream(data), source=source)
+        if hasattr(data, "__len__"):  # a frame, in memory
+            return as_scan(pa.table(data), source=source)
+        return as_scan(pa.RecordBatchReader.from_stream(data), source=source)
     raise InvalidInputError(
         f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, or "
         "anything else with __arrow_c_stream__."
     )
+
+
+def content_digest(table: pa.Table) -> str:
+    """A digest of a table's values and types, whatever its layout in memory."""
+    digest = hashlib.blake2b(digest_size=16)
+
+    class Sink(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            digest.update(data)
+            return len(data)
+
+    with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), table.schema) as writer:
+        for start in range(0, table.num_rows, 65_536):
+            writer.write_table(table.slice(start, 65_536).combine_chunks())
+    return digest.hexdigest()
 
 
 def bad_row_error(source: str, reason: str, line: int | None = None) -> InvalidInputError:
