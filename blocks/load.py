@@ -245,8 +245,8 @@ def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: 
         return _unit_loss(source.unit, target.unit)
     if types.is_list(source) and types.is_list(target):
         return type_loss(source.value_type, target.value_type)
-    if {str(source), str(target)} == {"string", "extension<arrow.json>"}:
-        return None
+    if {str(source), str(target)} in ({"string", "extension<arrow.json>"}, {"string", "extension<arrow.uuid>"}):
+        return None  # text that is no JSON or no UUID is an error, not a loss
     return f"it is a {source}, not a {target}"
 
 
@@ -295,6 +295,14 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
 def _cast(column: pa.Array, target: pa.DataType, *, safe: bool) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if isinstance(column.type, pa.UuidType) and pa.types.is_string(target):
+        return pa.array([None if v is None else str(v) for v in column.to_pylist()], target)
+    if isinstance(target, pa.UuidType) and pa.types.is_string(plain_type(column.type)):
+        try:
+            values = [None if v is None else uuid.UUID(v).bytes for v in column.to_pylist()]
+        except ValueError:
+            raise pa.ArrowInvalid("not a UUID") from None
+        return pa.ExtensionArray.from_storage(target, pa.array(values, target.storage_type))
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if isinstance(target, pa.BaseExtensionType):

@@ -85,16 +85,12 @@ class Dialect(ABC):
     stage_prefix: ClassVar[str] = "CREATE TEMPORARY TABLE"
 
     @abstractmethod
-    def sql_type(self, kind: pa.DataType) -> str:
-        """The column type that holds every value of the Arrow type.
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
 
         Raises:
-            TypeLossError: No column type does.
+            TypeLossError: No column type of this engine does.
         """
-
-    @abstractmethod
-    def arrow_type(self, sql_type: str) -> pa.DataType:
-        """The Arrow type that holds every value of the column type."""
 
     def name(self, name: str) -> str:
         """A quoted identifier, kept exactly as written."""
@@ -155,6 +151,26 @@ class Dialect(ABC):
         """The statement that inserts the staged rows whose key the table lacks."""
         known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(key)}"
         return self.insert(table, names, stage, f" WHERE NOT EXISTS ({known})")
+
+
+class Feed:
+    """Batches on their way into a driver; it remembers the error of their source, which drivers turn into text."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.schema = schema
+        self.error: BaseException | None = None
+        self._batches = batches
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The batches as the Arrow reader that drivers take."""
+        return pa.RecordBatchReader.from_batches(self.schema, self)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except BaseException as error:
+            self.error = error
+            raise
 
 
 class Session(ABC):
@@ -545,7 +561,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
     def _create_ledger(self, session: Session) -> None:
         for table, key, schema in ((LEDGER, "load_id", LEDGER_TABLE), (QUARANTINE, None, REJECTS)):
-            columns = [Column(f.name, self.dialect.sql_type(f.type), f.type) for f in schema]
+            columns = [self.dialect.column(field.name, field.type) for field in schema]
             statement = self.dialect.create_table(table, columns)
             if key:
                 statement = statement.removesuffix(")") + f", PRIMARY KEY ({self.dialect.name(key)}))"
@@ -617,14 +633,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         if inserted + updated != rows:
             raise TerminalError(
                 f"{self.uri(plan.table)}: {rows} rows were staged and {inserted + updated} applied. Nothing was "
-                "committed. A trigger, a rule or row security on the table may hold rows back."
+                "committed. The table may hold a key more than once, or a trigger or row security may hold rows back."
             )
         return _Changes(inserted, updated, deleted)
 
     def _stage_rejects(self, session: Session, rejects: Rejects, load_id: str, table: str) -> None:
         if not rejects.total:
             return
-        columns = [Column(f.name, self.dialect.sql_type(f.type), f.type) for f in REJECTS]
+        columns = [self.dialect.column(field.name, field.type) for field in REJECTS]
         session.execute(self.dialect.create_stage(STAGED_REJECTS, columns))
         session.ingest(STAGED_REJECTS, REJECTS.schema, _reject_batches(rejects, load_id, table), stage=True)
 
@@ -775,9 +791,7 @@ class _Planner:
         plans: list[ColumnPlan] = []
         for field in self.schema:
             column, action = self._column(field)
-            loss = None
-            if column and action == "keep":
-                loss = type_loss(field.type, column.arrow_type)
+            loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
             if column:
                 columns.append(column)
             plans.append(
@@ -817,10 +831,9 @@ class _Planner:
         if not self.creates and self.on_new_columns == "ignore":
             return None, "ignore"
         try:
-            sql_type = self.dialect.sql_type(field.type)
+            return self.dialect.column(field.name, field.type), "create" if self.creates else "add"
         except TypeLossError as error:
             raise TypeLossError(f"{self.warehouse.uri(self.table)}, column {field.name!r}: {error}") from None
-        return Column(field.name, sql_type, self.dialect.arrow_type(sql_type)), "create" if self.creates else "add"
 
     def _absent(self) -> Iterator[ColumnPlan]:
         for name, column in self.existing.items():
