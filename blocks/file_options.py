@@ -1,0 +1,69 @@
+"""How a file is written down, where its name does not say it: options of the formats, as plain data."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+Format = Literal["csv", "jsonl", "parquet", "arrow", "arrows"]
+Compression = Literal["none", "gzip", "zstd", "snappy"]
+OnError = Literal["fail", "quarantine"]
+
+TIME_DIRECTIVES = "YmdHMSfz"
+
+
+class CsvOptions(BaseModel):
+    """How a CSV file is written down. The defaults are RFC 4180 with a header, in UTF-8."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    delimiter: str = Field(default=",", min_length=1, max_length=1, description="What separates two fields.")
+    quote: str = Field(default='"', min_length=1, max_length=1, description="What encloses a field; doubled inside it.")
+    escape: str | None = Field(
+        default=None, min_length=1, max_length=1, description="What takes the next character as it is, such as \\."
+    )
+    encoding: str = Field(default="utf-8", description="The text's encoding, any that Python knows; a BOM is skipped.")
+    null_values: tuple[str, ...] = Field(default=("",), description="Unquoted texts that mean null.")
+    quoted_nulls: bool = Field(default=False, description="Whether a quoted null value means null, too.")
+    decimal_point: Literal[".", ","] = Field(default=".", description="What separates a number's decimals.")
+    header: bool = Field(default=True, description="Whether the first row holds the column names.")
+    column_names: tuple[str, ...] | None = Field(
+        default=None, description="The file's column names in order; where a header is there too, it is skipped."
+    )
+    skip_lines: int = Field(default=0, ge=0, description="Lines before the header or the first row.")
+    timestamp_formats: tuple[str, ...] = Field(
+        default=(),
+        description="Formats of dates and timestamps, of %Y %m %d %H %M %S %f %z; ISO 8601 where none is given.",
+    )
+
+    @field_validator("delimiter", "quote", "escape")
+    @classmethod
+    def _single_byte(cls, value: str | None) -> str | None:
+        if value is not None and (not value.isascii() or value in "\r\n\0"):
+            raise ValueError("must be one ASCII character that is no line end")
+        return value
+
+    @field_validator("timestamp_formats")
+    @classmethod
+    def _known_directives(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            used = [after[:1] for after in text.split("%")[1:]]
+            if any(directive not in TIME_DIRECTIVES or not directive for directive in used):
+                raise ValueError(f"{text!r} may use %Y %m %d %H %M %S %f %z only")
+            if any(used.count(directive) != 1 for directive in "Ymd"):
+                raise ValueError(f"{text!r} must hold %Y, %m and %d, each once")
+        return value
+
+
+class ParquetOptions(BaseModel):
+    """How a Parquet file is written."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    compression_level: int | None = Field(default=None, description="Level of zstd (1 by default) or gzip.")
+    row_group_rows: int = Field(default=500_000, ge=1, description="A row group holds at most so many rows.")
+    row_group_bytes: int = Field(default=64 * 2**20, ge=1, description="And about so many bytes in memory.")
+
+
+FileOptions = CsvOptions | ParquetOptions
