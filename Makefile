@@ -1,0 +1,66 @@
+# Everything that a target needs it installs itself, into .venv. Needs: Python 3.11 or newer, make, and a package index.
+
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+BIN = .venv/bin
+DECLARED = pyproject.toml constraints.txt
+
+# No telemetry, and patience with a slow machine when Prefect starts its temporary server.
+export PREFECT_SERVER_ANALYTICS_ENABLED = false
+export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
+
+.PHONY: run test test-minimal check bench constraints clean
+
+run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
+	$(BIN)/etl run orders_pipeline
+
+test: .venv/all test-minimal  ## everything, against real servers on loopback
+	$(BIN)/pytest -n 2 --dist loadgroup
+
+test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
+	.venv-minimal/bin/pytest -n 2 tests
+
+check: .venv/all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: .venv/bench
+	for script in benchmarks/*.py; do $(BIN)/python $$script; done
+
+constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
+	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv
+	.venv-constraints/bin/uv pip install --quiet --python .venv-constraints/bin/python --editable '.[all]' \
+		--group test --group bench
+	head -1 constraints.txt > .venv-constraints/pins
+	.venv-constraints/bin/uv pip freeze --quiet --python .venv-constraints/bin/python --exclude-editable \
+		| grep -v -E '^(pip|setuptools|uv)==' >> .venv-constraints/pins
+	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
+
+clean:
+	rm -rf .venv .venv-minimal build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
+
+# uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
+define install
+	@echo "Installing into $(1): $(2)"
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@test -x $(1)/bin/uv || $(1)/bin/python -m pip install --quiet --upgrade pip uv
+	@$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --constraint constraints.txt $(2) \
+		|| $(1)/bin/python -m pip install --quiet --constraint constraints.txt $(2)
+endef
+
+.venv/base: $(DECLARED)
+	$(call install,.venv,--editable .)
+	@touch $@
+
+.venv/all: .venv/base
+	$(call install,.venv,--editable '.[all]' --group test)
+	@touch $@
+
+.venv/bench: .venv/all
+	$(call install,.venv,--group bench)
+	@touch $@
+
+.venv-minimal/done: $(DECLARED)
+	$(call install,.venv-minimal,--editable . --group test-base)
+	@touch $@
