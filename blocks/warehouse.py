@@ -18,7 +18,7 @@ import contextlib
 import json
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -48,6 +48,7 @@ from blocks.load import (
     cast_batch,
     check_names,
     derive_load_id,
+    plain_type,
     type_loss,
 )
 from blocks.operation import operation, prepared_operation
@@ -77,6 +78,10 @@ class Column:
     arrow_type: pa.DataType
     nullable: bool = True
     has_default: bool = False
+    stage_type: str | None = None
+    """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
+    any_decimal: bool = False
+    """Whether it holds decimals of any precision and scale, so that data keeps its own."""
 
 
 class Dialect(ABC):
@@ -111,46 +116,53 @@ class Dialect(ABC):
 
     def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
         """The statement that creates a table that only this session sees."""
-        parts = ", ".join(f"{self.name(column.name)} {column.sql_type}" for column in columns)
+        parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
         return f"{self.stage_prefix} {self.name(stage)} ({parts})"
+
+    def staged(self, column: Column) -> str:
+        """The value of a staged row `s` in the column's own type."""
+        value = f"s.{self.name(column.name)}"
+        return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
 
     def add_column(self, table: str, column: Column) -> str:
         """The statement that adds a column, null in the rows that are there."""
         return f"ALTER TABLE {self.table(table)} ADD COLUMN {self.name(column.name)} {column.sql_type}"
 
-    def insert(self, table: str, names: Sequence[str], stage: str, where: str = "") -> str:
+    def insert(self, table: str, columns: Sequence[Column], stage: str, where: str = "") -> str:
         """The statement that copies the staged rows into the table."""
-        return (
-            f"INSERT INTO {self.table(table)} ({self.names(names)}) "
-            f"SELECT {self.names(names, 's.')} FROM {self.name(stage)} AS s{where}"
-        )
+        values = ", ".join(self.staged(column) for column in columns)
+        names = self.names(column.name for column in columns)
+        return f"INSERT INTO {self.table(table)} ({names}) SELECT {values} FROM {self.name(stage)} AS s{where}"
 
     def truncate(self, table: str) -> str:
         """The statement that empties the table and keeps its grants, views and indexes."""
         return f"DELETE FROM {self.table(table)}"
 
-    def same_key(self, key: Sequence[str]) -> str:
+    def same_key(self, columns: Sequence[Column], key: Sequence[str]) -> str:
         """The condition that a row of the table `t` and a staged row `s` have the same key."""
-        return " AND ".join(f"t.{self.name(name)} = s.{self.name(name)}" for name in key)
+        return " AND ".join(f"t.{self.name(c.name)} = {self.staged(c)}" for c in columns if c.name in key)
 
-    def delete_partitions(self, table: str, partition_by: Sequence[str], stage: str) -> str:
+    def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
         """The statement that deletes the rows of every partition that the staged rows touch."""
         partitions = f"SELECT DISTINCT {self.names(partition_by)} FROM {self.name(stage)}"
         return (
             f"DELETE FROM {self.table(table)} AS t WHERE EXISTS "
-            f"(SELECT 1 FROM ({partitions}) AS s WHERE {self.same_key(partition_by)})"
+            f"(SELECT 1 FROM ({partitions}) AS s WHERE {self.same_key(columns, partition_by)})"
         )
 
-    def update_from_stage(self, table: str, names: Sequence[str], key: Sequence[str], stage: str) -> str:
+    def update_from_stage(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
         """The statement that gives the rows whose key is staged the staged values."""
-        rest = [name for name in names if name not in key] or list(key)
-        values = ", ".join(f"{self.name(name)} = s.{self.name(name)}" for name in rest)
-        return f"UPDATE {self.table(table)} AS t SET {values} FROM {self.name(stage)} AS s WHERE {self.same_key(key)}"
+        rest = [column for column in columns if column.name not in key] or columns
+        values = ", ".join(f"{self.name(column.name)} = {self.staged(column)}" for column in rest)
+        return (
+            f"UPDATE {self.table(table)} AS t SET {values} FROM {self.name(stage)} AS s "
+            f"WHERE {self.same_key(columns, key)}"
+        )
 
-    def insert_missing(self, table: str, names: Sequence[str], key: Sequence[str], stage: str) -> str:
+    def insert_missing(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
         """The statement that inserts the staged rows whose key the table lacks."""
-        known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(key)}"
-        return self.insert(table, names, stage, f" WHERE NOT EXISTS ({known})")
+        known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(columns, key)}"
+        return self.insert(table, columns, stage, f" WHERE NOT EXISTS ({known})")
 
 
 class Feed:
@@ -174,10 +186,10 @@ class Feed:
 
 
 class Session(ABC):
-    """One connection, in the hands of one thread. Errors are already those of `blocks.errors`."""
+    """One connection, in the hands of one thread. Errors are already those of `blocks.errors`.
 
-    ingests_in_transaction: ClassVar[bool] = False
-    """Whether `ingest` may write straight into the target within the transaction of the claim."""
+    What happens between `begin` and `commit` is one transaction; elsewhere each statement commits itself.
+    """
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
@@ -186,18 +198,6 @@ class Session(ABC):
     @abstractmethod
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """The rows of a query as tuples, at most `size`."""
-
-    @abstractmethod
-    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query as an exact Arrow schema and a stream of record batches."""
-
-    @abstractmethod
-    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
-        """Append the batches to an existing table in bulk and return how many rows the server counted."""
-
-    @abstractmethod
-    def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table in order, None where there is no such table."""
 
     @abstractmethod
     def begin(self) -> None:
@@ -219,13 +219,52 @@ class Session(ABC):
     def close(self) -> None:
         """End the session."""
 
-    def upsert(self, dialect: Dialect, table: str, names: Sequence[str], key: Sequence[str]) -> tuple[int, int]:
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done within happens, or nothing of it."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+
+class BulkSession(Session):
+    """A session that also moves Arrow data at the speed of the driver."""
+
+    ingests_in_transaction: ClassVar[bool] = False
+    """Whether `ingest` may write straight into the target, within the transaction of the claim."""
+
+    @abstractmethod
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query as an exact Arrow schema and a stream of record batches."""
+
+    @abstractmethod
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
+        """Append the batches to an existing table in bulk and return how many rows the server counted."""
+
+    @abstractmethod
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table in order, None where there is no such table."""
+
+    def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002 (for subclasses)
+        """Insert the ledger row; waits for another try that holds it.
+
+        Raises:
+            AlreadyExistsError: Another try committed it.
+            TransientError: Another try holds it, and for too long.
+        """
+        self.execute(sql, parameters)
+
+    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table by key and return how many were inserted and updated."""
-        updated = self.execute(dialect.update_from_stage(table, names, key, STAGE))
-        return self.execute(dialect.insert_missing(table, names, key, STAGE)), updated
+        updated = self.execute(dialect.update_from_stage(table, columns, key, STAGE))
+        return self.execute(dialect.insert_missing(table, columns, key, STAGE)), updated
 
     def end_other_tries(self, load_id: str) -> None:  # noqa: B027 (a hook: most engines have nothing to end)
-        """End what an earlier try of this load, whose connection was lost, may still be doing on the server."""
+        """End what a lost try of this load may still be doing on the server, and wait until it is gone."""
 
 
 class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
@@ -245,16 +284,18 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         """The SQL of this engine."""
 
     @abstractmethod
-    def _connect(self, label: str = "") -> Session:
-        """A new session; `label` tells the server what it is for."""
+    def _connect(self) -> Session:
+        """A new session for statements and their rows."""
 
-    @contextlib.contextmanager
-    def _session(self, label: str = "") -> Iterator[Session]:
-        session = self._connect(label)
-        try:
-            yield session
-        finally:
-            session.close()
+    @abstractmethod
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        """A new session for Arrow data; the server can tell by `load_id` which load it belongs to."""
+
+    def _session(self) -> contextlib.closing[Session]:
+        return contextlib.closing(self._connect())
+
+    def _bulk_session(self, load_id: str | None = None) -> contextlib.closing[BulkSession]:
+        return contextlib.closing(self._connect_bulk(load_id))
 
     # --- Prefect's DatabaseBlock ---
 
@@ -271,7 +312,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     @operation
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Mapping[str, Any]]) -> None:
         """Nothing. Runs the statement once for each item, all in one transaction."""
-        with self._session() as session, self._transaction(session):
+        with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
                 session.execute(operation, parameters)
 
@@ -326,7 +367,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
-                with self._session() as session:
+                with self._bulk_session() as session:
                     schema, batches = session.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", parameters)
                     for _ in batches:
                         pass
@@ -335,7 +376,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             return call_with_retry(self.retry, describe)
 
         def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
-            with self._session() as session:
+            with self._bulk_session() as session:
                 yield from session.stream(sql, parameters)[1]
 
         where = source if sql is not source else "query"
@@ -354,7 +395,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         Raises:
             NotFoundError: There is no such table.
         """
-        with self._session() as session:
+        with self._bulk_session() as session:
             columns = session.columns(table)
         if columns is None:
             raise NotFoundError(f"There is no table {self.uri(table)}.")
@@ -390,7 +431,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             SchemaError: The data does not fit the table.
             InvalidInputError: The arguments do not fit each other.
         """
-        with self._session() as session:
+        with self._bulk_session() as session:
             return self._plan(session, as_scan(data), table, mode, key, partition_by, on_new_columns).plan
 
     @prepared_operation("_fix_load_id")
@@ -437,7 +478,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         scan = as_scan(data)
         options = _Options(scan, table, mode, tuple(key), tuple(partition_by), on_new_columns, tuple(allow_loss))
         try:
-            with self._session(label=load_id) as session:
+            with self._bulk_session(load_id) as session:
                 report = self._load(session, options, load_id, max_rejected)
         except AmbiguousError as error:
             report = self._resolve(load_id, error)
@@ -452,7 +493,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         load_id = derive_load_id(self.uri(arguments["table"]), arguments.get("mode", "append"), scan)
         return arguments | {"data": scan, "load_id": load_id}
 
-    def _load(self, session: Session, options: _Options, load_id: str, max_rejected: float) -> LoadReport:
+    def _load(self, session: BulkSession, options: _Options, load_id: str, max_rejected: float) -> LoadReport:
         started = datetime.now(UTC)
         if report := self._recorded(session, load_id, create=True):
             return report.model_copy(update={"already_loaded": True})
@@ -468,7 +509,11 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             )
         rejects = Rejects()
         counted = _Counted(planned, options, rejects)
-        direct = session.ingests_in_transaction and plan.mode == "append"
+        direct = (
+            session.ingests_in_transaction
+            and plan.mode == "append"
+            and not any(column.stage_type for column in planned.columns)
+        )
         with progress(plan.table) as counted.tick:
             if not direct:
                 session.execute(self.dialect.create_stage(STAGE, planned.columns))
@@ -476,7 +521,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
                 rejects.check(accepted=counted.rows, max_rejected=max_rejected)
                 self._check_staged(session, plan, counted.rows)
                 self._stage_rejects(session, rejects, load_id, plan.table)
-            with self._transaction(session):
+            with session.transaction():
                 self._claim(session, load_id, plan, started)
                 for statement in plan.ddl:
                     session.execute(statement)
@@ -488,7 +533,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
                 else:
                     changes = self._apply(session, planned, counted.rows)
                 if rejects.total:
-                    session.execute(self.dialect.insert(QUARANTINE, REJECTS.names, STAGED_REJECTS))
+                    session.execute(self.dialect.insert(QUARANTINE, self._columns_of(REJECTS), STAGED_REJECTS))
                 report = LoadReport(
                     load_id=load_id,
                     table=plan.table,
@@ -507,20 +552,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
                 self._record(session, report)
         return report
 
-    @contextlib.contextmanager
-    def _transaction(self, session: Session) -> Iterator[None]:
-        session.begin()
-        try:
-            yield
-        except BaseException:
-            session.rollback()
-            raise
-        session.commit()
-
-    def _claim(self, session: Session, load_id: str, plan: LoadPlan, started: datetime) -> None:
+    def _claim(self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime) -> None:
         run = FlowRunContext.get()
         try:
-            session.execute(
+            session.claim(
                 f"INSERT INTO {self.dialect.table(LEDGER)} (load_id, table_name, mode, flow_run_id, started_at) "
                 "VALUES (:load_id, :table_name, :mode, :flow_run_id, :started_at)",
                 {
@@ -530,6 +565,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
                     "flow_run_id": str(run.flow_run.id) if run and run.flow_run else None,
                     "started_at": started,
                 },
+                load_id,
             )
         except AlreadyExistsError:
             raise TransientError(f"Another try of load {load_id} was faster; its report is in the ledger.") from None
@@ -561,18 +597,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
     def _create_ledger(self, session: Session) -> None:
         for table, key, schema in ((LEDGER, "load_id", LEDGER_TABLE), (QUARANTINE, None, REJECTS)):
-            columns = [self.dialect.column(field.name, field.type) for field in schema]
-            statement = self.dialect.create_table(table, columns)
+            statement = self.dialect.create_table(table, self._columns_of(schema))
             if key:
                 statement = statement.removesuffix(")") + f", PRIMARY KEY ({self.dialect.name(key)}))"
             with contextlib.suppress(AlreadyExistsError):  # another loader was faster
                 session.execute(statement)
 
+    def _columns_of(self, fields: _LazySchema) -> list[Column]:
+        return [self.dialect.column(field.name, field.type) for field in fields]
+
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """What the ledger says after the answer to COMMIT was lost."""
 
         def look() -> LoadReport | None:
-            with self._session() as session:
+            with self._bulk_session() as session:
                 session.end_other_tries(load_id)
                 return self._recorded(session, load_id)
 
@@ -589,7 +627,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
     def _plan(
         self,
-        session: Session,
+        session: BulkSession,
         scan: Scan,
         table: str,
         mode: Mode,
@@ -599,7 +637,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     ) -> _Planned:
         return _Planner(self, session.columns(table), scan.schema, table, mode, key, partition_by, on_new_columns).plan()
 
-    def _check_staged(self, session: Session, plan: LoadPlan, rows: int) -> None:
+    def _check_staged(self, session: BulkSession, plan: LoadPlan, rows: int) -> None:
         names, stage = self.dialect.names, self.dialect.name(STAGE)
         columns = plan.key if plan.mode == "upsert" else plan.partition_by if plan.mode == "replace_partition" else ()
         if not columns or not rows:
@@ -617,19 +655,19 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
                     "the data, so it is not clear which row counts. Make the key unique, or use mode='append'."
                 )
 
-    def _apply(self, session: Session, planned: _Planned, rows: int) -> _Changes:
+    def _apply(self, session: BulkSession, planned: _Planned, rows: int) -> _Changes:
         plan, dialect = planned.plan, self.dialect
-        names = planned.schema.names
+        columns = planned.columns
         deleted = updated = 0
         if plan.mode == "upsert":
-            inserted, updated = session.upsert(dialect, plan.table, names, plan.key)
+            inserted, updated = session.upsert(dialect, plan.table, columns, plan.key)
         else:
             if plan.mode == "replace" and not plan.creates_table:
                 deleted = session.fetch(f"SELECT count(*) FROM {dialect.table(plan.table)}")[0][0]
                 session.execute(dialect.truncate(plan.table))
             if plan.mode == "replace_partition" and not plan.creates_table:
-                deleted = session.execute(dialect.delete_partitions(plan.table, plan.partition_by, STAGE))
-            inserted = session.execute(dialect.insert(plan.table, names, STAGE))
+                deleted = session.execute(dialect.delete_partitions(plan.table, columns, plan.partition_by, STAGE))
+            inserted = session.execute(dialect.insert(plan.table, columns, STAGE))
         if inserted + updated != rows:
             raise TerminalError(
                 f"{self.uri(plan.table)}: {rows} rows were staged and {inserted + updated} applied. Nothing was "
@@ -637,11 +675,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             )
         return _Changes(inserted, updated, deleted)
 
-    def _stage_rejects(self, session: Session, rejects: Rejects, load_id: str, table: str) -> None:
+    def _stage_rejects(self, session: BulkSession, rejects: Rejects, load_id: str, table: str) -> None:
         if not rejects.total:
             return
-        columns = [self.dialect.column(field.name, field.type) for field in REJECTS]
-        session.execute(self.dialect.create_stage(STAGED_REJECTS, columns))
+        session.execute(self.dialect.create_stage(STAGED_REJECTS, self._columns_of(REJECTS)))
         session.ingest(STAGED_REJECTS, REJECTS.schema, _reject_batches(rejects, load_id, table), stage=True)
 
 
@@ -823,6 +860,9 @@ class _Planner:
 
     def _column(self, field: pa.Field) -> tuple[Column | None, Any]:
         if (known := self.existing.get(field.name)) is not None:
+            plain = plain_type(field.type)
+            if known.any_decimal and pa.types.is_decimal(plain):
+                known = replace(known, arrow_type=plain)
             return known, "keep"
         if not self.creates and self.on_new_columns == "fail":
             raise SchemaError(
@@ -889,7 +929,7 @@ def bind(sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], s
         InvalidInputError: A parameter is used and not given.
     """
 
-    def replace(match: re.Match[str]) -> str:
+    def bound(match: re.Match[str]) -> str:
         name = match["name"]
         if name is None:
             return match[0]
@@ -897,6 +937,6 @@ def bind(sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], s
             raise InvalidInputError(f"The statement uses :{name}, which the parameters lack; given: {list(parameters)}.")
         return placeholder(name)
 
-    return _TOKEN.sub(replace, sql)
+    return _TOKEN.sub(bound, sql)
 
 

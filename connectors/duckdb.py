@@ -19,7 +19,7 @@ from blocks.errors import AlreadyExistsError, ConnectorError, NotFoundError, Tra
 from blocks.load import plain_type
 from blocks.operation import operation
 from blocks.optional import lazy, require
-from blocks.warehouse import Column, Dialect, Feed, Session, Warehouse, bind
+from blocks.warehouse import BulkSession, Column, Dialect, Feed, Session, Warehouse, bind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -141,7 +141,10 @@ class DuckDB(Warehouse):
             return self._cached("writer", threading.RLock)
         return _writers[str(Path(self.path).expanduser().resolve())]
 
-    def _connect(self, label: str = "") -> Session:  # noqa: ARG002 (DuckDB has no use for a label)
+    def _connect(self) -> Session:
+        return DuckDBSession(self)
+
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:  # noqa: ARG002 (nothing outlives the process)
         return DuckDBSession(self)
 
 
@@ -213,7 +216,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-class DuckDBSession(Session):
+class DuckDBSession(BulkSession):
     """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
 
     def __init__(self, block: DuckDB) -> None:
