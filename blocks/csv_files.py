@@ -5,7 +5,7 @@ second time as text and checked column by column. What a value may look like:
 
 * Integers, decimals, floats: blanks around them do not count; `1e3` is a number but no integer; `1.239` is no
   decimal(12, 2): nothing is rounded. Booleans: true, false, 1, 0.
-* Dates `2026-04-30`; timestamps ISO 8601, with an offset exactly where the column has a time zone; times `12:34:56.789`.
+* Dates `2026-04-30`; timestamps ISO 8601, with an offset exactly where the column has a time zone; times `12:34:56.7`.
 * Text is taken as it stands, blanks and line ends in quotes included. An empty field is null, `""` is an empty text.
 * Blank lines do not count, but in a file of one column each is a null.
 
@@ -34,7 +34,7 @@ from blocks.text_files import BadRow, Block, deliver, endless, line_ends, parse_
 from blocks.text_values import caster, check_names, check_values, convert, is_text, is_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Generator, Iterator
     from typing import BinaryIO, Literal
 
     from blocks.file_options import OnError
@@ -90,7 +90,7 @@ class CsvReader:
 
     def batches(
         self, schema: pa.Schema, rejects: Rejects | None, on_error: OnError, *, inferred: bool = False
-    ) -> Iterator[pa.RecordBatch]:
+    ) -> Generator[pa.RecordBatch]:
         """The columns of `schema`, each of exactly its type.
 
         Raises:
@@ -146,11 +146,17 @@ class CsvReader:
             raise endless(name, line)
         names = declared or self._names(head[skipped + start : skipped + end])
         following = records[1][0] if len(records) > 1 else len(head) - skipped
-        return self._checked(names, schema), skipped + following, line + int(np.sum((ends >= skipped) & (ends < skipped + following)))
+        return (
+            self._checked(names, schema),
+            skipped + following,
+            line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
+        )
 
     def _names(self, header: bytes) -> list[str]:
         if b"\0" in header:
-            raise InvalidInputError(f"{self.source.name} holds NUL bytes: it is no text, or UTF-16 (pass its encoding).")
+            raise InvalidInputError(
+                f"{self.source.name} holds NUL bytes: it is no text, or UTF-16 (pass its encoding)."
+            )
         try:
             text = header.decode()
         except UnicodeDecodeError:
@@ -262,14 +268,16 @@ class _Parser:
         }
         kept = np.setdiff1d(np.arange(len(records)), list(faults))
         for position in quotes.junk:
-            faults.setdefault(_record_at(records, position), ("text after a quoted field", None))
+            faults.setdefault(_record_at(records, int(position)), ("text after a quoted field", None))
         for position in np.flatnonzero(np.frombuffer(block.data, np.uint8) == 0):
-            faults.setdefault(_record_at(records, position), ("holds a NUL byte", None))
+            faults.setdefault(_record_at(records, int(position)), ("holds a NUL byte", None))
         arrays = []
         for field in self.schema:
             raw = _array(table[field.name])
             text, undecodable = convert(raw, field, lambda values: pc.cast(values, pa.string()))
-            values, misfits = convert(text, field, self.casts[field.name], shaped=not self.reader.options.timestamp_formats)
+            values, misfits = convert(
+                text, field, self.casts[field.name], shaped=not self.reader.options.timestamp_formats
+            )
             reasons = undecodable | misfits
             if not field.nullable:
                 nulls = pc.indices_nonzero(pc.is_null(raw)).to_pylist()
@@ -282,9 +290,7 @@ class _Parser:
         batch = pa.RecordBatch.from_arrays(arrays, names=self.schema.names).filter(good)
         return pa.RecordBatch.from_arrays(batch.columns, schema=self.schema), self._bad_rows(block, records, faults)
 
-    def _bad_rows(
-        self, block: Block, records: Positions, faults: dict[int, tuple[str, str | None]]
-    ) -> list[BadRow]:
+    def _bad_rows(self, block: Block, records: Positions, faults: dict[int, tuple[str, str | None]]) -> list[BadRow]:
         ends = line_ends(block.data)
         rows = []
         for record in sorted(faults):
@@ -378,7 +384,8 @@ class Dialect:
                 unclosed, ends[-1] = True, len(data)
             elif match.end() < len(data) and not self._borders[data[match.end()]]:
                 junk.append(match.end() - 1)
-        return Quotes(*(np.array(places, dtype=np.int64) for places in (starts, ends, junk)), unclosed)
+        places = [np.array(found, dtype=np.int64) for found in (starts, ends, junk)]
+        return Quotes(places[0], places[1], places[2], unclosed)
 
     def _has_quotes(self, text: bytes) -> bool:
         return self.options.quote.encode() in text or self.options.escape is not None

@@ -16,7 +16,7 @@ from blocks.errors import InvalidInputError
 from blocks.scan import bad_row_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
     from typing import BinaryIO
 
@@ -73,7 +73,7 @@ class TextSource:
     compression: Compression = "none"
     encoding: str = "utf-8"
 
-    def chunks(self) -> Iterator[bytes]:
+    def chunks(self) -> Generator[bytes]:
         """The text in UTF-8 without a byte order mark, in chunks of at least BLOCK_BYTES but for the last.
 
         Raises:
@@ -174,8 +174,8 @@ def split_blocks(
 def endless(source: str, line: int) -> InvalidInputError:
     """The error for a record without an end."""
     return InvalidInputError(
-        f"{source} line {line}: a row starts here and does not end; a quote was opened and never closed. Rows behind it "
-        "cannot be told apart: correct the file."
+        f"{source} line {line}: a row starts here and does not end; a quote was opened and never closed. Rows "
+        "behind it cannot be told apart: correct the file."
     )
 
 
@@ -198,7 +198,7 @@ def count_lines(data: memoryview | bytes) -> int:
     return int(np.count_nonzero(codes == ord("\n")))
 
 
-def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) -> Iterator[Parsed]:
+def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) -> Generator[Parsed]:
     """What `parse` makes of each block, in their order; two are parsed at a time while the next ones are read."""
     running: deque[Future[Parsed]] = deque()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="etl-parse") as pool:
@@ -235,4 +235,6 @@ def _is_utf8(encoding: str) -> bool:
     try:
         return codecs.lookup(encoding).name in {"utf-8", "utf-8-sig", "ascii"}
     except LookupError:
-        raise InvalidInputError(f"{encoding!r} is no encoding that Python knows, such as 'utf-8' or 'cp1252'.") from None
+        raise InvalidInputError(
+            f"{encoding!r} is no encoding that Python knows, such as 'utf-8' or 'cp1252'."
+        ) from None

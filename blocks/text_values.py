@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
+from blocks.errors import SchemaError, TypeLossError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -46,40 +48,40 @@ def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str
     Blanks around numbers, dates and times do not count. The function raises `pa.ArrowInvalid` where a value does not
     fit; its message may hold the value.
     """
-
-    def trimmed(values: pa.Array) -> pa.Array:
-        return pc.ascii_trim(values, " \t")
-
-    def number(values: pa.Array) -> pa.Array:
-        if decimal_point != ".":
-            values = pc.replace_substring(pc.replace_substring(values, ".", "?"), decimal_point, ".")
-        return pc.cast(trimmed(values), kind)
-
-    def boolean(values: pa.Array) -> pa.Array:
-        truth = pc.is_in(values, pa.array(TRUE))
-        known = pc.or_(truth, pc.is_in(values, pa.array(FALSE)))
-        if not pc.all(pc.or_(known, pc.is_null(values)), min_count=0).as_py():
-            raise pa.ArrowInvalid("not a boolean")
-        return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), truth)
-
-    def time(values: pa.Array) -> pa.Array:
-        moments = pc.binary_join_element_wise("1970-01-01", trimmed(values), " ")
-        return pc.cast(pc.cast(moments, pa.timestamp(kind.unit)), kind)
-
-    def temporal(values: pa.Array) -> pa.Array:
-        if formats:
-            values = iso(values, formats)
-        return pc.cast(trimmed(values) if types.is_date(kind) else values, kind)
-
     if types.is_boolean(kind):
-        return boolean
+        return _booleans
     if types.is_time(kind):
-        return time
-    if is_time(kind):
-        return temporal
+        return lambda values: _times(values, kind)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return number
+        return lambda values: pc.cast(_trimmed(_pointed(values, decimal_point)), kind)
+    if is_time(kind) and formats:
+        return lambda values: pc.cast(iso(values, formats), kind)
+    if types.is_date(kind):
+        return lambda values: pc.cast(_trimmed(values), kind)
     return lambda values: pc.cast(values, kind)
+
+
+def _trimmed(values: pa.Array) -> pa.Array:
+    return pc.ascii_trim(values, " \t")
+
+
+def _pointed(values: pa.Array, decimal_point: str) -> pa.Array:
+    if decimal_point == ".":
+        return values
+    return pc.replace_substring(pc.replace_substring(values, ".", "?"), decimal_point, ".")
+
+
+def _booleans(values: pa.Array) -> pa.Array:
+    truth = pc.is_in(values, pa.array(TRUE))
+    known = pc.or_(truth, pc.is_in(values, pa.array(FALSE)))
+    if not pc.all(pc.or_(known, pc.is_null(values)), min_count=0).as_py():
+        raise pa.ArrowInvalid("not a boolean")
+    return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), truth)
+
+
+def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    moments = pc.binary_join_element_wise("1970-01-01", _trimmed(values), " ")
+    return pc.cast(pc.cast(moments, pa.timestamp(kind.unit)), kind)
 
 
 def iso(values: pa.Array, formats: Sequence[str]) -> pa.Array:
@@ -113,18 +115,16 @@ def iso(values: pa.Array, formats: Sequence[str]) -> pa.Array:
 
 
 def format_regex(text: str) -> str:
-    """The regular expression of a timestamp format.
+    r"""The regular expression of a timestamp format.
 
     >>> format_regex("%d.%m.%Y")
-    '^(?P<d>\\\\d{1,2})\\\\.(?P<m>\\\\d{1,2})\\\\.(?P<Y>\\\\d{4})$'
+    '^(?P<d>\\d{1,2})\\.(?P<m>\\d{1,2})\\.(?P<Y>\\d{4})$'
     """
     head, *rest = text.split("%")
     return f"^{re.escape(head)}" + "".join(DIRECTIVES[part[0]] + re.escape(part[1:]) for part in rest) + "$"
 
 
-def convert(
-    values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = True
-) -> tuple[pa.Array, dict[int, str]]:
+def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = True) -> tuple[pa.Array, dict[int, str]]:
     """`values` as `cast` makes them, and the reason by row for those that do not fit, which are null in the result.
 
     Args:
@@ -181,30 +181,33 @@ def shape_of(kind: pa.DataType) -> str | None:
 
 def reason(value: str | bytes, field: pa.Field) -> str:
     """Why `value` is no value of `field`, in a few words that do not hold it."""
-    name, kind = field.name, field.type
     if isinstance(value, bytes):
         return "not UTF-8"
-    numeric = re.match(NUMBER, value.replace(",", "."), re.ASCII) is not None
-    if types.is_integer(kind):
-        if not numeric:
-            return f"{name} is not a number"
-        return f"{name} is out of range" if value.strip().lstrip("+-").isdigit() else f"{name} is not an integer"
-    if types.is_decimal(kind):
-        if not numeric:
-            return f"{name} is not a number"
-        decimals = re.split("[.,]", value.strip())[1:]
-        long = bool(decimals) and len(decimals[0].rstrip("0")) > kind.scale
-        return f"{name} has more than {kind.scale} decimals" if long else f"{name} is out of range"
-    if types.is_floating(kind):
-        return f"{name} is not a number"
-    if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
-        return f"{name} has no time zone"
-    words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
-    for word, matches in words.items():
-        if matches(kind):
-            return f"{name} is not a {word}"
-    return f"{name} is not true or false" if types.is_boolean(kind) else f"{name} is not a {kind}"
+    return f"{field.name} {_fault(value, field.type)}"
 
+
+def _fault(value: str, kind: pa.DataType) -> str:
+    if types.is_integer(kind) or types.is_decimal(kind) or types.is_floating(kind):
+        return _number_fault(value.strip(), kind)
+    if types.is_boolean(kind):
+        return "is not true or false"
+    if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
+        return "has no time zone"
+    words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
+    return f"is not a {next((word for word, matches in words.items() if matches(kind)), kind)}"
+
+
+def _number_fault(text: str, kind: pa.DataType) -> str:
+    if types.is_floating(kind) or not re.match(NUMBER, text.replace(",", "."), re.ASCII):
+        return "is not a number"
+    if types.is_integer(kind):
+        return "is out of range" if text.lstrip("+-").isdigit() else "is not an integer"
+    decimals = re.split("[.,]", text)[1:]
+    return (
+        f"has more than {kind.scale} decimals"
+        if decimals and len(decimals[0].rstrip("0")) > kind.scale
+        else "is out of range"
+    )
 
 
 def check_names(schema: pa.Schema) -> None:
