@@ -562,7 +562,10 @@ def write_file(target: Path, chunks: Iterable[bytes]) -> int:
 @contextlib.contextmanager
 def part_file(target: Path) -> Iterator[BinaryIO]:
     """A new file beside `target`, removed in the end unless it was renamed."""
-    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
     path = target.parent / f".{uuid.uuid4().hex}{PART_SUFFIX}"
     try:
         with path.open("xb") as part:

@@ -169,6 +169,10 @@ class LocalFiles(ObjectStore):
                 os.link(part, target)
             except FileExistsError:
                 raise AlreadyExistsError(f"Could not write {target}: it exists already.") from None
+            except OSError as error:
+                if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
+                    raise
+                raise UnsupportedError(f"if_absent needs hard links, and {target.parent} has none.") from error
             return
         if if_match is not None:
             if not target.is_file():
@@ -358,12 +362,10 @@ def _locked(folder: Path, *, required: bool) -> Iterator[None]:
     """Alone among the writers of a folder, across processes; the lock ends with its holder."""
     with contextlib.ExitStack() as stack:
         try:
-            if fcntl is None:
-                raise OSError(errno.ENOTSUP, os.strerror(errno.ENOTSUP))
-            descriptor = os.open(folder, os.O_RDONLY)
+            descriptor = os.open(folder, os.O_RDONLY)  # fails on Windows, where there is no flock either
             stack.callback(os.close, descriptor)
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        except OSError as error:  # Windows, and some network file systems
+        except OSError as error:  # so do some network file systems
             if required:
                 raise UnsupportedError(f"if_match needs a lock, and {folder} has none: {error.strerror}.") from error
         yield
