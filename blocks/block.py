@@ -18,9 +18,9 @@ from blocks.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Self
 
     from prefect.logging.loggers import LoggingAdapter
-    from typing_extensions import Self
 
 T = TypeVar("T")
 

@@ -29,9 +29,8 @@ from blocks.retry import RetryPolicy, call_with_retry, is_transient
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from prefect.client.schemas.objects import TaskRun
+    from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
-    from prefect.states import State
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -52,7 +51,7 @@ class operation(Generic[P, R]):  # noqa: N801 (a decorator)
     def __init__(self, fn: Callable[Concatenate[Any, P], R], *, prepare: str | None = None) -> None:
         self.fn = fn
         self.prepare = prepare
-        functools.update_wrapper(self, fn)  # type: ignore[arg-type]
+        functools.update_wrapper(self, fn)
         self.__signature__ = inspect.signature(fn)
 
     @overload
@@ -67,11 +66,19 @@ class operation(Generic[P, R]):  # noqa: N801 (a decorator)
         return self.fn(instance, *args, **kwargs)
 
 
-def prepared_operation(
-    prepare: str,
-) -> Callable[[Callable[Concatenate[Any, P], R]], operation[P, R]]:
-    """`@operation` with a method that fixes arguments before the first try; see `operation`."""
-    return functools.partial(operation, prepare=prepare)
+class instance_operation(operation[P, R]):  # noqa: N801 (a decorator)
+    """An operation of instances whose name means something else on the class: there the base class's own is found.
+
+    `Warehouse.load` needs it: `Postgres.load("prod")` loads a saved block, `postgres.load(data, "orders")` loads data.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return getattr(super(self._owner, owner), self.fn.__name__)
+        return super().__get__(instance, owner)
 
 
 class BoundOperation(Generic[P, R]):
@@ -81,7 +88,7 @@ class BoundOperation(Generic[P, R]):
         self._op = op
         self._instance = instance
         self._options = dict(options or {})
-        functools.update_wrapper(self, op.fn)  # type: ignore[arg-type]
+        functools.update_wrapper(self, op.fn)
         parameters = list(inspect.signature(op.fn).parameters.values())[1:]
         self.__signature__ = inspect.signature(op.fn).replace(parameters=parameters)
 
@@ -93,17 +100,14 @@ class BoundOperation(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
-    @overload
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
-    @overload
-    def __call__(self, *args: Any, _sync: bool, **kwargs: Any) -> R: ...
-    def __call__(self, *args: Any, _sync: bool | None = None, **kwargs: Any) -> R:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it: as a task run when called in a flow's own body, else as a plain call with the same retries.
 
         Prefect itself passes `_sync` to blocks that hold its results; such a call is never a task run.
         """
+        for_prefect = kwargs.pop("_sync", None) is not None
         arguments = self._arguments(args, kwargs)
-        if _sync is None and _in_flow_body():
+        if not for_prefect and _in_flow_body():
             return cast("R", self._task()(**_opaque(arguments)))
         return self._call(arguments)
 
@@ -150,7 +154,11 @@ class BoundOperation(Generic[P, R]):
         return fixed
 
     def _call(self, arguments: dict[str, Any]) -> R:
-        return call_with_retry(self._policy, lambda: self._op.fn(self._instance, **arguments))
+        return call_with_retry(self._policy, lambda: self._run(arguments))
+
+    def _run(self, arguments: dict[str, Any]) -> R:
+        method: Callable[..., R] = self._op.fn
+        return method(self._instance, **arguments)
 
     def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
         policy = self._policy
@@ -161,7 +169,7 @@ class BoundOperation(Generic[P, R]):
             error = state.data
             if not is_transient(error) or time.monotonic() - started > policy.deadline_s:
                 return False
-            task.retry_delay_seconds = policy.delay_s(max(run.run_count, 1), cast("BaseException", error))
+            task.retry_delay_seconds = [policy.delay_s(max(run.run_count, 1), cast("BaseException", error))]
             return True
 
         def body(*args: Any, **kwargs: Any) -> Any:
@@ -169,7 +177,7 @@ class BoundOperation(Generic[P, R]):
             plain = {name: _unquote(value) for name, value in list(arguments.arguments.items())[1:]}
             extra = _keyword_parameter(self._op.fn)
             plain |= plain.pop(extra, {}) if extra else {}
-            return self._op.fn(self._instance, **self._prepared(plain))
+            return self._run(self._prepared(plain))
 
         async def async_body(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(body, *args, **kwargs)

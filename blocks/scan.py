@@ -9,6 +9,7 @@ import json
 import queue
 import tempfile
 import threading
+import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -45,6 +46,7 @@ class Rejects:
             max_size=2**20, mode="w+", encoding="utf-8"
         )
         self._lock = threading.Lock()
+        weakref.finalize(self, self._spool.close)
 
     @property
     def total(self) -> int:
@@ -181,9 +183,7 @@ class Scan:
         schema: pa.Schema | Callable[[], pa.Schema],
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
-        return Scan(
-            schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint
-        )
+        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
 
     def select(self, columns: list[str]) -> Scan:
         """The scan with these columns only, in this order."""
@@ -206,7 +206,7 @@ class Scan:
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
 
-def as_scan(data: Any, *, source: str = "the data") -> Scan:
+def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)
     """A Scan of anything that holds a table: a Scan, a pandas or polars frame, an Arrow table, batch or reader.
 
     Raises:
@@ -270,7 +270,7 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
 
 
-def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Iterator[T]:
+def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Iterator[T]:  # noqa: C901
     """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
 
     An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
@@ -280,11 +280,11 @@ def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> I
     state = {"ahead": 0, "stopped": False}
 
     def produce() -> None:
-        with contextlib.ExitStack() as stack:
-            iterator = iter(items)
-            if close := getattr(iterator, "close", None):
-                stack.callback(close)
-            try:
+        try:
+            with contextlib.ExitStack() as stack:
+                iterator = iter(items)
+                if close := getattr(iterator, "close", None):
+                    stack.callback(close)
                 for item in iterator:
                     with room:
                         room.wait_for(lambda: state["ahead"] < limit or state["stopped"])
@@ -292,10 +292,10 @@ def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> I
                             return
                         state["ahead"] += size(item)
                     ready.put(("item", item))
-            except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
-                ready.put(("error", error))
-            else:
-                ready.put(("end", None))
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
+            ready.put(("error", error))
+        else:
+            ready.put(("end", None))
 
     def consume() -> Iterator[T]:
         thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)

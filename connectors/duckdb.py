@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from blocks import errors
+from blocks.arrow_types import plain_type
 from blocks.errors import AlreadyExistsError, ConnectorError, NotFoundError, TransientError, TypeLossError
-from blocks.load import plain_type
 from blocks.operation import operation
 from blocks.optional import lazy, require
-from blocks.warehouse import BulkSession, Column, Dialect, Feed, Session, Warehouse, bind
+from blocks.session import BulkSession, Feed, Session
+from blocks.sql import Column, Dialect, bind
+from blocks.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -196,7 +198,7 @@ class DuckDBDialect(Dialect):
         raise TypeLossError(f"DuckDB has no type that holds every {kind}. Cast it, to text for example.")
 
 
-def stored_type(kind: pa.DataType) -> pa.DataType:
+def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
     """The Arrow type in which DuckDB keeps values of `kind`."""
     kind, types = plain_type(kind), pa.types
     if types.is_null(kind):

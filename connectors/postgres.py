@@ -16,11 +16,13 @@ from urllib.parse import quote
 from pydantic import Field, SecretStr
 
 from blocks import errors
+from blocks.arrow_types import plain_type
 from blocks.errors import AmbiguousError, ConnectorError, TransientError, TypeLossError, lookup
-from blocks.load import plain_type
 from blocks.operation import operation
 from blocks.optional import lazy, require
-from blocks.warehouse import STAGE, BulkSession, Column, Dialect, Feed, Session, Warehouse, bind
+from blocks.session import STAGE, BulkSession, Feed, Session
+from blocks.sql import Column, Dialect, bind
+from blocks.warehouse import Warehouse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,7 +126,8 @@ class Postgres(Warehouse):
         default="prefer", description="How much TLS is asked for; verify-full is the safe choice over a network."
     )
     ssl_root_cert: str | None = Field(
-        default=None, description="File with the certificates of the authorities to trust, for verify-ca and verify-full."
+        default=None,
+        description="File with the authorities' certificates, for verify-ca and verify-full.",
     )
     connect_timeout_s: int = Field(default=10, ge=1, description="Seconds to wait for a connection.")
     commit_timeout_s: float = Field(
@@ -164,9 +167,7 @@ class Postgres(Warehouse):
         sqlalchemy = require("sqlalchemy", extra="postgres")
         return self._cached(
             "engine",
-            lambda: sqlalchemy.create_engine(
-                "postgresql+psycopg://", creator=lambda: self.connect_psycopg(), pool_pre_ping=True
-            ),
+            lambda: sqlalchemy.create_engine("postgresql+psycopg://", creator=self.connect_psycopg, pool_pre_ping=True),
         )
 
     def close(self) -> None:
@@ -225,6 +226,8 @@ class Postgres(Warehouse):
 class PostgresDialect(Dialect):
     """Names are quoted, so they are kept exactly as written: `Orders` is not `orders`."""
 
+    indexes_keys: ClassVar[bool] = True
+
     @cached_property
     def _types(self) -> dict[pa.DataType, str]:
         return {
@@ -251,11 +254,6 @@ class PostgresDialect(Dialect):
         stored = self._stored(kind)
         return Column(name, self._sql_type(stored), stored)
 
-    def create_table(self, table: str, columns: Sequence[Column], *, key: Sequence[str] = ()) -> str:
-        """The statement that creates the table; its key becomes the primary key."""
-        statement = super().create_table(table, columns, key=key)
-        return statement if not key else f"{statement[:-1]}, PRIMARY KEY ({self.names(key)}))"
-
     def truncate(self, table: str) -> str:
         """The statement that empties the table."""
         return f"TRUNCATE {self.table(table)}"
@@ -269,7 +267,7 @@ class PostgresDialect(Dialect):
             return f"{self._sql_type(kind.value_type)}[]"
         raise TypeLossError(f"PostgreSQL has no type that holds every {kind}. Cast it, to text or JSON for example.")
 
-    def _stored(self, kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one type a line)
+    def _stored(self, kind: pa.DataType) -> pa.DataType:  # noqa: C901, PLR0911 (one rule a line)
         kind, types = plain_type(kind), pa.types
         if types.is_null(kind):
             return pa.string()
@@ -463,7 +461,7 @@ class PostgresBulkSession(BulkSession):
             f"{dialect.insert(table, columns, STAGE)} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
             "RETURNING (xmax = 0) AS inserted"  # xmax tells a fresh row from an updated one
         )
-        counts = f"SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM m"
+        counts = "SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM m"
         inserted, updated = self.fetch(f"WITH m AS ({merge}) {counts}")[0]
         return inserted, updated
 
@@ -639,9 +637,13 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
     code: str | None = getattr(error, "sqlstate", None)
     kind = lookup(ERRORS, code)
     if kind is not None:
-        return kind(f"Could not {action} {_place(action, uri)}: {_words(error, code or '')} (SQLSTATE {code}).{_hint(kind)}")
+        return kind(
+            f"Could not {action} {_place(action, uri)}: {_words(error, code or '')} (SQLSTATE {code}).{_hint(kind)}"
+        )
     if code is not None:
-        return errors.TerminalError(f"Could not {action} {_place(action, uri)}: {_words(error, code)} (SQLSTATE {code}).")
+        return errors.TerminalError(
+            f"Could not {action} {_place(action, uri)}: {_words(error, code)} (SQLSTATE {code})."
+        )
     text = str(error)
     line = _first_line(text)
     if action == "connect to":

@@ -1,0 +1,154 @@
+"""Arrow types: what a cast would lose, and casts that lose nothing else."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from blocks.errors import SchemaError
+from blocks.optional import lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pyarrow as pa
+else:
+    pa = lazy("pyarrow")
+
+
+def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: PLR0911, PLR0912, C901 (one rule a line)
+    """What a value of `source` may lose as a `target`, in a few words; None where nothing.
+
+    >>> import pyarrow as pa
+    >>> type_loss(pa.int32(), pa.int64()) is None
+    True
+    >>> type_loss(pa.timestamp("ns"), pa.timestamp("us"))
+    'nanoseconds'
+    """
+    types = pa.types
+    source, target = plain_type(source), plain_type(target)
+    if source == target or types.is_null(source):
+        return None
+    if types.is_integer(source):
+        digits = len(str(2 ** (source.bit_width - (0 if types.is_unsigned_integer(source) else 1))))
+        if types.is_integer(target):
+            return None if _int_fits(source, target) else "integers out of range"
+        if types.is_decimal(target):
+            return None if target.precision - target.scale >= digits else "integers out of range"
+        if types.is_floating(target):
+            exact = {16: 8, 32: 16, 64: 32}[target.bit_width]
+            return None if source.bit_width <= exact else "digits of large integers"
+    if types.is_decimal(source):
+        if types.is_decimal(target):
+            if target.scale < source.scale:
+                return f"decimals after the {target.scale}. place"
+            whole = source.precision - source.scale
+            return None if target.precision - target.scale >= whole else "large numbers out of range"
+        if types.is_integer(target):
+            whole_fits = source.precision < len(str(2 ** (target.bit_width - 1)))
+            return None if source.scale == 0 and whole_fits else "decimals or large numbers"
+        if types.is_floating(target):
+            return "exactness of decimals"
+    if types.is_floating(source):
+        if types.is_floating(target):
+            return None if target.bit_width >= source.bit_width else "digits of floats"
+        if types.is_decimal(target) or types.is_integer(target):
+            return "digits of floats"
+    if types.is_date(source):
+        return None if types.is_date(target) or types.is_timestamp(target) else f"it is a {source}, not a {target}"
+    if types.is_timestamp(source):
+        if types.is_date(target):
+            return "time of day"
+        if types.is_timestamp(target):
+            if (source.tz is None) != (target.tz is None):
+                return "time zone" if target.tz is None else "the zone is not known"
+            return _unit_loss(source.unit, target.unit)
+    if (types.is_time(source) and types.is_time(target)) or (types.is_duration(source) and types.is_duration(target)):
+        return _unit_loss(source.unit, target.unit)
+    if types.is_list(source) and types.is_list(target):
+        return type_loss(source.value_type, target.value_type)
+    if {str(source), str(target)} in ({"string", "extension<arrow.json>"}, {"string", "extension<arrow.uuid>"}):
+        return None  # text that is no JSON or no UUID is an error, not a loss
+    return f"it is a {source}, not a {target}"
+
+
+def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
+    """The type without what concerns only its layout in memory: dictionary, large, view and fixed-size variants."""
+    types = pa.types
+    if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
+        return plain_type(kind.value_type)
+    if types.is_large_string(kind) or types.is_string_view(kind):
+        return pa.string()
+    if types.is_large_binary(kind) or types.is_binary_view(kind) or types.is_fixed_size_binary(kind):
+        return pa.binary()
+    if types.is_large_list(kind) or types.is_fixed_size_list(kind) or types.is_list_view(kind):
+        return pa.list_(plain_type(kind.value_type))
+    if types.is_list(kind):
+        return pa.list_(plain_type(kind.value_type))
+    if types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
+    if types.is_date(kind):
+        return pa.date32()
+    if types.is_decimal(kind):
+        return (pa.decimal128 if kind.precision <= 38 else pa.decimal256)(kind.precision, kind.scale)  # noqa: PLR2004
+    return kind
+
+
+def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str] = ()) -> pa.RecordBatch:
+    """The batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
+
+    Raises:
+        SchemaError: A value does not fit its column's type.
+    """
+    columns = []
+    for field in schema:
+        column = batch.column(field.name)
+        if column.type != field.type:
+            try:
+                column = _cast(column, field.type, safe=field.name not in lossy)
+            except pa.ArrowException:  # its words hold the value
+                raise SchemaError(
+                    f"Column {field.name!r}: a {column.type} value does not fit, or cannot become, {field.type}."
+                ) from None
+        columns.append(column)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _cast(column: pa.Array, target: pa.DataType, *, safe: bool) -> pa.Array:
+    if pa.types.is_dictionary(column.type):
+        column = column.cast(column.type.value_type)
+    if isinstance(column.type, pa.UuidType) and pa.types.is_string(target):
+        return pa.array([None if v is None else str(v) for v in column.to_pylist()], target)
+    if isinstance(target, pa.UuidType) and pa.types.is_string(plain_type(column.type)):
+        try:
+            values = [None if v is None else uuid.UUID(v).bytes for v in column.to_pylist()]
+        except ValueError:
+            raise pa.ArrowInvalid("not a UUID") from None
+        return pa.ExtensionArray.from_storage(target, pa.array(values, target.storage_type))
+    if isinstance(column, pa.ExtensionArray):
+        column = column.storage
+    if isinstance(target, pa.BaseExtensionType):
+        return pa.ExtensionArray.from_storage(target, _cast(column, target.storage_type, safe=safe))
+    if pa.types.is_integer(column.type) and pa.types.is_decimal(target):
+        # Arrow wants room for every value of the integer type, not only for the ones that are there
+        wide = column.cast(pa.decimal256(40 + target.scale, target.scale))
+        return wide.cast(target, safe=safe)
+    return column.cast(target, safe=safe)
+
+
+def _int_fits(source: pa.DataType, target: pa.DataType) -> bool:
+    unsigned = pa.types.is_unsigned_integer
+    if unsigned(target):
+        return bool(unsigned(source) and source.bit_width <= target.bit_width)
+    room = target.bit_width - (1 if unsigned(source) else 0)
+    return bool(source.bit_width <= room)
+
+
+def _unit_loss(source: str, target: str) -> str | None:
+    names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
+    order = list(names)
+    if order.index(source) > order.index(target):
+        return names[source]
+    if target == "ns" and source != "ns":
+        return "dates before 1677 and after 2262"
+    return None

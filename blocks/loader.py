@@ -1,0 +1,212 @@
+"""The load protocol, written once over the primitives of a `BulkSession`.
+
+How it keeps the promise that a retry never loses a row and never doubles one:
+
+1. **Plan.** Compare the schemas; a type that would lose something is an error unless its column is allowed by name.
+2. **Identity.** `load_id` is fixed before the first try; one that the ledger knows is done already.
+3. **Stage** in bulk by the driver's fastest path, unless the driver can write into the target within the transaction.
+4. **Verify**: rows sent = rows the server counted = rows applied.
+5. **Claim, apply and record in one transaction.** The row in the ledger comes first, under its primary key, so a try
+   that is still committing somewhere blocks the next one instead of racing it.
+6. **Resolve** (`Warehouse.load`). If the answer to COMMIT is lost, that try is ended or waited for and the ledger is
+   read: found means done, not found means run again.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from blocks.arrow_types import cast_batch
+from blocks.errors import InvalidInputError, NotFoundError, TerminalError, TypeLossError
+from blocks.ledger import QUARANTINE, Ledger, quarantine_schema
+from blocks.load import LoadPlan, LoadReport, Mode, OnNewColumns
+from blocks.optional import lazy
+from blocks.planner import Planned, Planner
+from blocks.progress import progress
+from blocks.scan import AHEAD_BYTES, Rejects, Scan, read_ahead
+from blocks.session import STAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from blocks.session import BulkSession
+    from blocks.sql import Dialect
+else:
+    pa = lazy("pyarrow")
+
+STAGED_REJECTS = "_etl_staged_rejects"
+REJECTS_A_BATCH = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """What a caller asks for; the fields are those of `Warehouse.load`."""
+
+    scan: Scan
+    table: str
+    mode: Mode
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    on_new_columns: OnNewColumns
+    allow_loss: tuple[str, ...] = ()
+    max_rejected: float = 0.0
+
+
+class Loader:
+    """One try of one load on one session."""
+
+    def __init__(self, session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, load_id: str) -> None:
+        self._session = session
+        self._dialect = dialect
+        self._request = request
+        self._uri = uri
+        self._load_id = load_id
+        self._ledger = Ledger(dialect)
+        self._rejects = Rejects()
+        self._rows = 0
+
+    def run(self) -> LoadReport:
+        """What was loaded, or what an earlier try had loaded."""
+        started = datetime.now(UTC)
+        if report := self._find():
+            return report.model_copy(update={"already_loaded": True})
+        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
+        self._refuse_losses(planned.plan)
+        session, plan = self._session, planned.plan
+        with progress(plan.table) as tick:
+            direct = session.ingests_in_transaction and plan.mode == "append" and not planned.needs_stage
+            if not direct:
+                session.execute(self._dialect.create_stage(STAGE, planned.columns))
+                self._ingest(STAGE, planned, tick, stage=True)
+                self._check_staged_keys(plan)
+            with session.transaction():
+                self._ledger.claim(session, self._load_id, plan, started)
+                for statement in plan.ddl:
+                    session.execute(statement)
+                if direct:
+                    self._ingest(plan.table, planned, tick)
+                    changes = {"inserted": self._rows}
+                else:
+                    changes = self._apply(planned)
+                if self._rejects.total:
+                    session.execute(self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), STAGED_REJECTS))
+                report = LoadReport(
+                    load_id=self._load_id,
+                    table=plan.table,
+                    mode=plan.mode,
+                    rows=self._rows,
+                    **changes,
+                    rejected=dict(self._rejects.reasons),
+                    quarantine=QUARANTINE if self._rejects.total else None,
+                    ddl=plan.ddl,
+                    ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
+                    started_at=started,
+                    finished_at=datetime.now(UTC),
+                )
+                self._ledger.record(session, report)
+        return report
+
+    def _find(self) -> LoadReport | None:
+        try:
+            return self._ledger.find(self._session, self._load_id)
+        except NotFoundError:
+            self._ledger.create(self._session)
+            return None
+
+    def _refuse_losses(self, plan: LoadPlan) -> None:
+        allowed = self._request.allow_loss
+        if losses := "; ".join(
+            f"{name} would lose {loss}" for name, loss in plan.losses.items() if name not in allowed
+        ):
+            raise TypeLossError(
+                f"{self._uri}: {losses}. Cast the data or change the column, or name the column in allow_loss to "
+                "accept it."
+            )
+
+    def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
+        """Send the data, compare the counts, and stage what was refused."""
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            batches = self._request.scan.batches(self._rejects)
+            cast = (cast_batch(batch, planned.schema, lossy=self._request.allow_loss) for batch in batches)
+            for batch in read_ahead(cast, size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+                self._rows += batch.num_rows
+                tick(batch.num_rows)
+                yield batch
+
+        count = self._session.ingest(table, planned.schema, counted(), stage=stage)
+        if count != self._rows:
+            raise TerminalError(
+                f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
+            )
+        self._rejects.check(accepted=self._rows, max_rejected=self._request.max_rejected)
+        if self._rejects.total:
+            self._session.execute(self._dialect.create_stage(STAGED_REJECTS, self._ledger.quarantine_columns()))
+            self._session.ingest(STAGED_REJECTS, quarantine_schema(), self._reject_batches(), stage=True)
+
+    def _reject_batches(self) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        for text in self._rejects.json_lines():
+            reject = json.loads(text)
+            rows.append(
+                {
+                    "load_id": self._load_id,
+                    "table_name": self._request.table,
+                    "line": reject["line"],
+                    "column_name": reject["column"],
+                    "reason": reject["reason"],
+                    "row_text": reject["row"].replace("\0", "\N{SYMBOL FOR NULL}"),  # no engine's text holds NUL
+                }
+            )
+            if len(rows) == REJECTS_A_BATCH:
+                yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
+                rows = []
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
+
+    def _check_staged_keys(self, plan: LoadPlan) -> None:
+        columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
+        if not columns or not self._rows:
+            return
+        stage = self._dialect.name(STAGE)
+        nulls = " OR ".join(f"{self._dialect.name(column)} IS NULL" for column in columns)
+        if count := self._session.fetch(f"SELECT count(*) FROM {stage} WHERE {nulls}")[0][0]:
+            raise InvalidInputError(
+                f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
+            )
+        if plan.mode == "upsert":
+            repeated = f"SELECT 1 FROM {stage} GROUP BY {self._dialect.names(columns)} HAVING count(*) > 1"
+            if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
+                raise InvalidInputError(
+                    f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "
+                    "so it is not clear which row counts. Make the key unique, or use mode='append'."
+                )
+
+    def _apply(self, planned: Planned) -> dict[str, int]:
+        session, dialect, plan, columns = self._session, self._dialect, planned.plan, planned.columns
+        deleted = updated = 0
+        if plan.mode == "upsert":
+            inserted, updated = session.upsert(dialect, plan.table, columns, plan.key)
+        else:
+            if plan.mode == "replace" and not plan.creates_table:
+                deleted = session.fetch(f"SELECT count(*) FROM {dialect.table(plan.table)}")[0][0]
+                session.execute(dialect.truncate(plan.table))
+            if plan.mode == "replace_partition" and not plan.creates_table:
+                deleted = session.execute(dialect.delete_partitions(plan.table, columns, plan.partition_by, STAGE))
+            inserted = session.execute(dialect.insert(plan.table, columns, STAGE))
+        if inserted + updated != self._rows:
+            raise TerminalError(
+                f"{self._uri}: {self._rows} rows were staged and {inserted + updated} applied. Nothing was committed. "
+                "The table may hold a key more than once, or a trigger or row security may hold rows back."
+            )
+        return {"inserted": inserted, "updated": updated, "deleted": deleted}
+
+
+def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
+    """What the load would do to the table as it is now."""
+    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()

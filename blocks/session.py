@@ -1,0 +1,123 @@
+"""Session: the few primitives that a warehouse connector supplies. The load protocol is written over them."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.optional import lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from blocks.sql import Column, Dialect
+else:
+    pa = lazy("pyarrow")
+
+STAGE = "_etl_stage"
+"""The table of a session that holds the rows of a load until they are applied."""
+
+
+class Session(ABC):
+    """One connection, in the hands of one thread. Errors are already those of `blocks.errors`.
+
+    What happens between `begin` and `commit` is one transaction; elsewhere each statement commits itself.
+    """
+
+    @abstractmethod
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many rows the statement changed; -1 where the driver does not say. Parameters are bound as `:name`."""
+
+    @abstractmethod
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
+        """The rows of a query as tuples, at most `size`."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start a transaction."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit it.
+
+        Raises:
+            AmbiguousError: The answer was lost.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo it; says nothing if the connection is gone, which undoes it too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done within happens, or nothing of it."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+
+class BulkSession(Session):
+    """A session that also moves Arrow data at the speed of the driver."""
+
+    ingests_in_transaction: ClassVar[bool] = False
+    """Whether `ingest` may write straight into the target, within the transaction of the claim."""
+
+    @abstractmethod
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query as an exact Arrow schema and a stream of record batches."""
+
+    @abstractmethod
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
+        """Append the batches to an existing table in bulk and return how many rows the server counted."""
+
+    @abstractmethod
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table in order, None where there is no such table."""
+
+    def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002 (for subclasses)
+        """Insert the ledger row; waits for another try that holds it.
+
+        Raises:
+            AlreadyExistsError: Another try committed it.
+            TransientError: Another try holds it, and for too long.
+        """
+        self.execute(sql, parameters)
+
+    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
+        """Merge the staged rows into the table by key and return how many were inserted and updated."""
+        updated = self.execute(dialect.update_from_stage(table, columns, key, STAGE))
+        return self.execute(dialect.insert_missing(table, columns, key, STAGE)), updated
+
+    def end_other_tries(self, load_id: str) -> None:
+        """End what a lost try of this load may still be doing on the server, and wait until it is gone."""
+
+
+class Feed:
+    """Batches on their way into a driver; it remembers the error of their source, which drivers turn into text."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.schema = schema
+        self.error: BaseException | None = None
+        self._batches = batches
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The batches as the Arrow reader that drivers take."""
+        return pa.RecordBatchReader.from_batches(self.schema, self)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except BaseException as error:
+            self.error = error
+            raise

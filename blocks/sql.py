@@ -1,0 +1,153 @@
+"""The SQL of an engine: columns, names, the statements of the write modes, and named parameters."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a warehouse table."""
+
+    name: str
+    sql_type: str
+    arrow_type: pa.DataType
+    nullable: bool = True
+    has_default: bool = False
+    stage_type: str | None = None
+    """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
+    any_decimal: bool = False
+    """Whether it holds decimals of any precision and scale, so that data keeps its own."""
+
+
+class Dialect(ABC):
+    """The SQL of one engine: names, types and the statements of the write modes."""
+
+    stage_prefix: ClassVar[str] = "CREATE TEMPORARY TABLE"
+
+    @abstractmethod
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
+
+        Raises:
+            TypeLossError: No column type of this engine does.
+        """
+
+    def name(self, name: str) -> str:
+        """A quoted identifier, kept exactly as written."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def names(self, names: Iterable[str], prefix: str = "") -> str:
+        """Quoted identifiers, separated by commas."""
+        return ", ".join(prefix + self.name(name) for name in names)
+
+    def table(self, table: str) -> str:
+        """A quoted table; `schema.table` has its parts quoted one by one."""
+        return ".".join(self.name(part) for part in table.split("."))
+
+    indexes_keys: ClassVar[bool] = False
+    """Whether the key of a new table becomes its primary key; where not, the load protocol alone keeps it unique."""
+
+    def create_table(
+        self, table: str, columns: Sequence[Column], *, key: Sequence[str] = (), unique: bool | None = None
+    ) -> str:
+        """The statement that creates the table; `unique` makes its key the primary key (default: `indexes_keys`)."""
+        parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
+        if key and (self.indexes_keys if unique is None else unique):
+            parts.append(f"PRIMARY KEY ({self.names(key)})")
+        return f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({', '.join(parts)})"
+
+    def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
+        """The statement that creates a table that only this session sees."""
+        parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
+        return f"{self.stage_prefix} {self.name(stage)} ({parts})"
+
+    def staged(self, column: Column) -> str:
+        """The value of a staged row `s` in the column's own type."""
+        value = f"s.{self.name(column.name)}"
+        return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
+
+    def add_column(self, table: str, column: Column) -> str:
+        """The statement that adds a column, null in the rows that are there."""
+        return f"ALTER TABLE {self.table(table)} ADD COLUMN {self.name(column.name)} {column.sql_type}"
+
+    def insert(self, table: str, columns: Sequence[Column], stage: str, where: str = "") -> str:
+        """The statement that copies the staged rows into the table."""
+        values = ", ".join(self.staged(column) for column in columns)
+        names = self.names(column.name for column in columns)
+        return f"INSERT INTO {self.table(table)} ({names}) SELECT {values} FROM {self.name(stage)} AS s{where}"
+
+    def truncate(self, table: str) -> str:
+        """The statement that empties the table and keeps its grants, views and indexes."""
+        return f"DELETE FROM {self.table(table)}"
+
+    def same_key(self, columns: Sequence[Column], key: Sequence[str]) -> str:
+        """The condition that a row of the table `t` and a staged row `s` have the same key."""
+        return " AND ".join(f"t.{self.name(c.name)} = {self.staged(c)}" for c in columns if c.name in key)
+
+    def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
+        """The statement that deletes the rows of every partition that the staged rows touch."""
+        partitions = f"SELECT DISTINCT {self.names(partition_by)} FROM {self.name(stage)}"
+        return (
+            f"DELETE FROM {self.table(table)} AS t WHERE EXISTS "
+            f"(SELECT 1 FROM ({partitions}) AS s WHERE {self.same_key(columns, partition_by)})"
+        )
+
+    def update_from_stage(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The statement that gives the rows whose key is staged the staged values."""
+        rest = [column for column in columns if column.name not in key] or columns
+        values = ", ".join(f"{self.name(column.name)} = {self.staged(column)}" for column in rest)
+        return (
+            f"UPDATE {self.table(table)} AS t SET {values} FROM {self.name(stage)} AS s "
+            f"WHERE {self.same_key(columns, key)}"
+        )
+
+    def insert_missing(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The statement that inserts the staged rows whose key the table lacks."""
+        known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(columns, key)}"
+        return self.insert(table, columns, stage, f" WHERE NOT EXISTS ({known})")
+
+
+_TOKEN = re.compile(
+    r"""
+    '(?:[^']|'')*' | "(?:[^"]|"")*"          # strings and quoted names
+    | --[^\n]* | /\*.*?\*/                     # comments
+    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
+    | :: | :=                                  # casts and assignments
+    | (?<![\w:]):(?P<name>[A-Za-z_]\w*)        # a parameter
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def bind(sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str]) -> str:
+    """The statement with each `:name` outside of strings, quoted names and comments replaced by the driver's own form.
+
+    >>> bind("select ':a', b::text from t where c = :day", {"day": 1}, lambda name: f"${name}")
+    "select ':a', b::text from t where c = $day"
+
+    Raises:
+        InvalidInputError: A parameter is used and not given.
+    """
+
+    def bound(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name is None:
+            return match[0]
+        if name not in parameters:
+            raise InvalidInputError(
+                f"The statement uses :{name}, which the parameters lack; given: {list(parameters)}."
+            )
+        return placeholder(name)
+
+    return _TOKEN.sub(bound, sql)
