@@ -254,7 +254,11 @@ class _Parser:
         return self._parse_slowly(block)
 
     def _typed(self, field: pa.Field, values: pa.Array) -> pa.Array:
-        return values if field.name in self.native else self.casts[field.name](values)
+        if field.name not in self.native:
+            return self.casts[field.name](values)
+        if types.is_decimal(field.type):
+            values.validate(full=True)  # Arrow's reader lets 100 pass as a decimal(4, 2)
+        return values
 
     def _parse_slowly(self, block: Block) -> Parsed:
         """The good rows of a block, and the bad ones by line and reason."""
@@ -481,6 +485,9 @@ def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
 
 
 def _written_as(kind: pa.DataType) -> pa.DataType:
+    """The type whose text is written: moments in UTC, because old local offsets have seconds, which nobody reads."""
+    if types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
     if types.is_dictionary(kind) or is_text(kind):
         return pa.large_string() if types.is_large_string(kind) else pa.string()
     if types.is_float16(kind):

@@ -9,6 +9,9 @@
 | parquet | .parquet .pq | zstd snappy gzip none | interval and union types |
 | arrow | .arrow .feather .ipc | none zstd | nothing |
 | arrows | .arrows (a stream) | none zstd | nothing |
+
+Text formats and their types: see `csv_files` and `json_files`. Parquet has no seconds: where no schema is declared,
+such timestamps come back in milliseconds.
 """
 # ruff: noqa: A002 (format and open are what everybody calls them)
 

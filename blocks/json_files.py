@@ -108,7 +108,7 @@ class _Parser:
         data = bytes(block.data)
         try:
             table = self._read(data)
-        except (pa.ArrowInvalid, UnicodeDecodeError):
+        except pa.ArrowInvalid:
             return self._parse_lines(block.line, data)
         if table.num_rows != count_lines(data) + (not data.endswith(b"\n")):
             return self._parse_lines(block.line, data)
@@ -132,7 +132,7 @@ class _Parser:
         """The lines that hold one fitting object each, by halving."""
         if not lines:
             return
-        with suppress(pa.ArrowInvalid, UnicodeDecodeError):
+        with suppress(pa.ArrowInvalid):
             if self._read(b"\n".join(line for _, line in lines)).num_rows == len(lines):
                 yield from lines
                 return
@@ -188,8 +188,9 @@ class _Parser:
         return None, "not a JSON object in the form that Arrow reads"
 
     def _read(self, data: bytes) -> pa.Table:
-        data.decode()  # Arrow does not look
-        return _read(data, self.wire, self.unexpected)
+        table = _read(data, self.wire, self.unexpected)
+        table.validate(full=True)  # Arrow's reader looks neither at UTF-8 nor at a decimal's precision
+        return table
 
 
 class JsonWriter:
@@ -331,9 +332,8 @@ def _as_json(field: pa.Field, values: pa.Array) -> pa.Array:
     """Each value as JSON text."""
     kind = field.type
     check_values(field, values, "JSON Lines")
-    if types.is_dictionary(kind):
-        values = values.dictionary_decode()
-        kind = values.type
+    kind = _in_utc(kind)
+    values = pc.cast(values, kind)
     if types.is_floating(kind):
         if not pc.all(pc.is_finite(values), min_count=0).as_py():
             raise _not_finite(field)
@@ -353,6 +353,17 @@ def _as_json(field: pa.Field, values: pa.Array) -> pa.Array:
     else:
         texts = _quoted(pc.cast(values, pa.string()))
     return pc.fill_null(texts, "null")
+
+
+def _in_utc(kind: pa.DataType) -> pa.DataType:
+    """The type with its moments in UTC, because old local offsets have seconds, which nobody reads."""
+    if types.is_struct(kind):
+        return pa.struct([pa.field(field.name, _in_utc(field.type)) for field in kind])
+    if types.is_list(kind) or types.is_large_list(kind):
+        return pa.list_(_in_utc(kind.value_type))
+    if types.is_dictionary(kind):
+        return kind.value_type
+    return pa.timestamp(kind.unit, "UTC") if types.is_timestamp(kind) and kind.tz is not None else kind
 
 
 def _quoted(texts: pa.Array) -> pa.Array:

@@ -53,12 +53,17 @@ def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str
     if types.is_time(kind):
         return lambda values: _times(values, kind)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return lambda values: pc.cast(_trimmed(_pointed(values, decimal_point)), kind)
+        return lambda values: _valid(pc.cast(_trimmed(_pointed(values, decimal_point)), kind))
     if is_time(kind) and formats:
         return lambda values: pc.cast(iso(values, formats), kind)
     if types.is_date(kind):
         return lambda values: pc.cast(_trimmed(values), kind)
     return lambda values: pc.cast(values, kind)
+
+
+def _valid(values: pa.Array) -> pa.Array:
+    values.validate(full=True)
+    return values
 
 
 def _trimmed(values: pa.Array) -> pa.Array:
