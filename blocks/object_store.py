@@ -508,8 +508,8 @@ def _key_problem(key: object) -> str | None:
         return f"it is {type(key).__name__}, not text"
     if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
         return "it holds a control character"
-    if any(0xD800 <= ord(char) <= 0xDFFF for char in key):  # noqa: PLR2004 (half of a surrogate pair)
-        return "it is not valid Unicode"
+    if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
+        return "it holds a code point that is no character"
     segments = key.split("/")
     if "" in segments:
         return "it is empty, or has an empty part"

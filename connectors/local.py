@@ -90,7 +90,8 @@ class LocalFiles(ObjectStore):
             nearest = next(folder for folder in (root, *root.parents) if folder.exists())
         if not nearest.is_dir():
             raise InvalidInputError(f"{nearest} is a file, not a folder. Choose another basepath.")
-        if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK):
+        effective = os.access in os.supports_effective_ids
+        if not os.access(nearest, os.R_OK | os.W_OK | os.X_OK, effective_ids=effective):
             raise AccessDeniedError(
                 f"This user cannot read and write the folder {nearest}. Give it the right, or choose another basepath."
             )
@@ -195,14 +196,12 @@ class LocalFiles(ObjectStore):
             yield page
 
     def _delete(self, keys: Iterable[str]) -> int:
-        gone: set[str] = set()
-        for key in keys:
-            path = self._path(key)
+        paths = {self._path(key) for key in keys}
+        for path in paths:
             with file_errors("delete", path), contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 if not path.is_dir():
                     path.unlink()
-            gone.add(key)
-        return len(gone)
+        return len(paths)
 
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
         with self._reading(source_key) as path:

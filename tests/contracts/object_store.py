@@ -1,0 +1,435 @@
+"""What every object store promises. Star-imported by a module that has the fixture `make_store`.
+
+`make_store(folder)` gives a block that stands for that folder of one fresh place; `store` is `make_store("base")`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import threading
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError
+from blocks.object_store import CHUNK_BYTES, PART_SUFFIX
+from connectors.local import LocalFiles, MemoryFiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from blocks.object_store import ObjectStore
+
+    MakeStore = Callable[[str], ObjectStore]
+
+LARGE = 2 * CHUNK_BYTES + CHUNK_BYTES // 2
+STRANGE_NAMES = [
+    "a b",
+    "a%20b",
+    "a+b",
+    "ü/é e\u0301",
+    "😀",
+    "q?x=1&y#z",
+    "~x",
+    "a*b[c]",
+    "'\"<>|",
+    ".hidden",
+    "...",
+    " x ",
+]
+
+quick = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
+
+# No backslash: the S3 stand-in takes it for a slash.
+_names = st.text(
+    st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="/\\\ufffe\uffff"), min_size=1, max_size=40
+).filter(lambda name: name not in {".", ".."} and not name.endswith(PART_SUFFIX))
+keys = st.lists(_names, min_size=1, max_size=4).map("/".join)
+
+
+@pytest.fixture
+def store(make_store: MakeStore) -> ObjectStore:
+    """A block over an empty folder."""
+    return make_store("base")
+
+
+def listed(store: ObjectStore, folder: str = "") -> list[str]:
+    return [found["Key"] for found in store.list_objects(folder)]
+
+
+class BrokenFile(io.RawIOBase):
+    """A file that fails after so many bytes."""
+
+    def __init__(self, good_bytes: int) -> None:
+        self._left = good_bytes
+
+    def readable(self) -> bool:  # noqa: D102
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: D102
+        if self._left <= 0:
+            raise RuntimeError("the disk is gone")
+        count = min(len(buffer), self._left)
+        buffer[:count] = b"x" * count
+        self._left -= count
+        return count
+
+
+# Content and keys
+
+
+@quick
+@given(key=keys, content=st.binary(max_size=200))
+@example(key="empty", content=b"")
+def test_any_bytes_come_back_from_any_key(store: ObjectStore, key: str, content: bytes) -> None:
+    """What was written under an allowed key is read back, headed and listed under the same key."""
+    folder = uuid.uuid4().hex
+    written = store.write_path(f"{folder}/{key}", content)
+    assert written == f"{folder}/{key}"
+    assert store.read_path(written) == content
+    assert store.head_object(written).size == len(content)
+    assert listed(store, folder) == [written]
+
+
+@pytest.mark.parametrize("name", STRANGE_NAMES)
+def test_names_are_taken_as_they_are(store: ObjectStore, name: str) -> None:
+    """Blanks, percent signs, plus signs and letters of any script are no special characters in a key."""
+    store.write_path(name, b"1")
+    assert listed(store) == [name]
+    assert store.copy_object(name, f"copy/{name}") == f"copy/{name}"
+    assert store.delete_objects([name]) == 1
+    assert listed(store) == [f"copy/{name}"]
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/", "/a", "a/", "a//b", ".", "..", "../a", "a/../../b", "a/./b", "a\nb", "a\x00b", "\ud800", "\uffff"]
+)
+def test_a_key_never_leaves_the_folder(store: ObjectStore, key: str) -> None:
+    """A key that is absolute, climbs, or that some store could not give back is refused before anything happens."""
+    store.write_path("a", b"1")
+    for refused in (
+        lambda: store.read_path(key),
+        lambda: store.head_object(key),
+        lambda: store.write_path(key, b""),
+        lambda: store.copy_object("a", key),
+        lambda: store.move_object("a", key),
+        lambda: store.delete_objects(["a", key]),
+        lambda: store.uri(key) if key else store.read_path(key),
+    ):
+        with pytest.raises(InvalidInputError):
+            refused()
+    assert listed(store) == ["a"]
+
+
+def test_a_folder_never_matches_its_siblings(make_store: MakeStore) -> None:
+    """`base` gives `base/x`, and neither `base2/x` nor `base.txt`, as a block's folder and as a listed one."""
+    make_store("base2").write_path("x", b"other")
+    store = make_store("base")
+    for key in ("in/x", "in2/x", "in.txt"):
+        store.write_path(key, b"")
+    assert listed(store, "in") == listed(store, "in/") == ["in/x"]
+    assert listed(store) == ["in.txt", "in/x", "in2/x"]
+
+
+def test_returned_keys_can_be_passed_back(store: ObjectStore, tmp_path: Path) -> None:
+    """No operation returns a key with the block's folder in it, so none can be doubled."""
+    (tmp_path / "local").write_bytes(b"1")
+    returned = [
+        store.write_path("base/written", b"1"),
+        store.upload_from_path(tmp_path / "local"),
+        store.upload_from_file_object(io.BytesIO(b"1"), "object"),
+        store.copy_object("object", "copied"),
+        store.move_object("object", "moved"),
+        store.head_object("copied").key,
+    ]
+    assert returned == ["base/written", "local", "object", "copied", "moved", "copied"]
+    assert listed(store) == ["base/written", "copied", "local", "moved"]
+    assert [store.read_path(key) for key in listed(store)] == [b"1"] * 4
+
+
+def test_a_listing_is_sorted_and_tells_size_time_and_etag(store: ObjectStore) -> None:
+    """The dicts are those of S3, in the order of the keys; a folder can be listed without the folders in it."""
+    for number, key in enumerate(["b", "a/c", "a.txt", "a/b/d", "a-1"]):
+        store.write_path(key, b"x" * number)
+    found = store.list_objects()
+    assert [item["Key"] for item in found] == ["a-1", "a.txt", "a/b/d", "a/c", "b"]
+    assert [item["Size"] for item in found] == [4, 2, 3, 1, 0]
+    heads = [store.head_object(item["Key"]) for item in found]
+    assert [item["ETag"] for item in found] == [head.etag for head in heads]
+    assert all(item["LastModified"].tzinfo for item in found)
+    assert [item["Key"] for item in store.list_objects("a", delimiter="/")] == ["a/c"]
+    assert [item["Key"] for item in store.list_objects(max_items=2)] == ["a-1", "a.txt"]
+    assert store.list_objects("missing") == []
+
+
+def test_an_etag_changes_with_the_content(store: ObjectStore) -> None:
+    """Two contents of the same length written one after the other have different etags."""
+    seen = []
+    for content in (b"1", b"2", b"3"):
+        store.write_path("key", content)
+        seen.append(store.head_object("key").etag)
+    assert len(set(seen)) == 3
+
+
+# Large objects and ranges
+
+
+def test_large_objects_come_back_whole(store: ObjectStore, tmp_path: Path) -> None:
+    """An object of several parts survives every way up and down, and reads like a file."""
+    content = os.urandom(LARGE)
+    source = tmp_path / "source"
+    source.write_bytes(content)
+    store.upload_from_path(source, "path")
+    assert store.head_object("path").size == LARGE
+    assert store.download_object_to_path("path", tmp_path / "down").read_bytes() == content
+    store.upload_from_file_object(io.BytesIO(b"skipped" + content[:-1]), "file")
+    into = io.BytesIO(b"12345")
+    into.seek(5)
+    assert store.download_object_to_file_object("file", into).getvalue() == b"12345skipped" + content[:-1]
+    with store._open("path") as file:
+        file.seek(-10, os.SEEK_END)
+        assert file.read() == content[-10:]
+        file.seek(CHUNK_BYTES - 5)
+        assert file.read(10) == content[CHUNK_BYTES - 5 : CHUNK_BYTES + 5]
+        file.seek(3)
+        assert file.read() == content[3:]
+        assert file.read() == b""
+
+
+@pytest.mark.parametrize(
+    ("start", "length"), [(0, None), (3, None), (3, 4), (0, 0), (8, 100), (10, 1), (11, None), (50, 2)]
+)
+def test_ranges_are_those_of_a_slice(store: ObjectStore, start: int, length: int | None) -> None:
+    """A range behind the end is empty and one over the end is cut, as with a slice of bytes."""
+    store.write_path("key", b"0123456789")
+    store.write_path("empty", b"")
+    stop = None if length is None else start + length
+    assert b"".join(store._stream("key", start, length)) == b"0123456789"[start:stop]
+    assert b"".join(store._stream("empty", start, length)) == b""
+
+
+def test_an_upload_starts_at_the_files_position(store: ObjectStore) -> None:
+    """What was read from the file before the upload is not in the object."""
+    file = io.BytesIO(b"header,body")
+    file.read(7)
+    store.upload_from_file_object(file, "key")
+    assert store.read_path("key") == b"body"
+
+
+# Atomicity and conditions
+
+
+@pytest.mark.parametrize("good_bytes", [0, 100, LARGE])
+def test_a_failed_upload_leaves_the_old_object(store: ObjectStore, good_bytes: int) -> None:
+    """When the source fails in the middle, the reader's error is raised and nothing of the new object is to be seen."""
+    store.write_path("old", b"old")
+    for key in ("old", "new"):
+        with pytest.raises(RuntimeError, match="the disk is gone"):
+            store.upload_from_file_object(io.BufferedReader(BrokenFile(good_bytes)), key)
+    assert listed(store) == ["old"]
+    assert store.read_path("old") == b"old"
+
+
+def test_a_reader_sees_one_version(store: ObjectStore) -> None:
+    """While an object of several parts is overwritten again and again, every read is one version or is refused."""
+    versions = [bytes([number]) * (CHUNK_BYTES + 1000) for number in range(5)]
+    store.write_path("key", versions[0])
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(lambda: [store.write_path("key", version) for version in versions])
+        while not writing.done():
+            try:
+                content = b"".join(store._stream("key"))
+            except TransientError:
+                continue
+            assert content == content[:1] * (CHUNK_BYTES + 1000)
+        writing.result()
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_if_absent_writes_once(store: ObjectStore, size: int) -> None:
+    """The second write of a key is refused, also of a large object, and leaves the first one."""
+    first, second = b"1" * size, b"2" * size
+    assert store.write_path("key", first, if_absent=True) == "key"
+    with pytest.raises(AlreadyExistsError):
+        store.write_path("key", second, if_absent=True)
+    assert store.read_path("key") == first
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_if_match_writes_over_the_version_that_was_read(store: ObjectStore, size: int) -> None:
+    """A write on a stale etag is refused, also of a large object, and so is one on a key that is not there."""
+    store.write_path("key", b"1")
+    etag = store.head_object("key").etag
+    assert etag is not None
+    store.write_path("key", b"2" * size, if_match=etag)
+    with pytest.raises(AlreadyExistsError):
+        store.write_path("key", b"3" * size, if_match=etag)
+    assert store.read_path("key") == b"2" * size
+    with pytest.raises((NotFoundError, AlreadyExistsError)):
+        store.write_path("missing", b"", if_match=etag)
+
+
+@pytest.mark.parametrize("condition", ["if_absent", "if_match"])
+def test_a_race_has_one_winner(store: ObjectStore, condition: str) -> None:
+    """Of eight writers at once under one condition exactly one succeeds, and the object is its own."""
+    options: dict[str, Any] = {"if_absent": True}
+    if condition == "if_match":
+        store.write_path("key", b"start")
+        options = {"if_match": store.head_object("key").etag}
+    barrier = threading.Barrier(8)
+
+    def write(number: int) -> bool:
+        barrier.wait()
+        try:
+            store.write_path("key", f"writer {number}".encode(), **options)
+        except AlreadyExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(write, range(8)))
+    assert won.count(True) == 1
+    assert store.read_path("key") == f"writer {won.index(True)}".encode()
+
+
+def test_a_failed_download_leaves_the_old_file(store: ObjectStore, tmp_path: Path) -> None:
+    """A download that fails changes nothing in the target's folder."""
+    target = tmp_path / "target"
+    target.write_bytes(b"old")
+    with pytest.raises(NotFoundError):
+        store.download_object_to_path("missing", target)
+    assert [path.name for path in tmp_path.iterdir()] == ["target"]
+    assert target.read_bytes() == b"old"
+
+
+# Operations on objects and folders
+
+
+def test_copy_move_and_delete(make_store: MakeStore) -> None:
+    """A copy leaves the source, a move does not, a move onto itself loses nothing, a delete of nothing is no error."""
+    store, other = make_store("base"), make_store("other")
+    store.write_path("a", b"1")
+    store.copy_object("a", "b")
+    store.move_object("a", "c")
+    store.move_object("c", "c")
+    store.copy_object("b", "from-base", to_bucket=other)
+    assert listed(store) == ["b", "c"]
+    assert other.read_path("from-base") == b"1"
+    assert store.delete_objects(["b", "b", "missing"]) == 2
+    assert listed(store) == ["c"]
+    for refused in (lambda: store.copy_object("missing", "x"), lambda: store.move_object("missing", "x")):
+        with pytest.raises(NotFoundError):
+            refused()
+
+
+def test_a_copy_goes_into_a_store_of_the_same_kind_only(store: ObjectStore) -> None:
+    """Copying into another kind of store is refused, with the operation that can do it named."""
+    store.write_path("a", b"1")
+    other = LocalFiles() if isinstance(store, MemoryFiles) else MemoryFiles()
+    with pytest.raises(InvalidInputError, match="stream_from"):
+        store.copy_object("a", "a", to_bucket=other)
+
+
+def test_streaming_between_kinds_of_stores(store: ObjectStore) -> None:
+    """stream_from copies an object of any other store, large ones in bounded parts."""
+    other = MemoryFiles()
+    content = os.urandom(LARGE)
+    other.write_path("folder/large", content)
+    assert store.stream_from(other, "folder/large") == "large"
+    assert store.read_path("large") == content
+
+
+def test_folders_go_up_and_come_down(store: ObjectStore, tmp_path: Path) -> None:
+    """A folder's files, hidden and oddly named ones too, arrive under their relative names, and come back the same."""
+    source = tmp_path / "source"
+    names = {"a.csv", "deep/er/b ü+%.csv", ".hidden"}
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    assert store.upload_from_folder(source, "up/here") == "up/here"
+    assert set(listed(store)) == {f"up/here/{name}" for name in names}
+    down = store.download_folder_to_path("up/here", tmp_path / "down")
+    assert {path.relative_to(down).as_posix(): path.read_text() for path in down.rglob("*") if path.is_file()} == {
+        name: name for name in names
+    }
+
+
+def test_directories_go_up_and_come_down_without_the_ignored(store: ObjectStore, tmp_path: Path) -> None:
+    """put_directory leaves out what the ignore file matches and counts the rest; get_directory brings it back."""
+    source = tmp_path / "source"
+    for name in ("flow.py", "data/big.bin", "data/keep.csv", "__pycache__/x.pyc"):
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_text(name)
+    ignore = tmp_path / "ignore"
+    ignore.write_text("# comment\n*.bin\n__pycache__/\n")
+    assert store.put_directory(str(source), "code", str(ignore)) == 2
+    assert listed(store) == ["code/data/keep.csv", "code/flow.py"]
+    store.get_directory("code", str(tmp_path / "one"))
+    store.get_directory(local_path=str(tmp_path / "all"))
+    assert (tmp_path / "one/data/keep.csv").read_text() == "data/keep.csv"
+    assert (tmp_path / "all/code/flow.py").read_text() == "flow.py"
+
+
+def test_more_objects_than_a_page_holds(store: ObjectStore, tmp_path: Path) -> None:
+    """Uploading, listing and deleting a folder of more than 1,000 objects misses none."""
+    source = tmp_path / "source"
+    source.mkdir()
+    names = [f"{number:04}" for number in range(1_010)]
+    for name in names:
+        (source / name).touch()
+    assert store.put_directory(str(source), "many") == len(names)
+    pages = list(store._list("many"))
+    assert len(pages) > 1
+    assert [info.key for page in pages for info in page] == [f"many/{name}" for name in names]
+    assert store.delete_objects([f"many/{name}" for name in names]) == len(names)
+    assert listed(store) == []
+
+
+# As a block
+
+
+def test_a_missing_object_is_named(store: ObjectStore) -> None:
+    """Reading what is not there is a NotFoundError, and existence can be asked without one."""
+    store.write_path("there", b"")
+    assert store.exists("there")
+    assert not store.exists("missing")
+    for operation in (store.read_path, store.head_object, store._open):
+        with pytest.raises(NotFoundError, match="missing"):
+            operation("missing")
+
+
+def test_content_has_to_be_bytes(store: ObjectStore) -> None:
+    """Text is refused before anything is written, with the way to encode it."""
+    with pytest.raises(InvalidInputError, match="encode"):
+        store.write_path("key", "text")  # type: ignore[arg-type]
+    assert listed(store) == []
+
+
+@pytest.mark.parametrize("dumps", [pickle.dumps, cloudpickle.dumps])
+def test_a_block_travels_between_processes(store: ObjectStore, dumps: Callable[[object], bytes]) -> None:
+    """A pickled block, used before or not, reads what the original wrote."""
+    store.write_path("key", b"1")
+    assert pickle.loads(dumps(store)).read_path("key") == b"1"  # noqa: S301
+
+
+async def test_results_are_read_and_written_without_blocking(store: ObjectStore) -> None:
+    """The coroutines that Prefect looks for, and the keyword that it passes to the others."""
+    assert await store.awrite_path("result", b"1") == "result"
+    assert await store.aread_path("result") == b"1"
+    assert store.write_path("result", b"2", _sync=True) == "result"
+    assert store.read_path("result", _sync=True) == b"2"
+
+
+def test_check_says_that_it_works(store: ObjectStore) -> None:
+    """A store that can be used says so in one sentence, also while it is empty."""
+    assert store.check().endswith(".")
