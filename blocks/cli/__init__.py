@@ -1,0 +1,5 @@
+"""The `etl` command."""
+
+from blocks.cli.command import main
+
+__all__ = ["main"]

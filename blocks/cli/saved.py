@@ -1,0 +1,268 @@
+"""What `etl` does with saved blocks: creates, updates and checks them."""
+
+from __future__ import annotations
+
+import contextvars
+import difflib
+import inspect
+import os
+import re
+import sys
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.plugins import load_prefect_collections
+from pydantic import ValidationError
+
+from blocks.block import ConnectorBlock, resolve
+from blocks.errors import ConnectorError, InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+FILE_HELP = """\
+Create or update the saved blocks that a file describes:
+
+    [etl-postgres.prod]                           # block type and name
+    host = "db.example.com"
+    database = "shop"
+    username = "loader"
+    password = { env = "PGPASSWORD" }             # the value of an environment variable
+
+    [etl-s3-bucket.raw]
+    bucket_name = "raw"
+    credentials = { block = "etl-aws-credentials/main" }   # another saved block, or one of this file
+
+    [etl-aws-credentials.main]
+    region_name = "eu-central-1"
+
+A second run changes nothing. If anything in the file is wrong or a variable is missing, nothing is saved.
+"""
+
+CHECKED_AT_ONCE = 8
+PAGE = 200
+
+
+def block_types() -> dict[str, type[ConnectorBlock]]:
+    """Every block type of ours that is installed, by its slug."""
+    load_prefect_collections()
+
+    def below(parent: type[ConnectorBlock]) -> Iterator[type[ConnectorBlock]]:
+        for child in parent.__subclasses__():
+            yield child
+            yield from below(child)
+
+    all_types = below(ConnectorBlock)  # type: ignore[type-abstract]
+    found = {each.get_block_type_slug(): each for each in all_types if not inspect.isabstract(each)}
+    return dict(sorted(found.items()))
+
+
+@dataclass
+class BlocksFile:
+    """The blocks of a file, built and not yet saved; a block that another one refers to comes first."""
+
+    file: Path
+    tables: dict[str, dict[str, Any]]
+    built: dict[str, ConnectorBlock] = field(default_factory=dict)
+
+
+def read_file(file: Path) -> BlocksFile:
+    """The blocks that the file describes, by `slug/name`, with values from the environment where it says so.
+
+    References to blocks saved elsewhere are looked up when these are saved.
+
+    Raises:
+        NotFoundError: There is no such file.
+        InvalidInputError: Something in it is wrong, or a variable is not set.
+    """
+    try:
+        content = tomllib.loads(file.read_text("utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"There is no file {file}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidInputError(f"{file} is not TOML: {error}. Nothing was saved.") from None
+    types = block_types()
+    tables: dict[str, dict[str, Any]] = {}
+    missing: list[str] = []
+    for slug, named in content.items():
+        if slug not in types:
+            near = difflib.get_close_matches(slug, types, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(types)}."
+            raise InvalidInputError(f"{file}: there is no block type {slug!r}; {hint} Nothing was saved.")
+        if not isinstance(named, dict) or not all(isinstance(table, dict) for table in named.values()):
+            raise InvalidInputError(f"{file}: write [{slug}.NAME] and its fields below it. Nothing was saved.")
+        for name, table in named.items():
+            if not re.fullmatch(r"[a-z0-9-]+", name):
+                raise InvalidInputError(
+                    f"{file}: [{slug}.{name}]: a block's name has lowercase letters, digits and dashes only. "
+                    "Nothing was saved."
+                )
+            tables[f"{slug}/{name}"] = {
+                key: _from_environment(value, f"[{slug}.{name}] {key}", missing) for key, value in table.items()
+            }
+    if missing:
+        raise InvalidInputError(f"{file}: {'; '.join(missing)}. Nothing was saved.")
+    return BlocksFile(file, tables)
+
+
+def save(blocks: BlocksFile) -> None:
+    """Create or update the blocks, and print what became of each.
+
+    Raises:
+        InvalidInputError: A block's fields are wrong; nothing was saved.
+        NotFoundError: A block refers to one that is not saved; nothing was saved.
+    """
+    for reference in blocks.tables:
+        _build(blocks, reference, ())
+    width = max(map(len, blocks.built), default=0)
+    for reference, block in blocks.built.items():
+        print(f"{reference:{width}}  {_save_one(reference, block)}")
+
+
+def check(references: Sequence[str]) -> bool:
+    """Whether every named block works, or every saved one of ours; prints one line each."""
+    references = references or _saved_references()
+    if not references:
+        print("No block of etl-blocks is saved. Save some: etl save FILE.toml", file=sys.stderr)
+        return True
+    width = max(map(len, references))
+    all_work = True
+    checks = [_Check(reference) for reference in references]
+    with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
+        futures = [pool.submit(contextvars.copy_context().run, each.run) for each in checks]
+        for reference, future in zip(references, futures, strict=True):
+            works, sentence = future.result()
+            all_work &= works
+            print(f"{reference:{width}}  {'ok    ' if works else 'FAILED'}  {sentence}", flush=True)
+    return all_work
+
+
+class _Check:
+    """One saved block, loaded here because Prefect's settings are this thread's."""
+
+    def __init__(self, reference: str) -> None:
+        self._block: ConnectorBlock | None = None
+        self._problem = ""
+        try:
+            # How it is now, not whether it would come back after some retries.
+            self._block = resolve(reference, ConnectorBlock)  # type: ignore[type-abstract]
+            self._block.retry = self._block.retry.model_copy(update={"attempts": 1})
+        except ConnectorError as error:
+            self._problem = str(error)
+        except ValidationError as error:
+            self._problem = f"The saved fields do not fit this version: {_first_problem(error)}. Save it again."
+
+    def run(self) -> tuple[bool, str]:
+        if self._block is None:
+            return False, self._problem
+        try:
+            return True, self._block.check()
+        except ConnectorError as error:
+            return False, " ".join(str(error).split())
+        except Exception as error:  # noqa: BLE001 (one broken block must not hide the state of the others)
+            return False, f"Unexpected {type(error).__name__}. Load the block and call check() to see where."
+
+
+def _from_environment(value: Any, where: str, missing: list[str]) -> Any:
+    """`value` with each `{ env = "NAME" }` replaced; notes what is missing."""
+    if isinstance(value, dict):
+        if set(value) == {"env"} and isinstance(value["env"], str):
+            if value["env"] not in os.environ:
+                missing.append(
+                    f"the environment variable {value['env']} is not set, and {where} takes its value from it"
+                )
+            return os.environ.get(value["env"])
+        return {key: _from_environment(each, f"{where}.{key}", missing) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_from_environment(each, where, missing) for each in value]
+    return value
+
+
+def _build(blocks: BlocksFile, reference: str, path: tuple[str, ...]) -> ConnectorBlock:
+    """The block of the file, after the ones it refers to."""
+    if reference in blocks.built:
+        return blocks.built[reference]
+    if reference in path:
+        raise InvalidInputError(f"{blocks.file}: {' -> '.join([*path, reference])} is a circle. Nothing was saved.")
+    path = (*path, reference)
+
+    def with_blocks(value: Any) -> Any:
+        if isinstance(value, dict):
+            if set(value) == {"block"} and isinstance(value["block"], str):
+                if value["block"] in blocks.tables:
+                    return _build(blocks, value["block"], path)
+                return resolve(value["block"], Block)
+            return {key: with_blocks(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [with_blocks(each) for each in value]
+        return value
+
+    slug, _, name = reference.partition("/")
+    try:
+        block = block_types()[slug](**with_blocks(blocks.tables[reference]))
+    except ValidationError as error:
+        raise InvalidInputError(f"{blocks.file}: [{slug}.{name}] {_first_problem(error)}. Nothing was saved.") from None
+    except NotFoundError as error:
+        raise NotFoundError(f"{blocks.file}: [{slug}.{name}] {error} Nothing was saved.") from None
+    blocks.built[reference] = block
+    return block
+
+
+def _save_one(reference: str, block: ConnectorBlock) -> str:
+    name = reference.partition("/")[2]
+    try:
+        old = cast("ConnectorBlock", type(block).load(name))
+    except ValidationError:  # saved by a version with other fields
+        block.save(name, overwrite=True)
+        return "updated"
+    except ValueError:
+        block.save(name)
+        return "created"
+    before, after = _content(old), _content(block)
+    if changed := [key for key in after if before.get(key) != after[key]]:
+        block.save(name, overwrite=True)
+        return f"updated ({', '.join(changed)})"
+    # A block that refers to this one stores the document's id.
+    block._block_document_id = old._block_document_id  # noqa: SLF001
+    block._block_document_name = old._block_document_name  # noqa: SLF001
+    block._is_anonymous = old._is_anonymous  # noqa: SLF001
+    return "unchanged"
+
+
+def _content(block: Block) -> dict[str, Any]:
+    """All values of a block, secrets too, with the id in place of a block that it refers to."""
+    content = block.model_dump(mode="json", context={"include_secrets": True})
+    for key in type(block).model_fields:
+        value = getattr(block, key)
+        if isinstance(value, Block):
+            content[key] = str(value._block_document_id) if value._block_document_id else _content(value)  # noqa: SLF001
+    return {key: content[key] for key in type(block).model_fields if key in content}
+
+
+def _saved_references() -> list[str]:
+    """`slug/name` of every saved block of ours."""
+    types = block_types()
+    references: list[str] = []
+    with get_client(sync_client=True) as client:
+        offset = 0
+        while page := client.read_block_documents(limit=PAGE, offset=offset, include_secrets=False):
+            offset += len(page)
+            references += [
+                f"{each.block_type.slug}/{each.name}"
+                for each in page
+                if each.block_type and each.block_type.slug in types
+            ]
+    return sorted(references)
+
+
+def _first_problem(error: ValidationError) -> str:
+    """The first thing that is wrong, by field and without its value."""
+    problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    place = ".".join(str(part) for part in problem["loc"])
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{place}: {message}" if place else message

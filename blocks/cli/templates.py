@@ -1,0 +1,205 @@
+"""What `etl` does with templates: lists, copies and runs them."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import asyncio
+import importlib
+import importlib.util
+import inspect
+import os
+import shutil
+import sys
+import time
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import Flow
+from pydantic import TypeAdapter, ValidationError
+from pydantic.errors import PydanticSchemaGenerationError
+
+from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import ModuleType
+
+    from blocks.block import ConnectorBlock
+
+PACKAGE = "templates"
+LOADED_AT = time.perf_counter()
+
+
+def show(block_types: Mapping[str, type[ConnectorBlock]]) -> None:
+    """Print the templates and the block types, one line each."""
+    files = template_files()
+    width = max(map(len, [*files, *block_types]), default=0)
+    print("Templates (copy one: etl new NAME DIR)")
+    for name, file in files.items():
+        print(f"  {name:{width}}  {_first_line(ast.get_docstring(ast.parse(file.read_text('utf-8'))))}")
+    print("\nBlock types (save one: etl save FILE.toml)")
+    for slug, block_type in block_types.items():
+        print(f"  {slug:{width}}  {_first_line(block_type.__doc__)}")
+
+
+def copy(name: str, folder: Path) -> None:
+    """Copy a template and the data it runs on into a folder.
+
+    Raises:
+        NotFoundError: There is no such template.
+        AlreadyExistsError: A file of that name is there.
+    """
+    source = _template_file(name)
+    target = folder / source.name
+    data = source.parent / "data"
+    for path in (target, folder / data.name):
+        if path.exists():
+            raise AlreadyExistsError(f"{path} exists already, and nothing was written. Choose another folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    if data.exists():
+        shutil.copytree(data, folder / data.name)
+    shutil.copyfile(source, target)
+    print(f"Wrote {target}. It is yours; the lines marked CHANGE are where to start.")
+    print(f"Run it: cd {folder} && python {target.name}")
+
+
+def run(name: str, arguments: list[str], start_server: Callable[[], None]) -> None:
+    """Run a flow with the parameters given as arguments; prints its report, and where the seconds went.
+
+    Raises:
+        NotFoundError: There is no such template, file or flow.
+        InvalidInputError: The file cannot be imported.
+    """
+    flow = find_flow(name)
+    parameters = parse_parameters(flow, f"etl run {name}", arguments)
+    imported = _seconds_since_start()
+    start_server()
+    started = _seconds_since_start()
+    report = flow(**parameters)
+    if inspect.isawaitable(report):
+        report = asyncio.run(_wait_for(report))
+    done = _seconds_since_start()
+    print(report)
+    print(
+        f"{done:.1f} s in all: {imported:.1f} s importing, {started - imported:.1f} s until Prefect's server answered, "
+        f"{done - started:.1f} s work.",
+        file=sys.stderr,
+    )
+
+
+def template_files() -> dict[str, Path]:
+    """The file of each template, by name."""
+    spec = importlib.util.find_spec(PACKAGE)
+    folders = list(spec.submodule_search_locations or []) if spec else []
+    files = (file for folder in folders for file in sorted(Path(folder).glob("[!_]*.py")))
+    return {file.stem: file for file in files}
+
+
+def find_flow(name: str) -> Flow[..., Any]:
+    """The flow that `NAME`, `FILE.py`, `NAME:FLOW` or `FILE.py:FLOW` means.
+
+    Raises:
+        NotFoundError: There is no such template, file or flow.
+        InvalidInputError: The file cannot be imported.
+    """
+    place, _, wanted = name.partition(":")
+    file = Path(place)
+    if file.suffix == ".py":
+        if not file.is_file():
+            raise NotFoundError(f"There is no file {file}.")
+        module = _import_file(file)
+    else:
+        module = importlib.import_module(f"{PACKAGE}.{_template_file(place).stem}")
+    flows = {key: value for key, value in vars(module).items() if isinstance(value, Flow)}
+    wanted = wanted or file.stem
+    if wanted not in flows:
+        known = ", ".join(f"{place}:{key}" for key in flows) or "none"
+        raise NotFoundError(f"{place} has no flow named {wanted}. Its flows: {known}.")
+    return flows[wanted]
+
+
+def parse_parameters(flow: Flow[..., Any], program: str, arguments: list[str]) -> dict[str, Any]:
+    """The flow's parameters that the arguments give, in their types; exits with code 2 where they do not fit."""
+    described = flow.parameters.properties
+    hints = typing.get_type_hints(flow.fn)
+    parser = argparse.ArgumentParser(
+        prog=program, description=_first_line(flow.description), argument_default=argparse.SUPPRESS, allow_abbrev=False
+    )
+    for name, parameter in inspect.signature(flow.fn).parameters.items():
+        options: dict[str, Any] = {"dest": name, "metavar": "VALUE"}
+        required = parameter.default is parameter.empty
+        help_text = described.get(name, {}).get("description", "").strip()
+        default = "required" if required else f"default: {parameter.default}"
+        options["help"] = f"{help_text} ({default})".strip().replace("%", "%%")
+        hint = hints.get(name, str)
+        if hint is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+            del options["metavar"]
+        elif typing.get_origin(hint) in (list, set, tuple):
+            options |= {"nargs": "+"}
+        flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
+        parser.add_argument(*flags, required=required, **options)
+    given = vars(parser.parse_args(arguments))
+    parameters = {}
+    for name, value in given.items():
+        try:
+            parameters[name] = _convert(hints.get(name, str), value)
+        except ValidationError as error:
+            parser.error(f"argument --{name.replace('_', '-')}: {error.errors()[0]['msg']}")
+    return parameters
+
+
+def _convert(hint: Any, value: Any) -> Any:
+    """The value in the parameter's type, from text or from JSON."""
+    try:
+        adapter = TypeAdapter(hint)
+    except PydanticSchemaGenerationError:
+        return value
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        if not isinstance(value, str):
+            raise
+        try:
+            return adapter.validate_json(value)
+        except ValidationError:
+            raise error from None
+
+
+def _template_file(name: str) -> Path:
+    files = template_files()
+    if name not in files:
+        raise NotFoundError(f"There is no template {name!r}. The templates: {', '.join(files) or 'none'}.")
+    return files[name]
+
+
+def _import_file(file: Path) -> ModuleType:
+    """The file as a module, with its folder importable, as `python FILE` has it."""
+    sys.path.insert(0, str(file.parent.resolve()))
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None:
+        raise InvalidInputError(f"{file} cannot be imported.")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[file.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "").strip().partition("\n")[0]
+
+
+async def _wait_for(report: Any) -> Any:
+    return await report
+
+
+def _seconds_since_start() -> float:
+    """Seconds since this process started, so with the interpreter's own imports where the system tells (Linux)."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
+        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
+    except OSError:
+        return time.perf_counter() - LOADED_AT
+    return uptime_s - ticks / os.sysconf("SC_CLK_TCK")
