@@ -311,7 +311,7 @@ def aws_error(
     advice: Mapping[str, str] = AWS_ADVICE,
 ) -> ConnectorError:
     """What botocore raised while it tried to `verb` a `place`, as one of our errors."""
-    response: dict[str, Any] = getattr(error, "response", {})
+    response: dict[str, Any] = getattr(error, "response", None) or {}
     metadata = response.get("ResponseMetadata", {})
     if "Error" in response:
         codes = [response["Error"].get("Code", ""), str(metadata.get("HTTPStatusCode", ""))]

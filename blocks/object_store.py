@@ -62,6 +62,10 @@ PART_SUFFIX = ".etl-part"
 """Ends the names of files that are still being written; such files are never listed."""
 
 
+class NoSuchStoreError(NotFoundError):
+    """The bucket itself does not exist."""
+
+
 @dataclass(frozen=True)
 class ObjectInfo:
     """What a store knows about one object.
@@ -302,9 +306,15 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def exists(self, path: str) -> bool:
-        """Whether there is such an object. A bucket that does not exist is an error."""
+        """Whether there is such an object.
+
+        Raises:
+            NoSuchStoreError: There is not even the bucket.
+        """
         try:
             self._head(path)
+        except NoSuchStoreError:
+            raise
         except NotFoundError:
             return False
         return True

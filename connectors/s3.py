@@ -28,7 +28,15 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.object_store import ObjectInfo, ObjectStore, chunks_of, folder_prefix, join_key, ordered_map
+from blocks.object_store import (
+    NoSuchStoreError,
+    ObjectInfo,
+    ObjectStore,
+    chunks_of,
+    folder_prefix,
+    join_key,
+    ordered_map,
+)
 from blocks.optional import require
 
 if TYPE_CHECKING:
@@ -41,6 +49,8 @@ PART_BYTES = 8 * 2**20
 PARTS_IN_FLIGHT = 4
 MAX_PARTS = 10_000
 DELETE_BATCH = 1_000
+COPY_BYTES = 5 * 2**30
+"""The largest object that one CopyObject takes."""
 WRITE_ID = "etl-write-id"
 """Metadata of a conditional write, by which it knows its own object when the answer was lost."""
 
@@ -50,7 +60,7 @@ ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "AllAccessDisabled": AccessDeniedError,
     "AccountProblem": AccessDeniedError,
     "NoSuchKey": NotFoundError,
-    "NoSuchBucket": NotFoundError,
+    "NoSuchBucket": NoSuchStoreError,
     "NoSuchVersion": NotFoundError,
     "PreconditionFailed": AlreadyExistsError,
     "412": AlreadyExistsError,
@@ -93,7 +103,6 @@ ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
 """https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and obstore.exceptions."""
 
 ADVICE: dict[str, str] = AWS_ADVICE | {
-    "404": "There is no such object, or no such bucket.",
     "NoSuchBucket": "Check bucket_name, and the endpoint_url of the credentials.",
     "PermanentRedirect": "Set region_name of the credentials to the bucket's region.",
     "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
@@ -231,7 +240,7 @@ class S3Bucket(ObjectStore):
         try:
             if second is None:
                 attributes = metadata | ({"Content-Type": content_type} if content_type else {})
-                mode: Any = "create" if if_absent else {"e_tag": if_match, "version": None} if if_match else "overwrite"
+                mode: Any = "create" if if_absent else {"e_tag": if_match} if if_match else "overwrite"
                 with self._errors("write", key):
                     put = self._obstore().put(
                         self._store(), whole, first, attributes=attributes, mode=mode, use_multipart=False
@@ -289,7 +298,11 @@ class S3Bucket(ObjectStore):
             for page in self.get_client().get_paginator("list_objects_v2").paginate(**request):
                 yield [
                     ObjectInfo(
-                        found["Key"].removeprefix(base), found["Size"], found["ETag"], None, found["LastModified"]
+                        found["Key"].removeprefix(base),
+                        found["Size"],
+                        found["ETag"],
+                        None,
+                        found["LastModified"].astimezone(dt.UTC),
                     )
                     for found in page.get("Contents", [])
                     if not found["Key"].endswith("/")
@@ -317,8 +330,16 @@ class S3Bucket(ObjectStore):
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
         to = target or self
         source = {"Bucket": self.bucket_name, "Key": self._key(source_key)}
+        copy = {"Bucket": to.bucket_name, "Key": to._key(target_key)}  # noqa: SLF001
+        size = self._head(source_key).size
+        client = self.get_client()
         with self._errors("copy", source_key):
-            self.get_client().copy(source, to.bucket_name, to._key(target_key))  # noqa: SLF001
+            if size <= COPY_BYTES:
+                client.copy_object(CopySource=source, **copy)
+                return
+            # A copy in parts starts without what the service otherwise takes over.
+            head = client.head_object(**source)
+            client.copy(source, **copy, ExtraArgs={name: head[name] for name in ("ContentType", "Metadata")})
 
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
         with self._errors("sign a URL of", key):
