@@ -28,15 +28,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, types
 
+from blocks.columns import NOTHING, check_names, completed, is_text, listed, present_fields
 from blocks.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.file_options import CsvOptions
 from blocks.text_files import BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
-from blocks.text_values import caster, check_names, check_values, convert, is_text, is_time
+from blocks.text_values import caster, check_values, convert, is_time
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-    from typing import BinaryIO, Literal
+    from collections.abc import Generator, Iterator, Mapping
+    from typing import BinaryIO
 
+    from blocks.columns import ExtraColumns
     from blocks.file_options import OnError
     from blocks.scan import Rejects
     from blocks.text_files import Parsed, TextSource
@@ -64,9 +66,7 @@ class CsvReader:
         extra_columns: What to do where the file has more columns than the schema.
     """
 
-    def __init__(
-        self, source: TextSource, options: CsvOptions, *, extra_columns: Literal["ignore", "fail"] = "ignore"
-    ) -> None:
+    def __init__(self, source: TextSource, options: CsvOptions, *, extra_columns: ExtraColumns = "ignore") -> None:
         self.source = replace(source, encoding=options.encoding)
         self.options = options
         self.extra_columns = extra_columns
@@ -89,7 +89,13 @@ class CsvReader:
         return pa.schema([(name, _sensible(guess[name], texts[name])) for name in names])
 
     def batches(
-        self, schema: pa.Schema, rejects: Rejects | None, on_error: OnError, *, inferred: bool = False
+        self,
+        schema: pa.Schema,
+        rejects: Rejects | None = None,
+        on_error: OnError = "fail",
+        *,
+        inferred: bool = False,
+        absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Generator[pa.RecordBatch]:
         """The columns of `schema`, each of exactly its type.
 
@@ -101,16 +107,14 @@ class CsvReader:
         with closing(self.source.chunks()) as chunks:
             head = next(chunks, b"")
             names, start, line = self._header(head, schema)
+            wanted = present_fields(names, schema, absent, self.source.name, self.extra_columns)
+            wanted = wanted or pa.schema([(names[0], pa.string())])
             blocks = self._blocks(itertools.chain([head[start:]], chunks), line)
-            parsed = parse_in_order(blocks, _Parser(self, names, schema).parse)
+            parsed = parse_in_order(blocks, _Parser(self, names, wanted).parse)
             with closing(parsed):
-                yield from deliver(
-                    parsed,
-                    source=self.source.name,
-                    rejects=rejects,
-                    on_error=on_error,
-                    hint=INFERRED_HINT if inferred else "",
-                )
+                hint = INFERRED_HINT if inferred else ""
+                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                    yield completed(batch, schema, absent)
 
     def _blocks(self, chunks: Iterator[bytes], line: int, *, whole: bool = True) -> Iterator[Block]:
         if whole:
@@ -137,7 +141,7 @@ class CsvReader:
         if not options.header:
             if not declared:
                 raise InvalidInputError(f"{name} has no header: pass a schema, or CsvOptions(column_names=...).")
-            return self._checked(declared, schema), skipped, line
+            return self._checked(declared), skipped, line
         if not head[skipped:].strip():
             raise InvalidInputError(f"{name} is empty: no header.")
         records, quotes = self.dialect.records(head[skipped:])
@@ -147,7 +151,7 @@ class CsvReader:
         names = declared or self._names(head[skipped + start : skipped + end])
         following = records[1][0] if len(records) > 1 else len(head) - skipped
         return (
-            self._checked(names, schema),
+            self._checked(names),
             skipped + following,
             line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
         )
@@ -171,16 +175,9 @@ class CsvReader:
         )
         return next(rows)
 
-    def _checked(self, names: list[str], schema: pa.Schema | None) -> list[str]:
+    def _checked(self, names: list[str]) -> list[str]:
         if twice := sorted({column for column in names if names.count(column) > 1}):
-            raise SchemaError(f"{self.source.name} has these columns more than once: {_listed(twice)}.")
-        if schema is None:
-            return names
-        if missing := [column for column in schema.names if column not in names]:
-            raise SchemaError(f"{self.source.name} lacks {_listed(missing)}; its columns are {_listed(names)}.")
-        extra = [column for column in names if column not in schema.names]
-        if extra and self.extra_columns == "fail":
-            raise SchemaError(f"{self.source.name} has columns that the schema lacks: {_listed(extra)}.")
+            raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
         return names
 
     def _read(
@@ -521,7 +518,3 @@ def _array(column: pa.ChunkedArray) -> pa.Array:
 
 def _record_at(records: Positions, position: int) -> int:
     return int(np.searchsorted(records[:, 0], position, side="right")) - 1
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(map(repr, names))

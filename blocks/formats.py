@@ -17,25 +17,26 @@ such timestamps come back in milliseconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import types
 
+from blocks.columns import NOTHING, ExtraColumns, check_names, completed, fit, plain_schema, present_fields
 from blocks.csv_files import CsvReader, CsvWriter
-from blocks.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.errors import InvalidInputError, TypeLossError
 from blocks.file_options import Compression, CsvOptions, Format, OnError, ParquetOptions
 from blocks.json_files import JsonReader, JsonWriter
 from blocks.scan import Scan
 from blocks.text_files import TextSource
-from blocks.text_values import check_names, is_text
 
 if TYPE_CHECKING:
+    import pyarrow.compute as pc
+
     from blocks.file_options import FileOptions
     from blocks.scan import Rejects
 
@@ -81,9 +82,23 @@ class Reader(Protocol):
         """The schema that the file itself gives."""
 
     def batches(
-        self, schema: pa.Schema, rejects: Rejects | None, on_error: OnError, *, inferred: bool = False
+        self,
+        schema: pa.Schema,
+        rejects: Rejects | None = None,
+        on_error: OnError = "fail",
+        *,
+        inferred: bool = False,
+        absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
-        """The columns of `schema`, each of exactly its type."""
+        """The columns of `schema`, each of exactly its type.
+
+        Args:
+            schema: What to read, by name.
+            rejects: Where bad rows go.
+            on_error: Whether they may.
+            inferred: Whether `schema` was found by `infer`, for messages.
+            absent: What columns are that the file lacks; one that is not here either is a SchemaError.
+        """
 
 
 class Writer(Protocol):
@@ -91,6 +106,9 @@ class Writer(Protocol):
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows."""
+
+    def flush(self) -> None:
+        """Write what waits in memory."""
 
     def close(self) -> None:
         """Finish the file; it is whole only then. The file object stays open."""
@@ -154,7 +172,7 @@ def open_reader(
     format: Format,
     compression: Compression = "none",
     options: FileOptions | None = None,
-    extra_columns: Literal["ignore", "fail"] = "ignore",
+    extra_columns: ExtraColumns = "ignore",
     where: tuple[pc.Expression, pa.Schema] | None = None,
 ) -> Reader:
     """A reader of one file.
@@ -189,7 +207,7 @@ def open_scan(
     schema: pa.Schema | None = None,
     options: FileOptions | None = None,
     on_error: OnError = "fail",
-    extra_columns: Literal["ignore", "fail"] = "ignore",
+    extra_columns: ExtraColumns = "ignore",
 ) -> Scan:
     """One file as a Scan.
 
@@ -256,7 +274,7 @@ class ParquetReader:
         self,
         open: Open,
         source: str,
-        extra_columns: Literal["ignore", "fail"],
+        extra_columns: ExtraColumns,
         where: tuple[pc.Expression, pa.Schema] | None,
     ) -> None:
         self.open = open
@@ -272,10 +290,11 @@ class ParquetReader:
     def batches(
         self,
         schema: pa.Schema,
-        rejects: Rejects | None,  # noqa: ARG002 (typed data has no bad rows)
-        on_error: OnError,  # noqa: ARG002
+        rejects: Rejects | None = None,  # noqa: ARG002 (typed data has no bad rows)
+        on_error: OnError = "fail",  # noqa: ARG002
         *,
         inferred: bool = False,  # noqa: ARG002
+        absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """The columns of `schema`, cast where nothing is lost.
 
@@ -284,13 +303,17 @@ class ParquetReader:
             SchemaError: The file lacks a column, or a cast would lose something.
         """
         with closing(self.open()) as file, self._parquet(file) as parquet:
-            check_columns(parquet.schema_arrow, schema, self.source, self.extra_columns)
+            own = parquet.schema_arrow
+            wanted = present_fields(own.names, schema, absent, self.source, self.extra_columns)
             batches = parquet.iter_batches(
-                BATCH_ROWS, row_groups=self._row_groups(file, parquet), columns=schema.names, use_threads=True
+                BATCH_ROWS,
+                row_groups=self._row_groups(file, parquet),
+                columns=wanted.names or own.names[:1],
+                use_threads=True,
             )
             try:
                 for batch in batches:
-                    yield fit(batch, schema, self.source)
+                    yield completed(fit(batch, wanted or batch.schema, self.source), schema, absent)
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
@@ -320,7 +343,7 @@ class ParquetReader:
 class IpcReader:
     """An Arrow IPC file or stream as record batches; which of the two it is, its first bytes say."""
 
-    def __init__(self, open: Open, source: str, extra_columns: Literal["ignore", "fail"]) -> None:
+    def __init__(self, open: Open, source: str, extra_columns: ExtraColumns) -> None:
         self.open = open
         self.source = source
         self.extra_columns = extra_columns
@@ -333,10 +356,11 @@ class IpcReader:
     def batches(
         self,
         schema: pa.Schema,
-        rejects: Rejects | None,  # noqa: ARG002 (typed data has no bad rows)
-        on_error: OnError,  # noqa: ARG002
+        rejects: Rejects | None = None,  # noqa: ARG002 (typed data has no bad rows)
+        on_error: OnError = "fail",  # noqa: ARG002
         *,
         inferred: bool = False,  # noqa: ARG002
+        absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """The columns of `schema`, cast where nothing is lost.
 
@@ -346,11 +370,12 @@ class IpcReader:
         """
         with closing(self.open()) as file:
             ipc = self._ipc(file)
-            check_columns(ipc.schema, schema, self.source, self.extra_columns)
+            wanted = present_fields(ipc.schema.names, schema, absent, self.source, self.extra_columns)
             try:
                 for batch in self._all(ipc):
                     for start in range(0, batch.num_rows, BATCH_ROWS):
-                        yield fit(batch.slice(start, BATCH_ROWS).select(schema.names), schema, self.source)
+                        part = fit(batch.slice(start, BATCH_ROWS), wanted or batch.schema, self.source)
+                        yield completed(part, schema, absent)
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
@@ -403,6 +428,8 @@ class ParquetWriter:
 
     def flush(self) -> None:
         """Write what waits as row groups."""
+        if self._writer is not None and not self._waiting:
+            return
         table = pa.Table.from_batches(self._waiting, self.schema)
         self._waiting, self._rows, self._bytes = [], 0, 0
         if self._writer is None:
@@ -467,6 +494,9 @@ class IpcWriter:
         """Append the rows."""
         self._writer.write_batch(batch)
 
+    def flush(self) -> None:
+        """Nothing waits."""
+
     def close(self) -> None:
         """Write the end."""
         self._writer.close()
@@ -475,7 +505,7 @@ class IpcWriter:
 class CompressedWriter:
     """Writes a text format through a compression of the file as a whole."""
 
-    def __init__(self, file: BinaryIO, compression: Compression, make: Callable[[Any], Writer]) -> None:
+    def __init__(self, file: BinaryIO, compression: Compression, make: Callable[[Any], CsvWriter | JsonWriter]) -> None:
         self._sink: Any = pa.PythonFile(_KeptOpen(file), mode="w")
         if compression != "none":
             self._sink = pa.CompressedOutputStream(self._sink, compression)
@@ -484,6 +514,9 @@ class CompressedWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows."""
         self._writer.write(batch)
+
+    def flush(self) -> None:
+        """Nothing waits."""
 
     def close(self) -> None:
         """Write what is left."""
@@ -503,111 +536,6 @@ class _KeptOpen:
 
     def close(self) -> None:
         self.closed = True
-
-
-def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Names, types and nullability, without what a writer noted beside them."""
-    return pa.schema([pa.field(field.name, field.type, field.nullable) for field in schema])
-
-
-def check_columns(
-    found: pa.Schema, wanted: pa.Schema, source: str, extra_columns: Literal["ignore", "fail"] = "ignore"
-) -> None:
-    """Nothing, where the file has the columns that are wanted.
-
-    Raises:
-        SchemaError: It lacks one, has one twice, or has others where that is an error.
-    """
-    check_names(found)
-    if missing := [name for name in wanted.names if name not in found.names]:
-        raise SchemaError(
-            f"{source} lacks {', '.join(map(repr, missing))}; its columns are {', '.join(map(repr, found.names))}."
-        )
-    if extra_columns == "fail" and (extra := [name for name in found.names if name not in wanted.names]):
-        raise SchemaError(f"{source} has columns that the schema lacks: {', '.join(map(repr, extra))}.")
-
-
-def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch:
-    """The batch with exactly the columns and types of `schema`.
-
-    Raises:
-        SchemaError: A type cannot become the wanted one, or a column that may not be null has nulls.
-        TypeLossError: A value would lose something.
-    """
-    arrays = []
-    for field in schema:
-        values = batch.column(field.name)
-        if values.type != field.type:
-            values = _cast(values, field, source)
-        if not field.nullable and values.null_count:
-            raise SchemaError(f"{source}: column {field.name!r} has nulls, and the schema declares it not null.")
-        arrays.append(values)
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
-    if not convertible(values.type, field.type):
-        raise SchemaError(
-            f"{source}: column {field.name!r} is {values.type} and cannot become {field.type} by itself. "
-            "Convert it with map_batches, or declare its own type."
-        )
-    try:
-        if types.is_integer(values.type) and types.is_decimal(field.type):
-            values = pc.cast(values, pa.decimal128(20, 0))
-        return pc.cast(values, field.type)
-    except pa.ArrowInvalid:
-        raise TypeLossError(
-            f"{source}: column {field.name!r} is {values.type}, and a value of it does not fit {field.type}."
-        ) from None
-
-
-def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR0911 (a table of rules)
-    """Whether a cast that checks every value can lose nothing.
-
-    >>> [convertible(pa.int64(), kind) for kind in (pa.int32(), pa.decimal128(12, 2), pa.float64())]
-    [True, True, False]
-    """
-    if kind == target or types.is_null(kind):
-        return True
-    if types.is_dictionary(kind):
-        return convertible(kind.value_type, target)
-    if types.is_dictionary(target):
-        return is_text(kind) and is_text(target.value_type)
-    if types.is_integer(kind):
-        exact = types.is_floating(target) and kind.bit_width < (64 if types.is_float64(target) else 32)
-        return bool(types.is_integer(target) or types.is_decimal(target) or (exact and not types.is_float16(target)))
-    if types.is_floating(kind):
-        return bool(types.is_floating(target) and target.bit_width >= kind.bit_width)
-    if types.is_timestamp(kind):
-        return bool(types.is_timestamp(target) and (kind.tz is None) == (target.tz is None))
-    if _is_list(kind):
-        return bool(_is_list(target) and convertible(kind.value_type, target.value_type))
-    if types.is_struct(kind):
-        return bool(
-            types.is_struct(target)
-            and [field.name for field in kind] == [field.name for field in target]
-            and all(convertible(field.type, other.type) for field, other in zip(kind, target, strict=True))
-        )
-    families = (types.is_decimal, is_text, _is_binary, types.is_date, types.is_time, types.is_duration)
-    return any(belongs(kind) and belongs(target) for belongs in families)
-
-
-def widened(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The narrowest type that holds the values of both without loss; None where there is none."""
-    try:
-        schemas = [pa.schema([("", kind)]), pa.schema([("", other)])]
-        common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
-    except (pa.ArrowInvalid, pa.ArrowTypeError):
-        return None
-    return common if convertible(kind, common) and convertible(other, common) else None
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
-
-
-def _is_binary(kind: pa.DataType) -> bool:
-    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))
 
 
 def _options(options: FileOptions | None, kind: type[Any], format: Format) -> Any:

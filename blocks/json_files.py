@@ -20,14 +20,16 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
+from blocks.columns import NOTHING, check_names, completed, is_text
 from blocks.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.text_files import BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
-from blocks.text_values import caster, check_names, check_values, convert, is_text
+from blocks.text_values import caster, check_values, convert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from typing import BinaryIO, Literal
+    from collections.abc import Iterator, Mapping
+    from typing import BinaryIO
 
+    from blocks.columns import ExtraColumns
     from blocks.file_options import OnError
     from blocks.scan import Rejects
     from blocks.text_files import Parsed, TextSource
@@ -45,7 +47,7 @@ class JsonReader:
     """
 
     source: TextSource
-    extra_columns: Literal["ignore", "fail"] = "ignore"
+    extra_columns: ExtraColumns = "ignore"
 
     def infer(self) -> pa.Schema:
         """The schema found in the first block.
@@ -74,7 +76,13 @@ class JsonReader:
         return pa.schema([(field.name, _sensible(field, texts[field.name], objects)) for field in found.schema])
 
     def batches(
-        self, schema: pa.Schema, rejects: Rejects | None, on_error: OnError, *, inferred: bool = False
+        self,
+        schema: pa.Schema,
+        rejects: Rejects | None = None,
+        on_error: OnError = "fail",
+        *,
+        inferred: bool = False,
+        absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """The columns of `schema`, each of exactly its type.
 
@@ -82,18 +90,17 @@ class JsonReader:
             InvalidInputError: The file is damaged, or a line is bad and nobody takes bad rows.
             SchemaError: A column has a type that JSON has no form for.
         """
-        check_types(schema)
+        # A line does not say which keys others have: what the caller knows to be absent is not looked for.
+        wanted = pa.schema([field for field in schema if field.name not in absent])
+        wanted = wanted or pa.schema([("", pa.string())])
+        check_types(wanted)
         with closing(self.source.chunks()) as chunks:
             blocks = split_blocks(chunks, line=1, cut=_cut, source=self.source.name)
-            parsed = parse_in_order(blocks, _Parser(schema, self.extra_columns).parse)
+            parsed = parse_in_order(blocks, _Parser(wanted, self.extra_columns).parse)
             with closing(parsed):
-                yield from deliver(
-                    parsed,
-                    source=self.source.name,
-                    rejects=rejects,
-                    on_error=on_error,
-                    hint=INFERRED_HINT if inferred else "",
-                )
+                hint = INFERRED_HINT if inferred else ""
+                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                    yield completed(batch, schema, absent)
 
 
 class _Parser:

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import types
 
-from blocks.errors import SchemaError, TypeLossError
+from blocks.columns import is_text
+from blocks.errors import TypeLossError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,11 +31,6 @@ DIRECTIVES = {
     "f": r"(?P<f>\d{1,9})",
     "z": r"(?P<z>Z|[-+]\d{2}:?\d{2})",
 }
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether it is one of Arrow's string types."""
-    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def is_time(kind: pa.DataType) -> bool:
@@ -213,18 +209,6 @@ def _number_fault(text: str, kind: pa.DataType) -> str:
         if decimals and len(decimals[0].rstrip("0")) > kind.scale
         else "is out of range"
     )
-
-
-def check_names(schema: pa.Schema) -> None:
-    """Nothing, where the columns can be told apart by name.
-
-    Raises:
-        SchemaError: There is no column, or two have the same name.
-    """
-    if not schema.names:
-        raise SchemaError("There is no column to read or write.")
-    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
-        raise SchemaError(f"These columns are there more than once: {', '.join(map(repr, twice))}. Rename them.")
 
 
 def check_values(field: pa.Field, values: pa.Array, form: str) -> None:

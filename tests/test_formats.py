@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blocks.columns import widened
 from blocks.csv_files import CsvReader
 from blocks.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.file_options import CsvOptions, ParquetOptions
-from blocks.formats import COMPRESSIONS, detect, extension, open_scan, open_writer, widened
+from blocks.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
 from blocks.scan import Rejects
 from blocks.text_files import TextSource
 
