@@ -148,11 +148,11 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     async def aread_path(self, path: str) -> bytes:
         """The object's content, awaitable. Prefect reads its results with it; it is never a task run."""
-        return await asyncio.to_thread(self.read_path, path, _sync=True)
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: b"".join(self._stream(path)))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """The key of the object that now holds `content`, awaitable. Prefect writes its results with it."""
-        return await asyncio.to_thread(self.write_path, path, content, _sync=True)
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self._upload(path, content).key)
 
     @operation
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> None:
@@ -484,6 +484,11 @@ class _Ranged(io.RawIOBase):
             view[self._at - start : self._at - start + len(chunk)] = chunk
             self._at += len(chunk)
         return self._at - start
+
+    def readall(self) -> bytes:
+        rest = b"".join(self._store._ranges(self._info, self._at, self._info.size))  # noqa: SLF001
+        self._at += len(rest)
+        return rest
 
 
 def join_key(folder: str, key: str) -> str:

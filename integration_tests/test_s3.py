@@ -364,7 +364,8 @@ def prefect_server() -> Iterator[None]:
 def test_results_of_flows_are_kept_in_a_store(kind: str, make_store: MakeStore, tmp_path: Path) -> None:
     """A task's result that one flow run stored is found and read by the next, which does not run the task again."""
     storage = make_store("results") if kind == "bucket" else LocalFiles(basepath=str(tmp_path / "results"))
-    storage.save(f"results-{uuid.uuid4().hex[:8]}")
+    name = f"results-{uuid.uuid4().hex[:8]}"
+    storage.save(name)
     ran: list[int] = []
 
     @task(
@@ -382,6 +383,7 @@ def test_results_of_flows_are_kept_in_a_store(kind: str, make_store: MakeStore, 
     assert len(storage.list_objects()) == 1
     assert pipeline() == {"rows": 42}
     assert ran == [1]
+    assert type(storage).load(name).list_objects() == storage.list_objects()
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -401,3 +403,41 @@ def test_operations_are_task_runs_in_a_flow(store: ObjectStore, tmp_path: Path) 
         return [*contents, into.getvalue(), files.read_path.submit("c").result()]
 
     assert pipeline() == [b"1", b"2", b"2", b"2", b"1"]
+
+
+# Roles
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[str]:
+    """The address of a stand-in for AWS's other services."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address=HOST, port=free_port(), verbose=False)
+    server.start()
+    yield f"http://{HOST}:{server._port}"
+    server.stop()
+
+
+def test_a_role_is_assumed_and_renewed(aws: str) -> None:
+    """A role's keys differ from the identity's own, and are taken anew when their time is nearly up."""
+    credentials = AwsCredentials(
+        aws_access_key_id="own",
+        aws_secret_access_key="own secret",
+        region_name="eu-central-1",
+        endpoint_url=aws,
+        assume_role_arn="arn:aws:iam::123456789012:role/loader",
+        assume_role_external_id="external",
+        assume_role_duration_s=900,  # botocore renews what has less than 15 minutes left: each time, here
+    )
+    first, second = credentials.frozen(), credentials.frozen()
+    assert "own" not in {first["access_key_id"], second["access_key_id"]}
+    assert first["token"]
+    assert first["access_key_id"] != second["access_key_id"]
+    assert "loader" in credentials.check()
+    bucket = S3Bucket(bucket_name="of-the-role", credentials=credentials)
+    bucket.get_client().create_bucket(
+        Bucket="of-the-role", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+    )
+    bucket.write_path("key", b"1")
+    assert bucket.read_path("key") == b"1"

@@ -119,8 +119,8 @@ class S3Server:
             self._process = None
 
     def close(self) -> None:
-        """Ends the server and removes its data."""
-        self.stop()
+        """Ends the server at once and removes its data."""
+        self.stop(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def client(self) -> Any:
