@@ -1,0 +1,420 @@
+"""Writes a table as files of a folder, Hive-style, all of it or nothing.
+
+Names carry the promise that the same write twice gives the same files. Parts are made as local temporary files and
+uploaded only after all data was read and its bad rows were found few enough; then what is stale is removed. A writer
+that dies leaves the old files, or some new ones beside them; the same write again completes it. A reader that comes
+between the uploads and the removal may see both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+import time
+import uuid
+from collections import Counter, OrderedDict
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote, unquote
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.optional import lazy
+from blocks.scan import Rejects, as_scan, empty_batch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from typing import BinaryIO
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from blocks.file_options import Compression, FileOptions, Format
+    from blocks.formats import Writer
+    from blocks.object_store import ObjectStore
+    from blocks.scan import Scan
+else:
+    pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
+
+WriteMode = Literal["overwrite", "replace_partition", "append"]
+
+NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
+"""The name of the partition of nulls; Hive's own."""
+
+SPLIT_BYTES = 64 * 2**20
+"""How much data is held to sort it into partitions."""
+
+OPEN_PARTS = 256
+"""With more partitions they take turns: the one that was not written for longest goes on in a further part."""
+
+UPLOADS_AT_ONCE = 4
+LISTED_ONE_BY_ONE = 16
+LONG_NAME = 120
+
+
+class WrittenFile(BaseModel):
+    """One file of a dataset."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: str
+    rows: int
+    bytes: int
+
+
+class WriteReport(BaseModel):
+    """What `write_table` did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    prefix: str = Field(description="The folder of the dataset.")
+    mode: WriteMode = Field(description="The write mode.")
+    load_id: str | None = Field(default=None, description="The identity of an append.")
+    files: tuple[WrittenFile, ...] = Field(description="The files that hold the data now.")
+    partitions: tuple[str, ...] = Field(default=(), description="The folders that were written, below the prefix.")
+    removed: int = Field(default=0, description="How many stale files were removed.")
+    rows_read: int = Field(description="Rows that came in.")
+    rows: int = Field(description="Rows that were written.")
+    rejected: dict[str, int] = Field(default_factory=dict, description="Refused rows by reason.")
+    quarantine: str | None = Field(default=None, description="The object that holds the refused rows.")
+    bytes: int = Field(description="Size of all files.")
+    seconds: float = Field(description="How long it took.")
+
+
+def write_table(
+    store: ObjectStore,
+    data: Any,
+    prefix: str,
+    *,
+    partition_by: Sequence[str] = (),
+    mode: WriteMode = "overwrite",
+    format: Format = "parquet",  # noqa: A002 (what everybody calls it)
+    compression: Compression | None = None,
+    options: FileOptions | None = None,
+    load_id: str | None = None,
+    max_file_bytes: int = 128 * 2**20,
+    max_rejected: float = 0.0,
+    quarantine: str | None = None,
+) -> WriteReport:
+    """A report of the dataset that was written below `prefix`.
+
+    Files are `<prefix>/<column>=<value>/part-0.parquet`. Without `partition_by` the folder itself is the partition.
+
+    * `overwrite`: the folder holds these rows and no others. No rows are one file without rows, which keeps the schema.
+    * `replace_partition`: the same for each partition that has rows in `data`; others are left alone.
+    * `append`: adds parts whose names carry the load_id, so that the same load twice is there once.
+
+    Args:
+        store: Where to.
+        data: A Scan, a frame, an Arrow table, or anything else with `__arrow_c_stream__`.
+        prefix: The folder.
+        partition_by: Columns that become folders.
+        mode: See above.
+        format: The files' format.
+        compression: The format's default where None: zstd for Parquet, none for the others.
+        options: ParquetOptions for Parquet, CsvOptions for CSV.
+        load_id: The identity of the write; a new one for an append where None.
+        max_file_bytes: A part that has reached this size is followed by another one.
+        max_rejected: The share of bad rows (0 to 1) that is allowed; they go to the quarantine.
+        quarantine: Name of the quarantine object in `<prefix>/_quarantine`; by default that of the load or partition.
+
+    Raises:
+        QualityError: More rows were refused; nothing was written.
+        SchemaError: A column of `partition_by` does not exist or cannot be a folder.
+        TypeLossError: The format has no form for a column.
+    """
+    started = time.monotonic()
+    folder = prefix.strip("/")
+    if not folder:
+        raise InvalidInputError("A dataset needs a folder of its own: pass its name as prefix.")
+    if mode == "append" and load_id is None:
+        load_id = uuid.uuid4().hex
+    source = as_scan(data)
+    rejects = Rejects()
+    name = _part_name(mode, load_id)
+    with tempfile.TemporaryDirectory(prefix="etl-") as temporary:
+        parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
+        with closing(parts):
+            rows = _fill(parts, source, rejects, list(partition_by))
+            if rows == 0 and mode == "overwrite":
+                parts.write("", empty_batch(source.schema))
+        rejects.check(accepted=rows, max_rejected=max_rejected)
+        files = _upload(store, parts)
+        partitions = sorted({part.partition for part in parts.done})
+        quarantined = f"{folder}/_quarantine/{quarantine or _quarantine_name(mode, load_id, partitions)}.jsonl"
+        kept = _quarantine(store, rejects, quarantined, Path(temporary))
+    stale = _stale(store, folder, mode, name, partitions)
+    removed = sorted(stale - {file.key for file in files})
+    if removed:
+        store._delete(removed)  # noqa: SLF001
+    return WriteReport(
+        prefix=folder,
+        mode=mode,
+        load_id=load_id,
+        files=files,
+        partitions=tuple(partition for partition in partitions if partition),
+        removed=len(removed),
+        rows_read=rows + rejects.total,
+        rows=rows,
+        rejected=dict(rejects.reasons),
+        quarantine=quarantined if kept else None,
+        bytes=sum(file.bytes for file in files),
+        seconds=round(time.monotonic() - started, 3),
+    )
+
+
+def data_keys(store: ObjectStore, folder: str) -> Iterator[str]:
+    """The keys below a folder, but for those that start with `_` or `.` or are in such a folder."""
+    start = len(folder) + 1 if folder else 0
+    for page in store._list(folder):  # noqa: SLF001
+        for info in page:
+            parts = info.key[start:].split("/")
+            if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
+                yield info.key
+
+
+def hive_values(key: str) -> dict[str, str | None]:
+    """The columns that the folders of a key stand for; None is null.
+
+    >>> hive_values("orders/date=2026-04-30/part-0.parquet")
+    {'date': '2026-04-30'}
+    """
+    pairs = [part.partition("=") for part in key.split("/")[:-1] if "=" in part]
+    return {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, _, value in pairs}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """What the files are."""
+
+    format: Format
+    compression: Compression | None
+    options: FileOptions | None
+
+    def open(self, file: BinaryIO, schema: pa.Schema) -> Writer:
+        from blocks.formats import open_writer
+
+        return open_writer(file, schema, format=self.format, compression=self.compression, options=self.options)
+
+    @property
+    def extension(self) -> str:
+        from blocks.formats import check_compression, extension
+
+        return extension(self.format, check_compression(self.format, self.compression))
+
+    @property
+    def content_type(self) -> str:
+        from blocks.formats import CONTENT_TYPES
+
+        return CONTENT_TYPES[self.format]
+
+
+@dataclass
+class _Part:
+    """A file of the dataset that is made locally."""
+
+    partition: str
+    key: str
+    path: Path
+    file: BinaryIO
+    writer: Writer
+    rows: int = 0
+
+
+class _Parts:
+    """The files that are made, some of them still open."""
+
+    def __init__(self, temporary: Path, folder: str, name: str, form: _Form, max_bytes: int) -> None:
+        self.temporary = temporary
+        self.folder = folder
+        self.name = name
+        self.form = form
+        self.max_bytes = max_bytes
+        self.done: list[_Part] = []
+        self._open: OrderedDict[str, _Part] = OrderedDict()
+        self._numbers: Counter[str] = Counter()
+
+    def write(self, partition: str, batch: pa.RecordBatch, *, flush: bool = False) -> None:
+        """Append rows to the partition's part; `flush` keeps none of them in memory."""
+        part = self._open.get(partition) or self._start(partition, batch.schema)
+        self._open.move_to_end(partition)
+        part.writer.write(batch)
+        part.rows += batch.num_rows
+        if flush:
+            part.writer.flush()
+        if part.file.tell() >= self.max_bytes:
+            self._finish(partition)
+        elif len(self._open) > OPEN_PARTS:
+            self._finish(next(iter(self._open)))
+
+    def close(self) -> None:
+        """Finish every part."""
+        while self._open:
+            self._finish(next(iter(self._open)))
+
+    def _start(self, partition: str, schema: pa.Schema) -> _Part:
+        number = self._numbers[partition]
+        self._numbers[partition] += 1
+        key = "/".join(filter(None, (self.folder, partition, f"{self.name}{number}{self.form.extension}")))
+        path = self.temporary / f"{len(self.done) + len(self._open)}"
+        file = path.open("wb")
+        try:
+            part = _Part(partition, key, path, file, self.form.open(file, schema))
+        except BaseException:
+            file.close()
+            raise
+        self._open[partition] = part
+        return part
+
+    def _finish(self, partition: str) -> None:
+        part = self._open.pop(partition)
+        with closing(part.file):
+            part.writer.close()
+        self.done.append(part)
+
+
+def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str]) -> int:
+    """How many rows were written into parts."""
+    from blocks.columns import fit
+
+    schema = source.schema
+    _check_partitions(schema, partition_by)
+    rows = size = 0
+    waiting: list[pa.RecordBatch] = []
+    with closing(source.batches(rejects)) as batches:  # type: ignore[type-var]
+        for batch in batches:
+            fitting = batch if batch.schema.equals(schema) else fit(batch, schema, source.source)
+            rows += fitting.num_rows
+            if not partition_by:
+                parts.write("", fitting)
+                continue
+            waiting.append(fitting)
+            size += fitting.nbytes
+            if size >= SPLIT_BYTES:
+                _split(parts, pa.Table.from_batches(waiting, schema), partition_by)
+                waiting, size = [], 0
+    if waiting:
+        _split(parts, pa.Table.from_batches(waiting, schema), partition_by)
+    return rows
+
+
+def _check_partitions(schema: pa.Schema, partition_by: list[str]) -> None:
+    from pyarrow import types
+
+    if missing := [name for name in partition_by if name not in schema.names]:
+        raise SchemaError(
+            f"There is no column {', '.join(map(repr, missing))} to partition by; "
+            f"the columns are {', '.join(map(repr, schema.names))}."
+        )
+    if partition_by and len(set(partition_by)) == len(schema.names):
+        raise SchemaError("Every column is in partition_by: no column is left for the files.")
+    for name in partition_by:
+        kind = schema.field(name).type
+        if types.is_floating(kind) or types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):
+            raise SchemaError(f"Column {name!r} of type {kind} cannot be a folder. Partition by text, integer or date.")
+
+
+def _split(parts: _Parts, table: pa.Table, partition_by: list[str]) -> None:
+    """Write each partition's rows, in their order."""
+    import numpy as np
+
+    codes = np.zeros(len(table), dtype=np.int64)
+    for name in partition_by:
+        encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
+        codes = np.unique(codes * len(encoded.dictionary) + encoded.indices.to_numpy(), return_inverse=True)[1]
+    first, counts = np.unique(codes, return_index=True, return_counts=True)[1:]
+    folders = _folders(table.select(partition_by).take(pa.array(first)))
+    rest = table.drop_columns(partition_by)
+    if len(first) == 1:
+        for batch in rest.to_batches():
+            parts.write(folders[0], batch)
+        return
+    ordered = rest.take(pa.array(np.argsort(codes, kind="stable"))).combine_chunks()
+    ends = np.cumsum(counts)
+    for folder, end, count in zip(folders, ends, counts, strict=True):
+        for batch in ordered.slice(end - count, count).to_batches():
+            parts.write(folder, batch, flush=True)
+
+
+def _folders(values: pa.Table) -> list[str]:
+    """The folder of each row of partition values: `date=2026-04-30/shop=K%C3%B6ln`."""
+    from pyarrow import types
+
+    columns = []
+    for field in values.schema:
+        column = values[field.name]
+        if types.is_timestamp(field.type) and field.type.tz is not None:
+            column = pc.cast(column, pa.timestamp(field.type.unit, "UTC"))
+        texts = pc.cast(column, pa.string()).to_pylist()
+        if NULL_PARTITION in texts:
+            raise TypeLossError(f"Column {field.name!r} holds the text that stands for null in folder names.")
+        columns.append(
+            [f"{quote(field.name)}={NULL_PARTITION if text is None else quote(text, safe='')}" for text in texts]
+        )
+    return ["/".join(parts) for parts in zip(*columns, strict=True)]
+
+
+def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
+    def upload(part: _Part) -> WrittenFile:
+        size = part.path.stat().st_size
+        store._upload(part.key, part.path, content_type=parts.form.content_type)  # noqa: SLF001
+        return WrittenFile(key=part.key, rows=part.rows, bytes=size)
+
+    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+        return tuple(pool.map(upload, sorted(parts.done, key=lambda part: part.partition)))
+
+
+def _quarantine(store: ObjectStore, rejects: Rejects, key: str, temporary: Path) -> bool:
+    """Whether there are refused rows; they are in `key` then, and nothing is there otherwise."""
+    if not rejects.total:
+        store._delete([key])  # noqa: SLF001
+        return False
+    path = temporary / "quarantine"
+    with path.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(rejects.json_lines())
+    store._upload(key, path, content_type="application/x-ndjson")  # noqa: SLF001
+    return True
+
+
+def _quarantine_name(mode: WriteMode, load_id: str | None, partitions: list[str]) -> str:
+    """What a second try of the same write finds again."""
+    if mode == "append" and load_id is not None:
+        return _file_name(load_id)
+    if mode == "replace_partition" and any(partitions):
+        return _file_name("+".join(partitions))
+    return "rows"
+
+
+def _part_name(mode: WriteMode, load_id: str | None) -> str:
+    return f"part-{_file_name(load_id)}-" if mode == "append" and load_id is not None else "part-"
+
+
+def _file_name(text: str) -> str:
+    """A name without slashes that no other text has.
+
+    >>> _file_name("2026-04-30/v1")
+    '2026-04-30%2Fv1'
+    """
+    name = quote(text, safe="=+")
+    return name if len(name) <= LONG_NAME else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _stale(store: ObjectStore, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
+    """The keys that this write replaces, those that it wrote itself included."""
+    if mode == "overwrite":
+        return set(data_keys(store, folder))
+    if mode == "append":
+        own = re.compile(rf"{re.escape(name)}\d+\.[^/]*")
+        return {key for key in data_keys(store, folder) if own.fullmatch(key.rpartition("/")[2])}
+    roots = [f"{folder}/{partition}" if partition else folder for partition in partitions]
+    if len(roots) <= LISTED_ONE_BY_ONE:
+        return {key for root in roots for key in data_keys(store, root)}
+    depth = folder.count("/") + partitions[0].count("/") + 2
+    wanted = set(roots)
+    return {key for key in data_keys(store, folder) if "/".join(key.split("/")[:depth]) in wanted}
