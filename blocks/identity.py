@@ -8,9 +8,12 @@ import threading
 import uuid
 from collections import Counter, OrderedDict
 from datetime import date
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.futures import PrefectFuture
+
+from blocks.scan import as_scan
 
 if TYPE_CHECKING:
     from blocks.scan import Scan
@@ -37,6 +40,18 @@ class _Calls:
             runs.append(task_run[0])
         self.count[identity, task_run] += 1
         return f"{runs.index(task_run[0])}.{self.count[identity, task_run]}"
+
+
+def with_load_id(arguments: dict[str, Any], target: str) -> dict[str, Any]:
+    """The arguments of a load with its identity fixed, so that every try has the same one.
+
+    Data that is the future of another task is not known yet; its load gets its identity when it starts.
+    """
+    data = arguments.get("data")
+    if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
+        return arguments
+    scan = as_scan(data)
+    return arguments | {"data": scan, "load_id": derive_load_id(target, arguments.get("mode", "append"), scan)}
 
 
 def derive_load_id(table: str, mode: str, scan: Scan) -> str:

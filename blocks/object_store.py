@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import errno
+import functools
 import io
 import os
 import uuid
@@ -39,14 +40,22 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.identity import with_load_id
 from blocks.operation import operation
 from blocks.retry import call_with_retry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
+    import pyarrow as pa
+    import pyarrow.compute as pc
     from _typeshed import WriteableBuffer
+
+    from blocks.columns import ExtraColumns
+    from blocks.dataset import Condition, WriteMode, WriteReport
+    from blocks.file_options import Compression, FileOptions, Format, OnError
+    from blocks.scan import Scan
 
     Source = bytes | Path | BinaryIO | Iterable[bytes]
     """What can be uploaded: bytes, a local file, an open file, or an iterable of chunks."""
@@ -341,6 +350,125 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             UnsupportedError: The store has no such URLs.
         """
         return self._presign(path, method, expires_in)
+
+    def scan(
+        self,
+        keys: str | Sequence[str],
+        *,
+        schema: pa.Schema | None = None,
+        format: Format | None = None,  # noqa: A002 (what everybody calls it)
+        compression: Compression | None = None,
+        options: FileOptions | None = None,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] | pc.Expression | None = None,
+        on_error: OnError = "fail",
+        extra_columns: ExtraColumns = "ignore",
+    ) -> Scan:
+        """The objects as one Scan; nothing is read, nor listed, before it is opened.
+
+        Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names
+        that start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
+
+        Args:
+            keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of those.
+            schema: Columns and exact types; a file that lacks one is an error, and a column that is not nullable has
+                to have a value. Without it the types are what the files say, the union by name of several.
+            format: What the files are, where their names do not say it: CSV, JSON Lines, Parquet or Arrow IPC.
+            compression: How they are compressed, where their names do not say it.
+            options: CsvOptions for CSV.
+            columns: Only these, in this order.
+            where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them, or
+                an Arrow expression. Partitions and row groups that it rules out are not read.
+            on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
+            extra_columns: What to do where a file has columns that `schema` lacks.
+        """
+        from blocks import dataset
+
+        return dataset.scan(
+            self,
+            keys,
+            schema=schema,
+            format=format,
+            compression=compression,
+            options=options,
+            columns=columns,
+            where=where,
+            on_error=on_error,
+            extra_columns=extra_columns,
+        )
+
+    @operation
+    def read_table(
+        self,
+        keys: str | Sequence[str],
+        *,
+        schema: pa.Schema | None = None,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] | pc.Expression | None = None,
+    ) -> pa.Table:
+        """The objects as one Arrow table in memory; see `scan`."""
+        return self.scan(keys, schema=schema, columns=columns, where=where).to_arrow()
+
+    @functools.partial(operation, prepare="_fix_load_id")
+    def write_table(
+        self,
+        data: Any,
+        prefix: str,
+        *,
+        partition_by: Sequence[str] = (),
+        mode: WriteMode = "overwrite",
+        format: Format = "parquet",  # noqa: A002 (what everybody calls it)
+        compression: Compression | None = None,
+        options: FileOptions | None = None,
+        load_id: str | None = None,
+        max_file_bytes: int = 128 * 2**20,
+        max_rejected: float = 0.1,
+    ) -> WriteReport:
+        """What was written: a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
+
+        Nothing is published before all of the data was read and checked; parts wait in temporary files until then.
+
+        Args:
+            data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
+            prefix: The folder.
+            partition_by: Columns that become folders.
+            mode: `overwrite`: the folder holds these rows and no others. `replace_partition`: the same for each
+                partition that has rows in the data. `append` adds parts whose names carry the load_id.
+            format: The files' format.
+            compression: The format's default where None: zstd for Parquet, none for the others.
+            options: ParquetOptions for Parquet, CsvOptions for CSV.
+            load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
+            max_file_bytes: A part that has reached this size is followed by another one.
+            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may refuse. They go to
+                `<prefix>/_quarantine/`, one JSON object a line.
+
+        Raises:
+            QualityError: Too many rows were refused; nothing was written.
+            SchemaError: A column of `partition_by` does not exist or cannot be a folder.
+            TypeLossError: The format has no form for a column.
+        """
+        from blocks import dataset
+
+        report = dataset.write_table(
+            self,
+            data,
+            prefix,
+            partition_by=partition_by,
+            mode=mode,
+            format=format,
+            compression=compression,
+            options=options,
+            load_id=load_id,
+            max_file_bytes=max_file_bytes,
+            max_rejected=max_rejected,
+        )
+        self.logger.info("%s", report)
+        return report
+
+    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("mode") != "append":  # the other modes name their files by partition
+            return arguments
+        return with_load_id(arguments, self.uri(arguments["prefix"]))
 
     # What a connector supplies
 

@@ -13,6 +13,8 @@ from blocks.errors import ThrottledError, TransientError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
     from tenacity import RetryCallState
 
 R = TypeVar("R")
@@ -42,6 +44,14 @@ class RetryPolicy(BaseModel):
 def is_transient(error: object) -> bool:
     """Whether trying again as it is can help."""
     return isinstance(error, TransientError)
+
+
+def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's form)
+    """Whether a failed task run is worth a retry: `@task(retries=3, retry_condition_fn=retry_if_transient)`.
+
+    A plain function, because Prefect never retries where it is given any other callable.
+    """
+    return is_transient(state.data)
 
 
 def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callable[[float], None] = time.sleep) -> R:

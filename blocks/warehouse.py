@@ -9,11 +9,10 @@ from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
-from prefect.futures import PrefectFuture
 
 from blocks.block import ConnectorBlock
 from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
-from blocks.identity import derive_load_id
+from blocks.identity import with_load_id
 from blocks.ledger import Ledger, find_report
 from blocks.loader import Loader, LoadRequest, plan_load
 from blocks.operation import instance_operation, operation
@@ -269,12 +268,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         return report
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        data = arguments.get("data")
-        if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
-            return arguments
-        scan = as_scan(data)
-        load_id = derive_load_id(self.uri(arguments["table"]), arguments.get("mode", "append"), scan)
-        return arguments | {"data": scan, "load_id": load_id}
+        return with_load_id(arguments, self.uri(arguments["table"]))
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """What the ledger says after the answer to COMMIT was lost."""
