@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from blocks.dataset_writer import WriteReport, data_keys, hive_values, write_table
+from blocks.dataset_writer import WriteMode, WriteReport, data_keys, hive_values, write_table
 from blocks.errors import InvalidInputError, NotFoundError, SchemaError
 from blocks.optional import lazy
 from blocks.scan import Scan
@@ -34,7 +34,7 @@ else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
-__all__ = ["WriteReport", "scan", "write_table"]
+__all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
 
 FILES_AT_ONCE = 8
 """How many files are looked at at a time to find out a schema."""

@@ -1,7 +1,8 @@
 """Writes a table as files of a folder, Hive-style, all of it or nothing.
 
 Names carry the promise that the same write twice gives the same files. Parts are made as local temporary files and
-uploaded only after all data was read and its bad rows were found few enough; then what is stale is removed. A writer
+uploaded only after all data was read and its bad rows were found few enough; then what is stale is removed. Memory is
+bounded; the disk for temporary files has to hold the parts, and partitioned data once more while it is sorted. A writer
 that dies leaves the old files, or some new ones beside them; the same write again completes it. A reader that comes
 between the uploads and the removal may see both.
 """
@@ -13,9 +14,8 @@ import re
 import tempfile
 import time
 import uuid
-from collections import Counter, OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -47,11 +47,8 @@ WriteMode = Literal["overwrite", "replace_partition", "append"]
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name of the partition of nulls; Hive's own."""
 
-SPLIT_BYTES = 64 * 2**20
-"""How much data is held to sort it into partitions."""
-
-OPEN_PARTS = 256
-"""With more partitions they take turns: the one that was not written for longest goes on in a further part."""
+SORT_BYTES = 64 * 2**20
+"""How much data is held to sort it by partition; it then waits on disk until all has come."""
 
 UPLOADS_AT_ONCE = 4
 LISTED_ONE_BY_ONE = 16
@@ -85,6 +82,18 @@ class WriteReport(BaseModel):
     quarantine: str | None = Field(default=None, description="The object that holds the refused rows.")
     bytes: int = Field(description="Size of all files.")
     seconds: float = Field(description="How long it took.")
+
+    def __str__(self) -> str:
+        text = (
+            f"{self.prefix}: {self.rows} of {self.rows_read} rows written by {self.mode} to {len(self.files)} files "
+            f"({self.bytes / 2**20:.1f} MiB) in {self.seconds:.2f} s"
+        )
+        if self.files:
+            text += f": {self.files[0].key}" + (" ..." if len(self.files) > 1 else "")
+        if self.rejected:
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.rejected.items())
+            text += f"; {self.rows_read - self.rows} quarantined in {self.quarantine} ({reasons})"
+        return text
 
 
 def write_table(
@@ -141,10 +150,9 @@ def write_table(
     with tempfile.TemporaryDirectory(prefix="etl-") as temporary:
         parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
-            rows = _fill(parts, source, rejects, list(partition_by))
+            rows = _fill(parts, source, rejects, list(partition_by), max_rejected)
             if rows == 0 and mode == "overwrite":
                 parts.write("", empty_batch(source.schema))
-        rejects.check(accepted=rows, max_rejected=max_rejected)
         files = _upload(store, parts)
         partitions = sorted({part.partition for part in parts.done})
         quarantined = f"{folder}/_quarantine/{quarantine or _quarantine_name(mode, load_id, partitions)}.jsonl"
@@ -228,7 +236,7 @@ class _Part:
 
 
 class _Parts:
-    """The files that are made, some of them still open."""
+    """The files that are made, one after the other."""
 
     def __init__(self, temporary: Path, folder: str, name: str, form: _Form, max_bytes: int) -> None:
         self.temporary = temporary
@@ -237,70 +245,115 @@ class _Parts:
         self.form = form
         self.max_bytes = max_bytes
         self.done: list[_Part] = []
-        self._open: OrderedDict[str, _Part] = OrderedDict()
-        self._numbers: Counter[str] = Counter()
+        self._open: _Part | None = None
+        self._number = 0
 
-    def write(self, partition: str, batch: pa.RecordBatch, *, flush: bool = False) -> None:
-        """Append rows to the partition's part; `flush` keeps none of them in memory."""
-        part = self._open.get(partition) or self._start(partition, batch.schema)
-        self._open.move_to_end(partition)
+    def write(self, partition: str, batch: pa.RecordBatch) -> None:
+        """Append rows to a partition; those of one partition come one after the other."""
+        if self._open is not None and self._open.partition != partition:
+            self.close()
+            self._number = 0
+        part = self._open = self._open or self._start(partition, batch.schema)
         part.writer.write(batch)
         part.rows += batch.num_rows
-        if flush:
-            part.writer.flush()
         if part.file.tell() >= self.max_bytes:
-            self._finish(partition)
-        elif len(self._open) > OPEN_PARTS:
-            self._finish(next(iter(self._open)))
+            self.close()
 
     def close(self) -> None:
-        """Finish every part."""
-        while self._open:
-            self._finish(next(iter(self._open)))
+        """Finish the open part."""
+        if part := self._open:
+            self._open = None
+            with closing(part.file):
+                part.writer.close()
+            self.done.append(part)
 
     def _start(self, partition: str, schema: pa.Schema) -> _Part:
-        number = self._numbers[partition]
-        self._numbers[partition] += 1
-        key = "/".join(filter(None, (self.folder, partition, f"{self.name}{number}{self.form.extension}")))
-        path = self.temporary / f"{len(self.done) + len(self._open)}"
+        key = "/".join(filter(None, (self.folder, partition, f"{self.name}{self._number}{self.form.extension}")))
+        self._number += 1
+        path = self.temporary / f"part-{len(self.done)}"
         file = path.open("wb")
         try:
-            part = _Part(partition, key, path, file, self.form.open(file, schema))
+            return _Part(partition, key, path, file, self.form.open(file, schema))
         except BaseException:
             file.close()
             raise
-        self._open[partition] = part
-        return part
-
-    def _finish(self, partition: str) -> None:
-        part = self._open.pop(partition)
-        with closing(part.file):
-            part.writer.close()
-        self.done.append(part)
 
 
-def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str]) -> int:
-    """How many rows were written into parts."""
+class _Sorter:
+    """Sorts rows by partition, in bounded memory: sorted pieces wait in a local file each."""
+
+    def __init__(self, temporary: Path, schema: pa.Schema, partition_by: list[str]) -> None:
+        self.temporary = temporary
+        self.schema = schema
+        self.partition_by = partition_by
+        self._waiting: list[pa.RecordBatch] = []
+        self._bytes = 0
+        self._files = 0
+        self._places: dict[str, list[tuple[int, int]]] = {}
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take more rows."""
+        self._waiting.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= SORT_BYTES:
+            self._spill()
+
+    def sorted(self) -> Iterator[tuple[str, pa.RecordBatch]]:
+        """Each partition's rows in the order in which they came, without the partition's columns."""
+        self._spill()
+        with ExitStack() as stack:
+            readers = [
+                pa.ipc.open_file(stack.enter_context(pa.memory_map(str(self._path(number)))))
+                for number in range(self._files)
+            ]
+            for partition in sorted(self._places):
+                for number, index in self._places[partition]:
+                    yield partition, readers[number].get_batch(index)
+
+    def _spill(self) -> None:
+        if not self._waiting:
+            return
+        table = pa.Table.from_batches(self._waiting, self.schema)
+        self._waiting, self._bytes = [], 0
+        rest = table.drop_columns(self.partition_by)
+        options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)
+        with pa.ipc.new_file(str(self._path(self._files)), rest.schema, options=options) as writer:
+            index = 0
+            for partition, part in _split(table.select(self.partition_by), rest):
+                for batch in part.to_batches():
+                    writer.write_batch(batch)
+                    self._places.setdefault(partition, []).append((self._files, index))
+                    index += 1
+        self._files += 1
+
+    def _path(self, number: int) -> Path:
+        return self.temporary / f"sorted-{number}"
+
+
+def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str], max_rejected: float) -> int:
+    """How many rows were written into parts.
+
+    Raises:
+        QualityError: Too many others were refused.
+    """
     from blocks.columns import fit
 
     schema = source.schema
     _check_partitions(schema, partition_by)
-    rows = size = 0
-    waiting: list[pa.RecordBatch] = []
+    sorter = _Sorter(parts.temporary, schema, partition_by) if partition_by else None
+    rows = 0
     with closing(source.batches(rejects)) as batches:  # type: ignore[type-var]
         for batch in batches:
             fitting = batch if batch.schema.equals(schema) else fit(batch, schema, source.source)
             rows += fitting.num_rows
-            if not partition_by:
+            if sorter is None:
                 parts.write("", fitting)
-                continue
-            waiting.append(fitting)
-            size += fitting.nbytes
-            if size >= SPLIT_BYTES:
-                _split(parts, pa.Table.from_batches(waiting, schema), partition_by)
-                waiting, size = [], 0
-    if waiting:
-        _split(parts, pa.Table.from_batches(waiting, schema), partition_by)
+            else:
+                sorter.add(fitting)
+    rejects.check(accepted=rows, max_rejected=max_rejected)
+    if sorter is not None:
+        for partition, batch in sorter.sorted():
+            parts.write(partition, batch)
     return rows
 
 
@@ -320,26 +373,22 @@ def _check_partitions(schema: pa.Schema, partition_by: list[str]) -> None:
             raise SchemaError(f"Column {name!r} of type {kind} cannot be a folder. Partition by text, integer or date.")
 
 
-def _split(parts: _Parts, table: pa.Table, partition_by: list[str]) -> None:
-    """Write each partition's rows, in their order."""
+def _split(values: pa.Table, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """The rows of `table` by the partition that `values` puts them into, each in their order."""
     import numpy as np
 
-    codes = np.zeros(len(table), dtype=np.int64)
-    for name in partition_by:
-        encoded = table[name].combine_chunks().dictionary_encode(null_encoding="encode")
+    codes = np.zeros(len(values), dtype=np.int64)
+    for column in values.columns:
+        encoded = column.combine_chunks().dictionary_encode(null_encoding="encode")
         codes = np.unique(codes * len(encoded.dictionary) + encoded.indices.to_numpy(), return_inverse=True)[1]
     first, counts = np.unique(codes, return_index=True, return_counts=True)[1:]
-    folders = _folders(table.select(partition_by).take(pa.array(first)))
-    rest = table.drop_columns(partition_by)
-    if len(first) == 1:
-        for batch in rest.to_batches():
-            parts.write(folders[0], batch)
+    folders = _folders(values.take(pa.array(first)))
+    if len(folders) == 1:
+        yield folders[0], table
         return
-    ordered = rest.take(pa.array(np.argsort(codes, kind="stable"))).combine_chunks()
-    ends = np.cumsum(counts)
-    for folder, end, count in zip(folders, ends, counts, strict=True):
-        for batch in ordered.slice(end - count, count).to_batches():
-            parts.write(folder, batch, flush=True)
+    ordered = table.take(pa.array(np.argsort(codes, kind="stable"))).combine_chunks()
+    for folder, end, count in zip(folders, np.cumsum(counts), counts, strict=True):
+        yield folder, ordered.slice(end - count, count)
 
 
 def _folders(values: pa.Table) -> list[str]:
@@ -367,7 +416,7 @@ def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
         return WrittenFile(key=part.key, rows=part.rows, bytes=size)
 
     with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
-        return tuple(pool.map(upload, sorted(parts.done, key=lambda part: part.partition)))
+        return tuple(pool.map(upload, parts.done))
 
 
 def _quarantine(store: ObjectStore, rejects: Rejects, key: str, temporary: Path) -> bool:

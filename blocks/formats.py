@@ -107,9 +107,6 @@ class Writer(Protocol):
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows."""
 
-    def flush(self) -> None:
-        """Write what waits in memory."""
-
     def close(self) -> None:
         """Finish the file; it is whole only then. The file object stays open."""
 
@@ -424,10 +421,9 @@ class ParquetWriter:
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._rows >= self.options.row_group_rows or self._bytes >= self.options.row_group_bytes:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
-        """Write what waits as row groups."""
+    def _flush(self) -> None:
         if self._writer is not None and not self._waiting:
             return
         table = pa.Table.from_batches(self._waiting, self.schema)
@@ -439,7 +435,7 @@ class ParquetWriter:
 
     def close(self) -> None:
         """Write what waits, and the footer."""
-        self.flush()
+        self._flush()
         cast("pq.ParquetWriter", self._writer).close()
 
     def _open(self, first: pa.Table) -> pq.ParquetWriter:
@@ -494,9 +490,6 @@ class IpcWriter:
         """Append the rows."""
         self._writer.write_batch(batch)
 
-    def flush(self) -> None:
-        """Nothing waits."""
-
     def close(self) -> None:
         """Write the end."""
         self._writer.close()
@@ -514,9 +507,6 @@ class CompressedWriter:
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows."""
         self._writer.write(batch)
-
-    def flush(self) -> None:
-        """Nothing waits."""
 
     def close(self) -> None:
         """Write what is left."""

@@ -178,19 +178,18 @@ def test_no_rows(store):
 def test_large_data_is_many_parts_in_order(store):
     """A part that is full is followed by the next; all parts read as what was written."""
     table = pa.table({"id": list(range(100_000))})
-    report = write_table(store, table.to_reader(5_000), "big", format="csv", compression="none", max_file_bytes=50_000)
+    report = write_table(store, table.to_reader(5_000), "big", format="csv", compression="none", max_file_bytes=20_000)
     assert len(report.files) > 10
     assert {file.key for file in report.files} == set(keys(store))
     assert scan(store, "big", schema=table.schema).to_arrow().equals(table)
 
 
-def test_more_partitions_than_open_files(store, monkeypatch):
-    """Partitions in any order take turns at a bounded number of open files; no row is lost."""
-    monkeypatch.setattr(dataset_writer, "OPEN_PARTS", 3)
-    monkeypatch.setattr(dataset_writer, "SPLIT_BYTES", 1_000)
+def test_unsorted_partitions_in_bounded_memory(store, monkeypatch):
+    """Rows of many partitions in any order, more than are held at a time, make one file for each."""
+    monkeypatch.setattr(dataset_writer, "SORT_BYTES", 1_000)
     table = pa.table({"id": list(range(600)), "part": [row * 7 % 10 for row in range(600)]})
     report = write_table(store, table.to_reader(50), "base", partition_by=["part"])
-    assert len(report.partitions) == 10
+    assert len(report.partitions) == len(report.files) == 10
     found = scan(store, "base").to_arrow().sort_by("id")
     assert found.select(["id", "part"]).equals(table)
 
