@@ -78,6 +78,9 @@ WORDS_HOLD_VALUES = {
 
 BATCH_ROWS = 65_536
 
+# DuckDB refuses to open a file that another thread of this process is just closing: opening and closing take turns.
+_doors: defaultdict[str, Any] = defaultdict(threading.Lock)
+
 # DuckDB has one writer: transactions of this process that write to one file take turns instead of failing.
 _writers: defaultdict[str, Any] = defaultdict(threading.RLock)
 
@@ -133,7 +136,8 @@ class DuckDB(Warehouse):
                 return self._cached("database", lambda: duckdb.connect(":memory:", config=config)).cursor()
             if not self.read_only:
                 Path(self.path).expanduser().parent.mkdir(parents=True, exist_ok=True)
-            return duckdb.connect(str(Path(self.path).expanduser()), read_only=self.read_only, config=config)
+            with _doors[self._file]:
+                return duckdb.connect(self._file, read_only=self.read_only, config=config)
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
 
@@ -141,7 +145,16 @@ class DuckDB(Warehouse):
         """The lock that a transaction of this process holds while it writes to this database."""
         if self.path == ":memory:":
             return self._cached("writer", threading.RLock)
-        return _writers[str(Path(self.path).expanduser().resolve())]
+        return _writers[self._file]
+
+    def close_client(self, client: Any) -> None:
+        """Close a client of `get_client`; the last one of this process closes the file."""
+        with _doors[self._file] if self.path != ":memory:" else contextlib.nullcontext():
+            client.close()
+
+    @property
+    def _file(self) -> str:
+        return str(Path(self.path).expanduser().resolve())
 
     def _connect(self) -> Session:
         return DuckDBSession(self)
@@ -313,8 +326,8 @@ class DuckDBSession(BulkSession):
             self._end()
 
     def close(self) -> None:
-        """Close the cursor, and with the last one of the process the file."""
-        self._connection.close()
+        """Close the connection, and with the last one of the process the file."""
+        self._block.close_client(self._connection)
 
     @staticmethod
     def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
