@@ -6,13 +6,14 @@ scan(store, "orders", where=[("date", ">=", "2026-04-30")])      # orders/date=2
 
 from __future__ import annotations
 
+import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
-from blocks.dataset_writer import WriteMode, WriteReport, data_keys, hive_values, write_table
+from blocks.dataset_writer import WriteMode, WriteReport, data_objects, hive_values, write_table
 from blocks.errors import InvalidInputError, NotFoundError, SchemaError
 from blocks.optional import lazy
 from blocks.scan import Scan
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from blocks.columns import ExtraColumns
     from blocks.file_options import Compression, FileOptions, Format, OnError
     from blocks.formats import Reader
-    from blocks.object_store import ObjectStore
+    from blocks.object_store import ObjectInfo, ObjectStore
     from blocks.scan import Rejects
 
     Condition = tuple[str, str, Any]
@@ -85,7 +86,7 @@ def scan(
         on_error=on_error,
         extra_columns=extra_columns,
     )
-    return Scan(lambda: dataset.schema, dataset.batches, source=dataset.source)
+    return Scan(lambda: dataset.schema, dataset.batches, source=dataset.source, fingerprint=dataset.fingerprint)
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,29 @@ class _Dataset:
         return f"{len(self.keys)} objects of {self.store.uri()}"
 
     @cached_property
-    def files(self) -> list[str]:
-        """The keys, in the order in which they are read."""
+    def objects(self) -> list[ObjectInfo | str]:
+        """What is read, in order: objects that were found, and keys that were given."""
         if isinstance(self.keys, str):
-            found = find_keys(self.store, self.keys)
+            found: list[ObjectInfo | str] = [*find_objects(self.store, self.keys)]
         else:
-            found = [key for item in self.keys for key in (find_keys(self.store, item) if _is_glob(item) else [item])]
+            found = [item for key in self.keys for item in (find_objects(self.store, key) if _is_glob(key) else [key])]
         if not found:
             raise NotFoundError(
-                f"There is nothing to read at {self.source}: no such object, and no data in that folder."
+                f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
             )
         return found
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The keys of what is read."""
+        return [item if isinstance(item, str) else item.key for item in self.objects]
+
+    def fingerprint(self) -> str:
+        """A digest of names and versions of the objects, and of what is read of them."""
+        infos = [self.store._head(item) if isinstance(item, str) else item for item in self.objects]  # noqa: SLF001
+        versions = [(info.key, info.size, info.etag) for info in infos]
+        text = repr((self.store.uri(), versions, self.columns, str(self.where)))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def full_schema(self) -> pa.Schema:
@@ -271,18 +284,19 @@ class _Dataset:
         return pa.field(field.name, common, known.nullable or field.nullable)
 
 
-def find_keys(store: ObjectStore, name: str) -> list[str]:
-    """The keys that a key, a folder or a glob stands for, in reading order; none where there is nothing."""
+def find_objects(store: ObjectStore, name: str) -> list[ObjectInfo]:
+    """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
     if _is_glob(name):
         folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
         pattern = re.compile(_glob_regex(name))
-        return sorted((key for key in data_keys(store, folder) if pattern.fullmatch(key)), key=_natural)
+        found = (info for info in data_objects(store, folder) if pattern.fullmatch(info.key))
+        return sorted(found, key=_natural)
     if name and not name.endswith("/"):
         try:
-            return [store._head(name).key]  # noqa: SLF001
+            return [store._head(name)]  # noqa: SLF001
         except NotFoundError:
             pass
-    return sorted(data_keys(store, name.rstrip("/")), key=_natural)
+    return sorted(data_objects(store, name.rstrip("/")), key=_natural)
 
 
 def _is_glob(name: str) -> bool:
@@ -300,9 +314,10 @@ def _glob_regex(name: str) -> str:
     return "".join(marks.get(part) or (part if index % 2 else re.escape(part)) for index, part in enumerate(parts))
 
 
-def _natural(key: str) -> list[tuple[int, int, str]]:
+def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:
     """What sorts part-2 before part-10."""
-    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in re.split(r"([0-9]+)", key) if part]
+    parts = re.split(r"([0-9]+)", info.key)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _folder_type(values: Iterable[str | None]) -> pa.DataType:

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from blocks.file_options import Compression, FileOptions, Format
     from blocks.formats import Writer
-    from blocks.object_store import ObjectStore
+    from blocks.object_store import ObjectInfo, ObjectStore
     from blocks.scan import Scan
 else:
     pa = lazy("pyarrow")
@@ -177,14 +177,14 @@ def write_table(
     )
 
 
-def data_keys(store: ObjectStore, folder: str) -> Iterator[str]:
-    """The keys below a folder, but for those that start with `_` or `.` or are in such a folder."""
+def data_objects(store: ObjectStore, folder: str) -> Iterator[ObjectInfo]:
+    """The objects below a folder, but for those that start with `_` or `.` or are in such a folder."""
     start = len(folder) + 1 if folder else 0
     for page in store._list(folder):  # noqa: SLF001
         for info in page:
             parts = info.key[start:].split("/")
             if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
-                yield info.key
+                yield info
 
 
 def hive_values(key: str) -> dict[str, str | None]:
@@ -303,7 +303,7 @@ class _Sorter:
         self._spill()
         with ExitStack() as stack:
             readers = [
-                pa.ipc.open_file(stack.enter_context(pa.memory_map(str(self._path(number)))))
+                pa.ipc.open_file(stack.enter_context(pa.OSFile(str(self._path(number)))))
                 for number in range(self._files)
             ]
             for partition in sorted(self._places):
@@ -316,7 +316,7 @@ class _Sorter:
         table = pa.Table.from_batches(self._waiting, self.schema)
         self._waiting, self._bytes = [], 0
         rest = table.drop_columns(self.partition_by)
-        options = pa.ipc.IpcWriteOptions(compression="lz4", unify_dictionaries=True)
+        options = pa.ipc.IpcWriteOptions(unify_dictionaries=True)
         with pa.ipc.new_file(str(self._path(self._files)), rest.schema, options=options) as writer:
             index = 0
             for partition, part in _split(table.select(self.partition_by), rest):
@@ -457,13 +457,17 @@ def _file_name(text: str) -> str:
 def _stale(store: ObjectStore, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
     """The keys that this write replaces, those that it wrote itself included."""
     if mode == "overwrite":
-        return set(data_keys(store, folder))
+        return _keys(store, folder)
     if mode == "append":
         own = re.compile(rf"{re.escape(name)}\d+\.[^/]*")
-        return {key for key in data_keys(store, folder) if own.fullmatch(key.rpartition("/")[2])}
+        return {key for key in _keys(store, folder) if own.fullmatch(key.rpartition("/")[2])}
     roots = [f"{folder}/{partition}" if partition else folder for partition in partitions]
     if len(roots) <= LISTED_ONE_BY_ONE:
-        return {key for root in roots for key in data_keys(store, root)}
+        return set().union(*(_keys(store, root) for root in roots))
     depth = folder.count("/") + partitions[0].count("/") + 2
     wanted = set(roots)
-    return {key for key in data_keys(store, folder) if "/".join(key.split("/")[:depth]) in wanted}
+    return {key for key in _keys(store, folder) if "/".join(key.split("/")[:depth]) in wanted}
+
+
+def _keys(store: ObjectStore, folder: str) -> set[str]:
+    return {info.key for info in data_objects(store, folder)}

@@ -280,6 +280,17 @@ def test_a_scan_touches_nothing_before_it_is_opened(store):
         found.to_arrow()
 
 
+def test_a_scan_is_told_apart_by_what_it_reads(store):
+    """The same objects in the same version are the same data; a corrected file is other data."""
+    put(store, raw__a_csv=b"id\n1\n", raw__b_csv=b"id\n2\n")
+    for what in ("raw", ["raw/a.csv"], "raw/*.csv"):
+        before = scan(store, what).fingerprint()
+        assert before == scan(store, what).fingerprint()
+        assert before != scan(store, what, where=[("id", "=", 1)]).fingerprint()
+        put(store, raw__a_csv=b"id\n3\n")
+        assert before != scan(store, what).fingerprint()
+
+
 @pytest.mark.parametrize(
     ("what", "expected"),
     [
