@@ -32,7 +32,7 @@ from blocks.columns import NOTHING, check_names, completed, is_text, listed, pre
 from blocks.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.file_options import CsvOptions
 from blocks.text_files import BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
-from blocks.text_values import caster, check_values, convert, is_time
+from blocks.text_values import applicable, caster, check_values, convert
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping
@@ -103,7 +103,7 @@ class CsvReader:
             InvalidInputError: The file is empty, damaged or no CSV file, or a row is bad and nobody takes bad rows.
             SchemaError: The file lacks a column.
         """
-        check_types(schema, self.options)
+        check_types(schema)
         with closing(self.source.chunks()) as chunks:
             head = next(chunks, b"")
             names, start, line = self._header(head, schema)
@@ -227,11 +227,7 @@ class _Parser:
         self.schema = schema
         options = reader.options
         self.casts = {
-            field.name: caster(
-                field.type,
-                formats=options.timestamp_formats if is_time(field.type) else (),
-                decimal_point=options.decimal_point,
-            )
+            field.name: caster(field.type, formats=options.timestamp_formats, decimal_point=options.decimal_point)
             for field in schema
         }
         self.native = {field.name for field in schema if reads_natively(field.type, options)}
@@ -415,7 +411,7 @@ class CsvWriter:
     """
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, options: CsvOptions) -> None:
-        check_types(schema, options)
+        check_types(schema)
         if options != CsvOptions(delimiter=options.delimiter, header=options.header):
             raise InvalidInputError(
                 "CSV is written in UTF-8 with double quotes; of CsvOptions only delimiter and header can be chosen."
@@ -443,12 +439,12 @@ class CsvWriter:
         self._writer.close()
 
 
-def check_types(schema: pa.Schema, options: CsvOptions) -> None:
+def check_types(schema: pa.Schema) -> None:
     """Nothing, where every column has a form in CSV.
 
     Raises:
         TypeLossError: A type has none.
-        SchemaError: There is no column, or two have one name, or a format leaves out the time zone of a column.
+        SchemaError: There is no column, or two have one name.
     """
     check_names(schema)
     for field in schema:
@@ -459,18 +455,11 @@ def check_types(schema: pa.Schema, options: CsvOptions) -> None:
             raise TypeLossError(
                 f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
             )
-        if types.is_timestamp(kind) and options.timestamp_formats:
-            for text in options.timestamp_formats:
-                if ("%z" in text) != (kind.tz is not None):
-                    raise SchemaError(
-                        f"Column {field.name!r} is {kind}, and the timestamp format {text!r} has "
-                        f"{'a' if '%z' in text else 'no'} time zone (%z). Change one of them."
-                    )
 
 
 def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
     """Whether Arrow's CSV reader makes this type itself."""
-    if is_time(kind) and options.timestamp_formats:
+    if applicable(kind, options.timestamp_formats):
         return False
     if types.is_dictionary(kind):
         return bool(types.is_string(kind.value_type) and types.is_int32(kind.index_type))

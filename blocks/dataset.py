@@ -257,7 +257,7 @@ class _Dataset:
         return values
 
     def _reader(self, key: str, where: tuple[pc.Expression, pa.Schema] | None = None) -> Reader:
-        from blocks.formats import detect, open_reader
+        from blocks.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
         return open_reader(
@@ -265,7 +265,7 @@ class _Dataset:
             source=self.store.uri(key),
             format=form,
             compression=compression,
-            options=self.options,
+            options=self.options or default_options(key),
             extra_columns=self.extra_columns,
             where=where,
         )

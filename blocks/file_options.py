@@ -11,6 +11,7 @@ Compression = Literal["none", "gzip", "zstd", "snappy"]
 OnError = Literal["fail", "quarantine"]
 
 TIME_DIRECTIVES = "YmdHMSfz"
+WITHIN = {"M": "H", "S": "M", "f": "S", "z": "H"}
 
 
 class CsvOptions(BaseModel):
@@ -34,7 +35,8 @@ class CsvOptions(BaseModel):
     skip_lines: int = Field(default=0, ge=0, description="Lines before the header or the first row.")
     timestamp_formats: tuple[str, ...] = Field(
         default=(),
-        description="Formats of dates and timestamps, of %Y %m %d %H %M %S %f %z; ISO 8601 where none is given.",
+        description="Formats of dates and timestamps, of %Y %m %d %H %M %S %f %z. A column takes those that fit its "
+        "type: %H only for timestamps, %z exactly for those with a time zone; ISO 8601 where there is none.",
     )
 
     @field_validator("delimiter", "quote", "escape")
@@ -51,8 +53,10 @@ class CsvOptions(BaseModel):
             used = [after[:1] for after in text.split("%")[1:]]
             if any(directive not in TIME_DIRECTIVES or not directive for directive in used):
                 raise ValueError(f"{text!r} may use %Y %m %d %H %M %S %f %z only")
-            if any(used.count(directive) != 1 for directive in "Ymd"):
-                raise ValueError(f"{text!r} must hold %Y, %m and %d, each once")
+            if any(used.count(directive) != 1 for directive in "Ymd") or len(set(used)) < len(used):
+                raise ValueError(f"{text!r} must hold %Y, %m and %d, and nothing twice")
+            if any(part in used and whole not in used for part, whole in WITHIN.items()):
+                raise ValueError(f"{text!r} has a part of a time without the larger one")
         return value
 
 

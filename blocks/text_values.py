@@ -38,6 +38,15 @@ def is_time(kind: pa.DataType) -> bool:
     return bool(types.is_date(kind) or types.is_timestamp(kind))
 
 
+def applicable(kind: pa.DataType, formats: Sequence[str]) -> list[str]:
+    """The formats that a column of this type takes: %H only for timestamps, %z exactly for those with a time zone."""
+    if types.is_date(kind):
+        return [text for text in formats if "%H" not in text]
+    if types.is_timestamp(kind):
+        return [text for text in formats if ("%z" in text) == (kind.tz is not None)]
+    return []
+
+
 def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str = ".") -> Cast:
     """A function from a string array to an array of `kind`, with the rules of Arrow's CSV reader.
 
@@ -50,8 +59,8 @@ def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str
         return lambda values: _times(values, kind)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
         return lambda values: _valid(pc.cast(_trimmed(_pointed(values, decimal_point)), kind))
-    if is_time(kind) and formats:
-        return lambda values: pc.cast(iso(values, formats), kind)
+    if own := applicable(kind, formats):
+        return lambda values: pc.cast(iso(values, own), kind)
     if types.is_date(kind):
         return lambda values: pc.cast(_trimmed(values), kind)
     return lambda values: pc.cast(values, kind)

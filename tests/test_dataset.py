@@ -404,6 +404,8 @@ def test_options_reach_the_files(store):
     options = CsvOptions(delimiter="|", decimal_point=",")
     found = scan(store, "raw/orders.txt", schema=SCHEMA, format="csv", options=options)
     assert str(found.to_arrow()["amount"].to_pylist()) == "[Decimal('2.50')]"
+    store._upload("tabs/orders.tsv", b"id\tamount\n1\t2.50\n")
+    assert scan(store, "tabs", schema=SCHEMA).to_arrow() == found.to_arrow()
     with pytest.raises(InvalidInputError, match=r"'orders.txt' does not say its format"):
         scan(store, "raw").to_arrow()
 

@@ -449,28 +449,28 @@ def test_escapes():
 
 
 def test_timestamp_formats():
-    """Dates in other formats are read exactly; 30 February is bad, and not 2 March."""
+    """Dates in other formats are read exactly, each column by the formats of its kind; 30 February is bad."""
     schema = pa.schema([("day", pa.date32()), ("at", pa.timestamp("us", "UTC"))])
-    scan = read(
-        b"day,at\n30.4.2026,30.04.2026 01:02:03.5 +0200\n30.2.2026,30.04.2026 01:02:03 +0200\n",
-        "csv",
-        schema,
-        options=CsvOptions(timestamp_formats=("%d.%m.%Y %H:%M:%S.%f %z", "%d.%m.%Y %H:%M:%S %z")),
-        on_error="quarantine",
+    content = (
+        b"day,at\n"
+        b"30.4.2026,30.04.2026 01:02:03.5 +0200\n"
+        b"30.2.2026,30.04.2026 01:02:03 +0200\n"
+        b"2026-04-30,30.04.2026 01:02:03\n"
+        b"1.4.2026,30.04.2026 01:02:60 Z\n"
     )
-    assert refused(scan)[0] == []
-    naive = pa.schema([("day", pa.date32())])
-    rows, bad = refused(
-        read(
-            b"day,x\n30.4.2026,\n30.2.2026,\n",
-            "csv",
-            naive,
-            options=CsvOptions(timestamp_formats=("%d.%m.%Y",)),
-            on_error="quarantine",
-        )
-    )
-    assert rows == [{"day": dt.date(2026, 4, 30)}]
-    assert bad[0]["reason"] == "day is not a date"
+    formats = ("%d.%m.%Y", "%d.%m.%Y %H:%M:%S.%f %z", "%d.%m.%Y %H:%M:%S %z")
+    options = CsvOptions(timestamp_formats=formats)
+    rows, bad = refused(read(content, "csv", schema, options=options, on_error="quarantine"))
+    at = dt.datetime(2026, 4, 29, 23, 2, 3, 500_000, tzinfo=dt.UTC)
+    assert rows == [{"day": dt.date(2026, 4, 30), "at": at}]
+    assert [row["reason"] for row in bad] == ["day is not a date", "day is not a date", "at is not a timestamp"]
+
+
+@pytest.mark.parametrize("text", ["%d.%m.%y", "%Y-%m", "%Y-%m-%d %d", "%Y-%m-%d %M", "%Y-%m-%d %H:%S", "%Y-%m-%d %"])
+def test_formats_that_lose_something_are_refused(text):
+    """A format has to say the whole date, and no part of a time without the larger one."""
+    with pytest.raises(ValueError, match="timestamp_formats"):
+        CsvOptions(timestamp_formats=(text,))
 
 
 def test_types_are_inferred_with_sense():
