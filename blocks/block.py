@@ -45,6 +45,16 @@ class ConnectorBlock(Block, ABC):
     _live: dict[str, Any] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
 
+    @classmethod
+    def __dispatch_key__(cls) -> str | None:
+        # Prefect would build the JSON schema of our abstract classes too, at the import of every connector.
+        return super().__dispatch_key__() if cls._block_type_slug else f"abstract {cls.__qualname__}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # its fields can be assigned, so it cannot be a key
+
     @model_validator(mode="before")
     @classmethod
     def _name_unknown_fields(cls, values: Any) -> Any:
