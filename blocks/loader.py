@@ -20,7 +20,14 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow_types import cast_batch
-from blocks.errors import InvalidInputError, NotFoundError, TerminalError, TypeLossError
+from blocks.errors import (
+    AlreadyExistsError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    TypeLossError,
+)
 from blocks.ledger import QUARANTINE, Ledger, quarantine_schema
 from blocks.load import LoadPlan, LoadReport, Mode, OnNewColumns
 from blocks.optional import lazy
@@ -86,8 +93,7 @@ class Loader:
                 self._check_staged_keys(plan)
             with session.transaction():
                 self._ledger.claim(session, self._load_id, plan, started)
-                for statement in plan.ddl:
-                    session.execute(statement)
+                self._shape(plan)
                 if direct:
                     self._ingest(plan.table, planned, tick)
                     changes = {"inserted": self._rows}
@@ -127,6 +133,13 @@ class Loader:
                 f"{self._uri}: {losses}. Cast the data or change the column, or name the column in allow_loss to "
                 "accept it."
             )
+
+    def _shape(self, plan: LoadPlan) -> None:
+        for statement in plan.ddl:
+            try:
+                self._session.execute(statement)
+            except AlreadyExistsError as error:
+                raise TransientError(f"Another loader changed {self._uri} at the same time: {error}") from None
 
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""

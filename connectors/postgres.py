@@ -51,6 +51,7 @@ ERRORS: dict[str, type[ConnectorError]] = {
     "40003": errors.AmbiguousError,
     "42*": errors.InvalidInputError,
     "42501": errors.AccessDeniedError,
+    "42701": errors.AlreadyExistsError,
     "42703": errors.NotFoundError,
     "42704": errors.NotFoundError,
     "42710": errors.AlreadyExistsError,
