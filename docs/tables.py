@@ -1,0 +1,227 @@
+"""Writes what the documentation says about the code, from the code: `python docs/tables.py`, or `--check` that it is fresh.
+
+* README.md: the table of blocks, from the modules that pyproject.toml registers and its extras.
+* docs/errors.md: the error tree, from `blocks.errors`.
+* docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects. That values come back in
+  exactly these types is proven on real servers by `tests/contracts/warehouse.py`.
+"""
+# ruff: noqa: INP001, T201 (a script)
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from blocks import errors  # noqa: E402
+from blocks.arrow_types import type_loss  # noqa: E402
+from blocks.block import ConnectorBlock  # noqa: E402
+from blocks.errors import TypeLossError  # noqa: E402
+from blocks.warehouse import Warehouse  # noqa: E402
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from blocks.sql import Dialect
+
+TYPES: tuple[pa.DataType, ...] = (
+    pa.bool_(),
+    pa.int8(),
+    pa.int16(),
+    pa.int32(),
+    pa.int64(),
+    pa.uint8(),
+    pa.uint16(),
+    pa.uint32(),
+    pa.uint64(),
+    pa.float16(),
+    pa.float32(),
+    pa.float64(),
+    pa.decimal128(12, 2),
+    pa.decimal128(38, 9),
+    pa.decimal256(50, 10),
+    pa.string(),
+    pa.large_string(),
+    pa.string_view(),
+    pa.dictionary(pa.int32(), pa.string()),
+    pa.binary(),
+    pa.large_binary(),
+    pa.binary(16),
+    pa.date32(),
+    pa.date64(),
+    pa.timestamp("s"),
+    pa.timestamp("ms"),
+    pa.timestamp("us"),
+    pa.timestamp("ns"),
+    pa.timestamp("us", "UTC"),
+    pa.timestamp("us", "Europe/Berlin"),
+    pa.timestamp("ns", "UTC"),
+    pa.time32("s"),
+    pa.time64("us"),
+    pa.time64("ns"),
+    pa.duration("us"),
+    pa.duration("ns"),
+    pa.month_day_nano_interval(),
+    pa.json_(),
+    pa.uuid(),
+    pa.null(),
+    pa.list_(pa.int64()),
+    pa.large_list(pa.string()),
+    pa.list_(pa.list_(pa.int64())),
+    pa.struct({"a": pa.int64()}),
+    pa.map_(pa.string(), pa.int64()),
+)
+
+
+def project() -> dict[str, object]:
+    """The `[project]` table of pyproject.toml."""
+    table: dict[str, object] = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return table
+
+
+def block_types() -> list[type[ConnectorBlock]]:
+    """The block types that the registered modules define, in the order of pyproject.toml and of the files."""
+    found = []
+    for name in project()["entry-points"]["prefect.collections"].values():  # type: ignore[index]
+        module = importlib.import_module(name)
+        classes = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == name]
+        found += [each for each in classes if issubclass(each, ConnectorBlock) and not inspect.isabstract(each)]
+    return found
+
+
+def extra_of(block: type[ConnectorBlock]) -> str | None:
+    """The extra that brings the block's driver, None where none is needed."""
+    extras: Iterable[str] = project()["optional-dependencies"]  # type: ignore[assignment]
+    named = re.findall(r'extra="([\w-]+)"', inspect.getsource(block))
+    return next((extra for extra in named if extra in extras), None)
+
+
+def first_sentence(block: type[ConnectorBlock]) -> str:
+    """What the block is, in the words of its docstring."""
+    return (inspect.getdoc(block) or "").partition("\n")[0]
+
+
+def blocks_table() -> str:
+    """README's table of blocks."""
+    rows = [["Block", "Saved as", "Extra", "What it is"]]
+    for block in block_types():
+        extra = extra_of(block)
+        rows.append(
+            [
+                f"`{block.__module__}.{block.__name__}`",
+                f"`{block.get_block_type_slug()}`",
+                f"`{extra}`" if extra else "none",
+                first_sentence(block),
+            ]
+        )
+    return table(rows)
+
+
+def error_tree() -> str:
+    """The tree of `blocks.errors`, as its docstring draws it."""
+    lines = (inspect.getdoc(errors) or "").splitlines()
+    tree = [line[4:] for line in lines if line.startswith("    ")]
+    return "\n".join(["```text", *tree, "```"])
+
+
+def types_page() -> str:
+    """docs/types.md."""
+    parts = [
+        "# What becomes of a type",
+        "<!-- Written by docs/tables.py. -->",
+        "A column of a new table gets the type that holds every value of the Arrow type, and is read back as the Arrow "
+        "type in the third column. Where there is no such type the load is refused and says so: nothing is rounded, "
+        "cut or turned into text in silence. For a table that exists already, its own types count: "
+        "[loading.md](loading.md#types).",
+    ]
+    for block in block_types():
+        if issubclass(block, Warehouse):
+            parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
+    return "\n\n".join(parts) + "\n"
+
+
+def types_table(dialect: Dialect) -> str:
+    """What becomes of every Arrow type in one warehouse."""
+    rows = [["Arrow type", "Column", "Read back as", "Lost"]]
+    for kind in TYPES:
+        try:
+            column = dialect.column("x", kind)
+        except TypeLossError as error:
+            rows.append([f"`{spelt(kind)}`", "refused", "", str(error)])
+        else:
+            rows.append([f"`{spelt(kind)}`", f"`{column.sql_type}`", f"`{spelt(column.arrow_type)}`", lost(kind, column.arrow_type)])
+    return table(rows)
+
+
+def lost(kind: pa.DataType, stored: pa.DataType) -> str:
+    """What is lost on the way, in a few words."""
+    if loss := type_loss(kind, stored):
+        return loss
+    if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
+        return "the name of the zone; the instant is kept"
+    return "nothing"
+
+
+def spelt(kind: pa.DataType) -> str:
+    """The type as pyarrow spells it, but for what it spells at length."""
+    if pa.types.is_dictionary(kind):
+        return f"dictionary<{kind.value_type}>"
+    text = re.sub(r"extension<arrow\.(\w+)>", r"\1", str(kind))
+    return re.sub(r"<(item|l): ", "<", text)
+
+
+def table(rows: list[list[str]]) -> str:
+    """A Markdown table; the first row is its head."""
+    head, *body = rows
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines)
+
+
+def between(text: str, name: str, content: str) -> str:
+    """The text with `content` between its markers of that name."""
+    start, end = f"<!-- {name}: written by docs/tables.py -->", f"<!-- end of {name} -->"
+    before, found, rest = text.partition(start)
+    if not found or end not in rest:
+        raise SystemExit(f"The markers of {name!r} are missing.")
+    return f"{before}{start}\n{content}\n{end}{rest.partition(end)[2]}"
+
+
+def pages() -> Iterator[tuple[Path, str]]:
+    """Each file that is written, and what has to be in it."""
+    readme, guide = ROOT / "README.md", ROOT / "docs" / "errors.md"
+    yield readme, between(readme.read_text("utf-8"), "blocks", blocks_table())
+    yield guide, between(guide.read_text("utf-8"), "errors", error_tree())
+    yield ROOT / "docs" / "types.md", types_page()
+
+
+def stale() -> list[str]:
+    """The files that do not hold what they should."""
+    return [
+        file.relative_to(ROOT).as_posix()
+        for file, text in pages()
+        if not file.exists() or file.read_text("utf-8") != text
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """0, or 1 where something is stale and `--check` was asked."""
+    if arguments == ["--check"]:
+        for name in stale():
+            print(f"{name} is stale. Run: python docs/tables.py", file=sys.stderr)
+        return 1 if stale() else 0
+    for file, text in list(pages()):
+        file.write_text(text, "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,120 @@
+"""The API as users write it. Never run: `mypy` checks that each expression has the type that is asserted here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, assert_type
+
+from prefect import flow
+from prefect.futures import PrefectFuture, PrefectFutureList
+
+from blocks import (
+    AwsCredentials,
+    LoadPlan,
+    LoadReport,
+    ObjectInfo,
+    ObjectStore,
+    Scan,
+    Warehouse,
+    WriteReport,
+    resolve,
+)
+from connectors.duckdb import DuckDB
+from connectors.local import LocalFiles
+from connectors.postgres import Postgres
+from connectors.s3 import S3Bucket
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+Row = tuple[Any, ...]
+
+
+def construct() -> None:
+    """Blocks are built with the field names of Prefect's own collections."""
+    credentials = AwsCredentials(region_name="eu-central-1", assume_role_arn="arn:aws:iam::1:role/loader")
+    S3Bucket(bucket_name="raw", credentials=credentials, bucket_folder="orders")
+    Postgres(host="db.example.com", database="shop", username="loader", ssl_mode="verify-full")
+    LocalFiles(basepath="lake")
+    DuckDB(path="warehouse.duckdb", memory_limit="2GB")
+
+
+def saved() -> None:
+    """A saved block has its class; `resolve` takes a block or a name, and gives what was asked for."""
+    assert_type(S3Bucket.load("raw"), S3Bucket)
+    assert_type(resolve("etl-s3-bucket/raw", ObjectStore), ObjectStore)
+    assert_type(resolve(DuckDB(), Warehouse), Warehouse)
+
+
+def saved_warehouse() -> None:
+    """`load` on the class loads a saved block, on an instance it loads data."""
+    warehouse: Postgres = Postgres.load("prod")
+    assert_type(warehouse.load([{"a": 1}], "t"), LoadReport)
+
+
+def objects(bucket: S3Bucket, other: LocalFiles) -> None:
+    """Operations of object stores are called like the methods that they are."""
+    assert_type(bucket.read_path("a.csv"), bytes)
+    assert_type(bucket.write_path("a.csv", b"", if_absent=True), str)
+    assert_type(bucket.head_object("a.csv"), ObjectInfo)
+    assert_type(bucket.exists("a.csv"), bool)
+    assert_type(bucket.list_objects("orders"), list[dict[str, Any]])
+    assert_type(bucket.stream_from(other, "a.csv"), str)
+    assert_type(bucket.check(), str)
+
+
+def scans(bucket: ObjectStore, schema: pa.Schema) -> None:
+    """A scan is plain data: it is derived, read, or handed on."""
+    orders = bucket.scan("orders/*.csv", schema=schema, on_error="quarantine")
+    assert_type(orders, Scan)
+    assert_type(orders.map_batches(lambda batch: batch.slice(1)).select(["a"]), Scan)
+    assert_type(orders.reject(lambda batch: batch["a"].is_null(), "a is missing"), Scan)
+    frame: pd.DataFrame = orders.to_pandas()
+    assert_type(bucket.write_table(frame, "lake", partition_by=["date"], mode="replace_partition"), WriteReport)
+
+
+def warehouses(warehouse: Warehouse) -> None:
+    """Statements, queries and loads."""
+    assert_type(warehouse.fetch_all("select :a", {"a": 1}), list[Row])
+    assert_type(warehouse.fetch_one("select 1"), Row | None)
+    assert_type(warehouse.fetch_many("select 1", size=10), list[Row])
+    assert_type(warehouse.scan("orders"), Scan)
+    assert_type(warehouse.plan([{"a": 1}], "t", mode="upsert", key=["a"]), LoadPlan)
+    report = warehouse.load([{"a": 1}], "t", mode="append", load_id="orders/2026-04-30", max_rejected=0.01)
+    assert_type(report, LoadReport)
+    assert_type(report.rows, int)
+    assert_type(report.rejected, dict[str, int])
+    assert_type(warehouse.load_report("orders/2026-04-30"), LoadReport | None)
+
+
+@flow
+def futures(bucket: S3Bucket, warehouse: DuckDB, keys: list[str]) -> LoadReport:
+    """In a flow an operation can be submitted and mapped, and a future knows what it will hold."""
+    assert_type(bucket.read_path.submit("a.csv"), PrefectFuture[bytes])
+    assert_type(bucket.read_path.map(keys), PrefectFutureList[bytes])
+    future = warehouse.load.submit([{"a": 1}], "t", mode="append")
+    assert_type(future, PrefectFuture[LoadReport])
+    return future.result()
+
+
+async def awaited(bucket: S3Bucket, warehouse: DuckDB) -> None:
+    """Every operation can be awaited."""
+    assert_type(await bucket.read_path.aio("a.csv"), bytes)
+    assert_type(await warehouse.load.aio([{"a": 1}], "t"), LoadReport)
+    async with warehouse:
+        assert_type(await warehouse.fetch_all.aio("select 1"), list[Row])
+
+
+def options(bucket: S3Bucket, warehouse: Warehouse) -> None:
+    """Task options for one call; the result keeps its type."""
+    assert_type(bucket.read_path.with_options(retries=0)("a.csv"), bytes)
+    assert_type(warehouse.load.with_options(name="load orders", timeout_seconds=60)([{"a": 1}], "t"), LoadReport)
+
+
+def mistakes(bucket: S3Bucket, warehouse: DuckDB) -> None:
+    """What is wrong is seen before it runs: `mypy` calls an ignore that hides nothing an error."""
+    bucket.read_path()  # type: ignore[call-arg]
+    bucket.write_path("a.csv", "text")  # type: ignore[arg-type]
+    bucket.write_path.submit("a.csv", b"", if_absnt=True)  # type: ignore[call-arg]
+    warehouse.load([{"a": 1}], "t", mode="merge")  # type: ignore[arg-type]
+    S3Bucket(bucket="raw")  # type: ignore[call-arg]
