@@ -24,10 +24,12 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
+from blocks.errors import TransientError
 from blocks.retry import RetryPolicy, call_with_retry, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from uuid import UUID
 
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
@@ -163,13 +165,15 @@ class BoundOperation(Generic[P, R]):
     def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
         policy = self._policy
         started = time.monotonic()
+        failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, kept for its next try
 
         def should_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
             # Prefect honours a plain function only, and reads `retry_delay_seconds` right after asking it.
             error = state.data
-            if not is_transient(error) or time.monotonic() - started > policy.deadline_s:
+            delay_s = policy.delay_s(max(run.run_count, 1), cast("BaseException", error))
+            if not is_transient(error) or time.monotonic() - started + delay_s >= policy.deadline_s:
                 return False
-            task.retry_delay_seconds = [policy.delay_s(max(run.run_count, 1), cast("BaseException", error))]
+            task.retry_delay_seconds = [delay_s]
             return True
 
         def body(*args: Any, **kwargs: Any) -> Any:
@@ -177,7 +181,14 @@ class BoundOperation(Generic[P, R]):
             plain = {name: _unquote(value) for name, value in list(arguments.arguments.items())[1:]}
             extra = _keyword_parameter(self._op.fn)
             plain |= plain.pop(extra, {}) if extra else {}
-            return self._run(self._prepared(plain))
+            run = TaskRunContext.get()
+            run_id = run.task_run.id if run else None
+            fixed = failed.pop(run_id, None) or self._prepared(plain)
+            try:
+                return self._run(fixed)
+            except TransientError:
+                failed[run_id] = fixed
+                raise
 
         async def async_body(*args: Any, **kwargs: Any) -> Any:
             return await asyncio.to_thread(body, *args, **kwargs)
