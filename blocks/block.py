@@ -118,7 +118,8 @@ def resolve(value: T | str, kind: type[T]) -> T:
         return value
     if not isinstance(value, str) or value.count("/") != 1:
         raise InvalidInputError(
-            f"Expected a {kind.__name__} or the name of a saved one, such as 'etl-s3-bucket/raw', got {value!r:.80}."
+            f"Expected a block of type {kind.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
+            f"got {value!r:.80}."
         )
     try:
         loaded = Block.load(value)
@@ -127,5 +128,7 @@ def resolve(value: T | str, kind: type[T]) -> T:
             f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."
         ) from error
     if not isinstance(loaded, kind):
-        raise InvalidInputError(f"The saved block {value!r} is a {type(loaded).__name__}, not a {kind.__name__}.")
+        raise InvalidInputError(
+            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {kind.__name__} is needed."
+        )
     return loaded

@@ -143,7 +143,7 @@ class CsvReader:
                 raise InvalidInputError(f"{name} has no header: pass a schema, or CsvOptions(column_names=...).")
             return self._checked(declared), skipped, line
         if not head[skipped:].strip():
-            raise InvalidInputError(f"{name} is empty: no header.")
+            raise InvalidInputError(f"{name} is empty: no header. Was it written to the end?")
         records, quotes = self.dialect.records(head[skipped:])
         start, end = records[0]
         if quotes.open and end == len(head) - skipped:

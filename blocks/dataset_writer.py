@@ -350,7 +350,7 @@ def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str]
                 parts.write("", fitting)
             else:
                 sorter.add(fitting)
-    rejects.check(accepted=rows, max_rejected=max_rejected)
+    rejects.check(accepted=rows, max_rejected=max_rejected, source=source.source)
     if sorter is not None:
         for partition, batch in sorter.sorted():
             parts.write(partition, batch)

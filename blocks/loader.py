@@ -157,7 +157,9 @@ class Loader:
             raise TerminalError(
                 f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
             )
-        self._rejects.check(accepted=self._rows, max_rejected=self._request.max_rejected)
+        self._rejects.check(
+            accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
+        )
         if self._rejects.total:
             self._session.execute(self._dialect.create_stage(STAGED_REJECTS, self._ledger.quarantine_columns()))
             self._session.ingest(STAGED_REJECTS, quarantine_schema(), self._reject_batches(), stage=True)

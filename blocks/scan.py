@@ -41,7 +41,7 @@ class Rejects:
 
     def __init__(self) -> None:
         self.reasons: Counter[str] = Counter()
-        self.rows_seen = 0
+        self._first_lines: dict[str, int] = {}
         self._spool: tempfile.SpooledTemporaryFile[str] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=2**20, mode="w+", encoding="utf-8"
         )
@@ -58,6 +58,8 @@ class Rejects:
         record = json.dumps({"line": line, "column": column, "reason": reason, "row": row}, ensure_ascii=False)
         with self._lock:
             self.reasons[reason] += 1
+            if line is not None:
+                self._first_lines.setdefault(reason, line)
             self._spool.write(record + "\n")
 
     def json_lines(self) -> Iterator[str]:
@@ -70,7 +72,7 @@ class Rejects:
             finally:
                 self._spool.seek(0, 2)
 
-    def check(self, *, accepted: int, max_rejected: float) -> None:
+    def check(self, *, accepted: int, max_rejected: float, source: str) -> None:
         """Compare with the share that the caller allows.
 
         Raises:
@@ -78,10 +80,13 @@ class Rejects:
         """
         seen = accepted + self.total
         if self.total and self.total > max_rejected * seen:
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in self.reasons.most_common())
+            lines = {reason: f", the first in line {line}" for reason, line in self._first_lines.items()}
+            reasons = "; ".join(
+                f"{reason}: {count}{lines.get(reason, '')}" for reason, count in self.reasons.most_common()
+            )
             raise QualityError(
-                f"{self.total} of {seen} rows were refused ({reasons}); max_rejected allows {max_rejected:.2%}. "
-                "Nothing was applied. Correct the data, or allow more."
+                f"{source}: {self.total} of {seen} rows were refused ({reasons}), and max_rejected allows "
+                f"{max_rejected:.2%}. Nothing was applied. Correct the data, or allow more."
             )
 
 

@@ -374,6 +374,8 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
     hint = ""
     if isinstance(error, PermissionError) or "ermission denied" in text:
         kind, hint = errors.AccessDeniedError, " The user of this process needs to write to that directory."
+    elif isinstance(error, (FileExistsError, NotADirectoryError)):
+        kind, hint = errors.InvalidInputError, " A part of the path is a file and would have to be a directory."
     elif isinstance(error, OSError) or "No such file" in text:
         kind = NotFoundError
     elif "Could not set lock" in text:
@@ -383,5 +385,7 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
         kind = AlreadyExistsError
     elif code == "CatalogException" and "conflict" in text:
         kind = TransientError
+    if isinstance(error, OSError):
+        words = error.strerror or words
     place = uri if action == "open" else f"in {uri}"
-    return kind(f"Could not {action} {place}: {words}{hint}")
+    return kind(f"Could not {action} {place}: {words.rstrip('.')}.{hint}")

@@ -215,8 +215,8 @@ class LocalFiles(ObjectStore):
                 if not stat.S_ISREG(path.stat().st_mode):
                     raise NotFoundError(f"Could not read {path}: it is not a file.")
                 yield path
-            except NotADirectoryError:
-                raise NotFoundError(f"Could not read {path}: no such file or folder.") from None
+            except (FileNotFoundError, NotADirectoryError):
+                raise NotFoundError(f"Could not read {path}: no such file. Check the key, and the basepath.") from None
 
     def _place(self, target: Path) -> str:
         nearest = next((folder for folder in target.parents if folder.is_dir()), target.parent)

@@ -86,7 +86,7 @@ def load(ds: date, transformed: tuple[Scan, str], lake: ObjectStore, warehouse: 
         orders, TABLE, partition_by=["date"], mode="replace_partition", load_id=load_id, max_rejected=MAX_REJECTED
     )
     if not files.rows:
-        raise QualityError(f"{orders.source} holds no orders. Nothing was loaded.")
+        raise QualityError(f"{orders.source} holds no orders. Nothing was loaded. Have it delivered again.")
     rows = lake.scan([file.key for file in files.files])
     return DayReport(ds=ds, files=files, table=warehouse.load(rows, TABLE, mode="upsert", key=KEY, load_id=load_id))
 

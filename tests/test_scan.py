@@ -171,10 +171,10 @@ def test_the_share_of_bad_rows_is_checked(bad, good, allowed, fails):
     for _ in range(bad):
         rejects.add("id is missing", "1,2")
     if not fails:
-        rejects.check(accepted=good, max_rejected=allowed)
+        rejects.check(accepted=good, max_rejected=allowed, source="a.csv")
         return
-    with pytest.raises(QualityError, match=rf"{bad} of {bad + good} rows were refused \(id is missing: {bad}\)"):
-        rejects.check(accepted=good, max_rejected=allowed)
+    with pytest.raises(QualityError, match=rf"a.csv: {bad} of {bad + good} rows were refused \(id is missing: {bad}\)"):
+        rejects.check(accepted=good, max_rejected=allowed, source="a.csv")
 
 
 # Reading ahead

@@ -132,7 +132,8 @@ def _settings() -> Iterator[None]:
 @contextlib.contextmanager
 def _tracebacks(*, shown: bool) -> Iterator[None]:
     """Keeps tracebacks off the console; Prefect's API still gets them with the run's log."""
-    handlers = [each for each in logging.getLogger("prefect").handlers if isinstance(each, PrefectConsoleHandler)]
+    loggers = (logging.getLogger(), logging.getLogger("prefect"))  # Prefect's own choice, and a user's logging.yml
+    handlers = [each for logger in loggers for each in logger.handlers if isinstance(each, PrefectConsoleHandler)]
     if shown or not handlers:
         yield
         return

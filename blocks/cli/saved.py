@@ -57,7 +57,7 @@ def block_types() -> dict[str, type[ConnectorBlock]]:
             yield child
             yield from below(child)
 
-    all_types = below(ConnectorBlock)  # type: ignore[type-abstract]
+    all_types = below(ConnectorBlock)
     found = {each.get_block_type_slug(): each for each in all_types if not inspect.isabstract(each)}
     return dict(sorted(found.items()))
 
@@ -150,12 +150,12 @@ class _Check:
         self._problem = ""
         try:
             # How it is now, not whether it would come back after some retries.
-            self._block = resolve(reference, ConnectorBlock)  # type: ignore[type-abstract]
+            self._block = resolve(reference, ConnectorBlock)
             self._block.retry = self._block.retry.model_copy(update={"attempts": 1})
         except ConnectorError as error:
             self._problem = str(error)
         except ValidationError as error:
-            self._problem = f"The saved fields do not fit this version: {_first_problem(error)}. Save it again."
+            self._problem = f"The saved fields do not fit this version: {first_problem(error)} Save it again."
 
     def run(self) -> tuple[bool, str]:
         if self._block is None:
@@ -206,7 +206,7 @@ def _build(blocks: BlocksFile, reference: str, path: tuple[str, ...]) -> Connect
     try:
         block = block_types()[slug](**with_blocks(blocks.tables[reference]))
     except ValidationError as error:
-        raise InvalidInputError(f"{blocks.file}: [{slug}.{name}] {_first_problem(error)}. Nothing was saved.") from None
+        raise InvalidInputError(f"{blocks.file}: [{slug}.{name}] {first_problem(error)} Nothing was saved.") from None
     except NotFoundError as error:
         raise NotFoundError(f"{blocks.file}: [{slug}.{name}] {error} Nothing was saved.") from None
     blocks.built[reference] = block
@@ -260,9 +260,10 @@ def _saved_references() -> list[str]:
     return sorted(references)
 
 
-def _first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, by field and without its value."""
+def first_problem(error: ValidationError) -> str:
+    """A sentence on the first thing that is wrong, by field and without its value."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
-    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    message = problem["msg"].removeprefix("Value error, ")
+    message += "" if message.endswith((".", "?")) else "."
     return f"{place}: {message}" if place else message

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 import time
+import traceback
 import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from prefect import Flow
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError
+from blocks.cli.saved import first_problem
+from blocks.errors import AlreadyExistsError, ConnectorError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,7 +149,8 @@ def parse_parameters(flow: Flow[..., Any], program: str, arguments: list[str]) -
         try:
             parameters[name] = _convert(hints.get(name, str), value)
         except ValidationError as error:
-            parser.error(f"argument --{name.replace('_', '-')}: {error.errors()[0]['msg']}")
+            help_text = described.get(name, {}).get("description", "").strip()
+            parser.error(f"argument --{name.replace('_', '-')}: {error.errors()[0]['msg']}. {help_text}".rstrip())
     return parameters
 
 
@@ -183,8 +186,26 @@ def _import_file(file: Path) -> ModuleType:
         raise InvalidInputError(f"{file} cannot be imported.")
     module = importlib.util.module_from_spec(spec)
     sys.modules[file.stem] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except ConnectorError:
+        raise
+    except Exception as error:
+        raise InvalidInputError(
+            f"{file}{_explained(error, spec.origin)} 'etl --debug run' shows the traceback."
+        ) from error
     return module
+
+
+def _explained(error: Exception, file: str | None) -> str:
+    """In which line of the file, and what is wrong there."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+    words = f"{type(error).__name__}: {error}."
+    if isinstance(error, ValidationError):
+        words = first_problem(error)
+    elif isinstance(error, SyntaxError) and error.filename == file:
+        lines, words = [error.lineno], f"{error.msg}."
+    return f" line {lines[-1]}: {words}" if lines else f": {words}"
 
 
 def _first_line(text: str | None) -> str:
