@@ -50,7 +50,8 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 SORT_BYTES = 64 * 2**20
 """How much data is held to sort it by partition; it then waits on disk until all has come."""
 
-UPLOADS_AT_ONCE = 4
+SMALL_UPLOADS_AT_ONCE = 8
+LARGE_FILE_BYTES = 16 * 2**20
 LISTED_ONE_BY_ONE = 16
 LONG_NAME = 120
 
@@ -415,7 +416,9 @@ def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
         store._upload(part.key, part.path, content_type=parts.form.content_type)  # noqa: SLF001
         return WrittenFile(key=part.key, rows=part.rows, bytes=size)
 
-    with ThreadPoolExecutor(UPLOADS_AT_ONCE) as pool:
+    # A large file goes up in several requests at once by itself; more files at a time would only cost memory.
+    large = any(part.path.stat().st_size > LARGE_FILE_BYTES for part in parts.done)
+    with ThreadPoolExecutor(1 if large else SMALL_UPLOADS_AT_ONCE) as pool:
         return tuple(pool.map(upload, parts.done))
 
 

@@ -67,7 +67,7 @@ class ParquetOptions(BaseModel):
 
     compression_level: int | None = Field(default=None, description="Level of zstd (1 by default) or gzip.")
     row_group_rows: int = Field(default=500_000, ge=1, description="A row group holds at most so many rows.")
-    row_group_bytes: int = Field(default=64 * 2**20, ge=1, description="And about so many bytes in memory.")
+    row_group_bytes: int = Field(default=32 * 2**20, ge=1, description="And about so many bytes in memory.")
 
 
 FileOptions = CsvOptions | ParquetOptions

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from blocks.scan import Rejects
 
 BATCH_ROWS = 65_536
+BATCH_BYTES = 4 * 2**20
+"""A batch holds at most so many rows, and about so many bytes."""
 SAMPLE_ROWS = 65_536
 
 EXTENSIONS: dict[str, Format] = {
@@ -309,21 +311,22 @@ class ParquetReader:
         with closing(self.open()) as file, self._parquet(file) as parquet:
             own = parquet.schema_arrow
             wanted = present_fields(own.names, schema, absent, self.source, self.extra_columns)
-            batches = parquet.iter_batches(
-                BATCH_ROWS,
-                row_groups=self._row_groups(file, parquet),
-                columns=wanted.names or own.names[:1],
-                use_threads=True,
-            )
+            groups = self._row_groups(file, parquet)
             try:
-                for batch in batches:
-                    yield completed(fit(batch, wanted or batch.schema, self.source), schema, absent)
+                # Group by group: Arrow keeps the bytes of all groups that it is asked for until the last one is read.
+                for group in range(parquet.num_row_groups) if groups is None else groups:
+                    size = parquet.metadata.row_group(group)
+                    rows = max(BATCH_BYTES * size.num_rows // max(size.total_byte_size, 1), 1_024)
+                    for batch in parquet.iter_batches(
+                        min(rows, BATCH_ROWS), row_groups=[group], columns=wanted.names or own.names[:1]
+                    ):
+                        yield completed(fit(batch, wanted or batch.schema, self.source), schema, absent)
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
     def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(file)
+            return pq.ParquetFile(file, pre_buffer=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
 

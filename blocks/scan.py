@@ -28,7 +28,7 @@ else:
 
 T = TypeVar("T")
 
-AHEAD_BYTES = 32 * 2**20
+AHEAD_BYTES = 8 * 2**20
 """How far a stage of a pipeline may run ahead of the next one."""
 
 

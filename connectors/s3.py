@@ -471,6 +471,10 @@ def _parts(source: Source) -> Iterator[bytes]:
     waiting = bytearray()
     number = 0
     for chunk in chunks_of(source):
+        if not waiting and len(chunk) == PART_BYTES and number < MAX_PARTS // 10:  # as a file's chunks are: no copy
+            yield chunk
+            number += 1
+            continue
         waiting += chunk
         while len(waiting) >= (size := PART_BYTES * 2 ** (number // (MAX_PARTS // 10))):
             yield bytes(waiting[:size])
