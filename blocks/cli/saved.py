@@ -11,10 +11,11 @@ import sys
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.plugins import load_prefect_collections
 from pydantic import ValidationError
 
@@ -154,8 +155,6 @@ class _Check:
             self._block.retry = self._block.retry.model_copy(update={"attempts": 1})
         except ConnectorError as error:
             self._problem = str(error)
-        except ValidationError as error:
-            self._problem = f"The saved fields do not fit this version: {first_problem(error)} Save it again."
 
     def run(self) -> tuple[bool, str]:
         if self._block is None:
@@ -216,13 +215,17 @@ def _build(blocks: BlocksFile, reference: str, path: tuple[str, ...]) -> Connect
 def _save_one(reference: str, block: ConnectorBlock) -> str:
     name = reference.partition("/")[2]
     try:
-        old = cast("ConnectorBlock", type(block).load(name))
-    except ValidationError:  # saved by a version with other fields
-        block.save(name, overwrite=True)
-        return "updated"
-    except ValueError:
+        old = resolve(reference, type(block))
+    except NotFoundError:
         block.save(name)
         return "created"
+    except InvalidInputError:  # saved by a version with other fields, which an update would keep
+        with get_client(sync_client=True) as client:
+            document = client.read_block_document_by_name(name, reference.partition("/")[0], include_secrets=False)
+            emptied = BlockDocumentUpdate(block_schema_id=document.block_schema_id, data={}, merge_existing_data=False)
+            client.update_block_document(document.id, emptied)
+        block.save(name, overwrite=True)
+        return "updated"
     before, after = _content(old), _content(block)
     if changed := [key for key in after if before.get(key) != after[key]]:
         block.save(name, overwrite=True)

@@ -83,7 +83,8 @@ def run(name: str, arguments: list[str], start_server: Callable[[], None]) -> No
     if inspect.isawaitable(report):
         report = asyncio.run(_wait_for(report))
     done = _seconds_since_start()
-    print(report)
+    for each in report if isinstance(report, list) else [report]:
+        print(each)
     print(
         f"{done:.1f} s in all: {imported:.1f} s importing, {started - imported:.1f} s until Prefect's server answered, "
         f"{done - started:.1f} s work.",

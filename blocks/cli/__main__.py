@@ -1,0 +1,7 @@
+"""`python -m blocks.cli` is `etl`."""
+
+import sys
+
+from blocks.cli import main
+
+sys.exit(main())
