@@ -1,4 +1,4 @@
-"""Writes what the documentation says about the code, from the code: `python docs/tables.py`, or `--check` that it is fresh.
+"""Writes what the documentation tells of the code, from the code: `python docs/tables.py`; `--check`: is it fresh?
 
 * README.md: the table of blocks, from the modules that pyproject.toml registers and its extras.
 * docs/errors.md: the error tree, from `blocks.errors`.
@@ -31,7 +31,7 @@ from blocks.warehouse import Warehouse  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from blocks.sql import Dialect
+    from blocks.sql import Column, Dialect
 
 TYPES: tuple[pa.DataType, ...] = (
     pa.bool_(),
@@ -80,6 +80,16 @@ TYPES: tuple[pa.DataType, ...] = (
     pa.struct({"a": pa.int64()}),
     pa.map_(pa.string(), pa.int64()),
 )
+
+
+TYPES_INTRODUCTION = """\
+# What becomes of a type
+
+<!-- Written by docs/tables.py. -->
+
+A column of a new table gets a type that holds every value of the Arrow type, and is read back as the Arrow type in the
+third column. Where there is no such type the load is refused and says so: nothing is rounded, cut or turned into text.
+For a table that exists already its own types count: [loading.md](loading.md#types)."""
 
 
 def project() -> dict[str, object]:
@@ -135,14 +145,7 @@ def error_tree() -> str:
 
 def types_page() -> str:
     """docs/types.md."""
-    parts = [
-        "# What becomes of a type",
-        "<!-- Written by docs/tables.py. -->",
-        "A column of a new table gets the type that holds every value of the Arrow type, and is read back as the Arrow "
-        "type in the third column. Where there is no such type the load is refused and says so: nothing is rounded, "
-        "cut or turned into text in silence. For a table that exists already, its own types count: "
-        "[loading.md](loading.md#types).",
-    ]
+    parts = [TYPES_INTRODUCTION]
     for block in block_types():
         if issubclass(block, Warehouse):
             parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
@@ -158,14 +161,25 @@ def types_table(dialect: Dialect) -> str:
         except TypeLossError as error:
             rows.append([f"`{spelt(kind)}`", "refused", "", str(error)])
         else:
-            rows.append([f"`{spelt(kind)}`", f"`{column.sql_type}`", f"`{spelt(column.arrow_type)}`", lost(kind, column.arrow_type)])
+            rows.append(
+                [
+                    f"`{spelt(kind)}`",
+                    f"`{column.sql_type}`",
+                    f"`{spelt(column.arrow_type)}`",
+                    lost(kind, column),
+                ]
+            )
     return table(rows)
 
 
-def lost(kind: pa.DataType, stored: pa.DataType) -> str:
+def lost(kind: pa.DataType, column: Column) -> str:
     """What is lost on the way, in a few words."""
-    if loss := type_loss(kind, stored):
+    if loss := type_loss(kind, column.arrow_type):
         return loss
+    if pa.types.is_interval(kind):
+        return "what is finer than a microsecond"
+    if column.sql_type == "jsonb":
+        return "blanks, the order of keys, all but the last of equal keys; values are kept"
     if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
         return "the name of the zone; the instant is kept"
     return "nothing"
