@@ -12,8 +12,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 else:
     pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
 
 
 def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: PLR0911, PLR0912, C901 (one rule a line)
@@ -63,6 +65,8 @@ def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: 
             if (source.tz is None) != (target.tz is None):
                 return "time zone" if target.tz is None else "the zone is not known"
             return _unit_loss(source.unit, target.unit)
+    if types.is_duration(source) and types.is_interval(target):
+        return _unit_loss(source.unit, "us")
     if (types.is_time(source) and types.is_time(target)) or (types.is_duration(source) and types.is_duration(target)):
         return _unit_loss(source.unit, target.unit)
     if types.is_list(source) and types.is_list(target):
@@ -105,7 +109,7 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
         column = batch.column(field.name)
         if column.type != field.type:
             try:
-                column = _cast(column, field.type, safe=field.name not in lossy)
+                column = cast_array(column, field.type, safe=field.name not in lossy)
             except pa.ArrowException:  # its words hold the value
                 raise SchemaError(
                     f"Column {field.name!r}: a {column.type} value does not fit, or cannot become, {field.type}."
@@ -114,7 +118,12 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def _cast(column: pa.Array, target: pa.DataType, *, safe: bool) -> pa.Array:
+def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> pa.Array:
+    """The array as another type; where not `safe` it is rounded to what that type holds, and never made up.
+
+    Raises:
+        pyarrow.ArrowException: A value does not fit; its words hold the value.
+    """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
     if isinstance(column.type, pa.UuidType) and pa.types.is_string(target):
@@ -128,12 +137,30 @@ def _cast(column: pa.Array, target: pa.DataType, *, safe: bool) -> pa.Array:
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if isinstance(target, pa.BaseExtensionType):
-        return pa.ExtensionArray.from_storage(target, _cast(column, target.storage_type, safe=safe))
+        return pa.ExtensionArray.from_storage(target, cast_array(column, target.storage_type, safe=safe))
+    if pa.types.is_duration(column.type) and pa.types.is_interval(target):
+        nanoseconds = column.cast(pa.duration("ns")).cast(pa.int64()).to_pylist()
+        return pa.array([None if v is None else pa.MonthDayNano([0, 0, v]) for v in nanoseconds], target)
     if pa.types.is_integer(column.type) and pa.types.is_decimal(target):
         # Arrow wants room for every value of the integer type, not only for the ones that are there
-        wide = column.cast(pa.decimal256(40 + target.scale, target.scale))
-        return wide.cast(target, safe=safe)
-    return column.cast(target, safe=safe)
+        return column.cast(pa.decimal256(40 + target.scale, target.scale)).cast(target)
+    return column.cast(target) if safe else _rounded(column, target)
+
+
+def _rounded(column: pa.Array, target: pa.DataType) -> pa.Array:
+    """The array as a type that holds less of each value; one that it cannot hold at all is an error."""
+    kind, away_from_zero = column.type, "half_towards_infinity"
+    if pa.types.is_floating(kind) and pa.types.is_integer(target):
+        return pc.round(column, round_mode=away_from_zero).cast(target)
+    if pa.types.is_decimal(kind) and (pa.types.is_decimal(target) or pa.types.is_integer(target)):
+        scale = target.scale if pa.types.is_decimal(target) else 0
+        if scale < kind.scale:
+            roomy = column.cast(pa.decimal256(min(kind.precision + 1, 76), kind.scale))
+            column = pc.round(roomy, ndigits=scale, round_mode=away_from_zero)
+    options = pc.CastOptions(
+        target_type=target, allow_time_truncate=True, allow_float_truncate=pa.types.is_integer(column.type)
+    )
+    return column.cast(options=options)
 
 
 def _int_fits(source: pa.DataType, target: pa.DataType) -> bool:

@@ -129,7 +129,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
         Each time it is opened, it runs the query on a connection of its own; memory stays bounded.
         """
-        sql = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
+        is_query = re.search(r"\s", source.strip()) is not None
+        # A line end, because the query may end in a comment.
+        sql = source.strip().rstrip(";") + "\n" if is_query else f"SELECT * FROM {self.dialect.table(source)}"
 
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
@@ -145,8 +147,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             with self._bulk_session() as session:
                 yield from session.stream(sql, parameters)[1]
 
-        where = source if sql is not source else "query"
-        return Scan(find_schema, open_batches, source=self.uri(where), fingerprint=lambda: f"{sql} {parameters}")
+        where = self.uri("query" if is_query else source)
+        return Scan(find_schema, open_batches, source=where, fingerprint=lambda: f"{sql} {parameters}")
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:

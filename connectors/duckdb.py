@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from blocks import errors
-from blocks.arrow_types import plain_type
+from blocks.arrow_types import cast_array, plain_type
 from blocks.errors import AlreadyExistsError, ConnectorError, NotFoundError, TransientError, TypeLossError
 from blocks.operation import operation
 from blocks.optional import lazy, require
@@ -34,7 +34,7 @@ ERRORS: dict[str, type[ConnectorError]] = {
     "BinderException": errors.InvalidInputError,
     "CatalogException": errors.NotFoundError,
     "ConnectionException": errors.TransientError,
-    "ConstraintException": errors.AlreadyExistsError,
+    "ConstraintException": errors.InvalidInputError,
     "ConversionException": errors.InvalidInputError,
     "DataError": errors.InvalidInputError,
     "DatabaseError": errors.TerminalError,
@@ -222,6 +222,8 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
         return pa.timestamp("us", kind.tz)
     if types.is_time(kind) and kind.unit != "ns":
         return pa.time64("us")
+    if types.is_duration(kind) and kind.unit != "ns":
+        return pa.month_day_nano_interval()
     if types.is_list(kind):
         return pa.list_(stored_type(kind.value_type))
     if types.is_struct(kind):
@@ -258,13 +260,18 @@ class DuckDBSession(BulkSession):
         """The result of a query, streamed."""
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
-            reader = self._connection.sql(bound, params=values).to_arrow_reader(BATCH_ROWS)
-        schema = pa.schema([field.with_type(_utc(field.type)) for field in reader.schema])
+            relation = self._connection.sql(bound, params=values)
+            reader = relation.to_arrow_reader(BATCH_ROWS)
+        types = map(str, relation.types)
+        schema = pa.schema(
+            [field.with_type(_exact(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
+        )
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._translated("read a result"):
                 for batch in reader:
-                    yield batch.cast(schema)
+                    arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         return schema, batches()
 
@@ -288,15 +295,16 @@ class DuckDBSession(BulkSession):
         schema_name, _, name = table.rpartition(".")
         rows = self.fetch(
             "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
-            "WHERE database_name = current_database() AND schema_name = coalesce(:schema, current_schema()) "
-            "AND table_name = :name ORDER BY column_index",
+            "WHERE database_name = current_database() "
+            "AND lower(schema_name) = lower(coalesce(:schema, current_schema())) "
+            "AND lower(table_name) = lower(:name) ORDER BY column_index",
             {"schema": schema_name or None, "name": name},
         )
         if not rows:
             return None
         types = self.stream(f"SELECT * FROM {self._block.dialect.table(table)} LIMIT 0")[0]
         return [
-            Column(column, sql_type, self._exact(sql_type, types.field(column).type), nullable, default is not None)
+            Column(column, sql_type, types.field(column).type, nullable, default is not None)
             for column, sql_type, nullable, default in rows
         ]
 
@@ -329,11 +337,6 @@ class DuckDBSession(BulkSession):
         """Close the connection, and with the last one of the process the file."""
         self._block.close_client(self._connection)
 
-    @staticmethod
-    def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
-        """DuckDB hands out JSON and UUID as text; a load has to know them for what they are."""
-        return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)
-
     def _end(self) -> None:
         if self._in_transaction:
             self._in_transaction = False
@@ -362,8 +365,11 @@ class DuckDBSession(BulkSession):
             raise translate(error, action, self._block.uri()) from None
 
 
-def _utc(kind: pa.DataType) -> pa.DataType:
-    return pa.timestamp(kind.unit, "UTC") if pa.types.is_timestamp(kind) and kind.tz is not None else kind
+def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
+    """The Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
+    return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)
 
 
 def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
@@ -381,7 +387,7 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
     elif "Could not set lock" in text:
         kind = TransientError
         words, hint = "another process has the file open for writing.", " Close it there, or open it read_only."
-    elif code == "CatalogException" and "already exists" in text:
+    elif code in ("ConstraintException", "CatalogException") and ("Duplicate key" in text or "already exists" in text):
         kind = AlreadyExistsError
     elif code == "CatalogException" and "conflict" in text:
         kind = TransientError

@@ -28,23 +28,46 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 else:
     pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
 
 ERRORS: dict[str, type[ConnectorError]] = {
+    "01*": errors.TerminalError,
+    "02*": errors.TerminalError,
+    "03*": errors.InvalidInputError,
     "08*": errors.TransientError,
-    "08004": errors.TransientError,
     "08007": errors.AmbiguousError,
     "08P01": errors.TerminalError,
+    "09*": errors.TerminalError,
     "0A*": errors.UnsupportedError,
+    "0B*": errors.InvalidInputError,
+    "0F*": errors.InvalidInputError,
+    "0L*": errors.AccessDeniedError,
+    "0P*": errors.AccessDeniedError,
+    "0Z*": errors.TerminalError,
+    "10*": errors.InvalidInputError,
+    "20*": errors.InvalidInputError,
+    "21*": errors.InvalidInputError,
     "22*": errors.InvalidInputError,
     "23*": errors.InvalidInputError,
     "23505": errors.AlreadyExistsError,
+    "24*": errors.InvalidInputError,
     "25*": errors.TerminalError,
     "25006": errors.TransientError,
     "25P03": errors.TransientError,
     "25P04": errors.TransientError,
+    "26*": errors.InvalidInputError,
+    "27*": errors.TerminalError,
     "28*": errors.AuthError,
+    "2B*": errors.InvalidInputError,
+    "2D*": errors.InvalidInputError,
+    "2F*": errors.TerminalError,
+    "34*": errors.InvalidInputError,
+    "38*": errors.TerminalError,
+    "39*": errors.TerminalError,
+    "3B*": errors.InvalidInputError,
     "3D*": errors.NotFoundError,
     "3F*": errors.NotFoundError,
     "40*": errors.TransientError,
@@ -60,34 +83,64 @@ ERRORS: dict[str, type[ConnectorError]] = {
     "42P04": errors.AlreadyExistsError,
     "42P06": errors.AlreadyExistsError,
     "42P07": errors.AlreadyExistsError,
+    "44*": errors.InvalidInputError,
     "53*": errors.TransientError,
     "53100": errors.TerminalError,
+    "54*": errors.InvalidInputError,
+    "55*": errors.TerminalError,
     "55006": errors.TransientError,
     "55P03": errors.TransientError,
+    "57*": errors.TerminalError,
     "57P01": errors.TransientError,
     "57P02": errors.TransientError,
     "57P03": errors.TransientError,
+    "57P04": errors.NotFoundError,
     "57P05": errors.TransientError,
+    "58*": errors.TerminalError,
     "58030": errors.TransientError,
+    "72*": errors.InvalidInputError,
+    "F0*": errors.TerminalError,
+    "HV*": errors.TerminalError,
+    "P0*": errors.TerminalError,
+    "XX*": errors.TerminalError,
 }
 
-# What the server says before it knows the client's SQLSTATE protocol, that is while connecting.
-CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError]], ...] = (
-    ("password authentication failed", errors.AuthError),
-    ("no password supplied", errors.AuthError),
-    ("role ", errors.AuthError),
-    ("no pg_hba.conf entry", errors.AccessDeniedError),
-    ("permission denied", errors.AccessDeniedError),
-    ("certificate", errors.AuthError),
-    ("does not support SSL", errors.AuthError),
-    ("invalid sslmode", errors.InvalidInputError),
-    ("database ", errors.NotFoundError),
-    ("starting up", errors.TransientError),
-    ("shutting down", errors.TransientError),
-    ("too many clients", errors.TransientError),
-    ("remaining connection slots", errors.TransientError),
-    ("FATAL", errors.TerminalError),
+# Errors of the drivers themselves have no SQLSTATE. One of another class than these is a lost connection.
+DRIVER_ERRORS: dict[str, type[ConnectorError]] = {
+    "DataError": errors.InvalidInputError,
+    "IntegrityError": errors.InvalidInputError,
+    "InternalError": errors.InvalidInputError,
+    "NotSupportedError": errors.UnsupportedError,
+    "ProgrammingError": errors.InvalidInputError,
+}
+
+LOGIN = "Check username and password."
+TLS = "Check ssl_mode and ssl_root_cert."
+
+# What the server says before it knows the client's SQLSTATE protocol, that is while connecting; and what to do.
+CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
+    ("password authentication failed", errors.AuthError, LOGIN),
+    ("no password supplied", errors.AuthError, LOGIN),
+    ("role ", errors.AuthError, LOGIN),
+    ("no pg_hba.conf entry", errors.AccessDeniedError, "The server's pg_hba.conf decides who may connect, and how."),
+    ("permission denied", errors.AccessDeniedError, "Grant the role what it needs, or use another one."),
+    ("certificate", errors.AuthError, TLS),
+    ("does not support SSL", errors.AuthError, TLS),
+    ("invalid sslmode", errors.InvalidInputError, TLS),
+    ("database ", errors.NotFoundError, "Check the database's name."),
+    ("starting up", errors.TransientError, ""),
+    ("shutting down", errors.TransientError, ""),
+    ("too many clients", errors.TransientError, ""),
+    ("remaining connection slots", errors.TransientError, ""),
+    ("FATAL", errors.TerminalError, ""),
+    ("", errors.TransientError, "Are host and port right, and reachable from here?"),
 )
+
+NAME_BYTES = 63
+"""PostgreSQL cuts a longer name without an error."""
+
+FIRST_DAY = -2_440_588
+"""PostgreSQL's first day (24 November 4714 BC), in days since 1970."""
 
 UNCONSTRAINED = (38, 9)
 """Precision and scale of a `numeric` that declares none; a value that needs more is an error, never rounded."""
@@ -229,6 +282,16 @@ class PostgresDialect(Dialect):
 
     indexes_keys: ClassVar[bool] = True
 
+    def name(self, name: str) -> str:
+        """A quoted identifier.
+
+        Raises:
+            InvalidInputError: PostgreSQL would cut it.
+        """
+        if len(name.encode()) > NAME_BYTES:
+            raise errors.InvalidInputError(f"The name {name!r} is longer than PostgreSQL's {NAME_BYTES} bytes.")
+        return super().name(name)
+
     @cached_property
     def _types(self) -> dict[pa.DataType, str]:
         return {
@@ -245,7 +308,6 @@ class PostgresDialect(Dialect):
             pa.timestamp("us", "UTC"): "timestamptz",
             pa.time64("us"): "time",
             pa.month_day_nano_interval(): "interval",
-            pa.duration("us"): "interval",
             pa.json_(): "jsonb",
             pa.uuid(): "uuid",
         }
@@ -264,7 +326,7 @@ class PostgresDialect(Dialect):
             return sql_type
         if pa.types.is_decimal(kind):
             return f"numeric({kind.precision},{kind.scale})"
-        if pa.types.is_list(kind):
+        if pa.types.is_list(kind) and not pa.types.is_list(kind.value_type):  # its arrays are rectangles
             return f"{self._sql_type(kind.value_type)}[]"
         raise TypeLossError(f"PostgreSQL has no type that holds every {kind}. Cast it, to text or JSON for example.")
 
@@ -287,7 +349,7 @@ class PostgresDialect(Dialect):
         if types.is_time(kind) and kind.unit != "ns":
             return pa.time64("us")
         if types.is_duration(kind) and kind.unit != "ns":
-            return pa.duration("us")
+            return pa.month_day_nano_interval()
         if types.is_list(kind):
             return pa.list_(self._stored(kind.value_type))
         return kind
@@ -308,8 +370,8 @@ class PostgresSession(Session):
             return int(self._run(sql, parameters).rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query."""
-        with self._translated("run a query"):
+        """The rows of a query, or of a statement that returns some."""
+        with self._translated("run a query", sent=not _only_reads(sql)):
             cursor = self._run(sql, parameters)
             if cursor.description is None:
                 return []
@@ -393,12 +455,33 @@ class PostgresBulkSession(BulkSession):
         schema = pa.schema([pa.field(field.name, _exact(field)) for field in described])
 
         def batches() -> Iterator[pa.RecordBatch]:
-            with self._cursor("read a result") as cursor:
-                cursor.execute(sql, values)
-                for batch in cursor.fetch_record_batch():
-                    yield _exact_batch(batch, schema)
+            for batch in self._copied(sql) if values is None else self._fetched(sql, values):
+                yield _exact_batch(batch, schema)
 
         return schema, batches()
+
+    def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
+        with self._cursor("read a result") as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+            cursor.execute(sql)
+            yield from cursor.fetch_record_batch()
+
+    def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
+        """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
+        self.begin()
+        try:
+            with self._cursor("read a result") as cursor:
+                cursor.execute(f"DECLARE etl_scan NO SCROLL CURSOR FOR {sql}", values)
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+                rows = 1
+                while rows:
+                    cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
+                    rows = 0
+                    for batch in cursor.fetch_record_batch():
+                        rows += batch.num_rows
+                        yield batch
+        finally:
+            self.rollback()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -561,6 +644,8 @@ class PostgresBulkSession(BulkSession):
 
 
 CLAIM_TIMEOUT_S = 60
+FETCH_ROWS = 20_000
+BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
 
 
@@ -586,6 +671,17 @@ def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tupl
 
     bound = bind(sql, parameters, placeholder)
     return bound, tuple(parameters[name] for name in order)
+
+
+def _only_reads(sql: str) -> bool:
+    """Whether it is safe to run a statement again when its answer was lost.
+
+    >>> _only_reads("select 1"), _only_reads("with d as (delete from t returning *) select * from d")
+    (True, False)
+    """
+    words = re.findall(r"[a-z_]+", sql.lower())
+    writes = {"insert", "update", "delete", "merge"}
+    return bool(words) and words[0] in ("select", "with", "values", "table", "show") and writes.isdisjoint(words)
 
 
 def _readable(field: pa.Field) -> str | None:
@@ -623,6 +719,8 @@ def _exact_array(array: pa.Array, field: pa.Field) -> pa.Array:
         values = _exact_array(array.values, field.with_type(field.type.value_type))
         return pa.ListArray.from_arrays(array.offsets, values, type=field.type, mask=array.is_null())
     if not isinstance(array.type, pa.OpaqueType):
+        if pa.types.is_timestamp(array.type) or pa.types.is_date32(array.type):
+            _check_first_day(array, field.name)
         return array.cast(field.type)
     try:
         return array.storage.cast(field.type)
@@ -633,23 +731,33 @@ def _exact_array(array: pa.Array, field: pa.Field) -> pa.Array:
         ) from None
 
 
+def _check_first_day(array: pa.Array, name: str) -> None:
+    """Nothing, or an error: ADBC adds the days from 1970 to 2000 to infinity, and the sum turns over."""
+    ticks = pc.min(array.cast(pa.int32() if pa.types.is_date32(array.type) else pa.int64())).as_py()
+    first = FIRST_DAY if pa.types.is_date32(array.type) else FIRST_DAY * 86_400_000_000
+    if ticks is not None and ticks < first:
+        raise errors.SchemaError(
+            f"Column {name!r} holds infinity, or a time that is too late for a {array.type}. Cast it in the query, "
+            "to text or by nullif(...)."
+        )
+
+
 def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
     """The error of this package for one of libpq's, as psycopg or ADBC hand it out."""
     code: str | None = getattr(error, "sqlstate", None)
-    kind = lookup(ERRORS, code)
-    if kind is not None:
-        return kind(
-            f"Could not {action} {_place(action, uri)}: {_words(error, code or '')} (SQLSTATE {code}).{_hint(kind)}"
-        )
+    if ambiguous and action == "commit" and (code or "").startswith("57"):
+        code = None  # the server was stopped, before or after it committed
     if code is not None:
-        return errors.TerminalError(
-            f"Could not {action} {_place(action, uri)}: {_words(error, code)} (SQLSTATE {code})."
-        )
+        kind = lookup(ERRORS, code) or errors.TerminalError
+        words = f"{_words(error, code)} (SQLSTATE {code}). {_hint(code)}".rstrip()
+        return kind(f"Could not {action} {_place(action, uri)}: {words}")
     text = str(error)
     line = _first_line(text)
     if action == "connect to":
-        kind = next((kind for words, kind in CONNECT_ERRORS if words in text), TransientError)
-        return kind(f"Could not {action} {uri}: {line}.{_hint(kind)}")
+        kind, hint = next((kind, hint) for words, kind, hint in CONNECT_ERRORS if words in text)
+        return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
+    if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
+        return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
     if ambiguous:
         return AmbiguousError(f"Could not {action} {_place(action, uri)}: the connection was lost after it was sent.")
     return TransientError(f"Could not {action} {_place(action, uri)}: {line}.")
@@ -661,7 +769,7 @@ def _place(action: str, uri: str) -> str:
 
 def _first_line(text: str) -> str:
     line = next((line for line in text.splitlines() if line.strip()), "no reason given")
-    return line.rsplit("failed: ", 1)[-1].strip().rstrip(".")
+    return " ".join(line.rsplit("failed: ", 1)[-1].split()).rstrip(".")
 
 
 def _words(error: BaseException, code: str) -> str:
@@ -685,12 +793,13 @@ def _details(error: BaseException) -> list[tuple[Any, Any]]:
     return list(getattr(error, "details", None) or ())
 
 
-def _hint(kind: type[ConnectorError]) -> str:
+def _hint(code: str) -> str:
     return {
-        errors.AuthError: " Check username and password of the block.",
-        errors.AccessDeniedError: " Grant the role what it needs, or use another one.",
-        TransientError: "",
-    }.get(kind, "")
+        "28": LOGIN,
+        "3D": "Check the database's name.",
+        "3F": "Check the schema's name, or create it.",
+        "42501": "Grant the role what it needs, or use another one.",
+    }.get(code if code == "42501" else code[:2], "")
 
 
 def _option(value: str) -> str:
