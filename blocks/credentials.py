@@ -204,7 +204,8 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         Raises:
             AuthError: There is no identity, or AWS does not know it.
         """
-        client = self.get_client("sts")
+        # Any region will do to ask who I am, and the servers that speak S3 often have none.
+        client = self.get_client("sts", region_name=self.get_boto3_session().region_name or "us-east-1")
         try:
             identity = client.get_caller_identity()
         except Exception as error:
