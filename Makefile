@@ -18,7 +18,7 @@ test: .venv/all test-minimal  ## everything, against real servers on loopback
 	$(BIN)/pytest -n 2
 
 test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
-	.venv-minimal/bin/pytest -n 2 tests
+	.venv-minimal/bin/pytest -n 2 --without-server tests
 
 check: .venv/all
 	$(BIN)/ruff check .

@@ -24,6 +24,19 @@ os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--without-server` leaves out what needs Prefect's server: the extras make no difference to it."""
+    parser.addoption("--without-server", action="store_true", help="leave out the tests that need Prefect's server")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect them."""
+    if config.getoption("--without-server"):
+        left_out = [item for item in items if "prefect_server" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in set(left_out)]
+
+
 @pytest.fixture(scope="session")
 def prefect_server() -> Iterator[str]:
     """The URL of a temporary Prefect API with an empty database (8 s); flows of the tests run against it."""
