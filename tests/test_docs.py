@@ -8,10 +8,12 @@ import importlib.util
 import inspect
 import pkgutil
 import re
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from blocks.cli.command import _parser
 from tests.documents import PAGES, ROOT, Reader, blocks_of
 
 if TYPE_CHECKING:
@@ -22,6 +24,7 @@ MODULES = [
     module.name
     for package in ("blocks", "connectors", "templates")
     for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")
+    if not module.name.endswith("__main__")
 ]
 LINK = re.compile(r"\]\((?P<file>[^)#:\s]*)(?:#(?P<section>[^)\s]+))?\)")
 
@@ -35,12 +38,10 @@ def tables() -> ModuleType:
     return module
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks_of(page)], ids=lambda page: page.stem)
-def test_a_page_can_be_followed(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str
-) -> None:
+def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every block runs and prints what the page says, and every command is there."""
-    assert prefect_server
     Reader(tmp_path, monkeypatch).read(page)
 
 
@@ -53,17 +54,18 @@ def test_examples_in_docstrings_are_true(name: str) -> None:
 EMBEDDED = {"etl-local-files": {"basepath": "."}, "etl-memory-files": {}, "etl-duckdb": {}}
 
 
+@pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("slug", EMBEDDED)
-def test_the_example_of_a_block_runs(
-    slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str
-) -> None:
+def test_the_example_of_a_block_runs(slug: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a block's docstring shows works with a saved block, no account needed."""
-    assert prefect_server
     monkeypatch.chdir(tmp_path)
     block: Any = next(each for each in tables().block_types() if each.get_block_type_slug() == slug)
     block(**EMBEDDED[slug]).save("example", overwrite=True)
-    for example in re.findall(r"```python\n(.*?)```", inspect.getdoc(block) or "", re.DOTALL):
-        exec(example.replace("BLOCK_NAME", "example"), {})  # noqa: S102 (our own documentation)
+    examples = re.findall(r"^( *```python\n.*?)```", inspect.getdoc(block) or "", re.DOTALL | re.MULTILINE)
+    assert examples
+    for example in examples:
+        code = textwrap.dedent(example).partition("\n")[2].replace("BLOCK_NAME", "example")
+        exec(code, {})  # noqa: S102 (our own documentation)
 
 
 def test_generated_tables_are_fresh() -> None:
@@ -80,6 +82,16 @@ def test_links_lead_somewhere(page: Path) -> None:
         if link["section"]:
             headings = re.findall(r"^#+ (.*)$", file.read_text("utf-8"), re.MULTILINE)
             assert link["section"] in {anchor(heading) for heading in headings}, f"{page.name}: {link[0]}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_commands_in_the_text_are_there(page: Path) -> None:
+    """Each `etl ...` and each `make ...` that a page names can be called."""
+    text = page.read_text("utf-8")
+    parser = next(action for action in _parser()._actions if action.dest == "command")
+    assert set(re.findall(r"`etl (?:--debug )?(\w+)", text)) <= set(parser.choices or ())
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
+    assert {target for line in re.findall(r"`make ([\w -]+)`", text) for target in line.split()} <= set(targets)
 
 
 def anchor(heading: str) -> str:
