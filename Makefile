@@ -24,6 +24,7 @@ check: .venv/all
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/tables.py --check
 
 bench: .venv/bench
 	for script in benchmarks/*.py; do $(BIN)/python $$script; done

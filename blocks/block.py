@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+    from prefect.client.orchestration import PrefectClient
     from prefect.logging.loggers import LoggingAdapter
 
 T = TypeVar("T")
@@ -45,6 +46,12 @@ class ConnectorBlock(Block, ABC):
 
     _live: dict[str, Any] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
+            """The saved block of that name; within an event loop Prefect gives an awaitable of it."""
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:

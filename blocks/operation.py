@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+B = TypeVar("B")
 
 LARGE_LIST = 1_000
 """Prefect walks every item of a task's inputs (9 s for 300,000 rows); longer lists are handed over unwalked."""
@@ -77,6 +78,10 @@ class instance_operation(operation[P, R]):  # noqa: N801 (a decorator)
     def __set_name__(self, owner: type, name: str) -> None:
         self._owner = owner
 
+    @overload  # type: ignore[override]  # on the class it is another method
+    def __get__(self, instance: None, owner: type[B]) -> Callable[..., B]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
     def __get__(self, instance: object | None, owner: type) -> Any:
         if instance is None:
             return getattr(super(self._owner, owner), self.fn.__name__)

@@ -111,7 +111,7 @@ def orders_pipeline(
     return load(ds, transformed, resolve(lake, ObjectStore), resolve(warehouse, Warehouse))
 
 
-@flow(task_runner=ThreadPoolTaskRunner(max_workers=4))
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=4))  # type: ignore[arg-type]
 def orders_backfill(
     start: date,
     end: date,
