@@ -114,6 +114,11 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
                 raise SchemaError(
                     f"Column {field.name!r}: a {column.type} value does not fit, or cannot become, {field.type}."
                 ) from None
+        if pa.types.is_interval(field.type) and field.name not in lossy and _has_nanoseconds(column):
+            raise SchemaError(
+                f"Column {field.name!r}: an interval has nanoseconds, and warehouses keep microseconds. Round it, or "
+                "name the column in allow_loss."
+            )
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
@@ -145,6 +150,10 @@ def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> p
         # Arrow wants room for every value of the integer type, not only for the ones that are there
         return column.cast(pa.decimal256(40 + target.scale, target.scale)).cast(target)
     return column.cast(target) if safe else _rounded(column, target)
+
+
+def _has_nanoseconds(intervals: pa.Array) -> bool:
+    return any(value is not None and value.nanoseconds % 1_000 for value in intervals.to_pylist())
 
 
 def _rounded(column: pa.Array, target: pa.DataType) -> pa.Array:

@@ -1,0 +1,1 @@
+"""Connectors: one module for each outside system. Import the block from its module."""
