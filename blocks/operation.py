@@ -55,7 +55,8 @@ class operation(Generic[P, R]):  # noqa: N801 (a decorator)
         self.fn = fn
         self.prepare = prepare
         functools.update_wrapper(self, fn)
-        self.__signature__ = inspect.signature(fn)
+        self.__signature__ = signature = inspect.signature(fn)
+        self.bound_signature = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     @overload
     def __get__(self, instance: None, owner: type) -> operation[P, R]: ...
@@ -96,8 +97,7 @@ class BoundOperation(Generic[P, R]):
         self._instance = instance
         self._options = dict(options or {})
         functools.update_wrapper(self, op.fn)
-        parameters = list(inspect.signature(op.fn).parameters.values())[1:]
-        self.__signature__ = inspect.signature(op.fn).replace(parameters=parameters)
+        self.__signature__ = op.bound_signature
 
     @property
     def name(self) -> str:
