@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import inspect
 import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -26,6 +27,20 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+ACRONYMS = {"arn", "aws", "id", "ssl", "url"}
+
+
+def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydantic's form)
+    """What the UI's form calls a field.
+
+    >>> field_title("connect_timeout_s")
+    'Connect timeout (seconds)'
+    """
+    words = [word.upper() if word in ACRONYMS else word for word in name.strip("_").split("_")]
+    title = " ".join("(seconds)" if word == "s" else word for word in words)
+    return title[0].upper() + title[1:]
+
+
 PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
 
 
@@ -37,7 +52,11 @@ class ConnectorBlock(Block, ABC):
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
-        extra="forbid", ignored_types=(operation,), hide_input_in_errors=True, populate_by_name=True
+        extra="forbid",
+        ignored_types=(operation,),
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        field_title_generator=field_title,
     )
 
     retry: RetryPolicy = Field(
@@ -75,6 +94,17 @@ class ConnectorBlock(Block, ABC):
                 hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
                 raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
         return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The schema, which is the form in the UI: a block's own fields first, what it shares with others last."""
+        schema = super().model_json_schema(*args, **kwargs)
+        kinds = [base for base in cls.__mro__ if issubclass(base, ConnectorBlock) and inspect.isabstract(base)]
+        shared = {name for kind in kinds for name in kind.model_fields}
+        names = sorted(schema.get("properties", {}), key=lambda name: name in shared)
+        for position, name in enumerate(names):
+            schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
+        return schema
 
     @abstractmethod
     def check(self) -> str:

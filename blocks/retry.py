@@ -26,12 +26,16 @@ class RetryPolicy(BaseModel):
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Retries")
 
     attempts: int = Field(default=5, ge=1, description="How often an operation is tried in all.")
-    first_delay_s: float = Field(default=0.5, ge=0, description="Upper bound of the first wait, in seconds.")
-    max_delay_s: float = Field(default=30.0, ge=0, description="Upper bound of any wait, in seconds.")
-    deadline_s: float = Field(default=900.0, ge=0, description="No new try starts after this many seconds.")
+    first_delay_s: float = Field(
+        default=0.5, ge=0, title="First delay (seconds)", description="Upper bound of the first wait."
+    )
+    max_delay_s: float = Field(default=30.0, ge=0, title="Max delay (seconds)", description="Upper bound of any wait.")
+    deadline_s: float = Field(
+        default=900.0, ge=0, title="Deadline (seconds)", description="No new try starts after it."
+    )
 
     def delay_s(self, failures: int, error: BaseException | None = None) -> float:
         """Seconds to wait after the `failures`-th failure in a row (1 is the first)."""

@@ -159,7 +159,7 @@ class Postgres(Warehouse):
         ```
     """
 
-    _block_type_name: ClassVar[str] = "Postgres (etl-blocks)"
+    _block_type_name: ClassVar[str] = "ETL Postgres"
     _block_type_slug: ClassVar[str] = "etl-postgres"
     _logo_url: ClassVar[Any] = "https://www.postgresql.org/media/img/about/press/elephant.png"
     _documentation_url: ClassVar[Any] = "https://www.postgresql.org/docs/current/libpq-connect.html"

@@ -218,3 +218,14 @@ def test_it_is_a_block_of_prefects(block_type):
     """So it can be loaded by its slug, saved, and shown in the UI."""
     assert issubclass(block_type, Block)
     assert Block.get_block_class_from_key(block_type.get_block_type_slug()) is block_type
+
+
+@pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
+def test_its_form_in_the_ui_starts_with_its_own_fields(block_type):
+    """What all blocks share, the retries, comes after what this one is about; units are spelled out."""
+    assert block_type.get_block_type_name().startswith("ETL ")
+    fields = block_type.model_json_schema()["properties"]
+    order = sorted(fields, key=lambda name: fields[name]["position"])
+    shared = [name for name in ("retry", "max_concurrency") if name in fields]
+    assert order[-len(shared) :] == shared
+    assert not [field["title"] for field in fields.values() if field["title"].endswith(" S")]
