@@ -464,7 +464,7 @@ class PostgresBulkSession(BulkSession):
         with self._cursor("read a result") as cursor:
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
-            yield from cursor.fetch_record_batch()
+            yield from _batches(cursor)
 
     def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
         """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
@@ -477,7 +477,7 @@ class PostgresBulkSession(BulkSession):
                 while rows:
                     cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
                     rows = 0
-                    for batch in cursor.fetch_record_batch():
+                    for batch in _batches(cursor):
                         rows += batch.num_rows
                         yield batch
         finally:
@@ -573,20 +573,26 @@ class PostgresBulkSession(BulkSession):
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
         outcome: list[BaseException | None] = []
+        answered, giving_up = threading.Event(), threading.Lock()
 
         def run() -> None:
+            error: BaseException | None = None
             try:
                 self._connection.adbc_connection.commit()
-                outcome.append(None)
-            except BaseException as error:  # noqa: BLE001 (handed to the caller, whatever it is)
+            except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
+                error = failure
+            with giving_up:
                 outcome.append(error)
+                answered.set()
+                if self._abandoned:
+                    self._disconnect()
 
-        thread = threading.Thread(target=run, name="etl-commit", daemon=True)
-        thread.start()
-        thread.join(self._block.commit_timeout_s)
+        threading.Thread(target=run, name="etl-commit", daemon=True).start()
+        answered.wait(self._block.commit_timeout_s)
         self._in_transaction = False
-        if not outcome:
-            self._abandoned = True
+        with giving_up:
+            self._abandoned = not outcome
+        if self._abandoned:
             raise AmbiguousError(
                 f"Could not commit in {self._block.uri()}: no answer in {self._block.commit_timeout_s:g} s."
             )
@@ -607,12 +613,15 @@ class PostgresBulkSession(BulkSession):
             self._connection.adbc_connection.set_autocommit(True)
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is left to the server's keepalive."""
+        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
         if not self._abandoned:
-            with contextlib.suppress(self._error):
-                self._connection.close()
+            self._disconnect()
 
     _abandoned = False
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(self._error):
+            self._connection.close()
 
     @property
     def _error(self) -> type[Exception]:
@@ -706,6 +715,14 @@ def _exact(field: pa.Field) -> pa.DataType:
     if pa.types.is_list(field.type):
         return pa.list_(_exact(field.type.value_field))
     return field.type
+
+
+def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
+    """The result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
+
+    https://github.com/apache/arrow-adbc/issues/1523
+    """
+    return iter(cursor._results.reader)  # noqa: SLF001
 
 
 def _exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

@@ -1085,6 +1085,19 @@ def test_errors_of_sql_are_told_apart(warehouse: Warehouse, statement: str, erro
         assert warehouse.uri() in str(caught.value)
 
 
+def test_an_error_amid_a_result_is_told_apart(warehouse: Warehouse) -> None:
+    """A value that stops a query half-way is in no message, and the error is not taken for a lost connection."""
+    size = 50_000
+    texts = pa.array([str(number) for number in range(size - 1)] + [CANARY])
+    warehouse.load(pa.table({"id": range(size), "text": texts}), "t")
+    query = "SELECT CAST(text AS INTEGER) FROM t WHERE id >= :low ORDER BY id"
+    for call in (warehouse.fetch_all, lambda *query: warehouse.scan(*query).to_arrow()):
+        for arguments in ((query, {"low": 0}), (query.replace(":low", "0"),)):
+            with pytest.raises(InvalidInputError) as caught:
+                call(*arguments)
+            assert CANARY not in leak(caught.value)
+
+
 def test_a_missing_table_is_not_found(warehouse: Warehouse) -> None:
     """Reading a table that is not there says so by its name."""
     for call in (warehouse.read_table, warehouse.table_schema, lambda table: warehouse.scan(table).to_arrow()):
