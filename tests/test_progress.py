@@ -56,6 +56,16 @@ def test_drawn_on_a_terminal(monkeypatch):
     assert module._Bar._display is None
 
 
+def test_output_stays_where_it_goes(monkeypatch, capsys):
+    """A report printed into a file or a pipe while a bar is drawn does not end up on the terminal."""
+    terminal = look(monkeypatch)
+    with progress("orders") as tick:
+        tick(1)
+        print("the report")  # noqa: T201
+    assert capsys.readouterr().out == "the report\n"
+    assert "the report" not in terminal.getvalue()
+
+
 def test_one_display_for_all(monkeypatch):
     """Loads that run at the same time share the terminal."""
     look(monkeypatch)
