@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 DRIVERS = {
     "adbc_driver_manager", "adbc_driver_postgresql", "azure", "boto3", "botocore", "dbt", "duckdb", "google",
-    "great_expectations", "numpy", "obstore", "pandas", "polars", "psycopg", "psycopg2", "pyarrow", "snowflake", "sqlalchemy",
+    "great_expectations", "numpy", "obstore", "pandas", "polars", "psycopg", "psycopg2", "pyarrow", "snowflake",
+    "sqlalchemy",
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
 ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", *sys.stdlib_module_names}
