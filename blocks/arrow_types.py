@@ -47,7 +47,8 @@ def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: 
             whole = source.precision - source.scale
             return None if target.precision - target.scale >= whole else "large numbers out of range"
         if types.is_integer(target):
-            whole_fits = source.precision < len(str(2 ** (target.bit_width - 1)))
+            signed = types.is_signed_integer(target)
+            whole_fits = signed and source.precision < len(str(2 ** (target.bit_width - 1)))
             return None if source.scale == 0 and whole_fits else "decimals or large numbers"
         if types.is_floating(target):
             return "exactness of decimals"
