@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -89,6 +90,10 @@ class Planner:
         )
         return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]))
 
+    def _alike(self, name: str) -> str:
+        """What names have in common that are one name to the engine."""
+        return name if self.dialect.case_counts else name.lower()
+
     def _is_new(self, column: Column) -> bool:
         return not self.creates and column.name not in self.existing
 
@@ -98,6 +103,11 @@ class Planner:
             if known.any_decimal and pa.types.is_decimal(plain):
                 known = replace(known, arrow_type=plain)
             return known, "keep"
+        if near := [name for name in self.existing if self._alike(name) == self._alike(field.name)]:
+            raise SchemaError(
+                f"{self.uri}: the data's column {field.name!r} and the table's {near[0]!r} differ only by case. "
+                "Rename the data's."
+            )
         if not self.creates and self.on_new_columns == "fail":
             raise SchemaError(f"{self.uri} has no column {field.name!r}, and on_new_columns is 'fail'.")
         if not self.creates and self.on_new_columns == "ignore":
@@ -119,7 +129,8 @@ class Planner:
 
     def _check_arguments(self) -> None:
         names = self.schema.names
-        if repeated := {name for name in names if names.count(name) > 1}:
+        alike = Counter(self._alike(name) for name in names)
+        if repeated := {name for name in names if alike[self._alike(name)] > 1}:
             raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
         if not names:
             raise SchemaError("The data has no columns.")

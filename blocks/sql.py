@@ -35,6 +35,9 @@ class Dialect(ABC):
 
     stage_prefix: ClassVar[str] = "CREATE TEMPORARY TABLE"
 
+    case_counts: ClassVar[bool] = True
+    """Whether names that differ only by case are two names."""
+
     @abstractmethod
     def column(self, name: str, kind: pa.DataType) -> Column:
         """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.

@@ -57,6 +57,7 @@ ERRORS: dict[str, type[ConnectorError]] = {
     "ParserException": errors.InvalidInputError,
     "PermissionException": errors.AccessDeniedError,
     "ProgrammingError": errors.InvalidInputError,
+    "ResourceInUseException": errors.TransientError,
     "SequenceException": errors.TerminalError,
     "SerializationException": errors.TerminalError,
     "SyntaxException": errors.InvalidInputError,
@@ -165,6 +166,8 @@ class DuckDB(Warehouse):
 
 class DuckDBDialect(Dialect):
     """Names are kept as written; DuckDB finds them whatever their case."""
+
+    case_counts: ClassVar[bool] = False
 
     @cached_property
     def _types(self) -> dict[pa.DataType, str]:
@@ -382,8 +385,10 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
         kind, hint = errors.AccessDeniedError, " The user of this process needs to write to that directory."
     elif isinstance(error, (FileExistsError, NotADirectoryError)):
         kind, hint = errors.InvalidInputError, " A part of the path is a file and would have to be a directory."
-    elif isinstance(error, OSError) or "No such file" in text:
+    elif isinstance(error, OSError) or "No such file" in text or "database does not exist" in text:
         kind = NotFoundError
+    elif "read-only mode" in text:
+        kind, words = errors.AccessDeniedError, "the database is open for reading only."
     elif "Could not set lock" in text:
         kind = TransientError
         words, hint = "another process has the file open for writing.", " Close it there, or open it read_only."

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import subprocess
+import sys
+import uuid
+from decimal import Decimal
 from typing import TYPE_CHECKING
 
+import duckdb
+import pyarrow as pa
 import pytest
 
+from blocks.errors import AccessDeniedError, ConnectorError, NotFoundError, SchemaError, TransientError
 from blocks.retry import RetryPolicy
-from connectors.duckdb import DuckDB
+from connectors.duckdb import ERRORS, DuckDB, translate
 from tests.contracts.warehouse import *  # noqa: F403
+from tests.contracts.warehouse import UTC, count, rows, table_of, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,3 +34,109 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckDB
 @pytest.fixture
 def unsupported_types() -> set[str]:
     return {"large decimal", "timestamp ns zoned", "time ns"}
+
+
+def test_large_loads_are_seen_by_their_own_transaction(warehouse: DuckDB) -> None:
+    """DuckDB 2.0 hides rows that came by Arrow from the transaction that they came in; a load counts all of its own."""
+    for text in ("old", "new"):
+        data = pa.table({"id": range(300_000), "text": [text] * 300_000})
+        report = warehouse.load(data, "t", mode="upsert", key=["id"])
+    assert (report.inserted, report.updated) == (0, 300_000)
+    assert warehouse.fetch_all("SELECT text, count(*), count(DISTINCT id) FROM t GROUP BY text") == [
+        ("new", 300_000, 300_000)
+    ]
+
+
+def test_every_error_of_the_driver_is_known() -> None:
+    """No exception class of DuckDB is without a class of ours."""
+    found = [value for value in vars(duckdb).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(found) > 20
+    assert {kind.__name__ for kind in found} - set(ERRORS) == set()
+    for kind in found:
+        error = translate(kind("Some Error: what happened"), "run a statement", "duckdb://x")
+        assert isinstance(error, ConnectorError)
+        assert "duckdb://x" in str(error)
+
+
+def test_tables_are_found_whatever_their_case(warehouse: DuckDB) -> None:
+    """To DuckDB `T` is `t`: a load replaces its rows, and takes it for no new table."""
+    warehouse.load(table_of([1, 2]), "T")
+    plan = warehouse.plan(table_of([3]), "t", mode="replace")
+    report = warehouse.load(table_of([3]), "t", mode="replace")
+    assert (plan.creates_table, report.deleted) == (False, 2)
+    assert rows(warehouse, columns="id") == [(3,)]
+
+
+def test_columns_that_differ_by_case_are_refused(warehouse: DuckDB) -> None:
+    """They would be one column, so the error names both, in new tables and in old ones."""
+    with pytest.raises(SchemaError, match="more than one column of the name A, a"):
+        warehouse.load(pa.table({"a": [1], "A": [2]}), "t")
+    warehouse.load(pa.table({"Id": [1]}), "t")
+    for call in (warehouse.plan, warehouse.load):
+        with pytest.raises(SchemaError, match=r"'id'.*'Id'"):
+            call(pa.table({"id": [2]}), "t")
+    assert rows(warehouse) == [(1,)]
+
+
+def test_text_may_hold_any_character(warehouse: DuckDB) -> None:
+    """NUL included."""
+    warehouse.load(pa.table({"text": ["a\0b", "\0"]}), "t")
+    assert rows(warehouse) == [("\0",), ("a\0b",)]
+
+
+def test_a_file_that_another_process_writes_is_named(tmp_path: Path) -> None:
+    """The error says what to do, and is worth a retry."""
+    path = tmp_path / "test.duckdb"
+    code = "import duckdb, sys; c = duckdb.connect(sys.argv[1]); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", code, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:  # noqa: S603
+        assert other.stdout is not None
+        other.stdout.readline()
+        block = DuckDB(path=str(path), retry=RetryPolicy(attempts=2, first_delay_s=0))
+        with pytest.raises(TransientError, match="another process has the file open"):
+            block.fetch_one("SELECT 1")
+        other.communicate()
+    assert block.fetch_one("SELECT 1") == (1,)
+
+
+def test_a_file_can_be_read_only(tmp_path: Path) -> None:
+    """It is read, and neither written nor made."""
+    path = str(tmp_path / "test.duckdb")
+    reader = DuckDB(path=path, read_only=True)
+    with pytest.raises(NotFoundError, match=r"test\.duckdb"):
+        reader.check()
+    DuckDB(path=path).load(table_of([1]), "t")
+    assert count(reader) == 1
+    with pytest.raises(AccessDeniedError, match="open for reading only"):
+        reader.load(table_of([2]), "t")
+
+
+def test_memory_lives_as_long_as_its_block() -> None:
+    """Two blocks in memory are two databases, and closing one forgets it."""
+    first, second = DuckDB(), DuckDB()
+    first.load(table_of([1]), "t")
+    assert "t" in tables(first)
+    assert "t" not in tables(second)
+    first.close()
+    assert "t" not in tables(first)
+
+
+@pytest.mark.parametrize(
+    ("query", "kind", "value"),
+    [
+        ("'a'::ENUM('a', 'b')", pa.string(), "a"),
+        ("sum(n) FROM range(3) AS r(n)", pa.decimal128(38, 0), Decimal(3)),
+        ("'{\"a\": 1}'::JSON", pa.json_(), '{"a": 1}'),
+        ("'00112233-4455-6677-8899-aabbccddeeff'::UUID", pa.uuid(), uuid.UUID("00112233-4455-6677-8899-aabbccddeeff")),
+        ("TIMESTAMPTZ '2026-04-30 12:00:00+02'", UTC, dt.datetime(2026, 4, 30, 10, tzinfo=dt.UTC)),
+        ("INTERVAL '1 month 2 days 3 seconds'", pa.month_day_nano_interval(), pa.MonthDayNano([1, 2, 3 * 10**9])),
+        ("NULL", pa.null(), None),
+    ],
+)
+def test_types_of_duckdb_are_read(warehouse: DuckDB, query: str, kind: pa.DataType, value: object) -> None:
+    """What DuckDB has more than Arrow comes as the nearest exact type, and can be loaded again."""
+    found = warehouse.scan(f"SELECT {query}").to_arrow()
+    assert found.schema.field(0).type.equals(kind) or pa.types.is_dictionary(found.schema.field(0).type)
+    assert found.column(0).to_pylist() == [value]
+    warehouse.load(found.rename_columns(["x"]), "t")
+    assert warehouse.read_table("t")["x"].to_pylist() == [value]

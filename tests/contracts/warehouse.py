@@ -226,6 +226,24 @@ def test_upsert_of_keys_only(warehouse: Warehouse) -> None:
     assert (report.inserted, report.updated) == (1, 1)
 
 
+@all_modes
+def test_a_primary_key_is_kept(warehouse: Warehouse, mode: Mode) -> None:
+    """A table with a primary key takes the same keys again in every mode that replaces rows, and refuses doubles."""
+    columns = [warehouse.dialect.column(field.name, field.type) for field in table_of([]).schema]
+    warehouse.execute(warehouse.dialect.create_table("t", columns, key=["id"], unique=True))
+    warehouse.load(table_of([1, 2, 3], text="old"), "t")
+    if mode == "append":
+        with pytest.raises(AlreadyExistsError):
+            warehouse.load(table_of([3, 4], text="new"), "t")
+        assert rows(warehouse, columns="id, text") == [(1, "old"), (2, "old"), (3, "old")]
+        return
+    for _ in range(2):
+        report = warehouse.load(table_of([2, 3, 4], text="new"), "t", mode=mode, **ARGUMENTS[mode])
+        assert report.rows == 3
+    kept = [(1, "old")] if mode == "upsert" else []
+    assert rows(warehouse, columns="id, text") == [*kept, (2, "new"), (3, "new"), (4, "new")]
+
+
 def test_columns_that_the_data_lacks_keep_their_value(warehouse: Warehouse) -> None:
     """An upsert of some columns leaves the others as they were, and null in new rows."""
     warehouse.load(table_of([1, 2], text="old"), "t", mode="upsert", key=["id"])
