@@ -17,7 +17,7 @@ from blocks.errors import InvalidInputError, QualityError
 from blocks.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
 
     import pandas as pd
     import pyarrow as pa
@@ -275,7 +275,7 @@ def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
 
 
-def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Iterator[T]:  # noqa: C901
+def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
     """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
 
     An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
@@ -302,7 +302,7 @@ def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> I
         else:
             ready.put(("end", None))
 
-    def consume() -> Iterator[T]:
+    def consume() -> Generator[T, None, None]:
         thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)
         thread.start()
         try:
