@@ -15,7 +15,7 @@ run: .venv/base  ## the orders pipeline on the data shipped with it: no account,
 	$(BIN)/etl run orders_pipeline
 
 test: .venv/all test-minimal  ## everything, against real servers on loopback
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist loadfile
 
 test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
 	.venv-minimal/bin/pytest -n 2 --without-server tests
