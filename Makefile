@@ -9,7 +9,7 @@ DECLARED = pyproject.toml constraints.txt
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 
-.PHONY: run test test-minimal check bench constraints clean
+.PHONY: run test test-minimal check bench campaign constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
@@ -28,6 +28,9 @@ check: .venv/all
 
 bench: .venv/bench
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+campaign: .venv/bench  ## kills the pipeline ten times during a TPC-H load, and counts (minutes)
+	$(BIN)/python -m integration_tests.campaigns.kill_orders
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv

@@ -1,6 +1,6 @@
 """Kills the orders pipeline ten times at random moments of a TPC-H load into PostgreSQL, and counts what is there.
 
-    python -m integration_tests.campaigns.kill_orders [--days 600] [--kills 10] [--seed 1]
+    python -m integration_tests.campaigns.kill_orders [--days 250] [--kills 10] [--seed 1]
 
 Each try runs `orders_backfill` in a process of its own, which is ended by SIGKILL; the last one may finish. Then the
 table has to equal the input, and the ledger has to hold one row for each day.
@@ -48,7 +48,7 @@ def warehouse(port: int) -> Postgres:
 def main() -> int:
     """0 where the table equals the input after all kills."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--days", type=int, default=600)
+    parser.add_argument("--days", type=int, default=250)
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--try-in", type=Path, help=argparse.SUPPRESS)
