@@ -60,12 +60,18 @@ def derive_load_id(table: str, mode: str, scan: Scan) -> str:
     Within a flow run it is made of the run, the task and its parameters, the table, the mode, the data's fingerprint
     (content of what is in memory, name and version of a file), and of how many loads with all of that alike came
     before. Prefect's own keys of a task run take no part: they change when the flow run is retried.
+
+    Task runs in processes of their own (Dask, Ray, process pools) cannot count each other. Where two load the
+    very same data with the same parameters, and both are meant, each needs a `load_id` of the caller's.
     """
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     if flow is not None and flow.flow_run is not None:
         run = (str(flow.flow_run.id), flow.flow_run.run_count)
+        # A retry of the outer flow gives an inner one a new run; the task run that stands for it there stays.
+        origin = str(flow.flow_run.parent_task_run_id or flow.flow_run.id)
     elif task is not None:
         run = (str(task.task_run.flow_run_id or task.task_run.id), 0)
+        origin = run[0]
     else:
         return uuid.uuid4().hex
     parts = [table, mode, str(scan.schema), scan.fingerprint()]
@@ -78,7 +84,7 @@ def derive_load_id(table: str, mode: str, scan: Scan) -> str:
         while len(_runs) > _REMEMBERED_RUNS:
             _runs.popitem(last=False)
         ordinal = calls.ordinal(identity, (str(task.task_run.id), task.task_run.run_count) if task else None)
-    return _digest([run[0], identity, ordinal])
+    return _digest([origin, identity, ordinal])
 
 
 def _describe(value: object) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from blocks.load import LoadReport
     from blocks.session import BulkSession
 
-pytestmark = [pytest.mark.xdist_group("prefect"), pytest.mark.usefixtures("prefect_server")]
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 
@@ -207,7 +207,6 @@ def test_a_flow_that_failed_half_way_loads_the_rest(warehouse: DuckDB) -> None:
     assert ids(warehouse) == [1, 1, 1]
 
 
-@pytest.mark.xfail(reason="a retry of the outer flow gives the inner one a new run id", strict=True)
 def test_a_flow_within_a_flow_loads_once(warehouse: DuckDB) -> None:
     """A retry of the outer flow does not repeat what the inner one loaded."""
     fail = Once()
@@ -219,10 +218,29 @@ def test_a_flow_within_a_flow_loads_once(warehouse: DuckDB) -> None:
     @flow(retries=1)
     def outer() -> None:
         inner()
+        inner()
         fail()
 
     outer()
-    assert ids(warehouse) == [1]
+    assert ids(warehouse) == [1, 1]
+
+
+def test_a_retried_flow_within_a_flow_loads_once(warehouse: DuckDB) -> None:
+    """Nor does a retry of the inner flow alone."""
+    fail = Once()
+
+    @flow(retries=1)
+    def inner() -> None:
+        warehouse.load(frame(1), "t")
+        fail()
+
+    @flow
+    def outer() -> None:
+        inner()
+        inner()
+
+    outer()
+    assert ids(warehouse) == [1, 1]
 
 
 def shaky(number: int) -> Scan:
