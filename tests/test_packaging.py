@@ -80,6 +80,5 @@ def test_the_base_install_is_small():
         "pyarrow",
         "duckdb",
         "numpy",
-        "obstore",
         "tenacity",
     }
