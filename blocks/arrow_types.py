@@ -149,7 +149,7 @@ def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> p
         return pa.array([None if v is None else pa.MonthDayNano([0, 0, v]) for v in nanoseconds], target)
     if pa.types.is_integer(column.type) and pa.types.is_decimal(target):
         # Arrow wants room for every value of the integer type, not only for the ones that are there
-        return column.cast(pa.decimal256(40 + target.scale, target.scale)).cast(target)
+        return column.cast(pa.decimal256(76, target.scale)).cast(target)
     return column.cast(target) if safe else _rounded(column, target)
 
 

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from blocks.arrow_types import cast_array, cast_batch, plain_type, type_loss
@@ -66,6 +66,7 @@ def test_no_loss_means_no_loss(source, target):
 
 
 @given(numeric, numeric)
+@example(pa.int8(), pa.decimal128(38, 37))
 def test_a_loss_is_real(source, target):
     """Where a loss is said, some edge of the one type does not come back from the other, or exactness is at stake."""
     words = type_loss(source, target)
