@@ -6,7 +6,7 @@ import doctest
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks import arrow_types, sql
@@ -56,6 +56,7 @@ def test_parameters_are_found_where_they_are(text, expected):
     assert bound(text, a=1, ab=2, a1_B=3) == expected
 
 
+@settings(deadline=None)
 @given(st.text(), st.text())
 def test_text_in_quotes_is_left_alone(string, name):
     """Whatever stands in a string, a quoted name or a comment stays as it is."""
@@ -73,6 +74,7 @@ def test_a_missing_parameter_is_named():
     assert "secret" not in str(caught.value)
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters=".\0", exclude_categories=["Cs"]), min_size=1), min_size=1))
 def test_quoting_can_be_undone(parts):
     """A quoted name is the name, with its quotes doubled and nothing else changed."""
