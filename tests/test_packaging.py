@@ -80,5 +80,6 @@ def test_the_base_install_is_small():
         "pyarrow",
         "duckdb",
         "numpy",
+        "pytz",
         "tenacity",
     }
