@@ -6,9 +6,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pyarrow import types
 
+from blocks.arrow_types import cast_array
 from blocks.errors import SchemaError, TypeLossError
 
 if TYPE_CHECKING:
@@ -100,9 +100,7 @@ def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
             "Convert it with map_batches, or declare its own type."
         )
     try:
-        if types.is_integer(values.type) and types.is_decimal(field.type):
-            values = pc.cast(values, pa.decimal128(20, 0))
-        return pc.cast(values, field.type)
+        return cast_array(values, field.type)
     except pa.ArrowInvalid:
         raise TypeLossError(
             f"{source}: column {field.name!r} is {values.type}, and a value of it does not fit {field.type}."

@@ -444,17 +444,18 @@ class PostgresBulkSession(BulkSession):
         sql, values = _numbered(sql, parameters)
         with self._cursor("describe a query") as cursor:
             described = cursor.adbc_execute_schema(sql, values)
-        exact = {field.name: _exact(field) for field in described if _is_numeric(field.type)}
+        exact = [_exact(field) if _is_numeric(field.type) else None for field in described]
         casts = [_readable(field) or _as_text(field) for field in described]
         if any(casts):
+            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
             columns = ", ".join(
-                f"q.{_quoted(field.name)}" + (f"::{cast} AS {_quoted(field.name)}" if cast else "")
-                for field, cast in zip(described, casts, strict=True)
+                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {_quoted(field.name)}"
+                for name, cast, field in zip(names, casts, described, strict=True)
             )
-            sql = f"SELECT {columns} FROM ({sql}) AS q"
+            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
             with self._cursor("describe a query") as cursor:
                 described = cursor.adbc_execute_schema(sql, values)
-        schema = pa.schema([pa.field(field.name, exact.get(field.name) or _exact(field)) for field in described])
+        schema = pa.schema([(field.name, kind or _exact(field)) for field, kind in zip(described, exact, strict=True)])
 
         def batches() -> Iterator[pa.RecordBatch]:
             rows = self._copied(sql) if values is None else self._fetched(sql, values)

@@ -448,3 +448,11 @@ def test_no_connection_is_left(warehouse: Postgres) -> None:
         "AND backend_type = 'client backend'"
     )
     assert any(warehouse.fetch_one(others) == (0,) for _ in range(200))
+
+
+def test_names_that_come_twice_in_a_query_are_read(warehouse: Postgres) -> None:
+    """Also where the columns are cast on their way: each value comes from its own column."""
+    query = "select 1.50::numeric(3,2) as n, 'a' as n, 2.5::numeric(2,1) as n, '10.0.0.1'::inet as address"
+    found = warehouse.scan(query).to_arrow()
+    assert found.schema.types[:3] == [pa.decimal128(3, 2), pa.string(), pa.decimal128(2, 1)]
+    assert [str(column[0].as_py()) for column in found.columns] == ["1.50", "a", "2.5", "10.0.0.1/32"]
