@@ -1,7 +1,7 @@
 """The kit: what every connector is made of."""
 
+from blocks.aws_credentials import AwsCredentials
 from blocks.block import ConnectorBlock, resolve
-from blocks.credentials import AwsCredentials
 from blocks.dataset import WriteReport
 from blocks.errors import (
     AccessDeniedError,

@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 class ConnectorError(Exception):
@@ -107,3 +107,24 @@ def lookup(table: Mapping[str, type[ConnectorError]], code: str | None) -> type[
         if found := table.get(f"{code[:length]}*"):
             return found
     return None
+
+
+def service_error(
+    verb: str,
+    place: str,
+    codes: Sequence[str],
+    words: str,
+    *,
+    table: Mapping[str, type[ConnectorError]],
+    advice: Mapping[str, str],
+    retry_after: str = "",
+) -> ConnectorError:
+    """The error for a service's answer: `codes` from the most telling to the least, `words` its own message."""
+    known = next((code for code in codes if code in table), None)
+    kind = table[known] if known else TerminalError
+    hint = next((advice[code] for code in codes if code in advice), "")
+    said = ": ".join(part for part in (codes[0], words.strip().rstrip(".")) if part)
+    message = f"Could not {verb} {place}: {said}. {hint}".rstrip()
+    if issubclass(kind, ThrottledError):
+        return kind(message, float(retry_after) if retry_after.isdecimal() else None)
+    return kind(message)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, HttpUrl, field_validator
 
-from blocks.credentials import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error, service_error
+from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
 from blocks.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -27,6 +27,7 @@ from blocks.errors import (
     NotFoundError,
     TransientError,
     UnsupportedError,
+    service_error,
 )
 from blocks.object_store import (
     NoSuchStoreError,

@@ -15,7 +15,7 @@ from prefect import flow, task
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from blocks.credentials import AwsCredentials
+from blocks.aws_credentials import AwsCredentials
 from blocks.errors import (
     AccessDeniedError,
     AlreadyExistsError,

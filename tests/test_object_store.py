@@ -191,7 +191,7 @@ def test_building_a_store_imports_no_driver_and_does_no_io() -> None:
     """Building and pickling every store imports no driver, opens no socket and no file."""
     script = """
 import sys
-from blocks.credentials import AwsCredentials
+from blocks.aws_credentials import AwsCredentials
 from connectors.local import LocalFiles, MemoryFiles
 from connectors.s3 import S3Bucket
 import pickle

@@ -30,9 +30,11 @@ def test_every_connector_is_a_collection(connector):
 
 @pytest.mark.parametrize("connector", sorted(set(CONNECTORS) - EMBEDDED))
 def test_every_connector_has_an_extra(connector):
-    """Of its own name, and `all` takes it."""
-    assert EXTRAS[connector]
-    assert connector in re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(",")
+    """The one that it names where its driver is missing; and `all` takes it."""
+    named = set(re.findall(r'extra="([\w-]+)"', (ROOT / "connectors" / f"{connector}.py").read_text("utf-8")))
+    assert named
+    assert named <= set(EXTRAS)
+    assert named <= set(re.search(r"\[(.*)\]", EXTRAS["all"][0])[1].split(","))
 
 
 def test_embedded_connectors_need_no_extra():
@@ -42,10 +44,12 @@ def test_embedded_connectors_need_no_extra():
 
 
 def test_nothing_is_listed_that_is_not_there():
-    """Each entry point names a module of this tree, and each extra a connector."""
+    """Each entry point names a module of this tree, and each extra is named by some code of it."""
     for module in ENTRY_POINTS.values():
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
-    assert set(EXTRAS) - {"all"} <= set(CONNECTORS)
+    code = [path.read_text("utf-8") for folder in ("blocks", "connectors") for path in (ROOT / folder).glob("*.py")]
+    named = {extra for text in code for extra in re.findall(r'extra="([\w-]+)"', text)}
+    assert set(EXTRAS) - {"all"} <= named
 
 
 def test_every_package_is_shipped():

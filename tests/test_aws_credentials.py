@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.credentials import AWS_ERRORS, AwsCredentials, aws_error
+from blocks.aws_credentials import AWS_ERRORS, AwsCredentials, aws_error
 from blocks.errors import (
     AccessDeniedError,
     AuthError,
