@@ -24,6 +24,7 @@ from urllib.parse import quote, unquote
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.object_store import WriteOptions
 from blocks.optional import lazy
 from blocks.scan import Rejects, as_scan, empty_batch
 
@@ -413,7 +414,7 @@ def _folders(values: pa.Table) -> list[str]:
 def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
     def upload(part: _Part) -> WrittenFile:
         size = part.path.stat().st_size
-        store._upload(part.key, part.path, content_type=parts.form.content_type)  # noqa: SLF001
+        store._upload(part.key, part.path, WriteOptions(content_type=parts.form.content_type))  # noqa: SLF001
         return WrittenFile(key=part.key, rows=part.rows, bytes=size)
 
     # A large file goes up in several requests at once by itself; more files at a time would only cost memory.
@@ -430,7 +431,7 @@ def _quarantine(store: ObjectStore, rejects: Rejects, key: str, temporary: Path)
     path = temporary / "quarantine"
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(rejects.json_lines())
-    store._upload(key, path, content_type="application/x-ndjson")  # noqa: SLF001
+    store._upload(key, path, WriteOptions(content_type="application/x-ndjson"))  # noqa: SLF001
     return True
 
 

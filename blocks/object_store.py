@@ -1,8 +1,7 @@
 """ObjectStore: everything that any bucket or folder can do, written once over a few primitives.
 
-A connector supplies `uri`, `_head`, `_get`, `_upload`, `_list`, `_delete`, `_copy` and, where the store has it,
-`_presign`. Keys that go in and come out are relative to the block's folder; `join_key` is the one place that checks
-them.
+A connector supplies `uri`, `check`, `_head`, `_get`, `_upload`, `_list`, `_delete`, `_copy` and, where the store has
+them, `_presign`, `_versions`, `_sweep`. Keys that go in and come out are relative to the block's folder.
 """
 
 # Prefect's interfaces declare coroutines; ours are operations, which run with and without an event loop.
@@ -11,64 +10,49 @@ them.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
-import errno
 import functools
 import io
-import os
-import uuid
+import threading
 from abc import abstractmethod
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
 from blocks.block import ConnectorBlock
-from blocks.errors import (
-    AccessDeniedError,
-    AlreadyExistsError,
-    ConnectorError,
-    InvalidInputError,
-    NotFoundError,
-    TerminalError,
-    TransientError,
-    UnsupportedError,
-)
+from blocks.checksum import DamagedError, verified
+from blocks.errors import InvalidInputError, NotFoundError, UnsupportedError
+from blocks.file_io import CHUNK_BYTES, file_errors, rewound, write_file
 from blocks.identity import with_load_id
+from blocks.object_keys import folder_prefix, join_key
 from blocks.operation import operation
 from blocks.retry import call_with_retry
+from blocks.transfer import ordered_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
+    import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
     from _typeshed import WriteableBuffer
 
     from blocks.columns import ExtraColumns
     from blocks.dataset import Condition, WriteMode, WriteReport
+    from blocks.file_io import Source
     from blocks.file_options import Compression, FileOptions, Format, OnError
     from blocks.scan import Scan
 
-    Source = bytes | Path | BinaryIO | Iterable[bytes]
-    """What can be uploaded: bytes, a local file, an open file, or an iterable of chunks."""
-
-T = TypeVar("T")
-U = TypeVar("U")
-
-CHUNK_BYTES = 8 * 2**20
-"""Size of one ranged request; a stream keeps `READ_AHEAD` of them in flight."""
 READ_AHEAD = 4
+"""How many ranges of an object are requested at once."""
+CHUNKS_IN_FLIGHT = 12
+"""How many chunks or parts of a block's objects may be in memory beyond one of each object under way."""
 OPEN_BUFFER_BYTES = 2**20
-PART_SUFFIX = ".etl-part"
-"""Ends the names of files that are still being written; such files are never listed."""
 
 
 class NoSuchStoreError(NotFoundError):
@@ -85,6 +69,9 @@ class ObjectInfo:
         etag: Changes whenever the content changes; what `if_match` takes.
         version: The store's version id, where the bucket keeps versions.
         last_modified: When it was written (right after an upload: by this machine's clock).
+        content_type: Its media type, where the store keeps one; `head_object` tells it.
+        metadata: Names and values that were stored with it; `head_object` tells them.
+        checksum: That of the whole content as the store keeps it, such as `md5:5d4140...`, where it is known.
     """
 
     key: str
@@ -92,6 +79,36 @@ class ObjectInfo:
     etag: str | None
     version: str | None
     last_modified: dt.datetime
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an object is to be written.
+
+    Attributes:
+        if_absent: Only when there is no such object yet.
+        if_match: Only when the object still has this etag.
+        content_type: Its media type.
+        metadata: Names and values to keep beside it.
+        tags: Names and values that the store can filter and bill by.
+    """
+
+    if_absent: bool = False
+    if_match: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the write may be refused."""
+        return self.if_absent or self.if_match is not None
+
+
+AS_IT_IS = WriteOptions()
 
 
 class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, WritableDeploymentStorage):
@@ -114,13 +131,15 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     # Prefect's names
 
     @operation
-    def read_path(self, path: str) -> bytes:
-        """The object's content.
+    def read_path(self, path: str, *, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """The object's content, or `length` bytes of it from `start` on; a range over the end is cut.
+
+        What was read whole is compared with the checksum that the store keeps.
 
         Raises:
             NotFoundError: There is no such object.
         """
-        return b"".join(self._stream(path))
+        return b"".join(self._stream(path, start, length, version=version))
 
     @operation
     def write_path(
@@ -132,6 +151,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         if_match: str | None = None,
         content_type: str | None = None,
         metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> str:
         """The key of the object that now holds `content`.
 
@@ -142,6 +162,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             if_match: Write only when the object still has this etag.
             content_type: Its media type, where the store keeps one.
             metadata: Names and values that the store keeps beside it.
+            tags: Names and values that the store can filter and bill by.
 
         Raises:
             AlreadyExistsError: `if_absent` or `if_match` did not hold: another writer was faster.
@@ -151,9 +172,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 f"Could not write {self.uri(path)}: content is {type(content).__name__}, and has to be bytes. "
                 "Encode text first: text.encode()."
             )
-        return self._upload(
-            path, bytes(content), if_absent=if_absent, if_match=if_match, content_type=content_type, metadata=metadata
-        ).key
+        return self._upload(path, bytes(content), WriteOptions(if_absent, if_match, content_type, metadata, tags)).key
 
     async def aread_path(self, path: str) -> bytes:
         """The object's content, awaitable. Prefect reads its results with it; it is never a task run."""
@@ -164,9 +183,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return await asyncio.to_thread(call_with_retry, self.retry, lambda: self._upload(path, content).key)
 
     @operation
-    def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> None:
-        """Nothing; copies a folder of the store (all of it by default) to a local one (the working directory)."""
-        self._download_folder(from_path or "", Path(local_path or ".").expanduser())
+    def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
+        """The files that now hold the objects of a folder (by default all), in a local one (the working directory)."""
+        return self._download_folder(from_path or "", Path(local_path or ".").expanduser())
 
     @operation
     def put_directory(
@@ -179,15 +198,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             to_path: The folder of the store to upload to.
             ignore_file: A file of gitignore patterns; what they match is left out.
         """
-        source = Path(local_path or ".").expanduser()
-        included: set[str] | None = None
-        if ignore_file:
-            from prefect.utilities.filesystem import filter_files
-
-            with file_errors("read", Path(ignore_file)):
-                patterns = Path(ignore_file).read_text(encoding="utf-8").splitlines()
-            included = {PurePath(name).as_posix() for name in filter_files(str(source), patterns, include_dirs=False)}
-        return self._upload_folder(source, to_path or "", included)
+        return self._upload_folder(Path(local_path or ".").expanduser(), to_path or "", ignore_file)
 
     @operation
     def list_objects(
@@ -210,18 +221,40 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return found
 
     @operation
-    def download_object_to_path(self, from_path: str, to_path: str | Path | None = None) -> Path:
-        """The absolute path of the file that now holds the object; by default named like it."""
+    def list_folders(self, folder: str = "") -> list[str]:
+        """The folders in a folder (by default in all of the block's), and the folders in those, sorted.
+
+        A folder is there as long as an object is in it.
+        """
+        start = folder_prefix(folder)
+        found: set[str] = set()
+        for page in self._list(folder):
+            for info in page:
+                parts = info.key[len(start) :].split("/")[:-1]
+                found |= {start + "/".join(parts[: depth + 1]) for depth in range(len(parts))}
+        return sorted(found)
+
+    @operation
+    def download_object_to_path(
+        self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
+    ) -> Path:
+        """The absolute path of the file that now holds the object; by default named like it.
+
+        Raises:
+            InvalidInputError: `to_path` is a folder.
+        """
         target = Path(to_path if to_path is not None else PurePath(from_path).name).expanduser().absolute()
-        self._download(from_path, target)
+        self._download(from_path, target, version=version)
         return target
 
     @operation
-    def download_object_to_file_object(self, from_path: str, to_file_object: BinaryIO) -> BinaryIO:
+    def download_object_to_file_object(
+        self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
+    ) -> BinaryIO:
         """The open file, with the object written at its position. After a failure it stands as before."""
-        chunks = self._stream(from_path)
+        chunks = self._stream(from_path, version=version)
         first = next(chunks, b"")
-        with _rewound(to_file_object, truncate=True):
+        with rewound(to_file_object, truncate=True):
             to_file_object.write(first)
             to_file_object.writelines(chunks)
         return to_file_object
@@ -243,17 +276,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         if_match: str | None = None,
         content_type: str | None = None,
         metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds the local file; by default named like it."""
+        """The key of the object that now holds the local file; by default named like it. Options: `write_path`."""
         source = Path(from_path).expanduser()
-        return self._upload(
-            to_path or source.name,
-            source,
-            if_absent=if_absent,
-            if_match=if_match,
-            content_type=content_type,
-            metadata=metadata,
-        ).key
+        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
+        return self._upload(to_path or source.name, source, options).key
 
     @operation
     def upload_from_file_object(
@@ -265,23 +293,65 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         if_match: str | None = None,
         content_type: str | None = None,
         metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds what the open file had from its position on."""
-        with _rewound(from_file_object):
-            return self._upload(
-                to_path,
-                from_file_object,
-                if_absent=if_absent,
-                if_match=if_match,
-                content_type=content_type,
-                metadata=metadata,
-            ).key
+        """The key of the object that now holds what the open file had from its position on. Options: `write_path`."""
+        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
+        with rewound(from_file_object):
+            return self._upload(to_path, from_file_object, options).key
 
     @operation
-    def upload_from_folder(self, from_folder: str | Path, to_folder: str | None = None) -> str:
-        """The folder of the store that now holds the files of the local folder."""
-        self._upload_folder(Path(from_folder).expanduser(), to_folder or "", None)
+    def upload_from_folder(
+        self, from_folder: str | Path, to_folder: str | None = None, *, ignore_file: str | Path | None = None
+    ) -> str:
+        """The folder of the store that now holds the files of the local folder.
+
+        Args:
+            from_folder: The local folder.
+            to_folder: The folder of the store; the block's own by default.
+            ignore_file: A file of gitignore patterns; what they match is left out.
+        """
+        self._upload_folder(Path(from_folder).expanduser(), to_folder or "", ignore_file)
         return to_folder or ""
+
+    @operation
+    def upload_from_dataframe(
+        self,
+        df: Any,
+        to_path: str,
+        serialization_format: str = "csv_gzip",
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """The key of the object that now holds the frame; it ends as the format's files do.
+
+        Args:
+            df: A pandas or polars frame, an Arrow table, a Scan, or anything with `__arrow_c_stream__`.
+            to_path: The key; an ending such as `.csv` is replaced by the format's own, or added.
+            serialization_format: csv, csv_gzip, parquet, parquet_snappy or parquet_gzip.
+            if_absent: Write only when there is no such object yet.
+            if_match: Write only when the object still has this etag.
+            metadata: Names and values that the store keeps beside it.
+            tags: Names and values that the store can filter and bill by.
+        """
+        from blocks import dataframes
+
+        form = dataframes.serialization(serialization_format)
+        options = WriteOptions(if_absent, if_match, form.content_type, metadata, tags)
+        return dataframes.upload(self, df, to_path, form, options)
+
+    @operation
+    def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
+        """A pandas frame of the object: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, as its name ends.
+
+        Args:
+            from_path: The key; a folder or a glob gives the rows of all its objects.
+            schema: Columns and exact types; by default what the file says, or what its values look like.
+        """
+        return self.scan(from_path, schema=schema).to_pandas()
 
     @operation
     def copy_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
@@ -329,13 +399,22 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return True
 
     @operation
-    def head_object(self, path: str) -> ObjectInfo:
+    def head_object(self, path: str, *, version: str | None = None) -> ObjectInfo:
         """What the store knows about the object.
 
         Raises:
             NotFoundError: There is no such object.
         """
-        return self._head(path)
+        return self._head(path, version)
+
+    @operation
+    def list_versions(self, path: str) -> list[ObjectInfo]:
+        """The versions of an object that the store still has, the newest first.
+
+        Raises:
+            UnsupportedError: The store keeps none.
+        """
+        return self._versions(path)
 
     @operation
     def delete_objects(self, paths: list[str]) -> int:
@@ -350,6 +429,25 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             UnsupportedError: The store has no such URLs.
         """
         return self._presign(path, method, expires_in)
+
+    @operation
+    def sweep(self, *, older_than: dt.timedelta = dt.timedelta(days=1)) -> int:
+        """How many uploads of killed processes were removed: parts that are billed, or lie there, and no object.
+
+        Args:
+            older_than: Younger ones may still be under way, and stay.
+        """
+        removed = self._sweep(older_than)
+        self.logger.info("Swept %s: uploads=%d older_than=%s", self.uri(), removed, older_than)
+        return removed
+
+    def open(self, path: str, *, version: str | None = None) -> BinaryIO:
+        """The object as a seekable file, read by ranges as they are needed; one version of it, to the end.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        return self._open(path, version)
 
     def scan(
         self,
@@ -477,10 +575,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """The object's address for messages, such as `s3://bucket/folder/key`."""
 
     @abstractmethod
-    def _head(self, key: str) -> ObjectInfo: ...
+    def _head(self, key: str, version: str | None = None) -> ObjectInfo: ...
 
     @abstractmethod
-    def _get(self, key: str, start: int, length: int, if_match: str | None = None) -> tuple[bytes, ObjectInfo]:
+    def _get(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
         """At most `length` bytes from `start` on, none when the object ends before it, and what it is.
 
         Raises:
@@ -488,16 +588,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """
 
     @abstractmethod
-    def _upload(
-        self,
-        key: str,
-        source: Source,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> ObjectInfo: ...
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo: ...
 
     @abstractmethod
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
@@ -512,31 +603,68 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
         raise UnsupportedError(f"{type(self).__name__} has no presigned URLs.")
 
+    def _refuse_version(self, version: str | None) -> None:
+        if version is not None:
+            raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
+
+    def _versions(self, key: str) -> list[ObjectInfo]:  # noqa: ARG002
+        raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
+
+    def _sweep(self, older_than: dt.timedelta) -> int:  # noqa: ARG002
+        """What `sweep` does; nothing where the store itself forgets what was not finished."""
+        return 0
+
     def _named_bucket(self, name: str) -> Self:
         raise UnsupportedError(f"{type(self).__name__} has no bucket {name!r} beside it; pass a block as to_bucket.")
 
+    def _stored_checksum(self, info: ObjectInfo) -> str | None:
+        """The checksum of the whole object that `info` is of, where it takes a request of its own to know it."""
+        return info.checksum
+
     # What the primitives give together
 
-    def _stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def _stream(
+        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
         """The object in chunks, read a few ranges ahead; every chunk is of the same version of it."""
         if length is not None and length <= 0:
-            self._head(key)
+            self._head(key, version)
             return
-        first, info = self._get(key, start, CHUNK_BYTES if length is None else min(CHUNK_BYTES, length))
+        wanted = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
+        first, info = self._get(key, start, wanted, version=version)
+        stop = info.size if length is None else min(info.size, start + length)
+        chunks = self._chunks(first, info, start, stop, version)
+        yield from self._verified(chunks, info) if start == 0 and stop == info.size else chunks
+
+    def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:
         if first:
             yield first
-        stop = info.size if length is None else min(info.size, start + length)
-        yield from self._ranges(info, start + len(first), stop)
+        yield from self._ranges(info, start + len(first), stop, version)
 
-    def _ranges(self, info: ObjectInfo, start: int, stop: int) -> Iterator[bytes]:
+    def _ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
         def get(at: int) -> bytes:
-            return self._get(info.key, at, min(CHUNK_BYTES, stop - at), info.etag)[0]
+            return self._get(info.key, at, min(CHUNK_BYTES, stop - at), if_match=info.etag, version=version)[0]
 
-        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD)
+        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self._budget())
 
-    def _open(self, key: str) -> BinaryIO:
-        """The object as a seekable file, read by ranges."""
-        return cast("BinaryIO", io.BufferedReader(_Ranged(self, self._head(key)), OPEN_BUFFER_BYTES))
+    def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
+        expected = info.checksum or self._stored_checksum(info)
+        if expected is None:
+            yield from chunks
+            return
+        try:
+            yield from verified(chunks, expected, self.uri(info.key))
+        except DamagedError:
+            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is no MD5.
+            if self._stored_checksum(info) == expected:
+                raise
+
+    def _budget(self) -> threading.Semaphore:
+        return self._cached("budget", lambda: threading.BoundedSemaphore(CHUNKS_IN_FLIGHT))
+
+    def _open(self, key: str, version: str | None = None) -> BinaryIO:
+        raw = _Ranged(self, self._head(key, version), version)
+        return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
 
     def _target(self, to_bucket: Self | str | None) -> Self:
         if to_bucket is None:
@@ -550,25 +678,32 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             )
         return to_bucket
 
-    def _download(self, key: str, target: Path) -> int:
-        return write_file(target, self._stream(key))
+    def _download(self, key: str, target: Path, *, version: str | None = None) -> int:
+        if target.is_dir():
+            raise InvalidInputError(f"Could not write {target}: it is a folder. Give the file's whole name as to_path.")
+        return write_file(target, self._stream(key, version=version))
 
-    def _download_folder(self, folder: str, target: Path) -> None:
+    def _download_folder(self, folder: str, target: Path) -> list[Path]:
         prefix = folder_prefix(folder)
-        count = size = 0
+        size = 0
+        paths: list[Path] = []
         infos = (info for page in self._list(folder) for info in page)
 
-        def download(info: ObjectInfo) -> int:
-            return self._download(info.key, target / join_key("", info.key.removeprefix(prefix)))
+        def download(info: ObjectInfo) -> tuple[Path, int]:
+            path = target / join_key("", info.key.removeprefix(prefix))
+            return path, self._download(info.key, path)
 
-        for written in ordered_map(download, infos, workers=self.max_concurrency):
-            count, size = count + 1, size + written
-        self.logger.info("Downloaded %s to %s: objects=%d bytes=%d", self.uri(folder), target, count, size)
+        for path, written in ordered_map(download, infos, workers=self.max_concurrency):
+            paths.append(path)
+            size += written
+        self.logger.info("Downloaded %s to %s: objects=%d bytes=%d", self.uri(folder), target, len(paths), size)
+        return paths
 
-    def _upload_folder(self, source: Path, folder: str, included: set[str] | None) -> int:
+    def _upload_folder(self, source: Path, folder: str, ignore_file: str | Path | None) -> int:
         if not source.is_dir():
             raise NotFoundError(f"Could not upload {source}: it is not a folder.")
         prefix = folder_prefix(folder)
+        included = None if ignore_file is None else _not_ignored(source, Path(ignore_file))
         files = (path for path in sorted(source.rglob("*")) if path.is_file())
         chosen = (path for path in files if included is None or path.relative_to(source).as_posix() in included)
 
@@ -585,8 +720,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 class _Ranged(io.RawIOBase):
     """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
 
-    def __init__(self, store: ObjectStore, info: ObjectInfo) -> None:
-        self._store, self._info, self._at = store, info, 0
+    def __init__(self, store: ObjectStore, info: ObjectInfo, version: str | None) -> None:
+        self._store, self._info, self._version, self._at = store, info, version, 0
 
     def readable(self) -> bool:
         return True
@@ -608,191 +743,15 @@ class _Ranged(io.RawIOBase):
         view = memoryview(buffer).cast("B")
         start = self._at
         stop = min(start + len(view), self._info.size)
-        for chunk in self._store._ranges(self._info, start, stop):  # noqa: SLF001
+        for chunk in self._store._ranges(self._info, start, stop, self._version):  # noqa: SLF001
             view[self._at - start : self._at - start + len(chunk)] = chunk
             self._at += len(chunk)
         return self._at - start
 
     def readall(self) -> bytes:
-        rest = b"".join(self._store._ranges(self._info, self._at, self._info.size))  # noqa: SLF001
+        rest = b"".join(self._store._ranges(self._info, self._at, self._info.size, self._version))  # noqa: SLF001
         self._at += len(rest)
         return rest
-
-
-def join_key(folder: str, key: str) -> str:
-    """The whole key of `key` in `folder`: the one place where keys are checked.
-
-    >>> join_key("base", "a/b.csv")
-    'base/a/b.csv'
-
-    Raises:
-        InvalidInputError: It is empty, or could leave the folder, or could not be read back by every store.
-    """
-    if problem := _key_problem(key):
-        raise InvalidInputError(f"{key!r:.200} is no key: {problem}. Keys look like 'folder/name.csv'.")
-    return f"{folder}/{key}" if folder else key
-
-
-def folder_prefix(folder: str) -> str:
-    """What the keys of the objects in a folder start with: "" for the block's own, else ending in one slash.
-
-    >>> folder_prefix("base"), folder_prefix("base/"), folder_prefix("")
-    ('base/', 'base/', '')
-
-    Raises:
-        InvalidInputError: It could leave the block's folder.
-    """
-    name = folder.removesuffix("/")
-    return "" if name in {"", "."} else join_key("", name) + "/"
-
-
-def _key_problem(key: object) -> str | None:
-    if not isinstance(key, str):
-        return f"it is {type(key).__name__}, not text"
-    if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
-        return "it holds a control character"
-    if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
-        return "it holds a code point that is no character"
-    segments = key.split("/")
-    if "" in segments:
-        return "it is empty, or has an empty part"
-    if "." in segments or ".." in segments:
-        return "'.' and '..' could leave the folder"
-    return None
-
-
-def ordered_map(fn: Callable[[T], U], items: Iterable[T], *, workers: int) -> Iterator[U]:
-    """`fn` of each item, in order, with at most `workers` under way or waiting to be taken.
-
-    After an error nothing new is started; the first error is raised once what is under way has ended.
-    """
-    iterator = iter(items)
-    head = [item for _, item in zip(range(2), iterator, strict=False)]
-    if len(head) < 2:  # noqa: PLR2004 (one item needs no thread)
-        yield from map(fn, head)
-        return
-    pending: deque[Any] = deque()
-    with ThreadPoolExecutor(workers, thread_name_prefix="etl-transfer") as pool:
-        try:
-            pending.extend(pool.submit(fn, item) for item in head)
-            while pending:
-                while len(pending) < workers and (more := next(iterator, _END)) is not _END:
-                    pending.append(pool.submit(fn, cast("T", more)))
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
-
-
-_END = object()
-
-
-def write_file(target: Path, chunks: Iterable[bytes]) -> int:
-    """How many bytes the file now holds. A reader sees the old file or the new one, also after a power cut.
-
-    Raises:
-        AccessDeniedError: The folder cannot be written.
-    """
-    with file_errors("write", target), part_file(target) as part:
-        size = sum(map(part.write, chunks))
-        part.flush()
-        os.fsync(part.fileno())
-        os.replace(part.name, target)  # noqa: PTH105 (part.name is text)
-        sync_folder(target.parent)
-    return size
-
-
-@contextlib.contextmanager
-def part_file(target: Path) -> Iterator[BinaryIO]:
-    """A new file beside `target`, removed in the end unless it was renamed."""
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError as error:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-    path = target.parent / f".{uuid.uuid4().hex}{PART_SUFFIX}"
-    try:
-        with path.open("xb") as part:
-            yield part
-    finally:
-        path.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut; Windows does so by itself and cannot open folders."""
-    if os.name == "nt":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def chunks_of(source: Source) -> Iterator[bytes]:
-    """What is to be uploaded, in chunks."""
-    if isinstance(source, bytes):
-        yield source
-    elif isinstance(source, Path):
-        with file_errors("read", source), source.open("rb") as file:
-            yield from iter(lambda: file.read(CHUNK_BYTES), b"")
-    elif hasattr(source, "read"):
-        yield from iter(lambda: source.read(CHUNK_BYTES), b"")
-    else:
-        yield from source
-
-
-FILE_ERRORS: dict[int, type[ConnectorError]] = {
-    errno.ENOENT: NotFoundError,
-    errno.EACCES: AccessDeniedError,
-    errno.EPERM: AccessDeniedError,
-    errno.EROFS: AccessDeniedError,
-    errno.EEXIST: AlreadyExistsError,
-    errno.EISDIR: InvalidInputError,
-    errno.ENOTDIR: InvalidInputError,
-    errno.ENAMETOOLONG: InvalidInputError,
-    errno.EINVAL: InvalidInputError,
-    errno.EILSEQ: InvalidInputError,
-    errno.EAGAIN: TransientError,
-    errno.EBUSY: TransientError,
-    errno.EIO: TransientError,
-    errno.EMFILE: TransientError,
-    errno.ENFILE: TransientError,
-    errno.ESTALE: TransientError,
-    errno.ETIMEDOUT: TransientError,
-}
-"""Everything else, such as a full disk, is a TerminalError. Source: errno(3)."""
-
-ADVICE: dict[type[ConnectorError], str] = {
-    AccessDeniedError: " Give this user the right to {verb} there, or choose another place.",
-    InvalidInputError: " One part of the name is a file and would have to be a folder, or is too long.",
-}
-
-
-@contextlib.contextmanager
-def file_errors(verb: str, place: object) -> Iterator[None]:
-    """The operating system's errors as ours: `verb` is what was tried on `place`."""
-    try:
-        yield
-    except OSError as error:
-        kind = FILE_ERRORS.get(error.errno or 0, TerminalError)
-        advice = ADVICE.get(kind, "").format(verb=verb)
-        raise kind(f"Could not {verb} {place}: {error.strerror or error}.{advice}") from error
-
-
-@contextlib.contextmanager
-def _rewound(file: BinaryIO, *, truncate: bool = False) -> Iterator[None]:
-    """Puts the file back where it stood when the body fails, so that the next try starts at the same place."""
-    start = file.tell() if file.seekable() else None
-    try:
-        yield
-    except Exception as error:
-        if start is not None:
-            file.seek(start)
-            if truncate:
-                file.truncate()
-        elif isinstance(error, TransientError):
-            raise TerminalError(f"{error} It cannot be tried again: the file object does not seek.") from error
-        raise
 
 
 def _as_dict(info: ObjectInfo) -> dict[str, Any]:
@@ -803,3 +762,11 @@ def _as_dict(info: ObjectInfo) -> dict[str, Any]:
         "ETag": info.etag,
     }
     return found | ({"VersionId": info.version} if info.version else {})
+
+
+def _not_ignored(folder: Path, ignore_file: Path) -> set[str]:
+    from prefect.utilities.filesystem import filter_files
+
+    with file_errors("read", ignore_file):
+        patterns = ignore_file.read_text(encoding="utf-8").splitlines()
+    return {PurePath(name).as_posix() for name in filter_files(str(folder), patterns, include_dirs=False)}

@@ -24,24 +24,16 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.object_store import (
-    CHUNK_BYTES,
-    PART_SUFFIX,
-    ObjectInfo,
-    ObjectStore,
-    chunks_of,
-    file_errors,
-    folder_prefix,
-    join_key,
-    part_file,
-    sync_folder,
-)
+from blocks.file_io import CHUNK_BYTES, PART_SUFFIX, chunks_of, file_errors, part_file, sync_folder
+from blocks.object_keys import folder_prefix, join_key
+from blocks.object_store import AS_IT_IS, ObjectInfo, ObjectStore
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
-    from blocks.object_store import Source
+    from blocks.file_io import Source
+    from blocks.object_store import WriteOptions
 
 try:
     import fcntl
@@ -115,43 +107,38 @@ class LocalFiles(ObjectStore):
             )
         return path
 
-    def _head(self, key: str) -> ObjectInfo:
-        with self._reading(key) as path:
+    def _head(self, key: str, version: str | None = None) -> ObjectInfo:
+        with self._reading(key, version) as path:
             return _info(key, path.stat())
 
-    def _get(self, key: str, start: int, length: int, if_match: str | None = None) -> tuple[bytes, ObjectInfo]:
-        with self._reading(key) as path, path.open("rb") as file:
+    def _get(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        with self._reading(key, version) as path, path.open("rb") as file:
             info = _info(key, os.fstat(file.fileno()))
             if if_match is not None and info.etag != if_match:
                 raise TransientError(f"{self.uri(key)} changed while it was read. Try again.")
             file.seek(start)
             return file.read(length), info
 
-    def _stream(self, key: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+    def _stream(
+        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
         # An open file stays the version it was: every write here is a rename. No ranges are needed.
         left = length
-        with self._open(key) as file, file_errors("read", file.name):
+        with self._open(key, version) as file, file_errors("read", file.name):
             file.seek(start)
             while chunk := file.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)):
                 yield chunk
                 left = None if left is None else left - len(chunk)
 
-    def _open(self, key: str) -> BinaryIO:
-        with self._reading(key) as path:
+    def _open(self, key: str, version: str | None = None) -> BinaryIO:
+        with self._reading(key, version) as path:
             return path.open("rb")
 
-    def _upload(
-        self,
-        key: str,
-        source: Source,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,  # noqa: ARG002 (a file has no place for it)
-        metadata: Mapping[str, str] | None = None,
-    ) -> ObjectInfo:
-        if metadata:
-            raise UnsupportedError(f"Could not write {self.uri(key)}: files keep no metadata.")
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        if options.metadata or options.tags:
+            raise UnsupportedError(f"Could not write {self.uri(key)}: files keep no metadata and no tags.")
         target = self._path(key)
         with file_errors("write", self._place(target)), part_file(target) as part:
             part.writelines(chunks_of(source))
@@ -159,13 +146,13 @@ class LocalFiles(ObjectStore):
             # Unique, so that the etag is: the clock that stamps files ticks every few milliseconds only.
             os.utime(part.fileno(), ns=(time.time_ns(), time.time_ns()))
             os.fsync(part.fileno())
-            with _locked(target.parent, required=if_match is not None):
-                self._put_in_place(Path(part.name), target, if_absent=if_absent, if_match=if_match)
+            with _locked(target.parent, required=options.if_match is not None):
+                self._put_in_place(Path(part.name), target, options)
             sync_folder(target.parent)
             return _info(key, os.fstat(part.fileno()))
 
-    def _put_in_place(self, part: Path, target: Path, *, if_absent: bool, if_match: str | None) -> None:
-        if if_absent:
+    def _put_in_place(self, part: Path, target: Path, options: WriteOptions) -> None:
+        if options.if_absent:
             try:
                 os.link(part, target)
             except FileExistsError:
@@ -175,11 +162,11 @@ class LocalFiles(ObjectStore):
                     raise
                 raise UnsupportedError(f"if_absent needs hard links, and {target.parent} has none.") from error
             return
-        if if_match is not None:
+        if options.if_match is not None:
             if not target.is_file():
                 raise NotFoundError(f"Could not write {target}: there is no such file to replace.")
-            if _info("", target.stat()).etag != if_match:
-                raise AlreadyExistsError(f"Could not write {target}: it is no longer the version with etag {if_match}.")
+            if _info("", target.stat()).etag != options.if_match:
+                raise AlreadyExistsError(f"Could not write {target}: it no longer has the etag {options.if_match}.")
         part.replace(target)
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
@@ -207,8 +194,20 @@ class LocalFiles(ObjectStore):
         with self._reading(source_key) as path:
             (target or self)._upload(target_key, path)  # noqa: SLF001
 
+    def _sweep(self, older_than: dt.timedelta) -> int:
+        before = time.time() - older_than.total_seconds()
+        root, removed = self._root(), 0
+        with file_errors("sweep", root):
+            for path in root.rglob(f"*{PART_SUFFIX}"):
+                with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                    if path.stat().st_mtime <= before:
+                        path.unlink()
+                        removed += 1
+        return removed
+
     @contextlib.contextmanager
-    def _reading(self, key: str) -> Iterator[Path]:
+    def _reading(self, key: str, version: str | None = None) -> Iterator[Path]:
+        self._refuse_version(version)
         path = self._path(key)
         with file_errors("read", path):
             try:
@@ -265,36 +264,43 @@ class MemoryFiles(ObjectStore):
         except KeyError:
             raise NotFoundError(f"Could not read {self.uri(key)}: no such object.") from None
 
-    def _head(self, key: str) -> ObjectInfo:
+    def _head(self, key: str, version: str | None = None) -> ObjectInfo:
+        self._refuse_version(version)
         return self._found(key)[1]
 
-    def _get(self, key: str, start: int, length: int, if_match: str | None = None) -> tuple[bytes, ObjectInfo]:
+    def _get(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        self._refuse_version(version)
         content, info = self._found(key)
         if if_match is not None and info.etag != if_match:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.")
         return content[start : start + length], info
 
-    def _upload(
-        self,
-        key: str,
-        source: Source,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,  # noqa: ARG002 (nobody asks for it back)
-        metadata: Mapping[str, str] | None = None,  # noqa: ARG002
-    ) -> ObjectInfo:
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        if options.tags:
+            raise UnsupportedError(f"Could not write {self.uri(key)}: memory keeps no tags.")
         content = b"".join(chunks_of(source))
-        info = ObjectInfo(join_key("", key), len(content), uuid.uuid4().hex, None, dt.datetime.now(dt.UTC))
+        info = ObjectInfo(
+            join_key("", key),
+            len(content),
+            uuid.uuid4().hex,
+            None,
+            dt.datetime.now(dt.UTC),
+            options.content_type,
+            dict(options.metadata or {}),
+        )
         contents = self._contents()
         with contents.lock:
             old = contents.objects.get(info.key)
-            if if_absent and old is not None:
+            if options.if_absent and old is not None:
                 raise AlreadyExistsError(f"Could not write {self.uri(key)}: it exists already.")
-            if if_match is not None and old is None:
+            if options.if_match is not None and old is None:
                 raise NotFoundError(f"Could not write {self.uri(key)}: there is no such object to replace.")
-            if if_match is not None and old is not None and old[1].etag != if_match:
-                raise AlreadyExistsError(f"Could not write {self.uri(key)}: it no longer has the etag {if_match}.")
+            if options.if_match is not None and old is not None and old[1].etag != options.if_match:
+                raise AlreadyExistsError(
+                    f"Could not write {self.uri(key)}: it no longer has the etag {options.if_match}."
+                )
             contents.objects[info.key] = content, info
         return info
 

@@ -1,23 +1,26 @@
 """Amazon S3, and every server that speaks its protocol.
 
-Objects are read and written through obstore (Rust, 4 to 5 times boto3's rate on small objects). Listing, deleting,
-copying and multipart uploads go through boto3: obstore normalises keys while listing, so that a folder marker and an
-object look the same and one key with a double slash fails the whole page; and only CompleteMultipartUpload itself can
-make a large write conditional.
+Objects are read and small ones written through obstore (Rust, 4 to 5 times boto3's rate on small objects). Listing,
+deleting, copying and multipart uploads go through boto3; docs/decisions/0008-s3-obstore-and-boto3.md says why.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import datetime as dt
+import itertools
 import os
 import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import urlencode
 
 from pydantic import Field, HttpUrl, field_validator
 
 from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
+from blocks.checksum import Crc32
 from blocks.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -29,79 +32,80 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.object_store import (
-    NoSuchStoreError,
-    ObjectInfo,
-    ObjectStore,
-    chunks_of,
-    folder_prefix,
-    join_key,
-    ordered_map,
+from blocks.object_keys import folder_prefix, join_key
+from blocks.object_store import AS_IT_IS, NoSuchStoreError, ObjectInfo
+from blocks.obstore_bucket import (
+    OBSTORE_ERRORS,
+    WRITE_ID,
+    Identity,
+    ObstoreBucket,
+    comes_from_obstore,
+    obstore_error,
+    parts_of,
 )
 from blocks.optional import require
+from blocks.transfer import ordered_map
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
-    from blocks.object_store import Source
+    from blocks.file_io import Source
+    from blocks.object_store import WriteOptions
 
-PART_BYTES = 8 * 2**20
 PARTS_IN_FLIGHT = 4
-MAX_PARTS = 10_000
 DELETE_BATCH = 1_000
 COPY_BYTES = 5 * 2**30
 """The largest object that one CopyObject takes."""
-WRITE_ID = "etl-write-id"
-"""Metadata of a conditional write, by which it knows its own object when the answer was lost."""
-
-ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
-    "InvalidSecurity": AuthError,
-    "CredentialsNotSupported": AuthError,
-    "AllAccessDisabled": AccessDeniedError,
-    "AccountProblem": AccessDeniedError,
-    "NoSuchKey": NotFoundError,
-    "NoSuchBucket": NoSuchStoreError,
-    "NoSuchVersion": NotFoundError,
-    "PreconditionFailed": AlreadyExistsError,
-    "412": AlreadyExistsError,
-    "BucketAlreadyExists": AlreadyExistsError,
-    "BucketAlreadyOwnedByYou": AlreadyExistsError,
-    "InvalidArgument": InvalidInputError,
-    "InvalidRequest": InvalidInputError,
-    "InvalidRange": InvalidInputError,
-    "InvalidBucketName": InvalidInputError,
-    "InvalidObjectState": InvalidInputError,
-    "EntityTooLarge": InvalidInputError,
-    "EntityTooSmall": InvalidInputError,
-    "KeyTooLongError": InvalidInputError,
-    "MetadataTooLarge": InvalidInputError,
-    "AuthorizationHeaderMalformed": InvalidInputError,
-    "PermanentRedirect": InvalidInputError,
-    "TemporaryRedirect": InvalidInputError,
-    "IllegalLocationConstraintException": InvalidInputError,
-    "400": InvalidInputError,
-    "MethodNotAllowed": UnsupportedError,
-    "NotImplemented": UnsupportedError,
-    "501": UnsupportedError,
-    # Another writer is at it, or the upload is gone because its completion was heard and the answer lost.
-    "ConditionalRequestConflict": TransientError,
-    "OperationAborted": TransientError,
-    "NoSuchUpload": TransientError,
-    "BadDigest": TransientError,
-    "IncompleteBody": TransientError,
-    "XAmzContentSHA256Mismatch": TransientError,
-    # Raised by obstore without an answer of the service, by class name.
-    "FileNotFoundError": NotFoundError,
-    "PermissionDeniedError": AccessDeniedError,
-    "UnauthenticatedError": AuthError,
-    "AlreadyExistsError": AlreadyExistsError,
-    "PreconditionError": AlreadyExistsError,
-    "NotSupportedError": UnsupportedError,
-    "InvalidPathError": InvalidInputError,
-    "ValueError": InvalidInputError,
+FULL_CHECKSUMS = {
+    "ChecksumCRC32": "crc32",
+    "ChecksumCRC32C": "crc32c",
+    "ChecksumSHA256": "sha256",
+    "ChecksumSHA1": "sha1",
 }
-"""https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html and obstore.exceptions."""
+
+ERRORS: dict[str, type[ConnectorError]] = (
+    AWS_ERRORS
+    | OBSTORE_ERRORS
+    | {
+        "InvalidSecurity": AuthError,
+        "CredentialsNotSupported": AuthError,
+        "AllAccessDisabled": AccessDeniedError,
+        "AccountProblem": AccessDeniedError,
+        "NoSuchKey": NotFoundError,
+        "NoSuchBucket": NoSuchStoreError,
+        "NoSuchVersion": NotFoundError,
+        "PreconditionFailed": AlreadyExistsError,
+        "412": AlreadyExistsError,
+        "BucketAlreadyExists": AlreadyExistsError,
+        "BucketAlreadyOwnedByYou": AlreadyExistsError,
+        "InvalidArgument": InvalidInputError,
+        "InvalidRequest": InvalidInputError,
+        "InvalidRange": InvalidInputError,
+        "InvalidBucketName": InvalidInputError,
+        "InvalidObjectState": InvalidInputError,
+        "EntityTooLarge": InvalidInputError,
+        "EntityTooSmall": InvalidInputError,
+        "KeyTooLongError": InvalidInputError,
+        "MetadataTooLarge": InvalidInputError,
+        "AuthorizationHeaderMalformed": InvalidInputError,
+        "PermanentRedirect": InvalidInputError,
+        "TemporaryRedirect": InvalidInputError,
+        "IllegalLocationConstraintException": InvalidInputError,
+        "400": InvalidInputError,
+        "MethodNotAllowed": UnsupportedError,
+        "NotImplemented": UnsupportedError,
+        "501": UnsupportedError,
+        # Another writer is at it, or the upload is gone because its completion was heard and the answer lost.
+        "ConditionalRequestConflict": TransientError,
+        "OperationAborted": TransientError,
+        "NoSuchUpload": TransientError,
+        "BadDigest": TransientError,
+        "IncompleteBody": TransientError,
+        "XAmzContentSHA256Mismatch": TransientError,
+    }
+)
+"""https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html"""
 
 ADVICE: dict[str, str] = AWS_ADVICE | {
     "NoSuchBucket": "Check bucket_name, and the endpoint_url of the credentials.",
@@ -116,12 +120,13 @@ PERMISSIONS = {
     "read": "s3:GetObject (and s3:ListBucket, without which a missing object looks like a forbidden one)",
     "write": "s3:PutObject",
     "list": "s3:ListBucket",
+    "sweep": "s3:ListBucketMultipartUploads and s3:AbortMultipartUpload",
     "delete": "s3:DeleteObject",
     "copy": "s3:GetObject on the object and s3:PutObject on its copy",
 }
 
 
-class S3Bucket(ObjectStore):
+class S3Bucket(ObstoreBucket):
     """A bucket of Amazon S3 or of a server that speaks its protocol, or a folder in one.
 
     Example:
@@ -132,6 +137,8 @@ class S3Bucket(ObjectStore):
         bucket.write_path("orders/2026-04-30.csv", b"order_id,amount")
         ```
     """
+
+    _extra: ClassVar[str] = "s3"
 
     _block_type_name = "ETL S3 Bucket"
     _block_type_slug = "etl-s3-bucket"
@@ -146,6 +153,11 @@ class S3Bucket(ObjectStore):
     )
     bucket_folder: str = Field(
         default="", description="The folder in the bucket that this block stands for; by default all of it."
+    )
+
+    verify_checksums: bool = Field(
+        default=True,
+        description="Whether content is compared with checksums on its way up and down; false for a server without.",
     )
 
     @field_validator("bucket_name")
@@ -189,97 +201,100 @@ class S3Bucket(ObjectStore):
         """The object's address, such as `s3://bucket/folder/orders.csv`."""
         return f"s3://{self.bucket_name}/{join_key(self.bucket_folder, key) if key else self.bucket_folder}"
 
+    def _is_express(self) -> bool:
+        """Whether it is a directory bucket, whose etags are no checksums."""
+        return self.bucket_name.endswith("--x-s3")
+
     def _key(self, key: str) -> str:
         return join_key(self.bucket_folder, key)
 
-    def _info(self, key: str, found: Mapping[str, Any]) -> ObjectInfo:
-        return ObjectInfo(key, found["size"], found["e_tag"], found["version"], found["last_modified"])
+    def _found(self, key: str, meta: Mapping[str, Any]) -> ObjectInfo:
+        info = super()._found(key, meta)
+        return replace(info, checksum=_md5(info.etag)) if self.verify_checksums and not self._is_express() else info
 
-    def _head(self, key: str) -> ObjectInfo:
-        obstore, store, whole = self._obstore(), self._store(), self._key(key)
+    def _head(self, key: str, version: str | None = None) -> ObjectInfo:
+        which = {"Bucket": self.bucket_name, "Key": self._key(key)} | ({"VersionId": version} if version else {})
+        client = self.get_client()
         with self._errors("read", key):
             try:
-                return self._info(key, obstore.head(store, whole))
-            except (FileNotFoundError, obstore.exceptions.PermissionDeniedError):
+                found = client.head_object(**which, **({"ChecksumMode": "ENABLED"} if self.verify_checksums else {}))
+            except client.exceptions.ClientError as error:
                 # The answer to HEAD has no body, and so no word on whether the key, the bucket or the right is missing.
-                return self._info(key, obstore.get(store, whole, options={"range": (0, 1)}).meta)
+                client.get_object(**which, Range="bytes=0-0")["Body"].close()
+                raise error from None
+        return ObjectInfo(
+            key,
+            found["ContentLength"],
+            found["ETag"],
+            found.get("VersionId"),
+            found["LastModified"].astimezone(dt.UTC),
+            found.get("ContentType"),
+            {name: value for name, value in found["Metadata"].items() if name != WRITE_ID},
+            _full_checksum(found) if self.verify_checksums and not self._is_express() else None,
+        )
 
-    def _get(self, key: str, start: int, length: int, if_match: str | None = None) -> tuple[bytes, ObjectInfo]:
-        options: dict[str, Any] = {"range": (start, start + length)}
-        if if_match is not None:
-            options["if_match"] = if_match
-        whole = self._key(key)
-        try:
-            with self._errors("read", key):
-                found = self._obstore().get(self._store(), whole, options=options)
-                return bytes(found.bytes()), self._info(key, found.meta)
-        except AlreadyExistsError as error:
-            raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
-        except InvalidInputError:  # no range of an empty object can be asked for, nor one behind the end
-            info = self._head(key)
-            if start < info.size:
-                raise
-            return b"", info
+    def _stored_checksum(self, info: ObjectInfo) -> str | None:
+        if not self.verify_checksums:
+            return None
+        now = self._head(info.key, info.version)
+        return now.checksum if now.etag == info.etag else None
 
-    def _upload(
-        self,
-        key: str,
-        source: Source,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,
-        metadata: Mapping[str, str] | None = None,
-    ) -> ObjectInfo:
-        whole = self._key(key)
-        metadata = dict(metadata or {})
-        conditional = if_absent or if_match is not None
-        if conditional:
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        metadata = dict(options.metadata or {})
+        if options.conditional:
             metadata[WRITE_ID] = uuid.uuid4().hex
-        parts = _parts(source)
-        first = next(parts, b"")
-        second = next(parts, None)
+        parts = parts_of(source)
+        first, second = next(parts, b""), next(parts, None)
         try:
             if second is None:
-                attributes = metadata | ({"Content-Type": content_type} if content_type else {})
-                mode: Any = "create" if if_absent else {"e_tag": if_match} if if_match else "overwrite"
-                with self._errors("write", key):
-                    put = self._obstore().put(
-                        self._store(), whole, first, attributes=attributes, mode=mode, use_multipart=False
-                    )
-                return ObjectInfo(key, len(first), put["e_tag"], put["version"], dt.datetime.now(dt.UTC))
-            condition = {"IfNoneMatch": "*"} if if_absent else {"IfMatch": if_match} if if_match else {}
-            description = {"Metadata": metadata} | ({"ContentType": content_type} if content_type else {})
-            return self._upload_parts(key, _chain(first, second, parts), description, condition)
+                return self._put(key, first, options, metadata)
+            return self._upload_parts(key, itertools.chain((first, second), parts), options, metadata)
         except (AlreadyExistsError, TransientError):
-            if conditional and self._holds(key, metadata[WRITE_ID]):
+            if options.conditional and self._holds(key, metadata[WRITE_ID]):
                 return self._head(key)
             raise
 
     def _upload_parts(
-        self, key: str, parts: Iterable[bytes], description: Mapping[str, Any], condition: Mapping[str, Any]
+        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str]
     ) -> ObjectInfo:
         client, target = self.get_client(), {"Bucket": self.bucket_name, "Key": self._key(key)}
+        description: dict[str, Any] = {"Metadata": metadata}
+        if options.content_type:
+            description["ContentType"] = options.content_type
+        if options.tags:
+            description["Tagging"] = urlencode(options.tags)
+        if self.verify_checksums:
+            description |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
         with self._errors("write", key):
             target["UploadId"] = client.create_multipart_upload(**target, **description)["UploadId"]
+        whole, size = Crc32(), 0
 
-        def send(numbered: tuple[int, bytes]) -> tuple[dict[str, Any], int]:
+        def checked() -> Iterator[tuple[int, bytes]]:
+            nonlocal size
+            for number, part in enumerate(parts, 1):
+                whole.update(part)
+                size += len(part)
+                yield number, part
+
+        def send(numbered: tuple[int, bytes]) -> dict[str, Any]:
             number, part = numbered
+            checksum = {"ChecksumCRC32": _crc32(part)} if self.verify_checksums else {}
             with self._errors("write", key):
-                answer = client.upload_part(**target, PartNumber=number, Body=part)
-            return {"PartNumber": number, "ETag": answer["ETag"]}, len(part)
+                answer = client.upload_part(**target, PartNumber=number, Body=part, **checksum)
+            return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
+        condition = {"IfNoneMatch": "*"} if options.if_absent else {"IfMatch": options.if_match}
         try:
-            sent = list(ordered_map(send, enumerate(parts, 1), workers=PARTS_IN_FLIGHT))
+            sent = list(ordered_map(send, checked(), workers=PARTS_IN_FLIGHT, budget=self._budget()))
+            checksum = {"ChecksumCRC32": _base64(whole), "ChecksumType": "FULL_OBJECT"} if self.verify_checksums else {}
             with self._errors("write", key):
                 done = client.complete_multipart_upload(
-                    **target, MultipartUpload={"Parts": [part for part, _ in sent]}, **condition
+                    **target, MultipartUpload={"Parts": sent}, **checksum, **(condition if options.conditional else {})
                 )
         except BaseException:
             with contextlib.suppress(Exception):
                 client.abort_multipart_upload(**target)
             raise
-        size = sum(length for _, length in sent)
         return ObjectInfo(key, size, done["ETag"], done.get("VersionId"), dt.datetime.now(dt.UTC))
 
     def _holds(self, key: str, write_id: str) -> bool:
@@ -333,15 +348,47 @@ class S3Bucket(ObjectStore):
         to = target or self
         source = {"Bucket": self.bucket_name, "Key": self._key(source_key)}
         copy = {"Bucket": to.bucket_name, "Key": to._key(target_key)}  # noqa: SLF001
-        size = self._head(source_key).size
+        info = self._head(source_key)
         client = self.get_client()
         with self._errors("copy", source_key):
-            if size <= COPY_BYTES:
-                client.copy_object(CopySource=source, **copy)
+            if info.size <= COPY_BYTES:
+                client.copy_object(CopySource=source, CopySourceIfMatch=info.etag, **copy)
                 return
             # A copy in parts starts without what the service otherwise takes over.
             head = client.head_object(**source)
-            client.copy(source, **copy, ExtraArgs={name: head[name] for name in ("ContentType", "Metadata")})
+            description = {name: head[name] for name in ("ContentType", "Metadata")}
+            if tags := client.get_object_tagging(**source)["TagSet"]:
+                description["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+            client.copy(source, **copy, ExtraArgs=description)
+
+    def _versions(self, key: str) -> list[ObjectInfo]:
+        whole = self._key(key)
+        with self._errors("list", key):
+            pages = (
+                self.get_client().get_paginator("list_object_versions").paginate(Bucket=self.bucket_name, Prefix=whole)
+            )
+            found = [each for page in pages for each in page.get("Versions", []) if each["Key"] == whole]
+        infos = [
+            ObjectInfo(key, each["Size"], each["ETag"], each["VersionId"], each["LastModified"].astimezone(dt.UTC))
+            for each in found
+        ]
+        if not infos:
+            raise NotFoundError(f"Could not list {self.uri(key)}: no version of it is there.")
+        return infos
+
+    def _sweep(self, older_than: dt.timedelta) -> int:
+        base = f"{self.bucket_folder}/" if self.bucket_folder else ""
+        client, removed = self.get_client(), 0
+        with self._errors("sweep"):
+            pages = client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket_name, Prefix=base)
+            uploads = [each for page in pages for each in page.get("Uploads", [])]
+            for upload in uploads:
+                if upload["Initiated"].astimezone(dt.UTC) <= dt.datetime.now(dt.UTC) - older_than:
+                    client.abort_multipart_upload(
+                        Bucket=self.bucket_name, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
+                    removed += 1
+        return removed
 
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
         with self._errors("sign a URL of", key):
@@ -350,12 +397,6 @@ class S3Bucket(ObjectStore):
 
     def _named_bucket(self, name: str) -> Self:
         return self.model_copy(update={"bucket_name": name, "bucket_folder": ""})
-
-    def _obstore(self) -> Any:
-        return require("obstore", extra="s3")
-
-    def _store(self) -> Any:
-        return self._cached("store", self._connect)
 
     def _endpoint(self) -> str | None:
         given = self.credentials.endpoint_url
@@ -368,39 +409,29 @@ class S3Bucket(ObjectStore):
         return named or "us-east-1"
 
     def _connect(self) -> Any:
-        """An obstore store. It would mix keys given to it with a token of the environment: so it gets a provider."""
-        endpoint, verify = self._endpoint(), self.credentials.verify
-        options: dict[str, Any] = {"connect_timeout": "10s", "timeout": "120s"}
-        if endpoint and endpoint.startswith("http://"):
-            options["allow_http"] = True
-        if verify is False:
-            options["allow_invalid_certificates"] = True
-        elif isinstance(verify, str):
-            with open(verify, "rb") as file:  # noqa: PTH123
-                options["root_certificate"] = file.read()
+        # obstore would mix keys given to it with a token of the environment: so it gets a provider.
+        endpoint = self._endpoint()
         return require("obstore.store", extra="s3").S3Store(
             self.bucket_name,
             region=self._region(),
             virtual_hosted_style_request=endpoint is None and "." not in self.bucket_name,
             credential_provider=self._identity(),
-            client_options=options,
-            # A few quick tries of one request; `retry` is the policy for everything that takes longer.
-            retry_config={
-                "max_retries": 2,
-                "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
-                "retry_timeout": dt.timedelta(seconds=30),
-            },
+            **self._obstore_options(endpoint, self.credentials.verify),
             **({"endpoint": endpoint} if endpoint else {}),
         )
 
-    def _identity(self) -> _Identity:
-        return self._cached("identity", lambda: _Identity(self.credentials))
+    def _identity(self) -> Identity:
+        def keys() -> dict[str, Any]:
+            # obstore renews 5 minutes before the time given, and botocore's keys hold for 10 minutes at least.
+            return {**self.credentials.frozen(), "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)}
+
+        return self._cached("identity", lambda: Identity(keys))
 
     def _client(self) -> Any:
         endpoint = self._endpoint()
         settings: dict[str, Any] = {
             "connect_timeout": 10,
-            "read_timeout": 120,
+            "read_timeout": self.request_timeout_s,
             "retries": {"mode": "standard", "total_max_attempts": 3},
             "max_pool_connections": max(10, self.max_concurrency * PARTS_IN_FLIGHT),
         }
@@ -422,44 +453,11 @@ class S3Bucket(ObjectStore):
             driver = type(error).__module__.partition(".")[0]
             if driver in {"botocore", "boto3", "s3transfer"}:
                 raise aws_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb)) from error
-            if driver == "obstore" or type(error) in {FileNotFoundError, ValueError}:
+            if comes_from_obstore(error):
                 refused = self._identity().refused if type(error).__name__ == "UnauthenticatedError" else None
-                raise refused or obstore_error(verb, self.uri(key), error) from error
+                known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
+                raise refused or known from error
             raise
-
-
-class _Identity:
-    """Hands obstore the keys of the moment, and keeps the reason when there are none: obstore forgets its class."""
-
-    def __init__(self, credentials: AwsCredentials) -> None:
-        self._credentials = credentials
-        self.refused: ConnectorError | None = None
-
-    def __call__(self) -> dict[str, Any]:
-        try:
-            keys = self._credentials.frozen()
-        except ConnectorError as error:
-            self.refused = error
-            raise
-        # obstore renews 5 minutes before the time given, and botocore's keys hold for 10 minutes at least.
-        return {**keys, "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)}
-
-
-def obstore_error(verb: str, place: str, error: Exception) -> ConnectorError:
-    """What obstore raised, as one of our errors. It carries the service's answer, or the network's, as text."""
-    text = str(error)
-    said, _, details = text.partition("Debug source:")
-    codes = re.findall(r"<Code>(\w+)</Code>", said) + re.findall(r"status code: (\d{3})", said)
-    if "HttpError" in details and not codes:
-        refused = "ertificate" in details
-        reason = re.search(r'(?:message|error): "([^"]+)"', details) or re.search(r"kind: (\w+)", details)
-        words = "the server's certificate is not trusted" if refused else reason[1] if reason else ""
-        codes.append("SSLError" if refused else "ConnectionError")
-    else:
-        message = re.search(r"<Message>([^<]*)</Message>", said)
-        words = message[1] if message else "" if codes else said.strip()
-    codes += [kind.__name__ for kind in type(error).__mro__]
-    return service_error(verb, place, codes, words, table=ERRORS, advice=_advice(verb))
 
 
 def _advice(verb: str) -> dict[str, str]:
@@ -467,25 +465,40 @@ def _advice(verb: str) -> dict[str, str]:
     return ADVICE | {"AccessDenied": f"The identity needs {needed}." if needed else ""}
 
 
-def _parts(source: Source) -> Iterator[bytes]:
-    """The source in parts of a multipart upload, large enough that 10,000 of them hold the largest object (5 TB)."""
-    waiting = bytearray()
-    number = 0
-    for chunk in chunks_of(source):
-        if not waiting and len(chunk) == PART_BYTES and number < MAX_PARTS // 10:  # as a file's chunks are: no copy
-            yield chunk
-            number += 1
-            continue
-        waiting += chunk
-        while len(waiting) >= (size := PART_BYTES * 2 ** (number // (MAX_PARTS // 10))):
-            yield bytes(waiting[:size])
-            del waiting[:size]
-            number += 1
-    if waiting:
-        yield bytes(waiting)
+def _md5(etag: str | None) -> str | None:
+    """The MD5 of the content, which the etag is for what was written in one request without a key of KMS.
+
+    https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
+
+    >>> _md5('"5d41402abc4b2a76b9719d911017c592"')
+    'md5:5d41402abc4b2a76b9719d911017c592'
+    >>> _md5('"70a0cc3a812be7e664fa611e191d91b9-2"')
+    """
+    found = re.fullmatch(r'"?([0-9a-f]{32})"?', etag or "")
+    return f"md5:{found[1]}" if found else None
 
 
-def _chain(first: bytes, second: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield first
-    yield second
-    yield from rest
+def _full_checksum(head: Mapping[str, Any]) -> str | None:
+    """The checksum of the whole content that an answer to HEAD tells."""
+    own_key = head.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in head
+    if not own_key and (md5 := _md5(head["ETag"])):
+        return md5
+    for name, algorithm in FULL_CHECKSUMS.items():
+        if name in head and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+            return f"{algorithm}:{base64.b64decode(head[name]).hex()}"
+    return None
+
+
+def _crc32(content: bytes) -> str:
+    crc = Crc32()
+    crc.update(content)
+    return _base64(crc)
+
+
+def _base64(crc: Crc32) -> str:
+    """A checksum in the form of S3's headers.
+
+    >>> crc = Crc32(); crc.update(b"hello"); _base64(crc)
+    'NhCmhg=='
+    """
+    return base64.b64encode(bytes.fromhex(crc.hexdigest())).decode()

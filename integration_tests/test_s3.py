@@ -23,10 +23,11 @@ from blocks.errors import (
     InvalidInputError,
     TransientError,
 )
+from blocks.file_io import CHUNK_BYTES
 from blocks.object_store import NoSuchStoreError
 from blocks.retry import RetryPolicy
 from connectors.local import LocalFiles
-from connectors.s3 import PART_BYTES, S3Bucket
+from connectors.s3 import S3Bucket
 from integration_tests.standins.process import HOST, free_port
 from integration_tests.standins.proxy import FaultProxy
 from tests.contracts import object_store as contracts
@@ -90,7 +91,7 @@ def uploads_left(store: ObjectStore) -> list[Any]:
 def test_a_failed_upload_leaves_no_parts(store: ObjectStore) -> None:
     """When the source fails after parts were sent, the multipart upload is gone, and so is its storage bill."""
     with pytest.raises(RuntimeError, match="the disk is gone"):
-        store.upload_from_file_object(io.BufferedReader(BrokenFile(3 * PART_BYTES)), "key")
+        store.upload_from_file_object(io.BufferedReader(BrokenFile(3 * CHUNK_BYTES)), "key")
     assert uploads_left(store) == []
     assert store.list_objects() == []
 
@@ -117,7 +118,7 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts(
 ) -> None:
     """The copy has the content, the media type and the metadata, as a small one has."""
     assert isinstance(store, S3Bucket)
-    monkeypatch.setattr("connectors.s3.COPY_BYTES", PART_BYTES)
+    monkeypatch.setattr("connectors.s3.COPY_BYTES", CHUNK_BYTES)
     content = os.urandom(LARGE)
     store.write_path("key", content, content_type="text/csv", metadata={"origin": "test"})
     store.copy_object("key", "copy")
@@ -320,7 +321,7 @@ def test_a_download_survives_resets(far_store: S3Bucket, proxy: FaultProxy, tmp_
     """A connection that is cut in the middle of the content costs a retry and neither a byte nor a copy of one."""
     content = os.urandom(LARGE)
     far_store.write_path("key", content)
-    proxy.reset_after_bytes(PART_BYTES + 1000, times=6)
+    proxy.reset_after_bytes(CHUNK_BYTES + 1000, times=6)
     assert far_store.download_object_to_path("key", tmp_path / "key").read_bytes() == content
     assert proxy.faults_fired
     assert [path.name for path in tmp_path.iterdir()] == ["key"]
@@ -331,7 +332,7 @@ def test_an_upload_of_an_open_file_survives_resets(far_store: S3Bucket, proxy: F
     content = os.urandom(LARGE)
     file = io.BytesIO(b"header" + content)
     file.seek(6)
-    proxy.reset_after_bytes(PART_BYTES // 2, direction="to_server", times=12)
+    proxy.reset_after_bytes(CHUNK_BYTES // 2, direction="to_server", times=12)
     far_store.upload_from_file_object(file, "key")
     assert proxy.faults_fired
     assert far_store.read_path("key") == content

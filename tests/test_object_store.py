@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blocks.errors import AccessDeniedError, InvalidInputError, UnsupportedError
-from blocks.object_store import PART_SUFFIX, folder_prefix, join_key, ordered_map
+from blocks.file_io import PART_SUFFIX
+from blocks.object_keys import folder_prefix, join_key
+from blocks.transfer import ordered_map
 from connectors.local import LocalFiles, MemoryFiles
 from tests.contracts.object_store import *  # noqa: F403
 

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError
-from blocks.object_store import CHUNK_BYTES, PART_SUFFIX
+from blocks.file_io import CHUNK_BYTES, PART_SUFFIX
 from connectors.local import LocalFiles, MemoryFiles
 
 if TYPE_CHECKING:
