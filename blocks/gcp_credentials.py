@@ -422,8 +422,8 @@ def google_error(
         kinds.insert(0, "TransportError")
     # The class itself, such as Aborted, may say more than a status that it shares; its bases say less.
     codes = [*reasons, *(kind for kind in kinds[:1] if kind in table), *statuses, *kinds]
-    answers = (getattr(cause, "response", None) for cause in causes)
-    waits = [answer.headers.get("retry-after", "") for answer in answers if hasattr(answer, "headers")]
+    heads = [getattr(getattr(cause, "response", None), "headers", None) or {} for cause in causes]
+    waits = [head.get("retry-after", "") for head in heads]
     return service_error(
         verb, place, codes, _words(causes[-1]), table=table, advice=advice, retry_after=next(filter(None, waits), "")
     )
