@@ -26,14 +26,13 @@ from blocks.errors import (
 )
 from blocks.file_io import CHUNK_BYTES, PART_SUFFIX, chunks_of, file_errors, part_file, sync_folder
 from blocks.object_keys import folder_prefix, join_key
-from blocks.object_store import AS_IT_IS, ObjectInfo, ObjectStore
+from blocks.object_store import AS_IT_IS, ObjectInfo, ObjectStore, WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
     from blocks.file_io import Source
-    from blocks.object_store import WriteOptions
 
 try:
     import fcntl
@@ -322,7 +321,9 @@ class MemoryFiles(ObjectStore):
         return len(gone)
 
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
-        (target or self)._upload(target_key, self._found(source_key)[0])  # noqa: SLF001
+        content, info = self._found(source_key)
+        options = WriteOptions(content_type=info.content_type, metadata=info.metadata)
+        (target or self)._upload(target_key, content, options)  # noqa: SLF001
 
 
 class _Contents:

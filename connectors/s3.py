@@ -43,6 +43,7 @@ from blocks.obstore_bucket import (
     obstore_error,
     parts_of,
 )
+from blocks.operation import operation
 from blocks.optional import require
 from blocks.transfer import ordered_map
 
@@ -122,6 +123,7 @@ PERMISSIONS = {
     "list": "s3:ListBucket",
     "sweep": "s3:ListBucketMultipartUploads and s3:AbortMultipartUpload",
     "delete": "s3:DeleteObject",
+    "create": "s3:CreateBucket",
     "copy": "s3:GetObject on the object and s3:PutObject on its copy",
 }
 
@@ -196,6 +198,60 @@ class S3Bucket(ObstoreBucket):
     def get_client(self) -> Any:
         """A boto3 client of S3 with this block's identity, for everything that has no method here."""
         return self._cached("client", self._client)
+
+    @operation
+    def list_objects(
+        self,
+        folder: str = "",
+        delimiter: str = "",
+        page_size: int | None = None,
+        max_items: int | None = None,
+        jmespath_query: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """The objects in a folder, one dict each: Key, Size, LastModified, ETag.
+
+        Args:
+            folder: The folder; all of the block's by default.
+            delimiter: "/" leaves out the folders in it.
+            page_size: Taken for compatibility; pages are as large as the store makes them.
+            max_items: Stop after so many.
+            jmespath_query: Picks some of them, as boto3's paginators do: "Contents[?Size > `1000`]".
+                https://boto3.amazonaws.com/v1/documentation/api/latest/guide/paginators.html
+        """
+        limit = None if jmespath_query else max_items
+        found = ObstoreBucket.list_objects(self, folder, delimiter, page_size, limit)
+        if jmespath_query:
+            jmespath = require("jmespath", extra="s3")
+            try:
+                found = jmespath.search(jmespath_query, {"Contents": found})[:max_items]
+            except (jmespath.exceptions.JMESPathError, TypeError) as error:
+                raise InvalidInputError(f"Could not list {self.uri(folder)}: {error} in jmespath_query.") from error
+        return found
+
+    @operation
+    def create_bucket(self, location: str | None = None) -> str:
+        """The bucket's name, now that it exists; one that exists already and is this account's own stays as it is.
+
+        Args:
+            location: The region; by default that of the credentials.
+
+        Raises:
+            AlreadyExistsError: The name is taken by another account.
+        """
+        region = location or self._region()
+        where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        with self._errors("create"):
+            client = self.get_client()
+            with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+                client.create_bucket(Bucket=self.bucket_name, **where)
+        return self.bucket_name
+
+    def get_bucket(self) -> Any:
+        """The bucket as a boto3 resource, for everything that has no method here."""
+        resource = self.credentials.get_boto3_session().resource(
+            "s3", endpoint_url=self._endpoint(), region_name=self._region()
+        )
+        return resource.Bucket(self.bucket_name)
 
     def uri(self, key: str = "") -> str:
         """The object's address, such as `s3://bucket/folder/orders.csv`."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import io
 import os
 import pickle
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError
+from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
 from blocks.file_io import CHUNK_BYTES, PART_SUFFIX
 from connectors.local import LocalFiles, MemoryFiles
 
@@ -188,6 +189,30 @@ def test_an_etag_changes_with_the_content(store: ObjectStore) -> None:
     assert len(set(seen)) == 3
 
 
+def test_folders_are_listed_with_those_in_them(store: ObjectStore) -> None:
+    """Each folder once, sorted, relative to the block's; a sibling of like name is another one."""
+    for key in ("a", "in/x", "in/deep/er/y", "in2/z"):
+        store.write_path(key, b"")
+    assert store.list_folders() == ["in", "in/deep", "in/deep/er", "in2"]
+    assert store.list_folders("in") == ["in/deep", "in/deep/er"]
+    assert store.list_folders("missing") == []
+
+
+def test_metadata_is_kept_or_refused(store: ObjectStore) -> None:
+    """Names and values come back from head_object with the media type, of small and large objects; none is dropped."""
+    for key, size in (("small", 10), ("large", LARGE)):
+        described = {"content_type": "text/csv", "metadata": {"origin": "test", "unit": "a b"}}
+        try:
+            store.write_path(key, b"x" * size, **described)
+        except UnsupportedError:
+            assert not store.exists(key)
+            continue
+        found = store.head_object(key)
+        assert (found.content_type, found.metadata) == ("text/csv", described["metadata"])
+        store.copy_object(key, "copy")
+        assert store.head_object("copy").metadata == described["metadata"]
+
+
 # Large objects and ranges
 
 
@@ -203,7 +228,7 @@ def test_large_objects_come_back_whole(store: ObjectStore, tmp_path: Path) -> No
     into = io.BytesIO(b"12345")
     into.seek(5)
     assert store.download_object_to_file_object("file", into).getvalue() == b"12345skipped" + content[:-1]
-    with store._open("path") as file:
+    with store.open("path") as file:
         file.seek(-10, os.SEEK_END)
         assert file.read() == content[-10:]
         file.seek(CHUNK_BYTES - 5)
@@ -221,8 +246,8 @@ def test_ranges_are_those_of_a_slice(store: ObjectStore, start: int, length: int
     store.write_path("key", b"0123456789")
     store.write_path("empty", b"")
     stop = None if length is None else start + length
-    assert b"".join(store._stream("key", start, length)) == b"0123456789"[start:stop]
-    assert b"".join(store._stream("empty", start, length)) == b""
+    assert store.read_path("key", start=start, length=length) == b"0123456789"[start:stop]
+    assert store.read_path("empty", start=start, length=length) == b""
 
 
 def test_an_upload_starts_at_the_files_position(store: ObjectStore) -> None:
@@ -387,6 +412,76 @@ def test_directories_go_up_and_come_down_without_the_ignored(store: ObjectStore,
     assert (tmp_path / "all/code/flow.py").read_text() == "flow.py"
 
 
+def test_a_folder_goes_up_without_the_ignored(store: ObjectStore, tmp_path: Path) -> None:
+    """upload_from_folder takes an ignore file too."""
+    (tmp_path / "source").mkdir()
+    for name in ("keep.csv", "drop.tmp"):
+        (tmp_path / "source" / name).write_text(name)
+    (tmp_path / "ignore").write_text("*.tmp\n")
+    store.upload_from_folder(tmp_path / "source", "up", ignore_file=tmp_path / "ignore")
+    assert listed(store) == ["up/keep.csv"]
+
+
+def test_a_download_never_lands_on_a_folder(store: ObjectStore, tmp_path: Path) -> None:
+    """Where a local folder has the file's name, the download is refused: nothing is skipped in silence."""
+    store.write_path("in/orders", b"1")
+    (tmp_path / "orders").mkdir()
+    with pytest.raises(InvalidInputError, match="folder"):
+        store.download_object_to_path("in/orders", tmp_path / "orders")
+    with pytest.raises(InvalidInputError, match="folder"):
+        store.get_directory("in", str(tmp_path))
+    assert list((tmp_path / "orders").iterdir()) == []
+
+
+def test_a_downloaded_directory_says_what_it_brought(store: ObjectStore, tmp_path: Path) -> None:
+    """get_directory returns the files that it wrote, in the order of their keys."""
+    for key in ("in/a", "in/b/c"):
+        store.write_path(key, b"1")
+    assert store.get_directory("in", str(tmp_path)) == [tmp_path / "a", tmp_path / "b/c"]
+
+
+@pytest.mark.parametrize(
+    ("form", "key"),
+    [
+        ("csv", "2026.04.30.csv"),
+        ("csv_gzip", "2026.04.30.csv.gz"),
+        ("parquet", "2026.04.30.parquet"),
+        ("parquet_snappy", "2026.04.30.snappy.parquet"),
+        ("parquet_gzip", "2026.04.30.gz.parquet"),
+    ],
+)
+def test_a_frame_goes_up_and_comes_down(store: ObjectStore, form: str, key: str) -> None:
+    """Each form of prefect-gcp gets its own ending, keeps the dots of the name, and is read back."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"order_id": [1, 2], "note": ["a,b", None]})
+    for name in ("2026.04.30", "2026.04.30.csv"):
+        assert store.upload_from_dataframe(frame, f"days/{name}", form) == f"days/{key}"
+    assert listed(store) == [f"days/{key}"]
+    pandas.testing.assert_frame_equal(store.download_to_dataframe(f"days/{key}"), frame, check_dtype=False)
+    with pytest.raises(InvalidInputError, match="csv_gzip"):
+        store.upload_from_dataframe(frame, "x", "excel")
+
+
+def test_versions_are_kept_or_refused(store: ObjectStore) -> None:
+    """A store without versions says so, instead of giving the newest."""
+    store.write_path("key", b"1")
+    try:
+        versions = store.list_versions("key")
+    except UnsupportedError:
+        for refused in (store.read_path, store.head_object, store.open):
+            with pytest.raises(UnsupportedError):
+                refused("key", version="1")
+        return
+    assert [version.key for version in versions] == ["key"]
+
+
+def test_sweeping_leaves_objects_alone(store: ObjectStore) -> None:
+    """What was written is no leftover, however old."""
+    store.write_path("key", b"1" * LARGE)
+    assert store.sweep(older_than=dt.timedelta(0)) == 0
+    assert listed(store) == ["key"]
+
+
 def test_more_objects_than_a_page_holds(store: ObjectStore, tmp_path: Path) -> None:
     """Uploading, listing and deleting a folder of more than 1,000 objects misses none."""
     source = tmp_path / "source"
@@ -410,7 +505,7 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
     store.write_path("there", b"")
     assert store.exists("there")
     assert not store.exists("missing")
-    for operation in (store.read_path, store.head_object, store._open):
+    for operation in (store.read_path, store.head_object, store.open):
         with pytest.raises(NotFoundError, match="missing"):
             operation("missing")
 
