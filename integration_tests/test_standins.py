@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import http.client
 import select
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
+from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
 from integration_tests.standins.postgres import Address, PostgresServer
 from integration_tests.standins.process import free_port
 from integration_tests.standins.proxy import FaultProxy
@@ -228,3 +235,233 @@ def test_server_that_is_away():
     """A proxy before a closed port closes what it accepted."""
     with FaultProxy("127.0.0.1", free_port()) as proxy, pytest.raises(psycopg.OperationalError):
         psycopg.connect(f"host=127.0.0.1 port={proxy.port} user=nobody")
+
+
+# HTTP
+
+
+class Echo(BaseHTTPRequestHandler):
+    """Notes what it gets, and answers with a size that the path asks for, in chunks where the path says so."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self):  # noqa: D102
+        body = b"".join(self.chunks())
+        note = (self.command, self.requestline.split()[1], hashlib.md5(body).hexdigest(), self.headers["Host"])  # noqa: S324
+        self.server.got.append(note)
+        content = b"x" * int(self.path.rpartition("/")[2])
+        self.send_response(200)
+        self.send_header("X-Own", "kept")
+        if "chunked" in self.path:
+            self.send_header("Transfer-Encoding", "chunked")
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+        else:
+            self.send_header("Content-Length", str(len(content)))
+        with contextlib.suppress(ConnectionError):  # who asked may be gone
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+
+    def chunks(self):  # noqa: D102
+        if "Transfer-Encoding" not in self.headers:
+            yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            return
+        while size := int(self.rfile.readline(), 16):
+            yield self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+
+    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
+
+    def log_message(self, *_):
+        """Nothing."""
+
+
+class EchoServer(ThreadingHTTPServer):
+    """Waits for its threads, and takes many connections at once."""
+
+    daemon_threads = False
+    request_queue_size = 128
+
+
+@pytest.fixture
+def echo() -> Iterator[EchoServer]:
+    with EchoServer(("127.0.0.1", 0), Echo) as server:
+        server.got = []
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def http_proxy(echo) -> Iterator[HttpFaultProxy]:
+    with HttpFaultProxy(f"http://127.0.0.1:{echo.server_port}") as running:
+        yield running
+
+
+@pytest.fixture
+def http_client(http_proxy) -> Iterator[http.client.HTTPConnection]:
+    with contextlib.closing(http.client.HTTPConnection(http_proxy.host, http_proxy.port, timeout=10)) as connection:
+        yield connection
+
+
+def ask(connection, method="GET", target="/10", body=None, **headers) -> tuple[int, bytes]:
+    connection.request(method, target, body, headers, encode_chunked=True)
+    with connection.getresponse() as answer:
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("target", ["/10", "/0", "/1000000", "/chunked/1000000", "//a%20b/..//c?x=%2F&y&/7"])
+@pytest.mark.parametrize("method", ["GET", "PUT", "HEAD"])
+def test_http_proxy_is_transparent(echo, http_proxy, http_client, method, target):
+    """Bodies arrive both ways, as long as they are; path and Host are what the client sent; connections are kept."""
+    body = bytes(range(256)) * 4000 if method == "PUT" else b""
+    expected = b"" if method == "HEAD" else b"x" * int(target.rpartition("/")[2])
+    note = (method, target, hashlib.md5(body).hexdigest(), f"127.0.0.1:{http_proxy.port}")  # noqa: S324
+    for _ in range(2):
+        assert ask(http_client, method, target, body) == (200, expected)
+        own_port = http_client.sock.getsockname()[1]
+    assert own_port == http_client.sock.getsockname()[1]
+    assert echo.got == [note, note]
+    assert http_proxy.log == [(method, target, 200)] * 2
+    assert http_proxy.faults_fired == []
+
+
+def test_http_proxy_passes_chunked_bodies(echo, http_client):
+    """A body of unknown length arrives whole, also from a client that waits until it is asked for it."""
+    parts = [b"a" * 10, b"b" * 100_000, b"c"]
+    headers = {"Transfer-Encoding": "chunked", "Expect": "100-continue"}
+    assert ask(http_client, "POST", "/0", iter(parts), **headers)[0] == 200
+    assert echo.got[0][2] == hashlib.md5(b"".join(parts)).hexdigest()  # noqa: S324
+
+
+def test_http_proxy_serves_many_clients(http_proxy):
+    """A hundred connections at once are all answered."""
+
+    def one(number):
+        with contextlib.closing(http.client.HTTPConnection(http_proxy.host, http_proxy.port, timeout=30)) as connection:
+            return len(ask(connection, "POST", f"/{number}", b"1" * number)[1])
+
+    with ThreadPoolExecutor(100) as pool:
+        assert list(pool.map(one, range(100))) == list(range(100))
+
+
+def test_http_refusal(echo, http_proxy, http_client):
+    """The server never sees the request, whose body does not stand in the way of the next."""
+    http_proxy.refuse("PUT", "^/5$", status=429, headers={"Retry-After": "1"}, body=b"slow", times=2, skip=1)
+    answers = [ask(http_client, "PUT", "/5", b"1" * 100_000) for _ in range(4)]
+    assert answers == [(200, b"xxxxx"), (429, b"slow"), (429, b"slow"), (200, b"xxxxx")]
+    assert ask(http_client, "GET", "/5") == (200, b"xxxxx")
+    assert len(echo.got) == 3
+    assert http_proxy.faults_fired == ["refuse: PUT /5"] * 2
+
+
+def test_http_denial(echo, http_proxy, http_client):
+    """The server has done what the client is told has failed."""
+    http_proxy.deny("PUT", "/5", status=500)
+    assert ask(http_client, "PUT", "/5") == (500, b"")
+    assert ask(http_client, "PUT", "/5") == (200, b"xxxxx")
+    assert len(echo.got) == 2
+
+
+def test_http_lost_answer(echo, http_proxy, http_client):
+    """The server has done it, and the client hears nothing but the end of the connection."""
+    http_proxy.drop_answer("PUT", "/5")
+    with pytest.raises(http.client.RemoteDisconnected):
+        ask(http_client, "PUT", "/5")
+    assert len(echo.got) == 1
+    assert ask(http_client, "PUT", "/5")[0] == 200
+    assert http_proxy.log[0] == ("PUT", "/5", None)
+
+
+@pytest.mark.parametrize("target", ["/1000000", "/chunked/1000000"])
+def test_http_reset_while_answering(http_proxy, http_client, target):
+    """The connection is reset in mid-body; a shorter answer passes."""
+    http_proxy.reset_answer("GET", target, after_bytes=2**18)
+    http_proxy.reset_answer("GET", "/10$", after_bytes=11)
+    http_client.request("GET", target)
+    answer = http_client.getresponse()
+    assert answer.read(1000) == b"x" * 1000
+    with pytest.raises(ConnectionResetError), answer:
+        answer.read()
+    http_client.close()
+    assert ask(http_client) == (200, b"x" * 10)
+    assert http_proxy.faults_fired == [f"reset answer: GET {target}"]
+
+
+def test_http_reset_while_asking(echo, http_proxy, http_client):
+    """The connection is reset while the body is sent, of which the server has a part."""
+    http_proxy.reset_request("PUT", "/5", after_bytes=2**18)
+    with pytest.raises(ConnectionError):
+        ask(http_client, "PUT", "/5", b"1" * 10_000_000)
+    assert http_proxy.faults_fired == ["reset request: PUT /5"]
+    http_client.close()
+    assert ask(http_client, "PUT", "/5", b"1")[0] == 200
+    assert [note[2] for note in echo.got].count(hashlib.md5(b"1").hexdigest()) == 1  # noqa: S324
+
+
+@pytest.mark.parametrize("after_bytes", [None, 0, 2**18])
+def test_http_stall(echo, http_proxy, http_client, after_bytes):
+    """A part of the answer comes, and the rest only when the test says so."""
+    release = threading.Event()
+    http_proxy.stall("GET", "/1000000", after_bytes=after_bytes, release=release)
+    http_client.request("GET", "/1000000")
+    if after_bytes is None:
+        assert select.select([http_client.sock], [], [], 0.1)[0] == []
+        release.set()
+    with http_client.getresponse() as answer:
+        begin = answer.read(after_bytes or 0)
+        assert release.is_set() or select.select([http_client.sock], [], [], 0.1)[0] == []
+        release.set()
+        assert begin + answer.read() == b"x" * 1_000_000
+    assert len(echo.got) == 1
+
+
+def test_http_stall_ends_with_the_proxy(echo):
+    """Closing the proxy ends what it kept waiting, and leaves no thread."""
+    before = threading.active_count()
+    with HttpFaultProxy(f"http://127.0.0.1:{echo.server_port}") as proxy:
+        proxy.stall("GET", "")
+        connection = http.client.HTTPConnection(proxy.host, proxy.port, timeout=10)
+        idle = http.client.HTTPConnection(proxy.host, proxy.port, timeout=10)
+        connection.request("GET", "/10")
+        idle.connect()
+    with pytest.raises(ConnectionError):
+        connection.getresponse()
+    connection.close()
+    idle.close()
+    assert threading.active_count() <= before + 1  # the echo's own, for the connection that the proxy has just closed
+
+
+def test_http_proxy_before_a_closed_port():
+    """A server that is away looks like a connection that is reset."""
+    with (
+        HttpFaultProxy(f"http://127.0.0.1:{free_port()}") as proxy,
+        contextlib.closing(http.client.HTTPConnection(proxy.host, proxy.port)) as connection,
+        pytest.raises(ConnectionError),
+    ):
+        ask(connection)
+
+
+def test_http_interception(echo):
+    """A subclass answers in the server's place, or looks at a body that is then forwarded."""
+
+    class Guard(HttpFaultProxy):
+        def intercept(self, request):
+            if b"bad" in request.read():
+                return whole_response(412, b"no", {"X-Query": request.query["x"], "X-Path": request.path})
+            return None
+
+    with (
+        Guard(f"http://127.0.0.1:{echo.server_port}") as proxy,
+        contextlib.closing(http.client.HTTPConnection(proxy.host, proxy.port)) as connection,
+    ):
+        connection.request("PUT", "/a%20b?x=%C3%BC", b"bad")
+        with connection.getresponse() as answer:
+            assert (answer.read(), answer.headers["X-Query"], answer.headers["X-Path"]) == (b"no", "ü", "/a%20b")
+        assert ask(connection, "PUT", "/5", b"good")[0] == 200
+    assert [note[2] for note in echo.got] == [hashlib.md5(b"good").hexdigest()]  # noqa: S324
