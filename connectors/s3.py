@@ -56,8 +56,9 @@ if TYPE_CHECKING:
 
 PARTS_IN_FLIGHT = 4
 DELETE_BATCH = 1_000
-COPY_BYTES = 5 * 2**30
-"""The largest object that one CopyObject takes."""
+COPY_BYTES = 2**30
+"""What one request copies; 5 GiB is the most that the service takes. Larger objects are copied in parts of this."""
+KEPT_BY_COPIES = ("ContentType", "ContentEncoding", "ContentDisposition", "ContentLanguage", "CacheControl", "Metadata")
 FULL_CHECKSUMS = {
     "ChecksumCRC32": "crc32",
     "ChecksumCRC32C": "crc32c",
@@ -115,6 +116,7 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
     "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
     "PreconditionFailed": "It exists already, or another writer was faster: read it again and decide.",
     "InvalidObjectState": "The object is archived; restore it first.",
+    "NotImplemented": "Where it is the checksums that the server does not know, set verify_checksums to false.",
 }
 
 PERMISSIONS = {
@@ -313,7 +315,7 @@ class S3Bucket(ObstoreBucket):
     def _upload_parts(
         self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str]
     ) -> ObjectInfo:
-        client, target = self.get_client(), {"Bucket": self.bucket_name, "Key": self._key(key)}
+        client = self.get_client()
         description: dict[str, Any] = {"Metadata": metadata}
         if options.content_type:
             description["ContentType"] = options.content_type
@@ -321,37 +323,46 @@ class S3Bucket(ObstoreBucket):
             description["Tagging"] = urlencode(options.tags)
         if self.verify_checksums:
             description |= {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"}
-        with self._errors("write", key):
-            target["UploadId"] = client.create_multipart_upload(**target, **description)["UploadId"]
         whole, size = Crc32(), 0
 
-        def checked() -> Iterator[tuple[int, bytes]]:
+        def counted() -> Iterator[tuple[int, bytes]]:
             nonlocal size
             for number, part in enumerate(parts, 1):
                 whole.update(part)
                 size += len(part)
                 yield number, part
 
-        def send(numbered: tuple[int, bytes]) -> dict[str, Any]:
-            number, part = numbered
-            checksum = {"ChecksumCRC32": _crc32(part)} if self.verify_checksums else {}
-            with self._errors("write", key):
-                answer = client.upload_part(**target, PartNumber=number, Body=part, **checksum)
-            return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+        with self._errors("write", key), self._multipart(key, description) as target:
 
-        condition = {"IfNoneMatch": "*"} if options.if_absent else {"IfMatch": options.if_match}
+            def send(numbered: tuple[int, bytes]) -> dict[str, Any]:
+                number, part = numbered
+                checksum = {"ChecksumCRC32": _crc32(part)} if self.verify_checksums else {}
+                with self._errors("write", key):
+                    answer = client.upload_part(**target, PartNumber=number, Body=part, **checksum)
+                return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+
+            sent = list(ordered_map(send, counted(), workers=PARTS_IN_FLIGHT, budget=self._budget()))
+            completion: dict[str, Any] = {"MultipartUpload": {"Parts": sent}}
+            if self.verify_checksums:
+                completion |= {"ChecksumCRC32": _base64(whole), "ChecksumType": "FULL_OBJECT"}
+            if options.if_absent:
+                completion["IfNoneMatch"] = "*"
+            if options.if_match is not None:
+                completion["IfMatch"] = options.if_match
+            done = client.complete_multipart_upload(**target, **completion)
+        return ObjectInfo(key, size, done["ETag"], done.get("VersionId"), dt.datetime.now(dt.UTC))
+
+    @contextlib.contextmanager
+    def _multipart(self, key: str, description: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+        """The names of a new multipart upload, which the body completes; after an error its parts are removed."""
+        client, target = self.get_client(), {"Bucket": self.bucket_name, "Key": self._key(key)}
+        target["UploadId"] = client.create_multipart_upload(**target, **description)["UploadId"]
         try:
-            sent = list(ordered_map(send, checked(), workers=PARTS_IN_FLIGHT, budget=self._budget()))
-            checksum = {"ChecksumCRC32": _base64(whole), "ChecksumType": "FULL_OBJECT"} if self.verify_checksums else {}
-            with self._errors("write", key):
-                done = client.complete_multipart_upload(
-                    **target, MultipartUpload={"Parts": sent}, **checksum, **(condition if options.conditional else {})
-                )
+            yield target
         except BaseException:
             with contextlib.suppress(Exception):
                 client.abort_multipart_upload(**target)
             raise
-        return ObjectInfo(key, size, done["ETag"], done.get("VersionId"), dt.datetime.now(dt.UTC))
 
     def _holds(self, key: str, write_id: str) -> bool:
         """Whether the object is the one that this write made, though its answer was lost."""
@@ -402,20 +413,37 @@ class S3Bucket(ObstoreBucket):
 
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
         to = target or self
-        source = {"Bucket": self.bucket_name, "Key": self._key(source_key)}
-        copy = {"Bucket": to.bucket_name, "Key": to._key(target_key)}  # noqa: SLF001
         info = self._head(source_key)
+        source = {"Bucket": self.bucket_name, "Key": self._key(source_key)}
         client = self.get_client()
         with self._errors("copy", source_key):
             if info.size <= COPY_BYTES:
+                copy = {"Bucket": to.bucket_name, "Key": to._key(target_key)}  # noqa: SLF001
                 client.copy_object(CopySource=source, CopySourceIfMatch=info.etag, **copy)
                 return
             # A copy in parts starts without what the service otherwise takes over.
             head = client.head_object(**source)
-            description = {name: head[name] for name in ("ContentType", "Metadata")}
+            description = {name: head[name] for name in KEPT_BY_COPIES if name in head}
             if tags := client.get_object_tagging(**source)["TagSet"]:
                 description["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
-            client.copy(source, **copy, ExtraArgs=description)
+            with to._multipart(target_key, description) as names:  # noqa: SLF001
+
+                def copy_part(numbered: tuple[int, int]) -> dict[str, Any]:
+                    number, start = numbered
+                    last = min(start + COPY_BYTES, info.size) - 1
+                    with self._errors("copy", source_key):
+                        answer = client.upload_part_copy(
+                            **names,
+                            PartNumber=number,
+                            CopySource=source,
+                            CopySourceIfMatch=info.etag,
+                            CopySourceRange=f"bytes={start}-{last}",
+                        )
+                    return {"PartNumber": number, "ETag": answer["CopyPartResult"]["ETag"]}
+
+                starts = enumerate(range(0, info.size, COPY_BYTES), 1)
+                parts = list(ordered_map(copy_part, starts, workers=self.max_concurrency))
+                client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
 
     def _versions(self, key: str) -> list[ObjectInfo]:
         whole = self._key(key)
@@ -472,6 +500,7 @@ class S3Bucket(ObstoreBucket):
             region=self._region(),
             virtual_hosted_style_request=endpoint is None and "." not in self.bucket_name,
             credential_provider=self._identity(),
+            **({"checksum_algorithm": "sha256"} if self.verify_checksums else {}),
             **self._obstore_options(endpoint, self.credentials.verify),
             **({"endpoint": endpoint} if endpoint else {}),
         )

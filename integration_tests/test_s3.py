@@ -8,6 +8,7 @@ import os
 import urllib.error
 import urllib.request
 import uuid
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ from blocks.errors import (
     AlreadyExistsError,
     AuthError,
     InvalidInputError,
+    NotFoundError,
     TransientError,
 )
 from blocks.file_io import CHUNK_BYTES
@@ -28,6 +30,7 @@ from blocks.object_store import NoSuchStoreError
 from blocks.retry import RetryPolicy
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
+from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.standins.process import HOST, free_port
 from integration_tests.standins.proxy import FaultProxy
 from tests.contracts import object_store as contracts
@@ -35,7 +38,7 @@ from tests.contracts.object_store import *  # noqa: F403
 from tests.contracts.object_store import LARGE, BrokenFile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from blocks.object_store import ObjectStore
@@ -125,6 +128,159 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts(
     assert store.read_path("copy") == content
     found = store.get_client().head_object(Bucket=store.bucket_name, Key=f"{store.bucket_folder}/copy")
     assert (found["ContentType"], found["Metadata"]) == ("text/csv", {"origin": "test"})
+
+
+# Checksums
+
+
+class DamagingProxy(HttpFaultProxy):
+    """Flips the first byte of the bodies of so many answers to GET, or of so many requests to PUT."""
+
+    def __init__(self, upstream: str, *, answers: int = 0, requests: int = 0) -> None:
+        super().__init__(upstream)
+        self.answers, self.requests = answers, requests
+
+    def intercept(self, request: Request) -> Response | None:  # noqa: D102
+        if request.method == "PUT" and self.requests:
+            self.requests -= 1
+            request.body = damaged(request.body)
+            return self.forward(request)
+        answer = self.forward(request)
+        if request.method == "GET" and "list-type" not in request.query and self.answers:
+            self.answers -= 1
+            answer.body = damaged(answer.body)
+        return answer
+
+
+def damaged(body: Iterable[bytes]) -> Iterator[bytes]:
+    chunks = iter(body)
+    first = next(chunks, b"")
+    yield bytes([first[0] ^ 1]) + first[1:] if first else b""
+    yield from chunks
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_what_arrives_damaged_is_read_again(
+    s3_server: S3Server, store: ObjectStore, keys_of: Callable[..., AwsCredentials], size: int, tmp_path: Path
+) -> None:
+    """A byte that flips on the way down costs a retry; where every try is damaged nothing is handed over as good."""
+    assert isinstance(store, S3Bucket)
+    content = os.urandom(size)
+    store.write_path("key", content)
+    with DamagingProxy(s3_server.endpoint, answers=1) as proxy:
+        far = store.model_copy(update={"credentials": keys_of(endpoint_url=proxy.url)})
+        assert far.download_object_to_path("key", tmp_path / "key").read_bytes() == content
+        assert proxy.answers == 0
+        proxy.answers = 1
+        with pytest.raises(TransientError, match="does not have the"):
+            far.read_path.with_options(retries=0)("key")
+        proxy.answers = 1
+        unchecked = far.model_copy(update={"verify_checksums": False})
+        assert unchecked.read_path("key") != content
+
+
+@pytest.mark.parametrize("size", [10, LARGE])
+def test_what_would_be_stored_damaged_is_sent_again(
+    s3_server: S3Server, store: ObjectStore, keys_of: Callable[..., AwsCredentials], size: int
+) -> None:
+    """A byte that flips on the way up is noticed by the server; the next try stores what was meant."""
+    assert isinstance(store, S3Bucket)
+    content = os.urandom(size)
+    with DamagingProxy(s3_server.endpoint, requests=1) as proxy:
+        far = store.model_copy(update={"credentials": keys_of(endpoint_url=proxy.url)})
+        far.write_path("key", content)
+        assert proxy.requests == 0
+    assert store.read_path("key") == content
+    assert uploads_left(store) == []
+
+
+def test_a_large_object_keeps_the_checksum_of_all_of_it(store: ObjectStore) -> None:
+    """Not one of its parts' checksums: whoever reads it can compare the whole."""
+    content = os.urandom(LARGE)
+    store.write_path("key", content)
+    assert store.head_object("key").checksum == f"crc32:{zlib.crc32(content):08x}"
+    store.write_path("small", b"hello")
+    assert store.head_object("small").checksum == "md5:5d41402abc4b2a76b9719d911017c592"
+
+
+# Versions, tags, what is left over
+
+
+def test_old_versions_can_be_read(s3_server: S3Server, keys_of: Callable[..., AwsCredentials], tmp_path: Path) -> None:
+    """Where the bucket keeps versions each can be listed and read, large ones too, also after a delete."""
+    store = S3Bucket(bucket_name=s3_server.make_bucket(), credentials=keys_of(), bucket_folder="base")
+    store.get_bucket().Versioning().enable()
+    contents = [b"first", os.urandom(LARGE), b"third"]
+    for content in contents:
+        store.write_path("key", content)
+    store.write_path("key2", b"another object")
+    store.delete_objects(["key"])
+    assert not store.exists("key")
+    versions = [info.version for info in store.list_versions("key")]
+    assert [store.read_path("key", version=version) for version in versions] == contents[::-1]
+    assert store.head_object("key", version=versions[1]).size == LARGE
+    assert store.download_object_to_path("key", tmp_path / "old", version=versions[1]).read_bytes() == contents[1]
+    with store.open("key", version=versions[1]) as file:
+        file.seek(-5, os.SEEK_END)
+        assert file.read() == contents[1][-5:]
+    with pytest.raises(NotFoundError):
+        store.list_versions("missing")
+
+
+def test_tags_are_kept(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of small and large objects, and of a copy, also of one in parts."""
+    assert isinstance(store, S3Bucket)
+    tags = {"team": "data & co", "cost": "42"}
+
+    def of(key: str) -> dict[str, str]:
+        found = store.get_client().get_object_tagging(Bucket=store.bucket_name, Key=f"{store.bucket_folder}/{key}")
+        return {tag["Key"]: tag["Value"] for tag in found["TagSet"]}
+
+    store.write_path("small", b"1", tags=tags)
+    store.write_path("large", b"1" * LARGE, tags=tags)
+    store.copy_object("small", "copy")
+    monkeypatch.setattr("connectors.s3.COPY_BYTES", CHUNK_BYTES)
+    store.copy_object("large", "large copy")
+    assert [of(key) for key in ("small", "large", "copy", "large copy")] == [tags] * 4
+
+
+def test_uploads_of_dead_processes_are_swept(make_store: MakeStore) -> None:
+    """Those in the block's folder that are old enough, with their parts; a younger one may still be under way."""
+    store, sibling = make_store("base"), make_store("base2")
+    for each in (store, sibling):
+        assert isinstance(each, S3Bucket)
+        client, target = each.get_client(), {"Bucket": each.bucket_name, "Key": f"{each.bucket_folder}/key"}
+        upload = client.create_multipart_upload(**target)["UploadId"]
+        client.upload_part(**target, UploadId=upload, PartNumber=1, Body=b"1" * CHUNK_BYTES)
+    assert store.sweep() == 0
+    assert len(uploads_left(store)) == 1 + 1  # the sibling's key starts with the folder's name too
+    assert store.sweep(older_than=dt.timedelta(0)) == 1
+    assert len(uploads_left(sibling)) == 1
+    assert store.sweep(older_than=dt.timedelta(0)) == 0
+
+
+# Buckets and listings by prefect-aws's names
+
+
+def test_a_bucket_is_made_once(s3_server: S3Server, keys_of: Callable[..., AwsCredentials]) -> None:
+    """Making it again changes nothing, and boto3's own bucket is there for the rest."""
+    store = S3Bucket(bucket_name=f"new-{uuid.uuid4().hex[:12]}", credentials=keys_of())
+    assert store.create_bucket() == store.create_bucket() == store.bucket_name
+    store.write_path("key", b"1")
+    assert [found.key for found in store.get_bucket().objects.all()] == ["key"]
+    assert store.bucket_name in {bucket["Name"] for bucket in s3_server.client().list_buckets()["Buckets"]}
+
+
+def test_listings_can_be_filtered(store: ObjectStore) -> None:
+    """By a JMESPath expression, as with boto3's paginators; a wrong one says what is wrong."""
+    assert isinstance(store, S3Bucket)
+    for size in range(5):
+        store.write_path(f"{size}", b"x" * size)
+    assert [found["Key"] for found in store.list_objects(jmespath_query="Contents[?Size > `2`]")] == ["3", "4"]
+    found = store.list_objects(jmespath_query="Contents[?Size > `0`].Key", max_items=2)
+    assert found == ["1", "2"]
+    with pytest.raises(InvalidInputError, match="jmespath_query"):
+        store.list_objects(jmespath_query="Contents[?")
 
 
 # Keys

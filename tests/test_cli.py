@@ -16,7 +16,9 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.cli import main
+from blocks.file_io import PART_SUFFIX
 from connectors.duckdb import DuckDB
+from connectors.local import LocalFiles
 
 CANARY = "canary-52c8e0"
 ROOT = Path(__file__).parents[1]
@@ -336,6 +338,25 @@ def test_check_without_names_checks_every_block_of_ours(capsys, tmp_path):
     lines = capsys.readouterr().out.splitlines()
     assert "etl-duckdb/cli-mine" in [line.split()[0] for line in lines]
     assert all(line.startswith("etl-") for line in lines)
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_check_sweeps_what_killed_uploads_left(capsys, tmp_path):
+    """Only when asked, only what is old enough, and only in buckets that are named."""
+    left = tmp_path / f"x{PART_SUFFIX}"
+    left.write_bytes(b"half of an objec")
+    LocalFiles(basepath=str(tmp_path)).save("cli-swept", overwrite=True)
+    DuckDB(path=str(tmp_path / "x.duckdb")).save("cli-unswept", overwrite=True)
+    files, database = "etl-local-files/cli-swept", "etl-duckdb/cli-unswept"
+    (line,) = check_lines(capsys, files, "--sweep", code=0)
+    assert "removed: 0" in line
+    assert left.exists()
+    (line,) = check_lines(capsys, files, "--sweep", "--older-than", "0", code=0)
+    assert "removed: 1" in line
+    assert not left.exists()
+    (line,) = check_lines(capsys, database, "--sweep", code=1)
+    assert "nothing to sweep" in line
+    assert "etl check --sweep BLOCK" in ran(capsys, "check", "--sweep", code=1)
 
 
 # the command itself

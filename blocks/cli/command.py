@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
+import datetime as dt
 import logging
 import sys
 from pathlib import Path
@@ -24,7 +25,7 @@ from prefect.settings import (
 )
 
 from blocks.cli import saved, templates
-from blocks.errors import ConnectorError, TransientError
+from blocks.errors import ConnectorError, InvalidInputError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -76,6 +77,16 @@ def _parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="prove that saved blocks work: reachable, authenticated, allowed")
     check.add_argument("blocks", metavar="BLOCK", nargs="*", help="such as etl-postgres/prod; all of ours by default")
+    check.add_argument(
+        "--sweep", action="store_true", help="remove what uploads of killed processes left in these buckets"
+    )
+    check.add_argument(
+        "--older-than",
+        metavar="HOURS",
+        type=float,
+        default=24.0,
+        help="what --sweep leaves alone is younger, and may still be under way (default: 24)",
+    )
     return parser
 
 
@@ -92,8 +103,11 @@ def _run(arguments: argparse.Namespace) -> int:
             start_server()
             saved.save(blocks)
         case "check":
+            if arguments.sweep and not arguments.blocks:
+                raise InvalidInputError("Name the buckets to sweep: etl check --sweep BLOCK.")
             start_server()
-            return 0 if saved.check(arguments.blocks) else 1
+            older_than = dt.timedelta(hours=arguments.older_than) if arguments.sweep else None
+            return 0 if saved.check(arguments.blocks, sweep_older_than=older_than) else 1
     return 0
 
 

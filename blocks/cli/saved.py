@@ -21,8 +21,10 @@ from pydantic import ValidationError
 
 from blocks.block import ConnectorBlock, resolve
 from blocks.errors import ConnectorError, InvalidInputError, NotFoundError
+from blocks.object_store import ObjectStore
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
@@ -125,15 +127,20 @@ def save(blocks: BlocksFile) -> None:
         print(f"{reference:{width}}  {_save_one(reference, block)}")
 
 
-def check(references: Sequence[str]) -> bool:
-    """Whether every named block works, or every saved one of ours; prints one line each."""
+def check(references: Sequence[str], *, sweep_older_than: dt.timedelta | None = None) -> bool:
+    """Whether every named block works, or every saved one of ours; prints one line each.
+
+    Args:
+        references: The blocks, as `slug/name`; all of ours where there are none.
+        sweep_older_than: Remove what interrupted uploads left, but for what is younger; None removes nothing.
+    """
     references = references or _saved_references()
     if not references:
         print("No block of etl-blocks is saved. Save some: etl save FILE.toml", file=sys.stderr)
         return True
     width = max(map(len, references))
     all_work = True
-    checks = [_Check(reference) for reference in references]
+    checks = [_Check(reference, sweep_older_than) for reference in references]
     with ThreadPoolExecutor(CHECKED_AT_ONCE) as pool:
         futures = [pool.submit(contextvars.copy_context().run, each.run) for each in checks]
         for reference, future in zip(references, futures, strict=True):
@@ -146,9 +153,10 @@ def check(references: Sequence[str]) -> bool:
 class _Check:
     """One saved block, loaded here because Prefect's settings are this thread's."""
 
-    def __init__(self, reference: str) -> None:
+    def __init__(self, reference: str, sweep_older_than: dt.timedelta | None) -> None:
         self._block: ConnectorBlock | None = None
         self._problem = ""
+        self._sweep_older_than = sweep_older_than
         try:
             # How it is now, not whether it would come back after some retries.
             self._block = resolve(reference, ConnectorBlock)
@@ -160,11 +168,18 @@ class _Check:
         if self._block is None:
             return False, self._problem
         try:
-            return True, self._block.check()
+            return True, self._block.check() + self._swept(self._block)
         except ConnectorError as error:
             return False, " ".join(str(error).split())
         except Exception as error:  # noqa: BLE001 (one broken block must not hide the state of the others)
             return False, f"Unexpected {type(error).__name__}. Load the block and call check() to see where."
+
+    def _swept(self, block: ConnectorBlock) -> str:
+        if self._sweep_older_than is None:
+            return ""
+        if not isinstance(block, ObjectStore):
+            raise InvalidInputError(f"There is nothing to sweep: it is a {type(block).__name__}, not an object store.")
+        return f" Interrupted uploads removed: {block.sweep(older_than=self._sweep_older_than)}."
 
 
 def _from_environment(value: Any, where: str, missing: list[str]) -> Any:
