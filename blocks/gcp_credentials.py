@@ -109,7 +109,6 @@ GOOGLE_ERRORS: dict[str, type[ConnectorError]] = {
     "MutualTLSChannelError": AuthError,
     "GoogleAuthError": AuthError,
     "DataCorruption": TransientError,
-    "InvalidResponse": TransientError,
     "SSLEOFError": TransientError,
     "SSLZeroReturnError": TransientError,
     "SSLError": InvalidInputError,
@@ -420,8 +419,8 @@ def google_error(
     kinds = [kind.__name__ for cause in reversed(causes) for kind in type(cause).__mro__]
     if getattr(error, "retryable", False):  # google-auth's word on an answer to a request for a token
         kinds.insert(0, "TransportError")
-    # The class itself, such as Aborted, may say more than a status that it shares; its bases say less.
-    codes = [*reasons, *(kind for kind in kinds[:1] if kind in table), *statuses, *kinds]
+    # Of all classes only Aborted says more than its status, which it shares with conflicts.
+    codes = [*reasons, *(kind for kind in kinds[:1] if kind == "Aborted"), *statuses, *kinds]
     heads = [getattr(getattr(cause, "response", None), "headers", None) or {} for cause in causes]
     waits = [head.get("retry-after", "") for head in heads]
     return service_error(
@@ -430,8 +429,11 @@ def google_error(
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it only wraps: the last failure of a retry, the network's failure."""
+    """The error, and what it only wraps: the last failure of a retry, the network's failure, the service's answer."""
     yield error
+    if type(error).__name__ == "InvalidResponse":
+        yield require("google.api_core.exceptions", extra="gcp").from_http_response(error.response)  # type: ignore[attr-defined]
+        return
     for inner in (getattr(error, "cause", None), getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):
             yield from _causes(inner)

@@ -347,6 +347,19 @@ def test_a_wish_to_wait_is_kept() -> None:
         assert mapped.retry_after_s == 7
 
 
+def test_an_answer_that_was_not_expected_is_read() -> None:
+    """The storage client's own exception holds the service's answer, whose words and reason decide."""
+    requests = pytest.importorskip("requests")
+    storage = pytest.importorskip("google.cloud.storage.exceptions")
+    response = requests.Response()
+    response.status_code = 403
+    response.request = requests.Request("POST", "http://x/upload?upload_id=very-secret").prepare()
+    response._content = b'{"error": {"message": "Slower.", "errors": [{"reason": "rateLimitExceeded"}]}}'
+    error = google_error("write", "gs://b/k", storage.InvalidResponse(response, "Request failed with status code", 403))
+    assert type(error) is ThrottledError
+    assert str(error) == "Could not write gs://b/k: rateLimitExceeded: Slower."
+
+
 def test_what_the_network_did_is_told_from_what_it_wraps() -> None:
     """Connections refused or broken and tokens that cannot be had now are transient; a stranger's TLS is not."""
     requests = pytest.importorskip("requests")
