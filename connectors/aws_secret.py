@@ -1,0 +1,177 @@
+"""A secret in AWS Secrets Manager."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from typing import Any, ClassVar
+
+from prefect.blocks.abstract import SecretBlock
+from pydantic import Field, HttpUrl
+
+from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
+from blocks.aws_service import AwsService
+from blocks.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+)
+from blocks.operation import operation
+
+MIN_RECOVERY_DAYS, MAX_RECOVERY_DAYS = 7, 30
+
+ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
+    "ResourceNotFoundException": NotFoundError,
+    "ResourceExistsException": AlreadyExistsError,
+    "InvalidParameterException": InvalidInputError,
+    "InvalidRequestException": InvalidInputError,
+    "MalformedPolicyDocumentException": InvalidInputError,
+    "PublicPolicyException": InvalidInputError,
+    "PreconditionNotMetException": InvalidInputError,
+    "DecryptionFailure": AccessDeniedError,
+    "EncryptionFailure": AccessDeniedError,
+    "LimitExceededException": TerminalError,  # a quota of the account here, not a rate
+    "InternalServiceError": TransientError,
+}
+"""https://docs.aws.amazon.com/secretsmanager/latest/apireference/CommonErrors.html and each action's own list."""
+
+ADVICE: dict[str, str] = AWS_ADVICE | {
+    "ResourceNotFoundException": "Check secret_name, and the region_name of the credentials.",
+    "InvalidRequestException": "If it is scheduled for deletion, restore it first.",
+    "DecryptionFailure": "The identity needs kms:Decrypt on the secret's key, which has to be enabled.",
+    "EncryptionFailure": "The identity needs kms:GenerateDataKey on the secret's key, which has to be enabled.",
+}
+
+
+class AwsSecret(AwsService, SecretBlock):
+    """A secret in AWS Secrets Manager.
+
+    Example:
+        ```python
+        from connectors.aws_secret import AwsSecret
+
+        secret = AwsSecret.load("BLOCK_NAME")
+        password = secret.read_secret().decode()
+        ```
+    """
+
+    _block_type_name = "ETL AWS Secret"
+    _block_type_slug = "etl-aws-secret"
+    _documentation_url = HttpUrl("https://docs.aws.amazon.com/secretsmanager/latest/userguide/intro.html")
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+    )
+    _service: ClassVar[str] = "secretsmanager"
+    _errors_table = ERRORS
+    _advice = ADVICE
+
+    secret_name: str = Field(min_length=1, description="The secret's name, or its whole ARN.")
+
+    def check(self) -> str:
+        """One sentence that says that the secret is there and may be described; its value is not read.
+
+        Raises:
+            NotFoundError: There is no such secret.
+            AccessDeniedError: The identity may not describe it.
+        """
+        with self._errors("describe", self._place, "secretsmanager:DescribeSecret"):
+            found = self.get_client().describe_secret(SecretId=self.secret_name)
+        if "DeletedDate" in found:
+            raise NotFoundError(
+                f"The {self._place} is scheduled for deletion. Restore it, or wait and write a new one."
+            )
+        return f"The {self._place} is there and the credentials may describe it."
+
+    @operation
+    def read_secret(  # type: ignore[override]  # Prefect's is awaitable
+        self, version_id: str | None = None, version_stage: str | None = None
+    ) -> bytes:
+        """The secret's value; of text its UTF-8.
+
+        Args:
+            version_id: A version; by default the current one.
+            version_stage: A version by its label, such as "AWSPREVIOUS".
+
+        Raises:
+            NotFoundError: There is no such secret or version.
+            AccessDeniedError: The identity may not read it.
+        """
+        versions = {"VersionId": version_id, "VersionStage": version_stage}
+        with self._errors("read", self._place, "secretsmanager:GetSecretValue"):
+            found = self.get_client().get_secret_value(
+                SecretId=self.secret_name, **{name: value for name, value in versions.items() if value is not None}
+            )
+        if "SecretBinary" in found:
+            return bytes(found["SecretBinary"])
+        return str(found["SecretString"]).encode()
+
+    def _fix_version(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {"version_id": str(uuid.uuid4())} | arguments
+
+    @functools.partial(operation, prepare="_fix_version")
+    def write_secret(  # type: ignore[override]  # Prefect's is awaitable
+        self, secret_data: bytes, *, version_id: str = ""
+    ) -> str:
+        """The secret's ARN, after the value became its current one; a secret that does not exist is created.
+
+        Args:
+            secret_data: The value.
+            version_id: The new version's id, a UUID; by default a new one. The same value written again under the
+                same id changes nothing, which is what makes a retry safe.
+
+        Raises:
+            InvalidInputError: The value is too large, or the secret is scheduled for deletion.
+            AccessDeniedError: The identity may not write it.
+        """
+        value = {"SecretBinary": secret_data, "ClientRequestToken": version_id}
+        client = self.get_client()
+        try:
+            with self._errors("write", self._place, "secretsmanager:PutSecretValue"):
+                return str(client.put_secret_value(SecretId=self.secret_name, **value)["ARN"])
+        except NotFoundError:
+            try:
+                with self._errors("create", self._place, "secretsmanager:CreateSecret"):
+                    return str(client.create_secret(Name=self.secret_name, **value)["ARN"])
+            except AlreadyExistsError as error:  # somebody else created it meanwhile
+                raise TransientError(str(error)) from error
+
+    @operation
+    def delete_secret(self, recovery_window_in_days: int = 30, force_delete_without_recovery: bool = False) -> str:
+        """The ARN of the secret, which is now scheduled for deletion, or gone. One that already is stays so.
+
+        Args:
+            recovery_window_in_days: How long it can be restored, 7 to 30 days.
+            force_delete_without_recovery: Delete it at once and for good; the window means nothing then.
+
+        Raises:
+            NotFoundError: There is no such secret.
+            InvalidInputError: The window is not from 7 to 30 days.
+        """
+        if not MIN_RECOVERY_DAYS <= recovery_window_in_days <= MAX_RECOVERY_DAYS and not force_delete_without_recovery:
+            raise InvalidInputError(
+                f"recovery_window_in_days is from {MIN_RECOVERY_DAYS} to {MAX_RECOVERY_DAYS}, "
+                f"not {recovery_window_in_days}; to delete at once, set force_delete_without_recovery."
+            )
+        client = self.get_client()
+        how = (
+            {"ForceDeleteWithoutRecovery": True}
+            if force_delete_without_recovery
+            else {"RecoveryWindowInDays": recovery_window_in_days}
+        )
+        try:
+            with self._errors("delete", self._place, "secretsmanager:DeleteSecret"):
+                return str(client.delete_secret(SecretId=self.secret_name, **how)["ARN"])
+        except InvalidInputError:
+            with self._errors("describe", self._place, "secretsmanager:DescribeSecret"):
+                found = client.describe_secret(SecretId=self.secret_name)
+            if "DeletedDate" in found:
+                return str(found["ARN"])
+            raise
+
+    @property
+    def _place(self) -> str:
+        return f"secret {self.secret_name}"

@@ -1,0 +1,167 @@
+"""A job of AWS Batch."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any, ClassVar
+
+from prefect.types import SecretDict
+from pydantic import Field, HttpUrl
+
+from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
+from blocks.aws_service import AwsService
+from blocks.errors import ConnectorError, InvalidInputError, NotFoundError, TransientError
+from blocks.job import Job, JobStatus
+
+ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
+    "ClientException": InvalidInputError,
+    "ServerException": TransientError,
+}
+"""https://docs.aws.amazon.com/batch/latest/APIReference/CommonErrors.html"""
+
+ADVICE: dict[str, str] = AWS_ADVICE | {
+    "ClientException": "Check job_queue and job_definition, and the region_name of the credentials.",
+}
+
+OUTCOMES: dict[str, Any] = {"SUCCEEDED": "succeeded", "FAILED": "failed"}
+
+
+class BatchJob(AwsService, Job):
+    """A job of AWS Batch, run to its end.
+
+    Example:
+        ```python
+        from connectors.batch import BatchJob
+
+        job = BatchJob.load("BLOCK_NAME")
+        status = job.run()
+        ```
+    """
+
+    _block_type_name = "ETL Batch Job"
+    _block_type_slug = "etl-batch-job"
+    _documentation_url = HttpUrl("https://docs.aws.amazon.com/batch/latest/userguide/jobs.html")
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+    )
+    _service: ClassVar[str] = "batch"
+    _errors_table = ERRORS
+    _advice = ADVICE
+
+    job_name: str = Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,94}$",
+        description="The job's name; each run gets it with a token behind, by which a retry finds what it started.",
+    )
+    job_queue: str = Field(min_length=1, description="The job queue's name or its whole ARN.")
+    job_definition: str = Field(
+        min_length=1, description="The job definition's name, its name:revision, or its whole ARN."
+    )
+    parameters: dict[str, str] = Field(
+        default_factory=dict, description="Values for the placeholders of the definition's command."
+    )
+    command: list[str] | None = Field(default=None, description="The container's command; by default as defined.")
+    environment: SecretDict = Field(
+        default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
+    )
+    vcpus: float | None = Field(default=None, gt=0, description="Virtual CPUs; by default as defined.")
+    memory: int | None = Field(default=None, gt=0, description="Memory, in MiB; by default as defined.")
+    array_size: int | None = Field(
+        default=None, ge=2, le=10_000, description="How many children an array job has; by default it is no array."
+    )
+    attempts: int | None = Field(
+        default=None, ge=1, le=10, description="How often Batch itself tries the job; by default as defined."
+    )
+    attempt_timeout_s: int | None = Field(
+        default=None, ge=60, description="How long one attempt may take, in seconds; by default as defined."
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the job.")
+
+    def check(self) -> str:
+        """One sentence that says that the queue takes jobs and the job definition is active.
+
+        Raises:
+            NotFoundError: The queue or the definition is not there, or not in use.
+            AccessDeniedError: The identity may not describe them.
+        """
+        client, queue = self.get_client(), f"Batch job queue {self.job_queue}"
+        with self._errors("describe", queue, "batch:DescribeJobQueues"):
+            queues = client.describe_job_queues(jobQueues=[self.job_queue])["jobQueues"]
+        if not queues or queues[0]["state"] != "ENABLED":
+            state = queues[0]["state"] if queues else "missing"
+            raise NotFoundError(f"{queue} is {state}. Check job_queue, and the region_name of the credentials.")
+        name = self.job_definition
+        with self._errors("describe", f"Batch job definition {name}", "batch:DescribeJobDefinitions"):
+            how = {"jobDefinitions": [name]} if ":" in name else {"jobDefinitionName": name, "status": "ACTIVE"}
+            definitions = client.describe_job_definitions(**how)["jobDefinitions"]
+        if not any(each["status"] == "ACTIVE" for each in definitions):
+            raise NotFoundError(f"There is no active Batch job definition {name}. Check job_definition.")
+        return f"{queue} takes jobs, and job definition {name} is active."
+
+    @property
+    def _name(self) -> str:
+        return f"Batch job {self.job_name}"
+
+    def _start(self, token: str) -> str:
+        # Batch knows no idempotency tokens; a job's name is what it can be found by.
+        name = f"{self.job_name}-{token}"
+        with self._errors("look for", self._name, "batch:ListJobs"):
+            by_name = [{"name": "JOB_NAME", "values": [name]}]
+            found = self.get_client().list_jobs(jobQueue=self.job_queue, filters=by_name)["jobSummaryList"]
+        if found:
+            return str(found[0]["jobId"])
+        values = [str(value) for value in self.environment.get_secret_value().values()]
+        request = self._request(name)
+        action = "batch:SubmitJob, and batch:TagResource where there are tags"
+        with self._errors("start", self._name, action, hidden=values):
+            return str(self._single_client().submit_job(**request)["jobId"])
+
+    def _request(self, name: str) -> dict[str, Any]:
+        container: dict[str, Any] = {}
+        if self.command is not None:
+            container["command"] = self.command
+        if variables := self.environment.get_secret_value():
+            container["environment"] = [{"name": key, "value": str(value)} for key, value in variables.items()]
+        resources = {"VCPU": self.vcpus and f"{self.vcpus:g}", "MEMORY": self.memory and str(self.memory)}
+        if needed := [{"type": kind, "value": value} for kind, value in resources.items() if value is not None]:
+            container["resourceRequirements"] = needed
+        optional = {
+            "parameters": self.parameters,
+            "containerOverrides": container,
+            "arrayProperties": self.array_size and {"size": self.array_size},
+            "retryStrategy": self.attempts and {"attempts": self.attempts},
+            "timeout": self.attempt_timeout_s and {"attemptDurationSeconds": self.attempt_timeout_s},
+            "tags": self.tags,
+        }
+        given = {key: value for key, value in optional.items() if value}
+        return {"jobName": name, "jobQueue": self.job_queue, "jobDefinition": self.job_definition} | given
+
+    def _look(self, run_id: str) -> JobStatus:
+        with self._errors("describe", f"{self._name} ({run_id})", "batch:DescribeJobs"):
+            jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
+        if not jobs:  # not yet, just after the start; or no more, days after the end
+            raise TransientError(f"Batch does not show {self._name} ({run_id}).")
+        job = jobs[0]
+        container = job.get("container", {})
+        words = [job.get("statusReason"), container.get("reason")]
+        return JobStatus(
+            run_id,
+            job["status"],
+            OUTCOMES.get(job["status"], "running"),
+            "; ".join(each.strip().rstrip(".") for each in words if each),
+            container.get("exitCode"),
+            _time(job.get("startedAt")),
+            _time(job.get("stoppedAt")),
+        )
+
+    def _stop(self, run_id: str, reason: str) -> None:
+        with self._errors("stop", f"{self._name} ({run_id})", "batch:TerminateJob"):
+            self.get_client().terminate_job(jobId=run_id, reason=reason)
+
+
+def _time(milliseconds: int | None) -> dt.datetime | None:
+    """The time that Batch gives in milliseconds since 1970.
+
+    >>> _time(1777507200000).isoformat()
+    '2026-04-30T00:00:00+00:00'
+    """
+    return None if milliseconds is None else dt.datetime.fromtimestamp(milliseconds / 1000, dt.UTC)

@@ -1,0 +1,231 @@
+"""A task of Amazon ECS: containers that run until they are done."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from prefect.types import SecretDict
+from pydantic import Field, HttpUrl, model_validator
+
+from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
+from blocks.aws_service import AwsService
+from blocks.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+    lookup,
+    service_error,
+)
+from blocks.job import Job, JobStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
+    "ClusterNotFoundException": NotFoundError,
+    "InvalidParameterException": InvalidInputError,
+    "ClientException": InvalidInputError,
+    "PlatformUnknownException": InvalidInputError,
+    "PlatformTaskDefinitionIncompatibilityException": InvalidInputError,
+    "ConflictException": AlreadyExistsError,
+    "BlockedException": AccessDeniedError,
+    "UnsupportedFeatureException": UnsupportedError,
+    "LimitExceededException": TerminalError,  # a quota of the account here, not a rate
+    "ServerException": TransientError,
+}
+"""https://docs.aws.amazon.com/AmazonECS/latest/APIReference/CommonErrors.html and each action's own list."""
+
+NOT_PLACED: dict[str, type[ConnectorError]] = {
+    "RESOURCE*": TransientError,
+    "AGENT": TransientError,
+    "Capacity is unavailable*": TransientError,
+}
+"""https://docs.aws.amazon.com/AmazonECS/latest/developerguide/api_failures_messages.html; others are terminal."""
+
+ADVICE: dict[str, str] = AWS_ADVICE | {
+    "ClusterNotFoundException": "Check cluster, and the region_name of the credentials.",
+    "ClientException": "Check task_definition, and the region_name of the credentials.",
+    "ConflictException": "The token was used for a task with other settings. Use another one.",
+}
+
+FINISHED_BY_ITSELF = {None, "EssentialContainerExited"}
+
+
+class EcsTask(AwsService, Job):
+    """A task of Amazon ECS, run to its end.
+
+    Example:
+        ```python
+        from connectors.ecs import EcsTask
+
+        task = EcsTask.load("BLOCK_NAME")
+        status = task.run()
+        ```
+    """
+
+    _block_type_name = "ETL ECS Task"
+    _block_type_slug = "etl-ecs-task"
+    _documentation_url = HttpUrl("https://docs.aws.amazon.com/AmazonECS/latest/developerguide/standalone-tasks.html")
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+    )
+    _service: ClassVar[str] = "ecs"
+    _errors_table = ERRORS
+    _advice = ADVICE
+
+    task_definition: str = Field(
+        min_length=1, description="The task definition's family, its family:revision, or its whole ARN."
+    )
+    cluster: str = Field(default="default", description="The cluster's name or its whole ARN.")
+    launch_type: Literal["FARGATE", "EC2", "EXTERNAL"] | None = Field(
+        default=None, description="Where the task runs; by default as the cluster's capacity providers say."
+    )
+    capacity_provider: str | None = Field(
+        default=None, description="A capacity provider such as FARGATE_SPOT, in place of a launch type."
+    )
+    subnets: list[str] = Field(
+        default_factory=list, description="The subnets to choose from; FARGATE needs at least one."
+    )
+    security_groups: list[str] = Field(
+        default_factory=list, description="The security groups; by default the network's own."
+    )
+    assign_public_ip: bool = Field(
+        default=False, description="Whether the task gets a public address, which it needs where there is no NAT."
+    )
+    container_name: str | None = Field(
+        default=None,
+        description="The container that counts and that the settings below change; by default the first essential one.",
+    )
+    command: list[str] | None = Field(default=None, description="The container's command; by default its own.")
+    environment: SecretDict = Field(
+        default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
+    )
+    cpu: int | None = Field(
+        default=None, gt=0, description="CPU units of the task, 1024 to a core; by default as defined."
+    )
+    memory: int | None = Field(default=None, gt=0, description="Memory of the task, in MiB; by default as defined.")
+    task_role_arn: str | None = Field(
+        default=None, description="The role that the containers have; by default as defined."
+    )
+    execution_role_arn: str | None = Field(
+        default=None, description="The role with which images and secrets are fetched; by default as defined."
+    )
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the task.")
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        if self.launch_type and self.capacity_provider:
+            raise ValueError("launch_type and capacity_provider exclude each other: give one of them")
+        if (self.security_groups or self.assign_public_ip) and not self.subnets:
+            raise ValueError("security_groups and assign_public_ip go with subnets: give at least one")
+        return self
+
+    def check(self) -> str:
+        """One sentence that says that the cluster is active and the task definition there.
+
+        Raises:
+            NotFoundError: The cluster or the task definition is not.
+            AccessDeniedError: The identity may not describe them.
+        """
+        with self._errors("describe", f"ECS cluster {self.cluster}", "ecs:DescribeClusters"):
+            found = self.get_client().describe_clusters(clusters=[self.cluster])["clusters"]
+        if not found or found[0]["status"] != "ACTIVE":
+            state = found[0]["status"] if found else "missing"
+            raise NotFoundError(
+                f"ECS cluster {self.cluster} is {state}. Check cluster, and the credentials' region_name."
+            )
+        self._definition(self.task_definition)
+        return f"ECS cluster {self.cluster} is active, and task definition {self.task_definition} is there."
+
+    @property
+    def _name(self) -> str:
+        return f"ECS task {self.task_definition}"
+
+    def _start(self, token: str) -> str:
+        action = "ecs:RunTask, and iam:PassRole for the roles of the task"
+        values = [str(value) for value in self.environment.get_secret_value().values()]
+        request = self._request(token)
+        with self._errors("start", self._name, action, hidden=values):
+            answer = self.get_client().run_task(**request)
+        if answer["tasks"]:
+            return str(answer["tasks"][0]["taskArn"])
+        failure = answer["failures"][0]
+        reason = failure["reason"].strip().rstrip(".")
+        table = {reason: lookup(NOT_PLACED, reason) or TerminalError}
+        raise service_error("start", self._name, [reason], failure.get("detail", ""), table=table, advice={})
+
+    def _request(self, token: str) -> dict[str, Any]:
+        request: dict[str, Any] = {
+            "cluster": self.cluster,
+            "taskDefinition": self.task_definition,
+            "count": 1,
+            "clientToken": token,
+            "overrides": self._overrides(),
+            "tags": [{"key": key, "value": value} for key, value in self.tags.items()],
+        }
+        if self.launch_type:
+            request["launchType"] = self.launch_type
+        if self.capacity_provider:
+            request["capacityProviderStrategy"] = [{"capacityProvider": self.capacity_provider, "weight": 1}]
+        if self.subnets:
+            network = {
+                "subnets": self.subnets,
+                "securityGroups": self.security_groups,
+                "assignPublicIp": "ENABLED" if self.assign_public_ip else "DISABLED",
+            }
+            request["networkConfiguration"] = {"awsvpcConfiguration": network}
+        return request
+
+    def _overrides(self) -> dict[str, Any]:
+        container: dict[str, Any] = {}
+        if self.command is not None:
+            container["command"] = self.command
+        if variables := self.environment.get_secret_value():
+            container["environment"] = [{"name": name, "value": str(value)} for name, value in variables.items()]
+        task = {
+            "cpu": self.cpu and str(self.cpu),
+            "memory": self.memory and str(self.memory),
+            "taskRoleArn": self.task_role_arn,
+            "executionRoleArn": self.execution_role_arn,
+        }
+        overrides: dict[str, Any] = {name: value for name, value in task.items() if value is not None}
+        if container:
+            container["name"] = self.container_name or self._main_container(self.task_definition)
+            overrides["containerOverrides"] = [container]
+        return overrides
+
+    def _look(self, run_id: str) -> JobStatus:
+        with self._errors("describe", f"{self._name} ({run_id})", "ecs:DescribeTasks"):
+            answer = self.get_client().describe_tasks(cluster=self.cluster, tasks=[run_id])
+        if not answer["tasks"]:  # not yet, just after the start; or no more, an hour after the end
+            raise TransientError(f"ECS does not show {self._name} ({run_id}).")
+        task = answer["tasks"][0]
+        state, started_at, ended_at = task["lastStatus"], task.get("startedAt"), task.get("stoppedAt")
+        if state != "STOPPED":
+            return JobStatus(run_id, state, "running", started_at=started_at)
+        name = self.container_name or self._main_container(task["taskDefinitionArn"])
+        container: dict[str, Any] = next((each for each in task["containers"] if each["name"] == name), {})
+        code = container.get("exitCode")
+        well = code == 0 and task.get("stopCode") in FINISHED_BY_ITSELF
+        reasons = [task.get("stopCode"), task.get("stoppedReason"), container.get("reason")]
+        reason = "; ".join(words.strip().rstrip(".") for words in reasons if words)
+        return JobStatus(run_id, state, "succeeded" if well else "failed", reason, code, started_at, ended_at)
+
+    def _stop(self, run_id: str, reason: str) -> None:
+        with self._errors("stop", f"{self._name} ({run_id})", "ecs:StopTask"):
+            self.get_client().stop_task(cluster=self.cluster, task=run_id, reason=reason)
+
+    def _definition(self, name: str) -> Mapping[str, Any]:
+        with self._errors("describe", f"ECS task definition {name}", "ecs:DescribeTaskDefinition"):
+            found: dict[str, Any] = self.get_client().describe_task_definition(taskDefinition=name)["taskDefinition"]
+        return found
+
+    def _main_container(self, definition: str) -> str:
+        containers = self._definition(definition)["containerDefinitions"]
+        return next((str(each["name"]) for each in containers if each.get("essential", True)), "")

@@ -1,0 +1,134 @@
+"""A job of AWS Glue."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import Field, HttpUrl
+
+from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
+from blocks.aws_service import AwsService
+from blocks.errors import (
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    ThrottledError,
+    TransientError,
+    service_error,
+)
+from blocks.job import Job, JobStatus
+
+ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
+    "EntityNotFoundException": NotFoundError,
+    "InvalidInputException": InvalidInputError,
+    "ResourceNumberLimitExceededException": TerminalError,
+    "ConcurrentRunsExceededException": ThrottledError,
+    "InternalServiceException": TransientError,
+    "OperationTimeoutException": TransientError,
+}
+"""https://docs.aws.amazon.com/glue/latest/dg/aws-glue-api-exceptions.html"""
+
+ADVICE: dict[str, str] = AWS_ADVICE | {
+    "EntityNotFoundException": "Check job_name, and the region_name of the credentials.",
+    "ConcurrentRunsExceededException": "Raise the job's maximum concurrency, or wait for its other run.",
+}
+
+TOKEN_ARGUMENT = "--etl-run-token"  # noqa: S105 (a name)
+"""A job argument that names the start; Glue has no idempotency token, and shows the arguments of its runs."""
+RUNS_LOOKED_AT = 200
+
+OUTCOMES: dict[str, Any] = {"SUCCEEDED": "succeeded"} | dict.fromkeys(
+    ["STOPPED", "FAILED", "TIMEOUT", "ERROR", "EXPIRED"], "failed"
+)
+"""https://docs.aws.amazon.com/glue/latest/dg/job-run-statuses.html; the others are on their way."""
+
+
+class GlueJob(AwsService, Job):
+    """A job of AWS Glue, run to its end.
+
+    Example:
+        ```python
+        from connectors.glue import GlueJob
+
+        job = GlueJob.load("BLOCK_NAME")
+        job.arguments = {"--day": "2026-04-30"}
+        status = job.run()
+        ```
+    """
+
+    _block_type_name = "ETL Glue Job"
+    _block_type_slug = "etl-glue-job"
+    _documentation_url = HttpUrl("https://docs.aws.amazon.com/glue/latest/dg/author-job-glue.html")
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
+    )
+    _service: ClassVar[str] = "glue"
+    _errors_table = ERRORS
+    _advice = ADVICE
+
+    job_name: str = Field(min_length=1, description="The name of the job as Glue has it.")
+    arguments: dict[str, str] | None = Field(
+        default=None,
+        description="Arguments of the run, such as --day, beside the job's own; Glue shows and logs them: no secrets.",
+    )
+    worker_type: str | None = Field(default=None, description="The workers' type, such as G.1X; by default the job's.")
+    number_of_workers: int | None = Field(default=None, ge=1, description="How many workers; by default the job's.")
+
+    def check(self) -> str:
+        """One sentence that says that the job is there.
+
+        Raises:
+            NotFoundError: It is not.
+            AccessDeniedError: The identity may not look at it.
+        """
+        with self._errors("describe", self._name, "glue:GetJob"):
+            self.get_client().get_job(JobName=self.job_name)
+        return f"{self._name} is there and the credentials may look at it."
+
+    @property
+    def _name(self) -> str:
+        return f"Glue job {self.job_name}"
+
+    def _start(self, token: str) -> str:
+        with self._errors("look for", f"a run of {self._name}", "glue:GetJobRuns"):
+            runs = self.get_client().get_job_runs(JobName=self.job_name, MaxResults=RUNS_LOOKED_AT)["JobRuns"]
+        for run in runs:  # the latest first
+            if run.get("Arguments", {}).get(TOKEN_ARGUMENT) == token:
+                return str(run["Id"])
+        request: dict[str, Any] = {"Arguments": {**(self.arguments or {}), TOKEN_ARGUMENT: token}}
+        if self.worker_type:
+            request["WorkerType"] = self.worker_type
+        if self.number_of_workers:
+            request["NumberOfWorkers"] = self.number_of_workers
+        with self._errors("start", self._name, "glue:StartJobRun"):
+            return str(self._single_client().start_job_run(JobName=self.job_name, **request)["JobRunId"])
+
+    def _look(self, run_id: str) -> JobStatus:
+        with self._errors("describe", f"{self._name} ({run_id})", "glue:GetJobRun"):
+            run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
+        state = run["JobRunState"]
+        outcome = OUTCOMES.get(state, "running")
+        return JobStatus(
+            run_id,
+            state,
+            outcome,
+            run.get("ErrorMessage") or run.get("StateDetail") or "",
+            started_at=run.get("StartedOn"),
+            ended_at=None if outcome == "running" else run.get("CompletedOn"),
+        )
+
+    def _stop(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (Glue takes none)
+        with self._errors("stop", f"{self._name} ({run_id})", "glue:BatchStopJobRun"):
+            answer = self.get_client().batch_stop_job_run(JobName=self.job_name, JobRunIds=[run_id])
+        for failed in answer.get("Errors", []):
+            if self._look(run_id).outcome == "running":
+                detail = failed["ErrorDetail"]
+                raise service_error(
+                    "stop",
+                    f"{self._name} ({run_id})",
+                    [detail["ErrorCode"]],
+                    detail.get("ErrorMessage", ""),
+                    table=ERRORS,
+                    advice=ADVICE,
+                )
