@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import Field, HttpUrl, SecretStr, model_validator
+from pydantic import Field, HttpUrl, PrivateAttr, SecretStr, model_validator
 
 from blocks.block import ConnectorBlock
 from blocks.errors import (
@@ -112,6 +114,11 @@ AWS_ADVICE: dict[str, str] = {
 }
 
 
+def utc_now() -> dt.datetime:
+    """This machine's time."""
+    return dt.datetime.now(dt.UTC)
+
+
 class AwsCredentials(ConnectorBlock, CredentialsBlock):
     """An identity at AWS, or at a server that speaks its protocols.
 
@@ -168,6 +175,8 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         default=True,
         description="The path of a file of certificate authorities to trust, or false to trust any (for tests only).",
     )
+
+    _clock: Callable[[], dt.datetime] = PrivateAttr(default_factory=lambda: utc_now)
 
     @model_validator(mode="before")
     @classmethod
@@ -299,7 +308,9 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
             }
 
         # botocore has no public way to hand over credentials that renew themselves; this attribute is the known one.
-        botocore_session._credentials = credentials.DeferredRefreshableCredentials(assume, "sts-assume-role")  # noqa: SLF001
+        botocore_session._credentials = credentials.DeferredRefreshableCredentials(  # noqa: SLF001
+            assume, "sts-assume-role", time_fetcher=self._clock
+        )
         return boto3.Session(botocore_session=botocore_session, region_name=session.region_name)
 
 

@@ -58,6 +58,8 @@ PARTS_IN_FLIGHT = 4
 DELETE_BATCH = 1_000
 COPY_BYTES = 2**30
 """What one request copies; 5 GiB is the most that the service takes. Larger objects are copied in parts of this."""
+KEYS_HOLD = dt.timedelta(minutes=10)
+"""What botocore's keys hold for at least; obstore asks for new ones 5 minutes before they end."""
 KEPT_BY_COPIES = ("ContentType", "ContentEncoding", "ContentDisposition", "ContentLanguage", "CacheControl", "Metadata")
 FULL_CHECKSUMS = {
     "ChecksumCRC32": "crc32",
@@ -507,8 +509,7 @@ class S3Bucket(ObstoreBucket):
 
     def _identity(self) -> Identity:
         def keys() -> dict[str, Any]:
-            # obstore renews 5 minutes before the time given, and botocore's keys hold for 10 minutes at least.
-            return {**self.credentials.frozen(), "expires_at": dt.datetime.now(dt.UTC) + dt.timedelta(minutes=10)}
+            return {**self.credentials.frozen(), "expires_at": dt.datetime.now(dt.UTC) + KEYS_HOLD}
 
         return self._cached("identity", lambda: Identity(keys))
 

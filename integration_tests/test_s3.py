@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import os
+import re
 import urllib.error
 import urllib.request
 import uuid
@@ -30,7 +31,7 @@ from blocks.object_store import NoSuchStoreError
 from blocks.retry import RetryPolicy
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
+from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response, whole_response
 from integration_tests.standins.process import HOST, free_port
 from integration_tests.standins.proxy import FaultProxy
 from tests.contracts import object_store as contracts
@@ -598,3 +599,48 @@ def test_a_role_is_assumed_and_renewed(aws: str) -> None:
     )
     bucket.write_path("key", b"1")
     assert bucket.read_path("key") == b"1"
+
+
+class RoleProxy(HttpFaultProxy):
+    """Lends roles for an hour of the test's own clock, and notes whose key signed what."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.now = dt.datetime.now(dt.UTC)
+        self.signed: list[tuple[str, str]] = []
+
+    def intercept(self, request: Request) -> Response | None:  # noqa: D102
+        key = re.search(r"Credential=(\w+)/", request.headers.get("Authorization", ""))
+        answer = self.forward(request)
+        if request.method == "POST":
+            until = (self.now + dt.timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%SZ").encode()
+            content = re.sub(rb"(<Expiration>)[^<]*", rb"\g<1>" + until, b"".join(answer.body))
+            return whole_response(answer.status, content, {"Content-Type": "text/xml"})
+        self.signed.append((f"{request.method} {request.path}", key[1] if key else ""))
+        return answer
+
+
+def test_a_flow_outlives_its_role(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an hour, and after the next, both clients of one block sign with a key that was lent anew."""
+    monkeypatch.setattr("connectors.s3.KEYS_HOLD", dt.timedelta(0))  # obstore has a clock of its own
+    with RoleProxy(aws) as proxy:
+        credentials = AwsCredentials(
+            aws_access_key_id="own",
+            aws_secret_access_key="own secret",
+            region_name="us-east-1",
+            endpoint_url=proxy.url,
+            assume_role_arn="arn:aws:iam::123456789012:role/loader",
+        )
+        credentials._clock = lambda: proxy.now
+        bucket = S3Bucket(bucket_name="of-a-long-flow", credentials=credentials, retry=NEVER)
+        bucket.create_bucket()
+        used = []
+        for hour in range(3):
+            proxy.signed.clear()
+            bucket.write_path(f"{hour}", b"1")
+            assert len(bucket.list_objects()) == hour + 1
+            (key,) = {key for _, key in proxy.signed}
+            used.append(key)
+            proxy.now += dt.timedelta(hours=1, minutes=1)
+    assert len(set(used)) == 3
+    assert "own" not in used
