@@ -5,14 +5,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import http.client
+import io
+import os
+import re
 import select
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import requests
+from google.api_core.exceptions import BadRequest, Forbidden, NotFound, PreconditionFailed
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from google.oauth2.credentials import Credentials
 
 from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
 from integration_tests.standins.postgres import Address, PostgresServer
@@ -20,7 +28,7 @@ from integration_tests.standins.process import free_port
 from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 LOST = (psycopg.OperationalError, "server closed the connection|consuming input failed|connection is lost|EOF detected")
 
@@ -465,3 +473,223 @@ def test_http_interception(echo):
             assert (answer.read(), answer.headers["X-Query"], answer.headers["X-Path"]) == (b"no", "ü", "/a%20b")
         assert ask(connection, "PUT", "/5", b"good")[0] == 200
     assert [note[2] for note in echo.got] == [hashlib.md5(b"good").hexdigest()]  # noqa: S324
+
+
+# Google Cloud Storage
+
+
+@pytest.fixture
+def bucket(gcs_server) -> Iterator[Any]:
+    """A client's view of a fresh bucket."""
+    client = gcs_server.client()
+    yield client.bucket(gcs_server.make_bucket())
+    client.close()
+
+
+def put(bucket, name="key", content=b"1", chunk_bytes=None, **options):
+    """The object, written in one request or in chunks, without the client's own retries."""
+    blob = bucket.blob(name, chunk_size=chunk_bytes)
+    blob.upload_from_file(io.BytesIO(content), retry=None, **options)
+    return blob
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 2**18])
+@pytest.mark.parametrize("name", ["key", "key/below", "//a b+ü%2F/..", "n" * 1024])
+def test_gcs_keeps_objects(gcs_server, bucket, name, chunk_bytes):
+    """Names that are folders of each other, odd and long ones; written in one request or in several."""
+    content = os.urandom(2**20 + 17)
+    put(bucket)
+    blob = put(bucket, name, content, chunk_bytes, content_type="text/csv")
+    assert blob.download_as_bytes(retry=None) == content
+    assert blob.download_as_bytes(start=2**20, end=2**20 + 3, retry=None) == content[2**20 : 2**20 + 4]
+    assert (blob.size, blob.content_type) == (len(content), "text/csv")
+    assert {each.name for each in bucket.list_blobs(retry=None)} == {"key", name}
+    assert gcs_server.open_uploads(bucket.name) == []
+
+
+OPERATIONS: dict[str, Callable[..., object]] = {
+    "upload": lambda blob, **met: put(blob.bucket, **met),
+    "upload in chunks": lambda blob, **met: put(blob.bucket, content=b"1" * 2**19, chunk_bytes=2**18, **met),
+    "get": lambda blob, **met: blob.reload(retry=None, **met),
+    "download": lambda blob, **met: blob.download_as_bytes(retry=None, **met),
+    "patch": lambda blob, **met: (setattr(blob, "content_type", "text/csv"), blob.patch(retry=None, **met)),
+    "copy": lambda blob, **met: blob.bucket.copy_blob(blob.bucket.blob("other"), blob.bucket, "key", retry=None, **met),
+    "rewrite": lambda blob, **met: blob.rewrite(blob.bucket.blob("other"), retry=None, **met),
+    "compose": lambda blob, **met: blob.compose([blob.bucket.blob("other")] * 2, retry=None, **met),
+    "delete": lambda blob, **met: blob.delete(retry=None, **met),
+}
+"""What takes a precondition."""
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_gcs_preconditions(bucket, name):
+    """Each operation is refused when the object is another one, and done when it is the one that was meant."""
+    put(bucket, "other")
+    blob = put(bucket)
+    generation = blob.generation
+    for wrong in ({"if_generation_match": generation - 1}, {"if_metageneration_match": 7}):
+        with pytest.raises(PreconditionFailed, match="pre-conditions"):
+            OPERATIONS[name](blob, **wrong)
+    OPERATIONS[name](blob, if_generation_match=generation)
+
+
+def test_gcs_preconditions_on_sources(bucket):
+    """A copy and a composition are refused when a source is another one."""
+    source = put(bucket)
+    other = source.generation - 1
+    with pytest.raises(PreconditionFailed):
+        bucket.copy_blob(source, bucket, "copy", if_source_generation_match=other, retry=None)
+    with pytest.raises(PreconditionFailed):
+        bucket.blob("sum").compose([source, source], if_source_generation_match=[None, other], retry=None)
+    assert [each.name for each in bucket.list_blobs(retry=None)] == ["key"]
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 2**18])
+def test_gcs_race(gcs_server, bucket, chunk_bytes):
+    """Of sixteen who create the object, delete it, or put theirs in its place at once, one wins."""
+
+    def winners(operation):
+        def one(number):
+            client = gcs_server.client()
+            try:
+                operation(client.bucket(bucket.name), number)
+            except (PreconditionFailed, NotFound):
+                return False
+            finally:
+                client.close()
+            return True
+
+        with ThreadPoolExecutor(16) as pool:
+            return list(pool.map(one, range(16))).count(True)
+
+    def write(bucket, number, generation=0):
+        put(bucket, content=bytes([number]) * 2**19, chunk_bytes=chunk_bytes, if_generation_match=generation)
+
+    assert winners(write) == 1
+    first = bucket.get_blob("key").generation
+    assert winners(lambda bucket, number: write(bucket, number, first)) == 1
+    second = bucket.get_blob("key").generation
+    assert winners(lambda bucket, _: bucket.blob("key").delete(if_generation_match=second, retry=None)) == 1
+
+
+@pytest.fixture
+def session(bucket) -> str:
+    """The URL of a resumable upload of `key`."""
+    return bucket.blob("key").create_resumable_upload_session(if_generation_match=0, retry=None)
+
+
+def send(session, content=b"", start=None, total="*"):
+    """Status and Range of the answer to a chunk, or to a question about the upload."""
+    span = "*" if start is None else f"{start}-{start + len(content) - 1}"
+    answer = requests.put(session, content, headers={"Content-Range": f"bytes {span}/{total}"}, timeout=30)
+    return answer.status_code, answer.headers.get("Range")
+
+
+def test_gcs_resumable_uploads(gcs_server, bucket, session):
+    """The server says what it has; what comes twice counts once, a gap is refused, and only the end makes an object."""
+    content = os.urandom(1000)
+    assert send(session, total=1000) == (308, None)
+    assert send(session, content[:600], 0) == (308, "bytes=0-599")
+    assert send(session, total=1000) == send(session) == (308, "bytes=0-599")
+    assert send(session, content[700:], 700, 1000)[0] == 503
+    assert gcs_server.open_uploads(bucket.name) == ["key"]
+    assert not bucket.blob("key").exists(retry=None)
+    assert send(session, content[500:], 500, 1000)[0] == 200
+    assert send(session, total=1000)[0] == 200
+    assert gcs_server.open_uploads(bucket.name) == []
+    assert bucket.blob("key").download_as_bytes(retry=None) == content
+
+
+def test_gcs_keeps_a_part_of_a_broken_chunk(gcs_server, session):
+    """Of a chunk that breaks off the server has a multiple of 256 KiB."""
+    gcs_server.reset_request("PUT", re.escape(session.rpartition("=")[2]), after_bytes=700_000)
+    with pytest.raises(requests.ConnectionError):
+        send(session, b"1" * 2**20, 0)
+    assert send(session) == (308, f"bytes=0-{2 * 2**18 - 1}")
+
+
+def test_gcs_cancels_uploads(gcs_server, bucket, session):
+    """A cancelled upload is gone."""
+    assert requests.delete(session, timeout=30).status_code == 499
+    assert send(session, b"1", 0, 1)[0] == 404
+    assert gcs_server.open_uploads(bucket.name) == []
+
+
+@pytest.mark.parametrize("chunk_bytes", [None, 2**18])
+@pytest.mark.parametrize("declared", ["md5_hash", "crc32c"])
+def test_gcs_checks_checksums(bucket, declared, chunk_bytes):
+    """Content that is not what was declared does not become an object."""
+    blob = bucket.blob("key", chunk_size=chunk_bytes)
+    setattr(blob, declared, "AAAA")
+    with pytest.raises(BadRequest, match="doesn't match calculated"):
+        blob.upload_from_file(io.BytesIO(b"1" * 2**19), checksum=None, retry=None)
+    assert not blob.exists(retry=None)
+
+
+def test_gcs_reader(gcs_server, bucket):
+    """Who may only read is told the permission that is missing."""
+    put(bucket)
+    options = {"api_endpoint": gcs_server.endpoint}
+    client = storage.Client(gcs_server.project, Credentials("read-only"), client_options=options)
+    reader = client.bucket(bucket.name)
+    assert reader.blob("key").download_as_bytes(retry=None) == b"1"
+    assert len(list(reader.list_blobs(retry=None))) == 1
+    refused = {
+        "objects.create": [
+            lambda: put(reader, "new"),
+            lambda: put(reader, "new", chunk_bytes=2**18),
+            lambda: reader.copy_blob(reader.blob("key"), reader, "new", retry=None),
+        ],
+        "objects.delete": [lambda: reader.blob("key").delete(retry=None)],
+        "objects.update": [lambda: reader.blob("key").patch(retry=None)],
+        "buckets.get": [lambda: reader.reload(retry=None)],
+    }
+    for permission, attempts in refused.items():
+        for attempt in attempts:
+            with pytest.raises(Forbidden, match=f"does not have storage.{permission} access"):
+                attempt()
+    client.close()
+
+
+def test_gcs_knows_its_tokens(gcs_server, bucket):
+    """A token that nobody issued is refused, until it is issued."""
+    put(bucket)
+    url = f"{gcs_server.endpoint}/storage/v1/b/{bucket.name}/o/key"
+    token = {"Authorization": "Bearer of-a-test"}
+    refused = requests.get(url, headers=token, timeout=30)
+    assert (refused.status_code, refused.json()["error"]["errors"][0]["reason"]) == (401, "authError")
+    gcs_server.tokens.add("of-a-test")
+    assert requests.get(url, headers=token, timeout=30).status_code == 200
+
+
+def test_gcs_says_what_is_missing(bucket):
+    """A bucket that is not there is told from an object that is not there."""
+    nowhere = bucket.client.bucket("no-such-bucket")
+    for ask in (lambda of: of.blob("key").reload(retry=None), lambda of: of.blob("key").download_as_bytes(retry=None)):
+        with pytest.raises(NotFound, match=f"No such object: {bucket.name}/key"):
+            ask(bucket)
+        with pytest.raises(NotFound, match="The specified bucket does not exist"):
+            ask(nowhere)
+    for ask in (put, lambda of: list(of.list_blobs(retry=None)), lambda of: of.reload(retry=None)):
+        with pytest.raises(NotFound, match="The specified bucket does not exist"):
+            ask(nowhere)
+
+
+def test_gcs_versions(gcs_server, bucket):
+    """A versioned bucket keeps what was overwritten."""
+    versioned = bucket.client.bucket(gcs_server.make_bucket(versioned=True))
+    for content in (b"1", b"2"):
+        put(versioned, content=content)
+    kept = [each.download_as_bytes(retry=None) for each in versioned.list_blobs(versions=True, retry=None)]
+    assert sorted(kept) == [b"1", b"2"]
+
+
+def test_gcs_behind_another_proxy(gcs_server, bucket):
+    """Uploads and downloads keep to the address that the client has, so that faults can be put before them."""
+    with HttpFaultProxy(gcs_server.endpoint) as proxy:
+        far = storage.Client("p", AnonymousCredentials(), client_options={"api_endpoint": proxy.url})
+        blob = put(far.bucket(bucket.name), content=b"1" * 2**20, chunk_bytes=2**18)
+        assert [status for *_, status in proxy.log] == [200, 308, 308, 308, 308, 200]
+        assert len(blob.download_as_bytes(retry=None)) == 2**20
+        assert {method for method, *_ in proxy.log[6:]} == {"GET"}
+        far.close()

@@ -302,9 +302,6 @@ class _Handler(BaseHTTPRequestHandler):
             if response is not None:
                 self._send(request, response)
         except (_Cut, OSError, http.client.HTTPException):
-            import traceback
-
-            traceback.print_exc()
             self._is_reset = self.close_connection = True
             self._upstream.close()
         if not self._has_begun:
