@@ -1,6 +1,5 @@
 """The kit: what every connector is made of."""
 
-from blocks.aws_credentials import AwsCredentials
 from blocks.block import ConnectorBlock, resolve
 from blocks.dataset import WriteReport
 from blocks.errors import (
@@ -33,7 +32,6 @@ __all__ = [
     "AlreadyExistsError",
     "AmbiguousError",
     "AuthError",
-    "AwsCredentials",
     "ConnectorBlock",
     "ConnectorError",
     "CsvOptions",

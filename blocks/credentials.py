@@ -1,5 +1,7 @@
 """One block per identity. Empty fields mean the machine's own identity; nothing is looked up before first use."""
 
 from blocks.aws_credentials import AwsCredentials
+from blocks.azure_credentials import AzureBlobStorageCredentials
+from blocks.gcp_credentials import GcpCredentials
 
-__all__ = ["AwsCredentials"]
+__all__ = ["AwsCredentials", "AzureBlobStorageCredentials", "GcpCredentials"]

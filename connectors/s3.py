@@ -113,7 +113,7 @@ ERRORS: dict[str, type[ConnectorError]] = (
 
 ADVICE: dict[str, str] = AWS_ADVICE | {
     "NoSuchBucket": "Check bucket_name, and the endpoint_url of the credentials.",
-    "NoSuchKey": "Check the key, and the bucket_folder.",
+    "NoSuchKey": "Check the key; it is relative to the bucket_folder.",
     "PermanentRedirect": "Set region_name of the credentials to the bucket's region.",
     "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
     "PreconditionFailed": "It exists already, or another writer was faster: read it again and decide.",

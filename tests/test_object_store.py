@@ -193,7 +193,9 @@ def test_building_a_store_imports_no_driver_and_does_no_io() -> None:
     """Building and pickling every store imports no driver, opens no socket and no file."""
     script = """
 import sys
-from blocks.aws_credentials import AwsCredentials
+from blocks.credentials import AwsCredentials, AzureBlobStorageCredentials, GcpCredentials
+from connectors.azure import AzureBlobContainer
+from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles, MemoryFiles
 from connectors.s3 import S3Bucket
 import pickle
@@ -201,10 +203,18 @@ events = []
 watched = {"open", "socket.connect", "import"}
 sys.addaudithook(lambda name, args: events.append((name, args)) if name in watched else None)
 keys = AwsCredentials(aws_access_key_id="a", aws_secret_access_key="b", endpoint_url="http://127.0.0.1:1")
-for block in (LocalFiles(basepath="x"), MemoryFiles(), S3Bucket(bucket_name="abc", credentials=keys)):
+account = AzureBlobStorageCredentials(account_url="http://127.0.0.1:1/account")
+blocks = [
+    LocalFiles(basepath="x"),
+    MemoryFiles(),
+    S3Bucket(bucket_name="abc", credentials=keys),
+    GcsBucket(bucket="abc", gcp_credentials=GcpCredentials(service_account_file="/no/such/file.json")),
+    AzureBlobContainer(container_name="abc", credentials=account),
+]
+for block in blocks:
     repr(block), block.uri("key"), pickle.loads(pickle.dumps(block))
 assert not events, events
-drivers = {"obstore", "boto3", "botocore", "pyarrow", "duckdb"} & set(sys.modules)
+drivers = {"azure", "boto3", "botocore", "duckdb", "google", "obstore", "pyarrow"} & set(sys.modules)
 assert not drivers, drivers
 """
     subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
