@@ -54,6 +54,7 @@ UPLOAD_RETRY_S = 30
 """The same for a chunk of a large upload, which would have to start from its beginning otherwise."""
 OVERWRITE_TRIES = 10
 LONGEST_URL = dt.timedelta(days=7)
+PAGE = 1_000
 LISTED = "items(name,size,generation,updated,crc32c),nextPageToken"
 
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
@@ -233,7 +234,7 @@ class GcsBucket(ObjectStore):
             with self._errors("read", key):
                 client, blob = self.get_client(), self._blob(key)
                 url = f"{client.api_endpoint}/download/storage/v1{blob.path}"
-                found: tuple[bytes, ObjectInfo] = self._retry()(
+                found: tuple[bytes, ObjectInfo] = self._retry(QUICK_RETRY_S)(
                     lambda: self._download_range(key, url, query, headers)
                 )()
                 return found
@@ -383,6 +384,7 @@ class GcsBucket(ObjectStore):
                 prefix=base + folder_prefix(prefix),
                 delimiter=None if recursive else "/",
                 fields=LISTED,
+                page_size=PAGE,
                 **self._patience(),
             )
             for page in found.pages:
@@ -464,7 +466,7 @@ class GcsBucket(ObjectStore):
         session = self.get_client()._http  # noqa: SLF001
         return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self.request_timeout_s), **options)
 
-    def _retry(self, seconds: float = QUICK_RETRY_S) -> Any:
+    def _retry(self, seconds: float) -> Any:
         """The request-level retry; a service that says how long to wait is left to the operation's policy."""
 
         def is_passing(error: Exception) -> bool:
@@ -477,7 +479,7 @@ class GcsBucket(ObjectStore):
         return retry.Retry(predicate=is_passing, initial=0.2, maximum=5, multiplier=2, timeout=seconds)
 
     def _patience(self) -> dict[str, Any]:
-        return {"timeout": (CONNECT_TIMEOUT_S, self.request_timeout_s), "retry": self._retry()}
+        return {"timeout": (CONNECT_TIMEOUT_S, self.request_timeout_s), "retry": self._retry(QUICK_RETRY_S)}
 
     def _probe(self, prefix: str = "") -> None:
         for _ in self.get_client().list_blobs(self.bucket, prefix=prefix, max_results=1, **self._patience()):
@@ -499,8 +501,8 @@ class GcsBucket(ObjectStore):
             if type(error).__module__.partition(".")[0] not in {"google", "requests", "urllib3"}:
                 raise
             known = google_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
-            if type(known) is NotFoundError and "No such object" not in str(known):
-                # Not every answer says whether it is the object that is missing or the bucket.
+            if type(known) is NotFoundError and (target or "No such object" not in str(known)):
+                # Not every answer says whether it is the object that is missing or the bucket, or which of two.
                 for store in (self, target):
                     if store is not None and store._is_missing():  # noqa: SLF001
                         raise NoSuchStoreError(
