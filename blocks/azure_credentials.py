@@ -94,6 +94,7 @@ AZURE_ERRORS: dict[str, type[ConnectorError]] = {
     "504": TransientError,
     # Raised by azure.core and azure.identity themselves, by class name; without a line of its own a class takes its
     # base's.
+    "AzureError": TransientError,  # content that does not have its MD5
     "ClientAuthenticationError": AuthError,
     "SSLError": InvalidInputError,
     "ConnectionError": TransientError,
@@ -121,10 +122,13 @@ AZURE_ADVICE: dict[str, str] = {
     "AuthenticationFailed": "Check account_key, sas_token or connection_string; a SAS token may have expired.",
     "NoAuthenticationInformation": "Give account_key, sas_token or connection_string, or take away anonymous.",
     "InvalidAuthenticationInfo": "Check tenant_id, and that the account is of this tenant.",
-    "AuthorizationFailure": "Check account_key or sas_token, and that the account's firewall lets this machine in.",
+    "AuthorizationFailure": (
+        "Check account_key, or sas_token and whether it has expired, and that the account's firewall lets this in."
+    ),
     "KeyBasedAuthenticationNotPermitted": "The account takes no keys: leave account_key out, or give a client_secret.",
-    "CredentialUnavailableError": "Log in with 'az login', or give account_key, sas_token or client_secret.",
-    "ClientAuthenticationError": "Check tenant_id, client_id and client_secret.",
+    "ClientAuthenticationError": (
+        "Check tenant_id, client_id and client_secret; without them log in with 'az login', or give account_key."
+    ),
     "SSLError": "Where the server has an authority of its own, give its file as verify.",
     "ServiceRequestError": "Is account_url right, and reachable from here?",
     "ConnectionError": "Is account_url right, and reachable from here?",
@@ -133,6 +137,8 @@ AZURE_ADVICE: dict[str, str] = {
 MAX_WORDS = 1000
 SCOPE = "https://storage.azure.com/.default"
 """What a bearer token has to be good for."""
+ACCOUNT_URL = r"https?://([^/?#@\s]+\.blob\.[^/?#@\s]+/?|(?!.*\.blob\.)[^?#@\s]+)"
+"""Only a server that serves several accounts at one address has a path in it."""
 EXCLUSIVE = ("account_key", "sas_token", "client_secret", "anonymous")
 KNOWN_BUT_NOT_ALLOWED = {
     "AuthorizationPermissionMismatch",
@@ -202,7 +208,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             if others:
                 raise ValueError(f"connection_string stands alone; leave out {' and '.join(others)}")
             parse_connection_string(self.connection_string.get_secret_value())
-        if self.account_url is not None and not re.fullmatch(r"https?://[^?#@\s]+", self.account_url):
+        if self.account_url is not None and not re.fullmatch(ACCOUNT_URL, self.account_url):
             raise ValueError("account_url looks like https://NAME.blob.core.windows.net; a SAS token goes to sas_token")
         if (self.client_secret is None) != (self.tenant_id is None) or (self.tenant_id and not self.client_id):
             raise ValueError("a service principal is tenant_id, client_id and client_secret: give all three")
@@ -250,7 +256,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             connection_verify=self.verify,
         )
         # A few quick tries of one request: the driver's own ones wait 18 s before the first.
-        retry = blob.LinearRetry(backoff=1, retry_total=2, random_jitter_range=1)
+        retry = blob.LinearRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)
         try:
             return blob.BlobServiceClient(
                 account.url, credential=self._credential(account), transport=transport, retry_policy=retry
@@ -392,20 +398,27 @@ def azure_error(
     """What azure.core, azure.identity or azure-storage-blob raised while it tried to `verb`, as one of our errors."""
     code, response = getattr(error, "error_code", None), getattr(error, "response", None)
     codes = [str(getattr(code, "value", code))] if code else []
-    if response is not None:
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    if response is not None and response.status_code >= 400:  # noqa: PLR2004 (HTTP's errors)
         codes.append(str(response.status_code))
     elif "certificate" in str(error).lower():
         codes.append("SSLError")
-    codes += [kind.__name__ for kind in type(error).__mro__]
+    elif "HttpResponseError" in kinds[:1]:  # the answer was good, and broke off
+        codes.append("ServiceResponseError")
+    codes += kinds
     # The service adds ids and times in lines of their own; azure.identity lists one identity that it tried in each.
     said = re.split(r"\n(?:RequestId|ErrorCode|Content):", str(error))[0]
     words = " ".join(said.split())[:MAX_WORDS]
     retry_after = "" if response is None else response.headers.get("Retry-After", "")
     return service_error(
-        verb, place, codes, words, table=refusals(words, table), advice=advice, retry_after=retry_after
+        verb, place, codes, words, table=told_apart(words, table), advice=advice, retry_after=retry_after
     )
 
 
-def refusals(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping[str, type[ConnectorError]]:
-    """The table for an answer with these words: Azurite says of a wrong key what Azure says of a firewall."""
-    return {**table, "AuthorizationFailure": AuthError} if "failed to authenticate" in words else table
+def told_apart(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping[str, type[ConnectorError]]:
+    """The table for an answer with these words, where Azurite has one code for what Azure has two for."""
+    if "failed to authenticate" in words:
+        return {**table, "AuthorizationFailure": AuthError}
+    if "contentMD5 doesn't match" in words:
+        return {**table, "InvalidOperation": TransientError}
+    return table

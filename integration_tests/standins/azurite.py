@@ -47,7 +47,7 @@ class AzuriteServer:
         self.account, self.other_account = "etlblocks", "neighbour"
         self.key, self.other_key = (base64.b64encode(secrets.token_bytes(64)).decode() for _ in range(2))
         self.tls = tls
-        self.ca_file, self._certificate, self._key_file = write_certificates(self.folder)
+        self.ca_file, self.certificate, self.key_file = write_certificates(self.folder)
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -80,7 +80,7 @@ class AzuriteServer:
         command += ["--blobHost", HOST, "--blobPort", self.port, "--inMemoryPersistence", "--silent"]
         command += ["--skipApiVersionCheck", "--disableTelemetry"]
         if self.tls:
-            command += ["--cert", self._certificate, "--key", self._key_file, "--oauth", "basic"]
+            command += ["--cert", self.certificate, "--key", self.key_file, "--oauth", "basic"]
         accounts = {self.account: self.key, self.other_account: self.other_key}
         env = {
             "AZURITE_ACCOUNTS": ";".join(f"{name}:{key}" for name, key in accounts.items()),
@@ -157,6 +157,8 @@ class TokenServer:
             "nbf": now - 60,
             "exp": now + self.lasts_s,
             "jti": uuid.uuid4().hex,
+            "oid": "00000000-0000-0000-0000-000000000003",
+            "tid": "00000000-0000-0000-0000-000000000002",
         }
         parts = [json.dumps(part).encode() for part in ({"alg": "none", "typ": "JWT"}, claims)]
         return ".".join([*(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts), "unsigned"])
