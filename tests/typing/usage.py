@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
 
 from prefect import flow
 from prefect.futures import PrefectFuture, PrefectFutureList
 
 from blocks import (
-    AwsCredentials,
     LoadPlan,
     LoadReport,
     ObjectInfo,
@@ -18,7 +19,9 @@ from blocks import (
     WriteReport,
     resolve,
 )
+from blocks.credentials import AwsCredentials, GcpCredentials
 from connectors.duckdb import DuckDB
+from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.postgres import Postgres
 from connectors.s3 import S3Bucket
@@ -35,6 +38,7 @@ def construct() -> None:
     credentials = AwsCredentials(region_name="eu-central-1", assume_role_arn="arn:aws:iam::1:role/loader")
     S3Bucket(bucket_name="raw", credentials=credentials, bucket_folder="orders")
     Postgres(host="db.example.com", database="shop", username="loader", ssl_mode="verify-full")
+    GcsBucket(bucket="raw", gcp_credentials=GcpCredentials(service_account_file="loader.json"), bucket_folder="orders")
     LocalFiles(basepath="lake")
     DuckDB(path="warehouse.duckdb", memory_limit="2GB")
 
@@ -57,7 +61,13 @@ def objects(bucket: S3Bucket, other: LocalFiles) -> None:
     assert_type(bucket.read_path("a.csv"), bytes)
     assert_type(bucket.write_path("a.csv", b"", if_absent=True), str)
     assert_type(bucket.head_object("a.csv"), ObjectInfo)
+    assert_type(bucket.head_object("a.csv", version="1").checksum, str | None)
+    assert_type(bucket.read_path("a.csv", start=10, length=5), bytes)
     assert_type(bucket.exists("a.csv"), bool)
+    assert_type(bucket.list_folders(), list[str])
+    assert_type(bucket.list_versions("a.csv"), list[ObjectInfo])
+    assert_type(bucket.get_directory("in", "out"), list[Path])
+    assert_type(bucket.sweep(older_than=timedelta(hours=1)), int)
     assert_type(bucket.list_objects("orders"), list[dict[str, Any]])
     assert_type(bucket.stream_from(other, "a.csv"), str)
     assert_type(bucket.check(), str)
