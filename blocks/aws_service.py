@@ -75,7 +75,7 @@ class AwsService(ConnectorBlock, ABC):
 
 def _hide(error: Exception, hidden: Iterable[str]) -> bool:
     """Whether the service's words held a value that was sent; there are stars in its place now."""
-    answer = getattr(error, "response", {}).get("Error", {})
+    answer = (getattr(error, "response", None) or {}).get("Error", {})
     words = said = answer.get("Message", "")
     for value in hidden:
         if len(value) >= SHORTEST_HIDDEN:

@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from integration_tests.standins.aws import aws_server
 from integration_tests.standins.azurite import azurite, azurite_tls
+from integration_tests.standins.gcs import gcs_server
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.s3 import s3_server
 
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
 
     from integration_tests.standins.postgres import Address
 
-__all__ = ["azurite", "azurite_tls", "pg_database", "postgres_server", "s3_server"]
+__all__ = ["aws_server", "azurite", "azurite_tls", "gcs_server", "pg_database", "postgres_server", "s3_server"]
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 import threading
 from typing import Any
@@ -334,6 +335,7 @@ async def test_a_flow_that_stops_waiting_stops_the_run(prefect_server: str) -> N
         return await asyncio.to_thread(job.stopped.wait, 10)
 
     assert await nightly()
+    gc.collect()
 
 
 def test_a_tasks_timeout_stops_the_run(prefect_server: str) -> None:
