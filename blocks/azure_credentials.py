@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import os
 import re
@@ -208,6 +209,10 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             if others:
                 raise ValueError(f"connection_string stands alone; leave out {' and '.join(others)}")
             parse_connection_string(self.connection_string.get_secret_value())
+        if self.account_key is not None and not is_key(self.account_key.get_secret_value()):
+            raise ValueError(
+                "account_key is base64, as the portal shows it: letters, digits, + and /, and = at its end"
+            )
         if self.account_url is not None and not re.fullmatch(ACCOUNT_URL, self.account_url):
             raise ValueError("account_url looks like https://NAME.blob.core.windows.net; a SAS token goes to sas_token")
         if (self.client_secret is None) != (self.tenant_id is None) or (self.tenant_id and not self.client_id):
@@ -224,11 +229,12 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         place = account.url
         if self.anonymous or "sr=" in (account.sas_token or ""):
             return f"{place} can only be tried on a container: check() of an AzureBlobContainer does it."
+        client, failed = self.get_client(), require("azure.core.exceptions", extra="azure").AzureError
         try:
-            self.get_client().get_account_information()
-        except Exception as error:
+            client.get_account_information()
+        except failed as error:
             if getattr(error, "error_code", None) not in KNOWN_BUT_NOT_ALLOWED:
-                raise azure_error("reach", place, error) from error
+                raise azure_error("reach", place, error) from self.shown(error)
         return f"{place} is reachable and knows these Azure credentials."
 
     def get_client(
@@ -320,6 +326,10 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         except Exception as error:
             raise azure_error("obtain", "a token for Azure storage", error) from error
 
+    def shown(self, error: Exception) -> Exception | None:
+        """The driver's error, as the cause of ours; None with a SAS token, which it may show as part of a URL."""
+        return None if self.account().sas_token else error
+
     def _credential(self, account: Account) -> Any:
         """What azure-storage-blob takes as an identity."""
         if account.key:
@@ -362,6 +372,18 @@ def account_name(url: str) -> str:
     return parts.path.strip("/").partition("/")[0] or (parts.hostname or "").partition(".")[0]
 
 
+def is_key(text: str) -> bool:
+    """Whether it can be the key of an account, which is base64.
+
+    >>> is_key("a2V5"), is_key("key")
+    (True, False)
+    """
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
+
+
 def parse_connection_string(text: str) -> Account:
     """The account that a connection string names.
 
@@ -379,7 +401,7 @@ def parse_connection_string(text: str) -> Account:
         url = f"{protocol}://{name}.blob.{suffix or 'core.windows.net'}"
     token = fields.get("sharedaccesssignature", "").removeprefix("?")
     key = fields.get("accountkey")
-    if not url or not (key or token):
+    if not url or not (is_key(key) if key else token):
         raise ValueError(
             "connection_string looks like 'DefaultEndpointsProtocol=https;AccountName=…;AccountKey=…;"
             "EndpointSuffix=core.windows.net', with BlobEndpoint and SharedAccessSignature as other parts"
@@ -408,7 +430,7 @@ def azure_error(
     codes += kinds
     # The service adds ids and times in lines of their own; azure.identity lists one identity that it tried in each.
     said = re.split(r"\n(?:RequestId|ErrorCode|Content):", str(error))[0]
-    words = " ".join(said.split())[:MAX_WORDS]
+    words = re.sub(r" with url: \S+", "", " ".join(said.split()))[:MAX_WORDS]  # whose query may be a signature
     retry_after = "" if response is None else response.headers.get("Retry-After", "")
     return service_error(
         verb, place, codes, words, table=told_apart(words, table), advice=advice, retry_after=retry_after

@@ -79,15 +79,14 @@ ADVICE: dict[str, str] = AZURE_ADVICE | {
 }
 
 PERMISSIONS = {
-    "read": ("r", "Reader"),
-    "write": ("c and w (and t for tags)", "Contributor"),
-    "list": ("l", "Reader"),
-    "delete": ("d", "Contributor"),
-    "create": ("c of the account", "Contributor"),
-    "copy": ("r on the blob, c and w on its copy", "Contributor"),
-    "sign a URL of": ("no", "Delegator"),
+    "read": "r in its SAS token, or the role Storage Blob Data Reader",
+    "write": "c and w (and t for tags) in its SAS token, or the role Storage Blob Data Contributor",
+    "list": "l in its SAS token, or the role Storage Blob Data Reader",
+    "delete": "d in its SAS token, or the role Storage Blob Data Contributor",
+    "create": "c in a SAS token of the account, or the role Storage Blob Data Contributor",
+    "copy": "r (c and w for the copy, t for tags) in its SAS token, or the role Storage Blob Data Contributor",
+    "sign a URL of": "the role Storage Blob Delegator",
 }
-"""What a SAS token has to allow, and the role "Storage Blob Data ..." that does."""
 
 SIGNED = {"GET": "r", "PUT": "cw"}
 
@@ -450,7 +449,8 @@ class AzureBlobContainer(ObstoreBucket):
             yield
         except Exception as error:
             if type(error).__module__.partition(".")[0] == "azure":
-                raise azure_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb)) from error
+                known = azure_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
+                raise known from self.credentials.shown(error)
             if comes_from_obstore(error):
                 refused = self._identity().refused if type(error).__name__ == "UnauthenticatedError" else None
                 answer = type(error)(re.sub(r"\nRequestId:[^<]*", "", str(error)))
@@ -463,9 +463,9 @@ class AzureBlobContainer(ObstoreBucket):
 
 
 def _advice(verb: str) -> dict[str, str]:
-    right, role = PERMISSIONS[verb]
-    needed = f"The identity needs {right} in its SAS token, or the role Storage Blob Data {role}."
-    return ADVICE | dict.fromkeys(("AuthorizationPermissionMismatch", "403"), needed)
+    return ADVICE | dict.fromkeys(
+        ("AuthorizationPermissionMismatch", "403"), f"The identity needs {PERMISSIONS[verb]}."
+    )
 
 
 def _name(write_id: str, number: int) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import threading
+import traceback
 import urllib.error
 import urllib.request
 import uuid
@@ -604,6 +605,20 @@ def test_a_closed_port_is_worth_another_try(keys_of: KeysOf) -> None:
     for ask in (lambda: store.read_path("key"), lambda: unchecked.write_path("key", b"1"), store.check):
         with pytest.raises(TransientError, match=r"refused.*account_url"):
             ask()
+
+
+@pytest.mark.parametrize("verify_checksums", [True, False])
+def test_a_sas_token_never_shows(keys_of: KeysOf, *, verify_checksums: bool) -> None:
+    """Neither in an error nor in those that led to it, though it is a part of every URL."""
+    token = "sv=2023-11-03&sig=very+secret"
+    credentials = keys_of(account_url=f"http://{HOST}:{free_port()}/account", account_key=None, sas_token=token)
+    store = AzureBlobContainer(
+        container_name="some-container", credentials=credentials, retry=NEVER, verify_checksums=verify_checksums
+    )
+    for ask in everything(store):
+        with pytest.raises(TransientError, match="refused") as caught:
+            ask()
+        assert "secret" not in "".join(traceback.format_exception(caught.value))
 
 
 # Faults on the way

@@ -65,6 +65,8 @@ def test_secrets_are_hidden(fields: dict[str, Any]) -> None:
         ({"connection_string": f"AccountKey={KEY}"}, "looks like"),
         ({"connection_string": "AccountName=lake"}, "looks like"),
         ({"connection_string": KEY}, "looks like"),
+        ({"connection_string": f"AccountName=lake;AccountKey=_{KEY}"}, "looks like"),
+        ({"account_key": f"_{KEY}"}, "is base64"),
         ({"account_key": KEY, "sas_token": "sig=x"}, "not both"),
         ({"account_key": KEY, "anonymous": True}, "not both"),
         ({"client_id": "client", "client_secret": "s"}, "all three"),
