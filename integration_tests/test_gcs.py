@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import io
 import json
 import os
@@ -14,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from prefect import flow
 
 from blocks.checksum import DamagedError
 from blocks.errors import (
@@ -183,6 +183,26 @@ def test_damage_on_the_way_down_is_noticed(far_store: GcsBucket, proxy: HttpFaul
     proxy.refuse("GET", "alt=media", status=206, body=b"wrong", headers=headers)
     assert far_store.read_path("key") == b"right"
     assert len(proxy.faults_fired) == 1
+
+
+def test_a_server_that_ignores_ranges(far_store: GcsBucket, proxy: HttpFaultProxy) -> None:
+    """The whole object in answer to a range is cut here."""
+    headers = {"X-Goog-Generation": "1", "Last-Modified": "Thu, 30 Apr 2026 00:00:00 GMT"}
+    proxy.refuse("GET", "alt=media", status=200, body=b"0123456789", headers=headers)
+    assert far_store.read_path("key", start=2, length=3) == b"234"
+
+
+def test_compressed_objects_are_read_as_they_are_stored(store: ObjectStore, gcs_server: GcsServer) -> None:
+    """One that the service would unpack on the way has its own size, ranges and checksum here."""
+    assert isinstance(store, GcsBucket)
+    content = gzip.compress(b"hello" * 1000)
+    blob = gcs_server.client().bucket(store.bucket).blob(f"{store.bucket_folder}/key")
+    blob.content_encoding = "gzip"
+    blob.upload_from_string(content)
+    assert store.read_path("key") == content
+    assert store.read_path("key", start=5, length=10) == content[5:15]
+    with store.open("key") as file:
+        assert file.read() == content
 
 
 def test_tags_are_refused(store: ObjectStore) -> None:
@@ -561,38 +581,3 @@ def test_a_lost_answer_to_a_conditional_write_is_looked_up(
     assert far_store.head_object("key").metadata == {"a": "b"}
     with pytest.raises(AlreadyExistsError):
         far_store.write_path("key", content, **options)
-
-
-# In Prefect
-
-
-@pytest.mark.usefixtures("prefect_server")
-def test_a_flow_written_for_prefect_gcp(gcs_server: GcsServer, tmp_path: Path) -> None:
-    """The methods that its documentation shows, by their names and arguments; only the import is another one."""
-    pandas = pytest.importorskip("pandas")
-    credentials = GcpCredentials(anonymous=True, endpoint_url=gcs_server.endpoint, project=gcs_server.project)
-    credentials.save(name := f"gcp-{uuid.uuid4().hex[:8]}")
-    source = tmp_path / "my_folder"
-    source.mkdir()
-    (source / "notes.txt").write_text("hello")
-
-    @flow
-    def pipeline() -> list[str]:
-        bucket = GcsBucket(bucket=f"my-{name}", gcp_credentials=GcpCredentials.load(name))
-        bucket.create_bucket()
-        bucket.upload_from_path(source / "notes.txt", "my_folder/notes.txt")
-        bucket.upload_from_folder(source, "other")
-        with (source / "notes.txt").open("rb") as file:
-            bucket.upload_from_file_object(file, "from_file.txt")
-        bucket.upload_from_dataframe(pandas.DataFrame({"a": [1]}), "frame", serialization_format="parquet")
-        bucket.write_path("written", content=b"1")
-        bucket.download_object_to_path("my_folder/notes.txt", str(tmp_path / "down.txt"))
-        bucket.download_folder_to_path("my_folder", tmp_path / "down")
-        with (tmp_path / "object.txt").open("wb") as file:
-            bucket.download_object_to_file_object("from_file.txt", file)
-        assert bucket.list_folders() == ["my_folder", "other"]
-        return [blob.name for blob in bucket.list_blobs()]
-
-    assert pipeline() == ["frame.parquet", "from_file.txt", "my_folder/notes.txt", "other/notes.txt", "written"]
-    assert {path.read_text() for path in (tmp_path / "down.txt", tmp_path / "object.txt")} == {"hello"}
-    assert (tmp_path / "down/notes.txt").read_text() == "hello"
