@@ -213,7 +213,8 @@ class AzureBlobContainer(ObstoreBucket):
         blob, condition = self._blob(key), _condition(WriteOptions(if_match=if_match))
         try:
             with self._errors("read", key):
-                found = blob.download_blob(0, length, **condition)
+                # Without the driver's own tries, which leave the connections of refused ones open.
+                found = blob.download_blob(0, length, retry_total=0, **condition)
                 content = found.readall()
         except AlreadyExistsError as error:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
