@@ -8,6 +8,7 @@ import pytest
 
 from integration_tests.standins.aws import aws_server
 from integration_tests.standins.azurite import azurite, azurite_tls
+from integration_tests.standins.gcp_secrets import secret_manager
 from integration_tests.standins.gcs import gcs_server
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.s3 import s3_server
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
 
     from integration_tests.standins.postgres import Address
 
-__all__ = ["aws_server", "azurite", "azurite_tls", "gcs_server", "pg_database", "postgres_server", "s3_server"]
+__all__ = [
+    "aws_server",
+    "azurite",
+    "azurite_tls",
+    "gcs_server",
+    "pg_database",
+    "postgres_server",
+    "s3_server",
+    "secret_manager",
+]
 
 
 @pytest.fixture(scope="session")

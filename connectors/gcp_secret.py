@@ -1,0 +1,206 @@
+"""A secret in Google Cloud's Secret Manager."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+from prefect.blocks.abstract import SecretBlock
+from pydantic import Field, HttpUrl, field_validator
+
+from blocks.block import ConnectorBlock
+from blocks.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    ThrottledError,
+    TransientError,
+)
+from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
+from blocks.operation import operation
+from blocks.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TIMEOUT_S = 60.0
+
+ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {"SERVICE_DISABLED": AccessDeniedError}
+"""https://cloud.google.com/secret-manager/docs/reference/rest and https://cloud.google.com/apis/design/errors"""
+
+ADVICE: dict[str, str] = GOOGLE_ADVICE | {
+    "SERVICE_DISABLED": "Enable the Secret Manager API in the project.",
+    "404": "Check secret_name, secret_version, and the project of the credentials.",
+}
+
+READ, ADD = "secretmanager.versions.access", "secretmanager.versions.add"
+
+
+class GcpSecret(ConnectorBlock, SecretBlock):
+    """A secret in Google Cloud's Secret Manager.
+
+    Example:
+        ```python
+        from connectors.gcp_secret import GcpSecret
+
+        secret = GcpSecret.load("BLOCK_NAME")
+        password = secret.read_secret().decode()
+        ```
+    """
+
+    _block_type_name = "ETL GCP Secret"
+    _block_type_slug = "etl-gcp-secret"
+    _documentation_url = HttpUrl("https://cloud.google.com/secret-manager/docs/overview")
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
+    )
+
+    secret_name: str = Field(description="The secret's name, without its project.")
+    gcp_credentials: GcpCredentials = Field(
+        default_factory=GcpCredentials,
+        description="Who is asking, and in which project; by default the machine's own identity and project.",
+    )
+    secret_version: str = Field(default="latest", description="The version to read: its number, its alias, or latest.")
+
+    @field_validator("secret_name", "secret_version")
+    @classmethod
+    def _only_a_name(cls, value: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", value):
+            raise ValueError(f"{value!r:.100} is no name of a secret or version; give the name alone, not its path")
+        return value
+
+    def check(self) -> str:
+        """One sentence that says what the identity may do with the secret; its value is not read.
+
+        Raises:
+            AccessDeniedError: It may neither read nor write it, or there is no such secret: Google does not tell.
+        """
+        with self._errors("check", "any permission on it"):
+            found = self.get_client().test_iam_permissions(
+                request={"resource": self._path, "permissions": [READ, ADD]}, retry=None, timeout=TIMEOUT_S
+            )
+        may = [verb for verb, permission in (("read", READ), ("write", ADD)) if permission in found.permissions]
+        if not may:
+            raise AccessDeniedError(
+                f"The identity may do nothing with {self._path}, or it does not exist. It needs {READ} to read it and "
+                f"{ADD} to write it."
+            )
+        return f"{self._path} is there and the credentials may {' and '.join(may)} it."
+
+    def get_client(self) -> Any:
+        """A `SecretManagerServiceClient` with this block's identity, for everything that has no method here."""
+        return self._cached("client", self.gcp_credentials.get_secret_manager_client)
+
+    @operation
+    def read_secret(self) -> bytes:  # type: ignore[override]  # Prefect's is awaitable
+        """The value of the version that the block stands for, checked against the service's checksum.
+
+        Raises:
+            NotFoundError: There is no such secret or version.
+            AccessDeniedError: The identity may not read it.
+            InvalidInputError: The version is disabled or destroyed.
+        """
+        return self._access(self.secret_version)[0]
+
+    @operation
+    def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]  # Prefect's is awaitable
+        """The name of the new version; a secret that does not exist is created.
+
+        Where the answer was lost, the latest version is read: if it has this value, it is the one, and no second is
+        made. Without the right to read it nobody can tell.
+
+        Raises:
+            AccessDeniedError: The identity may not write it.
+            AmbiguousError: The answer was lost, and the identity may not read what became of it.
+            InvalidInputError: The value is too large.
+        """
+        if not isinstance(secret_data, bytes):
+            raise InvalidInputError(f"secret_data is bytes, not {type(secret_data).__name__}.")
+        try:
+            return self._add(secret_data)
+        except NotFoundError:
+            with contextlib.suppress(AlreadyExistsError):  # somebody was faster, or an earlier try was
+                self._create()
+            return self._add(secret_data)
+
+    @operation
+    def delete_secret(self) -> str:
+        """The name of the secret, which is gone with all its versions.
+
+        Raises:
+            NotFoundError: There is no such secret.
+            AccessDeniedError: The identity may not delete it.
+        """
+        client, path = self.get_client(), self._path
+        try:
+            with self._errors("delete", "secretmanager.secrets.delete"):
+                client.delete_secret(request={"name": path}, retry=None, timeout=TIMEOUT_S)
+        except ThrottledError:
+            raise
+        except TransientError:
+            # Another try of one that was done would say that there is no such secret.
+            try:
+                with self._errors("look for", "secretmanager.secrets.get"):
+                    client.get_secret(request={"name": path}, retry=None, timeout=TIMEOUT_S)
+            except NotFoundError:
+                return path
+            raise
+        return path
+
+    def _access(self, version: str) -> tuple[bytes, str]:
+        """The value and the name of a version."""
+        with self._errors("read", READ):
+            found = self.get_client().access_secret_version(
+                request={"name": f"{self._path}/versions/{version}"}, retry=None, timeout=TIMEOUT_S
+            )
+        data = bytes(found.payload.data)
+        if found.payload.data_crc32c != _crc32c(data):
+            raise TransientError(f"Could not read {self._path}: its checksum does not fit. Try again.")
+        return data, str(found.name)
+
+    def _add(self, data: bytes) -> str:
+        request = {"parent": self._path, "payload": {"data": data, "data_crc32c": _crc32c(data)}}
+        try:
+            with self._errors("write", ADD):
+                return str(self.get_client().add_secret_version(request=request, retry=None, timeout=TIMEOUT_S).name)
+        except ThrottledError:
+            raise
+        except TransientError as lost:
+            try:
+                latest, name = self._access("latest")
+            except AccessDeniedError:
+                raise AmbiguousError(f"{lost} It may have been written, and the identity lacks {READ}.") from lost
+            except ConnectorError:
+                raise lost from None
+            if latest == data:
+                return name
+            raise
+
+    def _create(self) -> None:
+        project, _, name = self._path.partition("/secrets/")
+        request = {"parent": project, "secret_id": name, "secret": {"replication": {"automatic": {}}}}
+        with self._errors("create", "secretmanager.secrets.create on the project"):
+            self.get_client().create_secret(request=request, retry=None, timeout=TIMEOUT_S)
+
+    @property
+    def _path(self) -> str:
+        return f"projects/{self.gcp_credentials.get_project()}/secrets/{self.secret_name}"
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str, permission: str) -> Iterator[None]:
+        try:
+            yield
+        except ConnectorError:
+            raise
+        except Exception as error:
+            advice = ADVICE | {"403": f"The identity needs {permission}."}
+            raise google_error(verb, self._path, error, table=ERRORS, advice=advice) from error
+
+
+def _crc32c(data: bytes) -> int:
+    checksum: int = require("google_crc32c", extra="gcp").value(data)
+    return checksum
