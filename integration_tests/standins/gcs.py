@@ -179,10 +179,13 @@ class GcsServer(HttpFaultProxy):
         assert status == 200, answer
         return name
 
-    def open_uploads(self, bucket: str) -> list[str]:
-        """The names of resumable uploads neither finished nor cancelled, of which the service has no list."""
-        uploads = list(self._uploads.values())
-        return [each.call.name for each in uploads if each.call.bucket == bucket and each.answer is None]
+    def open_uploads(self, bucket: str, *, with_content: bool = False) -> list[str]:
+        """The names of resumable uploads neither finished nor cancelled, which the service does not list.
+
+        All of them, or those of which something has arrived.
+        """
+        uploads = [each for each in list(self._uploads.values()) if each.call.bucket == bucket and each.answer is None]
+        return [each.call.name for each in uploads if each.received or not with_content]
 
     def intercept(self, request: Request) -> Response | None:
         """The answer to what the server does not do as the service does."""
