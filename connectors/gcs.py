@@ -207,7 +207,7 @@ class GcsBucket(ObjectStore):
     def _info(self, key: str, blob: Any) -> ObjectInfo:
         return ObjectInfo(
             key,
-            blob.size,
+            blob.size or 0,
             str(blob.generation),
             str(blob.generation),
             blob.updated,
@@ -264,7 +264,7 @@ class GcsBucket(ObjectStore):
             size,
             generation,
             generation,
-            parsedate_to_datetime(told["Last-Modified"]).astimezone(dt.UTC),
+            parsedate_to_datetime(told.get("Last-Modified") or told["Date"]).astimezone(dt.UTC),
             told.get("Content-Type"),
             checksum=_checksum(crc32c[1] if crc32c else None),
         )
