@@ -256,7 +256,7 @@ class JobRun(PrefectJobRun[JobStatus]):
 
     def _stop(self, reason: str) -> None:
         self.job._stop(self.run_id, reason)  # noqa: SLF001 (one of us)
-        self.logger.info("Stopped %s: %s", self.name, reason)
+        self.logger.info("Told %s to stop: %s", self.name, reason)
 
     def _succeeded(self, status: JobStatus) -> JobStatus:
         if status.outcome == "succeeded":
@@ -303,8 +303,11 @@ def _watch(run: JobRun, clock: Callable[[], float], wait: Callable[[float], None
         try:
             status = run._look()  # noqa: SLF001 (one of us)
         except TransientError as error:
-            if clock() - seen_at >= job.retry.deadline_s:
-                raise
+            unseen_s = clock() - seen_at
+            if unseen_s >= job.retry.deadline_s:
+                raise TransientError(
+                    f"{error} It was not seen for {unseen_s:.0f} s and may still be running."
+                ) from error
             asked_for_s = (error.retry_after_s or 0.0) if isinstance(error, ThrottledError) else 0.0
             failures += 1
             if failures == 1:
@@ -327,7 +330,7 @@ def _timeout(run: JobRun, state: str) -> JobFailedError:
     what = "It may still be running."
     if run.job.cancel_on_interrupt:
         stopped = _stop_quietly(run, f"It took longer than {run.job.timeout_s:g} s.")
-        what = "It was stopped." if stopped else "It could not be stopped and may still be running."
+        what = "It was told to stop." if stopped else "It could not be stopped and may still be running."
     message = f"{run.name} took longer than {run.job.timeout_s:g} s and was last seen {state or 'nowhere'}. {what}"
     return JobFailedError(message, run._last or JobStatus(run.run_id, "", "running"))  # noqa: SLF001 (one of us)
 

@@ -180,8 +180,8 @@ class LambdaFunction(AwsService):
     ) -> InvocationResult:
         """What came of an invocation.
 
-        An invocation whose answer was lost may have run. It is sent again, by botocore or by us, only where
-        `idempotent` says that running twice is fine; what Lambda refused before the function ran always is.
+        botocore's own retries are off, because an invocation whose answer was lost may have run. It is tried again, by
+        the block's policy, only where `idempotent` allows it; what Lambda refused before the function ran always is.
 
         Args:
             payload: What the function gets, anything that JSON can hold; None sends nothing.

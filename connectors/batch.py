@@ -63,8 +63,12 @@ class BatchJob(AwsService, Job):
     environment: SecretDict = Field(
         default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
     )
-    vcpus: float | None = Field(default=None, gt=0, description="Virtual CPUs; by default as defined.")
-    memory: int | None = Field(default=None, gt=0, description="Memory, in MiB; by default as defined.")
+    vcpus: float | None = Field(
+        default=None, gt=0, title="Virtual CPUs", description="Virtual CPUs; by default as defined."
+    )
+    memory: int | None = Field(
+        default=None, gt=0, title="Memory (MiB)", description="Memory, in MiB; by default as defined."
+    )
     array_size: int | None = Field(
         default=None, ge=2, le=10_000, description="How many children an array job has; by default it is no array."
     )

@@ -107,9 +107,14 @@ class EcsTask(AwsService, Job):
         default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
     )
     cpu: int | None = Field(
-        default=None, gt=0, description="CPU units of the task, 1024 to a core; by default as defined."
+        default=None,
+        gt=0,
+        title="CPU units",
+        description="CPU units of the task, 1024 to a core; by default as defined.",
     )
-    memory: int | None = Field(default=None, gt=0, description="Memory of the task, in MiB; by default as defined.")
+    memory: int | None = Field(
+        default=None, gt=0, title="Memory (MiB)", description="Memory of the task, in MiB; by default as defined."
+    )
     task_role_arn: str | None = Field(
         default=None, description="The role that the containers have; by default as defined."
     )
