@@ -14,6 +14,7 @@ How it keeps the promise that a retry never loses a row and never doubles one:
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from blocks.arrow_types import cast_batch
 from blocks.errors import (
     AlreadyExistsError,
+    ConnectorError,
     InvalidInputError,
     NotFoundError,
     TerminalError,
@@ -34,7 +36,7 @@ from blocks.optional import lazy
 from blocks.planner import Planned, Planner
 from blocks.progress import progress
 from blocks.scan import AHEAD_BYTES, Rejects, Scan, read_ahead
-from blocks.session import STAGE
+from blocks.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
-STAGED_REJECTS = "_etl_staged_rejects"
 REJECTS_A_BATCH = 10_000
 
 
@@ -85,37 +86,93 @@ class Loader:
         planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
         self._refuse_losses(planned.plan)
         session, plan = self._session, planned.plan
-        with progress(plan.table) as tick:
-            direct = session.ingests_in_transaction and plan.mode == "append" and not planned.needs_stage
-            if not direct:
-                session.execute(self._dialect.create_stage(STAGE, planned.columns))
-                self._ingest(STAGE, planned, tick, stage=True)
-                self._check_staged_keys(plan)
-            with session.transaction():
-                self._ledger.claim(session, self._load_id, plan, started)
-                self._shape(plan)
-                if direct:
-                    self._ingest(plan.table, planned, tick)
-                    changes = {"inserted": self._rows}
-                else:
-                    changes = self._apply(planned)
-                if self._rejects.total:
-                    session.execute(self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), STAGED_REJECTS))
-                report = LoadReport(
-                    load_id=self._load_id,
-                    table=plan.table,
-                    mode=plan.mode,
-                    rows=self._rows,
-                    **changes,
-                    rejected=dict(self._rejects.reasons),
-                    quarantine=QUARANTINE if self._rejects.total else None,
-                    ddl=plan.ddl,
-                    ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
-                    started_at=started,
-                    finished_at=datetime.now(UTC),
-                )
-                self._ledger.record(session, report)
+        direct = session.ingests_in_transaction and plan.mode == "append" and not planned.needs_stage
+        try:
+            with progress(plan.table) as tick:
+                if not direct:
+                    session.execute(self._dialect.create_stage(session.stage, planned.columns))
+                    self._ingest(session.stage, planned, tick, stage=True)
+                    self._check_staged_keys(plan)
+                if self._dialect.ddl_commits:
+                    self._shape(plan)
+                if isinstance(session, ScriptedSession):
+                    return self._run_script(session, planned, started)
+                with session.transaction():
+                    self._ledger.claim(session, self._load_id, plan, started)
+                    if not self._dialect.ddl_commits:
+                        self._shape(plan)
+                    if direct:
+                        self._ingest(plan.table, planned, tick)
+                        changes = {"inserted": self._rows}
+                    else:
+                        changes = self._apply(planned)
+                    if self._rejects.total:
+                        session.execute(self._quarantine())
+                    report = self._report(plan, started, changes)
+                    self._ledger.record(session, report)
+            return report
+        finally:
+            for stage in (session.stage, session.staged_rejects):
+                with contextlib.suppress(ConnectorError):
+                    session.discard(stage)
+
+    def _report(self, plan: LoadPlan, started: datetime, changes: dict[str, int]) -> LoadReport:
+        return LoadReport(
+            load_id=self._load_id,
+            table=plan.table,
+            mode=plan.mode,
+            rows=self._rows,
+            **changes,
+            rejected=dict(self._rejects.reasons),
+            quarantine=QUARANTINE if self._rejects.total else None,
+            ddl=plan.ddl,
+            ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
+            started_at=started,
+            finished_at=datetime.now(UTC),
+        )
+
+    def _quarantine(self) -> str:
+        return self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), self._session.staged_rejects)
+
+    def _run_script(self, session: ScriptedSession, planned: Planned, started: datetime) -> LoadReport:
+        """The same transaction as one script; the report is what it leaves in the ledger."""
+        plan = planned.plan
+        steps = self._steps(planned)
+        if self._rejects.total:
+            steps.append(Step(self._quarantine()))
+        unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
+        script = Script(
+            self._load_id,
+            self._ledger.claim_statement(self._load_id, plan, started),
+            tuple(steps),
+            self._rows,
+            self._ledger.record_statement(self._report(plan, started, unknown)),
+        )
+        try:
+            session.run_script(script)
+        except AlreadyExistsError:
+            raise TransientError(
+                f"Another try of load {self._load_id} was faster; its report is in the ledger."
+            ) from None
+        report = self._ledger.find(session, self._load_id)
+        if report is None:
+            raise TerminalError(f"{self._uri}: the script of load {self._load_id} ended, and the ledger lacks it.")
         return report
+
+    def _steps(self, planned: Planned) -> list[Step]:
+        """What `_apply` does, as statements."""
+        dialect, plan, columns, stage = self._dialect, planned.plan, planned.columns, self._session.stage
+        if plan.mode == "upsert":
+            return [
+                Step(dialect.update_from_stage(plan.table, columns, plan.key, stage), "updated"),
+                Step(dialect.insert_missing(plan.table, columns, plan.key, stage), "inserted"),
+            ]
+        steps = []
+        if plan.mode == "replace" and not plan.creates_table:
+            steps.append(Step(dialect.truncate(plan.table), "deleted"))
+        if plan.mode == "replace_partition" and not plan.creates_table:
+            steps.append(Step(dialect.delete_partitions(plan.table, columns, plan.partition_by, stage), "deleted"))
+        return [*steps, Step(dialect.insert(plan.table, columns, stage), "inserted")]
 
     def _find(self) -> LoadReport | None:
         try:
@@ -161,8 +218,9 @@ class Loader:
             accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
         )
         if self._rejects.total:
-            self._session.execute(self._dialect.create_stage(STAGED_REJECTS, self._ledger.quarantine_columns()))
-            self._session.ingest(STAGED_REJECTS, quarantine_schema(), self._reject_batches(), stage=True)
+            rejects = self._session.staged_rejects
+            self._session.execute(self._dialect.create_stage(rejects, self._ledger.quarantine_columns()))
+            self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)
 
     def _reject_batches(self) -> Iterator[pa.RecordBatch]:
         rows: list[dict[str, Any]] = []
@@ -188,7 +246,7 @@ class Loader:
         columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
         if not columns or not self._rows:
             return
-        stage = self._dialect.name(STAGE)
+        stage = self._dialect.name(self._session.stage)
         nulls = " OR ".join(f"{self._dialect.name(column)} IS NULL" for column in columns)
         if count := self._session.fetch(f"SELECT count(*) FROM {stage} WHERE {nulls}")[0][0]:
             raise InvalidInputError(
@@ -203,23 +261,24 @@ class Loader:
                 )
 
     def _apply(self, planned: Planned) -> dict[str, int]:
-        session, dialect, plan, columns = self._session, self._dialect, planned.plan, planned.columns
-        deleted = updated = 0
+        session, dialect, plan = self._session, self._dialect, planned.plan
+        changes = {"inserted": 0, "updated": 0, "deleted": 0}
         if plan.mode == "upsert":
-            inserted, updated = session.upsert(dialect, plan.table, columns, plan.key)
+            changes["inserted"], changes["updated"] = session.upsert(dialect, plan.table, planned.columns, plan.key)
         else:
-            if plan.mode == "replace" and not plan.creates_table:
-                deleted = session.fetch(f"SELECT count(*) FROM {dialect.table(plan.table)}")[0][0]
-                session.execute(dialect.truncate(plan.table))
-            if plan.mode == "replace_partition" and not plan.creates_table:
-                deleted = session.execute(dialect.delete_partitions(plan.table, columns, plan.partition_by, STAGE))
-            inserted = session.execute(dialect.insert(plan.table, columns, STAGE))
-        if inserted + updated != self._rows:
+            if plan.mode == "replace" and not plan.creates_table:  # to empty a table says nothing of its rows
+                changes["deleted"] = session.fetch(f"SELECT count(*) FROM {dialect.table(plan.table)}")[0][0]
+            for step in self._steps(planned):
+                count = session.execute(step.sql)
+                if not (plan.mode == "replace" and step.counts_as == "deleted"):
+                    changes[step.counts_as] = count
+        if changes["inserted"] + changes["updated"] != self._rows:
+            applied = changes["inserted"] + changes["updated"]
             raise TerminalError(
-                f"{self._uri}: {self._rows} rows were staged and {inserted + updated} applied. Nothing was committed. "
+                f"{self._uri}: {self._rows} rows were staged and {applied} applied. Nothing was committed. "
                 "The table may hold a key more than once, or a trigger or row security may hold rows back."
             )
-        return {"inserted": inserted, "updated": updated, "deleted": deleted}
+        return changes
 
 
 def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:

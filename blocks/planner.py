@@ -78,7 +78,8 @@ class Planner:
         plans += self._absent()
         ddl = [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
         if self.creates:
-            ddl = [self.dialect.create_table(self.table, columns, key=self.key if self.mode == "upsert" else ())]
+            key = self.key if self.mode == "upsert" else ()
+            ddl = [self.dialect.create_table(self.table, columns, key=key, partition_by=self.partition_by)]
         plan = LoadPlan(
             table=self.table,
             mode=self.mode,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blocks.optional import lazy
@@ -19,6 +20,8 @@ else:
 
 STAGE = "_etl_stage"
 """The table of a session that holds the rows of a load until they are applied."""
+STAGED_REJECTS = "_etl_staged_rejects"
+"""The same for the rows that a load refused."""
 
 
 class Session(ABC):
@@ -73,6 +76,10 @@ class BulkSession(Session):
     ingests_in_transaction: ClassVar[bool] = False
     """Whether `ingest` may write straight into the target, within the transaction of the claim."""
 
+    stage: str = STAGE
+    staged_rejects: str = STAGED_REJECTS
+    """The names of the staging tables; a session that shares its tables with others gives them names of its own."""
+
     @abstractmethod
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """The result of a query as an exact Arrow schema and a stream of record batches."""
@@ -96,11 +103,58 @@ class BulkSession(Session):
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table by key and return how many were inserted and updated."""
-        updated = self.execute(dialect.update_from_stage(table, columns, key, STAGE))
-        return self.execute(dialect.insert_missing(table, columns, key, STAGE)), updated
+        updated = self.execute(dialect.update_from_stage(table, columns, key, self.stage))
+        return self.execute(dialect.insert_missing(table, columns, key, self.stage)), updated
+
+    def discard(self, table: str) -> None:
+        """Drop a staging table, where it does not go with its session."""
 
     def end_other_tries(self, load_id: str) -> None:
         """End what a lost try of this load may still be doing on the server, and wait until it is gone."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A statement of a script, whose number of rows counts as `counts_as`: inserted, updated, deleted, or nothing."""
+
+    sql: str
+    counts_as: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """The transaction of a load, for an engine that takes it as a whole.
+
+    Attributes:
+        load_id: The load.
+        claim: Inserts the ledger's row, with these parameters. The script fails where the ledger has it already.
+        steps: What is applied, in order.
+        rows: How many rows have to be inserted and updated together.
+        record: Completes the ledger's row, with these parameters; in `report` the counts stand as `COUNT_UNKNOWN`.
+    """
+
+    load_id: str
+    claim: tuple[str, Mapping[str, Any]]
+    steps: tuple[Step, ...]
+    rows: int
+    record: tuple[str, Mapping[str, Any]]
+
+
+COUNT_UNKNOWN = -1
+"""Stands in a report for a count that only the script knows; it puts the number in its place."""
+
+
+class ScriptedSession(BulkSession):
+    """A session of an engine whose transactions are scripts: what is to happen is handed over as a whole."""
+
+    @abstractmethod
+    def run_script(self, script: Script) -> None:
+        """Run the transaction, or wait for another try that runs it already.
+
+        Raises:
+            AlreadyExistsError: Another try committed it.
+            AmbiguousError: It may have been committed.
+        """
 
 
 class Feed:

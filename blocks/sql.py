@@ -38,6 +38,9 @@ class Dialect(ABC):
     case_counts: ClassVar[bool] = True
     """Whether names that differ only by case are two names."""
 
+    ddl_commits: ClassVar[bool] = False
+    """Whether a statement that shapes a table ends the transaction it is in; such run before the transaction."""
+
     @abstractmethod
     def column(self, name: str, kind: pa.DataType) -> Column:
         """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
@@ -62,7 +65,13 @@ class Dialect(ABC):
     """Whether the key of a new table becomes its primary key; where not, the load protocol alone keeps it unique."""
 
     def create_table(
-        self, table: str, columns: Sequence[Column], *, key: Sequence[str] = (), unique: bool | None = None
+        self,
+        table: str,
+        columns: Sequence[Column],
+        *,
+        key: Sequence[str] = (),
+        unique: bool | None = None,
+        partition_by: Sequence[str] = (),  # noqa: ARG002 (for engines that have partitions)
     ) -> str:
         """The statement that creates the table; `unique` makes its key the primary key (default: `indexes_keys`)."""
         parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
