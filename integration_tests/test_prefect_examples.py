@@ -157,7 +157,9 @@ def test_the_methods_of_prefect_gcp() -> None:
         with open("notes.txt", "rb") as f:  # noqa: PTH123 (as documented)
             gcs_bucket.upload_from_file_object(f, "my_folder/from_file.txt")
         with open("notes.txt", "rb") as f:  # noqa: PTH123
-            gcs_bucket.upload_from_file_object(io.BufferedReader(f), "my_folder/buffered.txt")
+            buffered = io.BufferedReader(f)
+            gcs_bucket.upload_from_file_object(buffered, "my_folder/buffered.txt")
+            buffered.detach()
         gcs_bucket.upload_from_folder("my_folder")
         gcs_bucket.upload_from_dataframe(pd.DataFrame({"year": [2026]}), "years/2026.csv", "csv")
         gcs_bucket.list_blobs("prefect")
