@@ -249,14 +249,21 @@ class GcsBucket(ObjectStore):
     ) -> tuple[bytes, ObjectInfo]:
         # Whoever takes gzip gets the bytes as they are stored; to others compressed ones are sent unpacked, unranged.
         headers = {"Range": f"bytes={start}-{start + length - 1}", "Accept-Encoding": "gzip"}
-        with self._request("GET", url, params=query, headers=headers, stream=True) as answer:
-            if not answer.ok:
-                raise _refusal(answer)
-            content: bytes = answer.raw.read(decode_content=False)
-            told = answer.headers
-            size = int(told["Content-Range"].rpartition("/")[2]) if "Content-Range" in told else len(content)
-            if "Content-Range" not in told:  # as any server may: https://www.rfc-editor.org/rfc/rfc9110#section-14.2
-                content = content[start : start + length]
+        content = b""
+
+        def take(answer: Any, **_: Any) -> None:
+            nonlocal content
+            # Here, because a session that asks again with a new token lets go of an answer that nobody has read.
+            content = answer.raw.read(decode_content=False) if answer.ok else answer.content
+
+        answer = self._request("GET", url, params=query, headers=headers, stream=True, hooks={"response": take})
+        if not answer.ok:
+            raise _refusal(answer)
+        told, size = answer.headers, len(content)
+        if "Content-Range" in told:
+            size = int(told["Content-Range"].rpartition("/")[2])
+        else:  # as any server may: https://www.rfc-editor.org/rfc/rfc9110#section-14.2
+            content = content[start : start + length]
         crc32c = re.search(r"crc32c=([\w+/=]+)", told.get("X-Goog-Hash", ""))
         generation = told["X-Goog-Generation"]
         return content, ObjectInfo(

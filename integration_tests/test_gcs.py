@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import gzip
 import io
 import json
@@ -10,6 +11,7 @@ import os
 import threading
 import urllib.request
 import uuid
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -391,6 +393,18 @@ def test_a_wrong_token_is_an_auth_error(store: ObjectStore) -> None:
         with pytest.raises(AuthError, match="cannot be renewed") as caught:
             ask()
         assert "WRONG" not in str(caught.value)
+
+
+def test_a_refused_read_gives_its_connection_back(store: ObjectStore) -> None:
+    """No answer is left unread where the identity cannot be renewed."""
+    stranger = as_somebody(store, access_token="WRONG")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always", ResourceWarning)
+        for _ in range(3):
+            with pytest.raises(AuthError):
+                stranger.read_path("key")
+            gc.collect()
+    assert [each.message for each in seen] == []
 
 
 def test_a_token_that_holds_is_used(store: ObjectStore, gcs_server: GcsServer) -> None:
