@@ -316,12 +316,12 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def get_secret_manager_client(self) -> Any:
-        """A `google.cloud.secretmanager.SecretManagerServiceClient`; through REST where there is an `endpoint_url`."""
+        """A `google.cloud.secretmanager.SecretManagerServiceClient`, which speaks REST: of gRPC nothing could be tried."""
         secretmanager = require("google.cloud.secretmanager", extra="gcp")
         return secretmanager.SecretManagerServiceClient(
             credentials=self.get_credentials_from_service_account(),
             client_options=self._client_options(),
-            **({"transport": "rest"} if self.endpoint_url else {}),
+            transport="rest",
         )
 
     def _client_options(self) -> dict[str, Any]:

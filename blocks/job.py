@@ -106,10 +106,6 @@ class _WatchedBound(BoundOperation[P, R]):
         finally:
             _interrupted.reset(token)
 
-    def with_options(self, **options: Any) -> BoundOperation[P, R]:
-        """The same operation with other task options: `retries`, and any that `prefect.task` takes."""
-        return _WatchedBound(self._op, self._instance, {**self._options, **options})
-
 
 class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobStatus; pydantic would make a class of it
     """Something that a service runs on demand, and that takes its time.

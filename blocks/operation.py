@@ -135,7 +135,7 @@ class BoundOperation(Generic[P, R]):
 
     def with_options(self, **options: Any) -> BoundOperation[P, R]:
         """The same operation with other task options: `retries`, and any that `prefect.task` takes."""
-        return BoundOperation(self._op, self._instance, {**self._options, **options})
+        return type(self)(self._op, self._instance, {**self._options, **options})
 
     @property
     def _policy(self) -> RetryPolicy:

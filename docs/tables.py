@@ -15,7 +15,7 @@ import re
 import sys
 import tomllib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -111,7 +111,9 @@ def block_types() -> list[type[ConnectorBlock]]:
 def extra_of(block: type[ConnectorBlock]) -> str | None:
     """The extra that brings the block's driver, None where none is needed."""
     extras: Iterable[str] = project()["optional-dependencies"]  # type: ignore[assignment]
-    named = re.findall(r'extra="([\w-]+)"', inspect.getsource(block))
+    kit = [base for base in block.__mro__ if base.__module__.startswith("blocks.")]
+    parts: list[Any] = [block, *kit, sys.modules[block.__module__]]
+    named = [extra for part in parts for extra in re.findall(r'extra="([\w-]+)"', inspect.getsource(part))]
     return next((extra for extra in named if extra in extras), None)
 
 
