@@ -50,6 +50,17 @@ REQUESTS: dict[str, dict[str, At]] = {
         "part": ("PUT", "upload_id", 1),
         "last part": ("PUT", "upload_id", 2),  # which is the end as well
     },
+    "azure": {
+        "get": ("GET", "/(key|large)$", 0),
+        "head": ("HEAD", "/key$", 0),
+        "list": ("GET", "comp=list", 0),
+        "delete": ("POST", "comp=batch", 0),
+        "copy": ("PUT", "/copy$", 0),
+        "put": ("PUT", "/(new|key)$", 0),
+        "part": ("PUT", "comp=block&", 1),
+        "last part": ("PUT", "comp=block&", 2),
+        "end": ("PUT", "comp=blocklist", 0),
+    },
 }
 """Where each store does what."""
 
@@ -137,7 +148,7 @@ CASES = [
 ]
 
 
-BUCKET_FIELD = {"s3": "bucket_name", "gcs": "bucket"}
+BUCKET_FIELD = {"s3": "bucket_name", "gcs": "bucket", "azure": "container_name"}
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +195,13 @@ def parts_left(request: pytest.FixtureRequest) -> Callable[[str, Any], list[Any]
         names = request.getfixturevalue("gcs_server").open_uploads(store.bucket, with_content=True)
         return [name for name in names if name.startswith(store.bucket_folder)]
 
-    return lambda kind, store: {"s3": of_s3, "gcs": of_gcs}[kind](store)
+    def of_azure(store: Any) -> list[Any]:
+        container = store.get_client().get_container_client(store.container_name)
+        found = container.list_blobs(name_starts_with=f"{store.base_folder}/", include=["uncommittedblobs"])
+        lists = [container.get_blob_client(blob.name).get_block_list("uncommitted") for blob in found]
+        return [block for _, uncommitted in lists for block in uncommitted]
+
+    return lambda kind, store: {"s3": of_s3, "gcs": of_gcs, "azure": of_azure}[kind](store)
 
 
 @pytest.mark.parametrize(("kind", "verb", "at", "fault"), CASES)
