@@ -33,8 +33,9 @@ check: .venv/all
 bench: .venv/bench
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-campaign: .venv/bench  ## kills the pipeline ten times during a TPC-H load, and counts (minutes)
+campaign: .venv/bench azurite  ## kills the pipeline ten times during a load; moves many and large objects (minutes)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
+	$(BIN)/python -m integration_tests.campaigns.large_objects
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv
