@@ -85,6 +85,24 @@ def chunks_of(source: Source) -> Iterator[bytes]:
         yield from source
 
 
+def parts_of(source: Source, part_bytes: int = CHUNK_BYTES, max_parts: int = 10_000) -> Iterator[bytes]:
+    """The source in parts of a multipart upload: with each tenth of `max_parts` twice as large, so that all fits."""
+    waiting = bytearray()
+    number = 0
+    for chunk in chunks_of(source):
+        if not waiting and len(chunk) == part_bytes and number < max_parts // 10:  # as a file's chunks are: no copy
+            yield chunk
+            number += 1
+            continue
+        waiting += chunk
+        while len(waiting) >= (size := part_bytes * 2 ** (number // (max_parts // 10))):
+            yield bytes(memoryview(waiting)[:size])
+            del waiting[:size]
+            number += 1
+    if waiting:
+        yield bytes(waiting)
+
+
 FILE_ERRORS: dict[int, type[ConnectorError]] = {
     errno.ENOENT: NotFoundError,
     errno.EACCES: AccessDeniedError,

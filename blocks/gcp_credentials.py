@@ -38,16 +38,10 @@ SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 GOOGLE_ERRORS: dict[str, type[ConnectorError]] = {
     # Reasons, which the JSON services give beside the HTTP status.
     "authError": AuthError,
-    "required": AuthError,
-    "invalidUser": AuthError,
-    "expired": AuthError,
-    "lockedDomainExpired": AuthError,
     "forbidden": AccessDeniedError,
     "accessDenied": AccessDeniedError,
     "insufficientPermissions": AccessDeniedError,
     "accessNotConfigured": AccessDeniedError,
-    "userProjectMissing": InvalidInputError,
-    "userProjectAccessDenied": AccessDeniedError,
     "billingNotEnabled": TerminalError,
     "quotaExceeded": TerminalError,
     "dailyLimitExceeded": TerminalError,
@@ -62,7 +56,6 @@ GOOGLE_ERRORS: dict[str, type[ConnectorError]] = {
     "invalidQuery": InvalidInputError,
     "badRequest": InvalidInputError,
     "parseError": InvalidInputError,
-    "resourceInUse": TransientError,
     "rateLimitExceeded": ThrottledError,
     "userRateLimitExceeded": ThrottledError,
     "backendError": TransientError,
@@ -131,10 +124,12 @@ GOOGLE_ADVICE: dict[str, str] = {
         "log in with 'gcloud auth application-default login'. Elsewhere than on Google's machines NO_GCE_CHECK=true "
         "saves the wait for their metadata server; on them GCE_METADATA_TIMEOUT gives it more seconds."
     ),
-    "RefreshError": "Check the service account and its key; an access_token that has run out cannot be renewed.",
+    "RefreshError": (
+        "Check the service account and its key; an access_token that has run out cannot be renewed. To impersonate, "
+        "the identity needs iam.serviceAccounts.getAccessToken (role Service Account Token Creator) on the account."
+    ),
     "401": "Check the credentials; an access_token that has run out cannot be renewed.",
     "accessNotConfigured": "Enable the service's API in the project.",
-    "userProjectMissing": "Give the project that pays as quota_project_id.",
     "SSLError": "Where the server has an authority of its own, give its file as REQUESTS_CA_BUNDLE.",
     "ConnectionError": "Is endpoint_url right, and reachable from here?",
 }
@@ -316,7 +311,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def get_secret_manager_client(self) -> Any:
-        """A `google.cloud.secretmanager.SecretManagerServiceClient`, which speaks REST: of gRPC nothing could be tried."""
+        """A `google.cloud.secretmanager.SecretManagerServiceClient`; it speaks REST, because gRPC could not be tried."""
         secretmanager = require("google.cloud.secretmanager", extra="gcp")
         return secretmanager.SecretManagerServiceClient(
             credentials=self.get_credentials_from_service_account(),

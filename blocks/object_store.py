@@ -53,6 +53,9 @@ READ_AHEAD = 4
 CHUNKS_IN_FLIGHT = 12
 """How many chunks or parts of a block's objects may be in memory beyond one of each object under way."""
 OPEN_BUFFER_BYTES = 2**20
+WRITE_ID = "etlwriteid"
+"""Metadata of a conditional write, by which it knows its own object when the answer was lost; no store's rules on
+names of metadata forbid it."""
 
 
 class NoSuchStoreError(NotFoundError):

@@ -25,19 +25,14 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.file_io import CHUNK_BYTES, chunks_of
 from blocks.object_store import ObjectInfo, ObjectStore
 from blocks.optional import require
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
-    from blocks.file_io import Source
     from blocks.object_store import WriteOptions
-
-WRITE_ID = "etlwriteid"
-"""Metadata of a conditional write, by which it knows its own object when the answer was lost."""
 
 OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
     "FileNotFoundError": NotFoundError,
@@ -196,21 +191,3 @@ def obstore_error(
 def comes_from_obstore(error: Exception) -> bool:
     """Whether obstore raised it; it uses two of Python's own classes."""
     return type(error).__module__.partition(".")[0] == "obstore" or type(error) in {FileNotFoundError, ValueError}
-
-
-def parts_of(source: Source, part_bytes: int = CHUNK_BYTES, max_parts: int = 10_000) -> Iterator[bytes]:
-    """The source in parts of a multipart upload: with each tenth of `max_parts` twice as large, so that all fits."""
-    waiting = bytearray()
-    number = 0
-    for chunk in chunks_of(source):
-        if not waiting and len(chunk) == part_bytes and number < max_parts // 10:  # as a file's chunks are: no copy
-            yield chunk
-            number += 1
-            continue
-        waiting += chunk
-        while len(waiting) >= (size := part_bytes * 2 ** (number // (max_parts // 10))):
-            yield bytes(memoryview(waiting)[:size])
-            del waiting[:size]
-            number += 1
-    if waiting:
-        yield bytes(waiting)

@@ -30,10 +30,10 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.file_io import parts_of
 from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
 from blocks.object_keys import folder_prefix, join_key
-from blocks.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, NoSuchStoreError, ObjectInfo, ObjectStore
-from blocks.obstore_bucket import WRITE_ID, parts_of
+from blocks.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, NoSuchStoreError, ObjectInfo, ObjectStore
 from blocks.operation import operation
 from blocks.optional import require
 from blocks.transfer import ordered_map
@@ -58,9 +58,16 @@ PAGE = 1_000
 LISTED = "items(name,size,generation,updated,crc32c),nextPageToken"
 
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
-    "uploadBrokenConnection": TransientError,
+    "orgPolicyConstraintFailed": AccessDeniedError,  # beside a status 412
+    "410": TransientError,  # what a rewrite or an upload had come to; a new one starts from its beginning
 }
 """https://cloud.google.com/storage/docs/json_api/v1/status-codes"""
+
+ADVICE: dict[str, str] = GOOGLE_ADVICE | {
+    "404": "Check the key, and the bucket_folder.",
+    "409": "Buckets of all projects share one space of names: choose another one.",
+    "412": "It exists already, or another writer was faster: read it again and decide.",
+}
 
 PERMISSIONS = {
     "read": "storage.objects.get (and storage.objects.list, without which a missing object looks like a forbidden one)",
@@ -178,10 +185,13 @@ class GcsBucket(ObjectStore):
 
         Raises:
             AlreadyExistsError: The name is taken by somebody else.
+            InvalidInputError: Nothing names the project to create it in.
         """
         try:
             with self._errors("create"):
-                self.get_client().create_bucket(self.bucket, location=location, **self._patience())
+                client = self.get_client()
+                project = client.project or self.gcp_credentials.get_project()
+                client.create_bucket(self.bucket, project=project, location=location, **self._patience())
         except AlreadyExistsError as error:
             if "already own it" not in str(error):
                 raise
@@ -609,7 +619,7 @@ def _refusal(answer: Any) -> Exception:
 
 def _advice(verb: str) -> dict[str, str]:
     needed = PERMISSIONS.get(verb)
-    return GOOGLE_ADVICE | ({"403": f"The identity needs {needed}."} if needed else {})
+    return ADVICE | ({"403": f"The identity needs {needed}."} if needed else {})
 
 
 def _generation(etag: str) -> int:

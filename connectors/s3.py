@@ -32,16 +32,15 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.file_io import parts_of
 from blocks.object_keys import folder_prefix, join_key
-from blocks.object_store import AS_IT_IS, NoSuchStoreError, ObjectInfo
+from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo
 from blocks.obstore_bucket import (
     OBSTORE_ERRORS,
-    WRITE_ID,
     Identity,
     ObstoreBucket,
     comes_from_obstore,
     obstore_error,
-    parts_of,
 )
 from blocks.operation import operation
 from blocks.optional import require
