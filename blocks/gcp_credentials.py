@@ -311,7 +311,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def get_secret_manager_client(self) -> Any:
-        """A `google.cloud.secretmanager.SecretManagerServiceClient`; it speaks REST, because gRPC could not be tried."""
+        """A `google.cloud.secretmanager.SecretManagerServiceClient`; it speaks REST, as gRPC could not be tried."""
         secretmanager = require("google.cloud.secretmanager", extra="gcp")
         return secretmanager.SecretManagerServiceClient(
             credentials=self.get_credentials_from_service_account(),
