@@ -426,8 +426,10 @@ def google_error(
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """The error, and what it only wraps: the last failure of a retry, the network's failure, the service's answer."""
     yield error
-    if type(error).__name__ == "InvalidResponse":
-        yield require("google.api_core.exceptions", extra="gcp").from_http_response(error.response)  # type: ignore[attr-defined]
+    answer = getattr(error, "response", None)
+    if hasattr(answer, "status_code") and not getattr(error, "errors", None):
+        # What transfers raise holds the answer, and not what it says.
+        yield require("google.api_core.exceptions", extra="gcp").from_http_response(answer)
         return
     for inner in (getattr(error, "cause", None), getattr(error, "reason", None), *error.args):
         if isinstance(inner, BaseException):

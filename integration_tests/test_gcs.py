@@ -208,6 +208,22 @@ def test_compressed_objects_are_read_as_they_are_stored(store: ObjectStore, gcs_
         assert file.read() == content
 
 
+def test_a_copy_whose_token_is_gone_starts_anew(far_store: GcsBucket, proxy: HttpFaultProxy) -> None:
+    """Tokens of rewrites hold for a week; the next try is a new copy."""
+    far_store.write_path("key", b"1")
+    proxy.refuse("POST", "rewriteTo", status=410)
+    far_store.copy_object("key", "copy")
+    assert far_store.read_path("copy") == b"1"
+
+
+def test_a_rule_of_the_organisation_is_no_condition(far_store: GcsBucket, proxy: HttpFaultProxy) -> None:
+    """It is refused with the status of a condition that did not hold, and is not taken for one."""
+    body = {"error": {"code": 412, "errors": [{"reason": "orgPolicyConstraintFailed", "message": "Not so."}]}}
+    proxy.refuse("POST", "", status=412, body=json.dumps(body).encode(), headers=JSON)
+    with pytest.raises(AccessDeniedError, match="orgPolicyConstraintFailed"):
+        far_store.write_path("key", b"1")
+
+
 def test_tags_are_refused(store: ObjectStore) -> None:
     """The service has none, so they are not dropped in silence."""
     with pytest.raises(UnsupportedError, match="metadata"):
@@ -300,6 +316,8 @@ def test_buckets_are_created_once(gcs_server: GcsServer) -> None:
         body = {"error": {"code": 409, "message": words, "errors": [{"reason": "conflict", "message": words}]}}
         listener.refuse("POST", "/b", status=409, body=json.dumps(body).encode(), headers=JSON)
         assert store.create_bucket() == store.bucket
+        with pytest.raises(InvalidInputError, match="GOOGLE_CLOUD_PROJECT"):
+            as_somebody(store, anonymous=True).create_bucket()
 
 
 @pytest.mark.parametrize("name", ["gs://bucket", "bucket/folder", "", "Bucket"])
@@ -424,7 +442,7 @@ def test_a_reader_may_not_write(store: ObjectStore, gcs_server: GcsServer) -> No
         "write": [lambda: reader.write_path("key", b"2"), lambda: reader.write_path("key", b"2" * LARGE)],
         "copy": [lambda: reader.copy_object("key", "copy")],
         "delete": [lambda: reader.delete_objects(["key"])],
-        "create": [reader.create_bucket],
+        "create": [as_somebody(store, access_token=gcs_server.read_only_token, project="p").create_bucket],
         "look up": [reader.get_bucket],
     }
     for verb, operations in denied.items():
@@ -594,5 +612,5 @@ def test_a_lost_answer_to_a_conditional_write_is_looked_up(
     assert proxy.faults_fired
     assert far_store.read_path("key") == content
     assert far_store.head_object("key").metadata == {"a": "b"}
-    with pytest.raises(AlreadyExistsError):
+    with pytest.raises(AlreadyExistsError, match="read it again and decide"):
         far_store.write_path("key", content, **options)

@@ -339,6 +339,8 @@ def test_a_wish_to_wait_is_kept() -> None:
     requests = pytest.importorskip("requests")
     exceptions = pytest.importorskip("google.api_core.exceptions")
     response = requests.Response()
+    response.status_code = 429
+    response.request = requests.Request("GET", "http://x").prepare()
     response.headers["Retry-After"] = "7"
     throttled = answer("TooManyRequests", response=response)
     for error in (throttled, exceptions.RetryError("Timeout of 30 s exceeded", cause=throttled)):
@@ -355,9 +357,11 @@ def test_an_answer_that_was_not_expected_is_read() -> None:
     response.status_code = 403
     response.request = requests.Request("POST", "http://x/upload?upload_id=very-secret").prepare()
     response._content = b'{"error": {"message": "Slower.", "errors": [{"reason": "rateLimitExceeded"}]}}'
-    error = google_error("write", "gs://b/k", storage.InvalidResponse(response, "Request failed with status code", 403))
-    assert type(error) is ThrottledError
-    assert str(error) == "Could not write gs://b/k: rateLimitExceeded: Slower."
+    unread = storage.InvalidResponse(response, "Request failed with status code", 403)
+    for raised in (unread, answer("Forbidden", response=response)):
+        error = google_error("write", "gs://b/k", raised)
+        assert type(error) is ThrottledError
+        assert str(error) == "Could not write gs://b/k: rateLimitExceeded: Slower."
 
 
 def test_what_the_network_did_is_told_from_what_it_wraps() -> None:
