@@ -93,6 +93,9 @@ SIGNED = {"GET": "r", "PUT": "cw"}
 class AzureBlobContainer(ObstoreBucket):
     """A container of Azure Blob Storage, or a folder in one.
 
+    Who writes by a `presigned_url` has to send the header `x-ms-blob-type: BlockBlob`. A URL that is signed without the
+    account's key holds for 7 days at most.
+
     Example:
         ```python
         from connectors.azure import AzureBlobContainer
@@ -287,7 +290,8 @@ class AzureBlobContainer(ObstoreBucket):
     def _staging(self, key: str) -> Iterator[list[dt.datetime]]:
         """Takes down when the service took each block, and removes the blocks when no blob was made of them.
 
-        A blob that another writer made since then stays.
+        A blob that another writer made since then stays. One who is still at it loses the blocks too, as by any commit
+        of that key, and is told to try again.
         """
         taken: list[dt.datetime] = []
         try:
@@ -357,7 +361,7 @@ class AzureBlobContainer(ObstoreBucket):
                 to._copy_blocks(self, source_key, target_key, found)  # noqa: SLF001
                 return
             matches = require("azure.core", extra="azure").MatchConditions
-            url, proof = self._readable(source_key)
+            url, proof = self._readable(source_key, "rt" if found.tag_count else "r")
             copy.start_copy_from_url(
                 url,
                 requires_sync=True,
@@ -375,7 +379,7 @@ class AzureBlobContainer(ObstoreBucket):
 
             def send(numbered: tuple[int, int]) -> str:
                 number, at = numbered
-                name, (url, proof) = _name(write_id, number), source._readable(source_key)
+                name, (url, proof) = _name(write_id, number), source._readable(source_key, "r")
                 with self._errors("copy", key):
                     done = blob.stage_block_from_url(name, url, at, min(step, found.size - at), **proof)
                 taken.append(done["date"])
@@ -388,11 +392,11 @@ class AzureBlobContainer(ObstoreBucket):
             tags = source._blob(source_key).get_blob_tags() if found.tag_count else None
             self._commit(key, names, found.content_settings, found.metadata, WriteOptions(tags=tags))
 
-    def _readable(self, key: str) -> tuple[str, dict[str, Any]]:
+    def _readable(self, key: str, permission: str) -> tuple[str, dict[str, Any]]:
         """An address at which the service itself may read the blob, and what to show there."""
         account, url = self.credentials.account(), self._blob(key).url
         if account.key:
-            return f"{url}?{self._sas(key, 'rt', COPY_LASTS)}", {}
+            return f"{url}?{self._sas(key, permission, COPY_LASTS)}", {}
         if account.sas_token:
             return f"{url}?{account.sas_token}", {}
         if self.credentials.anonymous:
@@ -400,7 +404,6 @@ class AzureBlobContainer(ObstoreBucket):
         return url, {"source_authorization": f"Bearer {self.credentials.bearer_token().token}"}
 
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
-        """A write needs the header `x-ms-blob-type: BlockBlob`. Signed by Entra ID it lasts 7 days at most."""
         if method not in SIGNED:
             raise InvalidInputError(f"Could not sign a URL of {self.uri(key)}: method is GET or PUT, not {method!r}.")
         with self._errors("sign a URL of", key):

@@ -399,6 +399,17 @@ def test_a_connection_string_alone(azurite: AzuriteServer, store: AzureBlobConta
         assert azurite.url in credentials.check()
 
 
+def test_an_identity_without_rights_is_still_one(proxy: HttpFaultProxy, store: AzureBlobContainer) -> None:
+    """Who may not ask about the account is known to it all the same, and who is turned away at its door is not."""
+    credentials = through(store, proxy).credentials
+    proxy.refuse("GET", "comp=properties", status=403, headers={"x-ms-error-code": "AuthorizationPermissionMismatch"})
+    assert "knows these Azure credentials" in credentials.check()
+    proxy.refuse("GET", "comp=properties", status=403, headers={"x-ms-error-code": "AuthorizationFailure"})
+    with pytest.raises(AccessDeniedError, match="firewall"):
+        credentials.check()
+    assert len(proxy.faults_fired) == 2
+
+
 def test_a_public_container_needs_no_identity(azurite: AzuriteServer, keys_of: KeysOf) -> None:
     """Anonymous reading and listing works where the container is public, and writing does not."""
     name = azurite.make_container()
