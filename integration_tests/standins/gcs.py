@@ -26,12 +26,12 @@ import uuid
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response, whole_response
+from integration_tests.standins.http_proxy import CHUNK_BYTES, HttpFaultProxy, Request, Response, whole_response
 from integration_tests.standins.process import HOST, free_port, listening, spawn, stop, wait
 
 if TYPE_CHECKING:
@@ -113,10 +113,17 @@ class Upload:
     call: Call
     conditions: Mapping[str, str]
     declared: dict[str, str]
+    content: IO[bytes] = field(default_factory=tempfile.TemporaryFile)
     hashes: Hashes = field(default_factory=Hashes)
     received: int = 0
     answer: Response | None = None
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def end(self, answer: Response) -> Response:
+        """The answer that ends it, and is given again to whoever asks again."""
+        self.content.close()
+        self.answer = answer
+        return answer
 
 
 class GcsServer(HttpFaultProxy):
@@ -154,6 +161,8 @@ class GcsServer(HttpFaultProxy):
 
     def __exit__(self, *error: object) -> None:
         super().__exit__(*error)
+        for upload in self._uploads.values():
+            upload.content.close()
         if self._process:
             stop(self._process, sig=signal.SIGKILL)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -260,14 +269,11 @@ class GcsServer(HttpFaultProxy):
         upload = self._uploads.get(upload_id)
         if upload is None:
             return _error(request, 404, "No such upload.")
-        if request.method == "DELETE":
-            del self._uploads[upload_id]
-            return whole_response(499)
         whole = f"bytes 0-*/{request.headers.get('Content-Length', '*')}"
         found = CONTENT_RANGE.fullmatch(request.headers.get("Content-Range", whole))
         if found is None:
             return _error(request, 400, "Failed to parse Content-Range header.")
-        start = int(found["start"] or 0)
+        start = None if found["start"] is None else int(found["start"])
         total = None if found["total"] == "*" else int(found["total"])
         data = bytearray()
         try:
@@ -278,43 +284,42 @@ class GcsServer(HttpFaultProxy):
                 self._keep(request, upload, start, data[: len(data) // GRANULE_BYTES * GRANULE_BYTES], None)
             raise
         with upload.lock:
-            if found["start"] and start > upload.received:
-                return _error(request, 503, "There is a gap before this chunk.")
+            if request.method == "DELETE":
+                del self._uploads[upload_id]
+                return upload.end(whole_response(499))
             return self._keep(request, upload, start, data, total)
 
-    def _keep(self, request: Request, upload: Upload, start: int, data: bytearray, total: int | None) -> Response:
-        """Hands on what is new of the data; with its end the object comes into being."""
+    def _keep(
+        self, request: Request, upload: Upload, start: int | None, data: bytearray, total: int | None
+    ) -> Response:
+        """Keeps what is new of the data; with its end the object comes into being."""
         if upload.answer:
             return upload.answer
-        new = bytes(data[upload.received - start :]) if data else b""
-        end = upload.received + len(new)
+        if start is not None and start > upload.received:
+            return _error(request, 503, "There is a gap before this chunk.")
+        new = bytes(data[upload.received - (start or 0) :]) if data else b""
+        upload.content.write(new)
         upload.hashes.update(new)
-        is_last = end == total
-        if new or is_last:
-            headers = copy.copy(request.headers)
-            del headers["Content-Range"], headers["Content-Length"], headers["Transfer-Encoding"]
-            headers["Content-Length"] = str(len(new))
-            span = f"{upload.received}-{end - 1}" if new else "*"
-            headers["Content-Range"] = f"bytes {span}/{total if is_last else '*'}"
-            request = dataclasses.replace(request, method="PUT", headers=headers, body=iter([new]))
-        upload.received = end
-        if is_last:
+        upload.received += len(new)
+        if upload.received == total:
             return self._finish(request, upload)
-        if new:
-            for _ in self.forward(request).body:
-                pass
-        return whole_response(308, headers={"Range": f"bytes=0-{end - 1}"} if end else {})
+        return whole_response(308, headers={"Range": f"bytes=0-{upload.received - 1}"} if upload.received else {})
 
     def _finish(self, request: Request, upload: Upload) -> Response:
+        """Hands on the whole: the server would compute the checksums of all of it with each chunk."""
         if words := upload.hashes.mismatch(upload.declared | _declared(request)):
-            upload.answer = _error(request, 400, words)
-            return upload.answer
+            return upload.end(_error(request, 400, words))
+        size, headers = upload.received, copy.copy(request.headers)
+        del headers["Content-Range"], headers["Content-Length"], headers["Transfer-Encoding"]
+        headers["Content-Length"] = str(size)
+        headers["Content-Range"] = f"bytes 0-{size - 1}/{size}" if size else "bytes */0"
+        upload.content.seek(0)
+        chunks = iter(lambda: upload.content.read(CHUNK_BYTES), b"")
+        whole = dataclasses.replace(request, method="PUT", headers=headers, body=chunks)
         with self._lock_of(upload.call.bucket, upload.call.name):
             if self._is_unmet(request, upload.call, upload.conditions):
-                upload.answer = _unmet(request)
-                return upload.answer
-            upload.answer = _with_links(request, self.forward(request))
-            return upload.answer
+                return upload.end(_unmet(request))
+            return upload.end(_with_links(request, self.forward(whole)))
 
     def _forward(self, request: Request, call: Call) -> Response:
         """The server's answer, in the service's words if something is missing."""

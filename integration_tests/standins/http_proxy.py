@@ -284,6 +284,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()
 
+    def handle(self) -> None:
+        with contextlib.suppress(ConnectionError):  # a client that resets an idle connection
+            super().handle()
+
     def handle_expect_100(self) -> bool:
         return True  # said once the body is wanted
 
