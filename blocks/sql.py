@@ -142,8 +142,13 @@ _TOKEN = re.compile(
 )
 
 
-def bind(sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str]) -> str:
+def bind(
+    sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str], *, token: re.Pattern[str] = _TOKEN
+) -> str:
     """The statement with each `:name` outside of strings, quoted names and comments replaced by the driver's own form.
+
+    `token` matches what is no parameter as a whole, and a parameter with its name as the group `name`; an engine that
+    quotes in its own way gives its own.
 
     >>> bind("select ':a', b::text from t where c = :day", {"day": 1}, lambda name: f"${name}")
     "select ':a', b::text from t where c = $day"
@@ -162,4 +167,4 @@ def bind(sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], s
             )
         return placeholder(name)
 
-    return _TOKEN.sub(bound, sql)
+    return token.sub(bound, sql)
