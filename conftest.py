@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Before anything imports Prefect or a driver: what a developer's shell says must not reach a test.
 for name in list(os.environ):
-    if name.startswith(("AWS_", "PG", "PREFECT_")):
+    if name.startswith(("AWS_", "AZURE_", "GOOGLE_", "IDENTITY_", "MSI_", "PG", "PREFECT_", "SNOWFLAKE_", "STORAGE_")):
         del os.environ[name]
 os.environ["PREFECT_HOME"] = home = tempfile.mkdtemp(prefix="etl-prefect-")
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"

@@ -42,6 +42,7 @@ OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
     "PreconditionError": AlreadyExistsError,
     "NotSupportedError": UnsupportedError,
     "InvalidPathError": InvalidInputError,
+    "InvalidRange": InvalidInputError,
     "ValueError": InvalidInputError,
 }
 """Raised by obstore without an answer of the service, by class name. Source: obstore.exceptions."""
@@ -183,7 +184,9 @@ def obstore_error(
         codes.append("SSLError" if refused else "ConnectionError")
     else:
         message = re.search(r"<Message>([^<]*)</Message>", said)
-        words = message[1] if message else "" if codes else said.strip()
+        words = message[1].partition("\n")[0] if message else "" if codes else said.strip()
+    if "Wanted range" in said:  # a server that grants a range behind the end, which obstore then refuses
+        codes.insert(0, "InvalidRange")
     codes += [kind.__name__ for kind in type(error).__mro__]
     return service_error(verb, place, codes, words, table=table, advice=advice)
 

@@ -456,11 +456,8 @@ class AzureBlobContainer(ObstoreBucket):
                 raise known from self.credentials.shown(error)
             if comes_from_obstore(error):
                 refused = self._identity().refused if type(error).__name__ == "UnauthenticatedError" else None
-                answer = type(error)(re.sub(r"\nRequestId:[^<]*", "", str(error)))
                 table = told_apart(str(error), ERRORS)
-                if "Wanted range" in str(error):  # Azurite grants the range that begins at the end; obstore does not
-                    table = {**table, "GenericError": InvalidInputError}
-                known = obstore_error(verb, self.uri(key), answer, table=table, advice=_advice(verb))
+                known = obstore_error(verb, self.uri(key), error, table=table, advice=_advice(verb))
                 raise refused or known from error
             raise
 
