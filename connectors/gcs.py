@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import functools
 import itertools
 import re
 import uuid
@@ -30,7 +31,7 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.file_io import parts_of
+from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
 from blocks.object_keys import folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, NoSuchStoreError, ObjectInfo, ObjectStore
@@ -292,22 +293,18 @@ class GcsBucket(ObjectStore):
         metadata = dict(options.metadata or {})
         if options.conditional:
             metadata[WRITE_ID] = uuid.uuid4().hex
-        parts = parts_of(source, max_parts=2**62)  # all of them of one size
-        first, second = next(parts, b""), next(parts, None)
-
-        def blob() -> Any:
-            fresh = self._blob(key)
-            fresh.metadata = metadata
-            fresh.content_type = options.content_type or "application/octet-stream"
-            return fresh
-
+        description = {"metadata": metadata, "content_type": options.content_type or "application/octet-stream"}
+        parts = parts_of(source, max_parts=2**62)  # all of one size, and the last one may be shorter
         try:
-            if second is None:
-                return self._replacing(key, options, 0, lambda generation: self._put(key, blob(), first, generation))
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
+                return self._replacing(key, options, 0, functools.partial(self._put, key, description, first))
             # Asked for first, because a source that has been sent cannot always be sent again.
             guess = 0 if options.conditional else self._current(key)
-            session = self._replacing(key, options, guess, lambda generation: self._start(key, blob(), generation))
-            return self._send(key, session, itertools.chain((first, second), parts), options)
+            session = self._replacing(key, options, guess, functools.partial(self._start, key, description))
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold one part each, not two
+            return self._send(key, session, parts, options)
         except (AlreadyExistsError, TransientError):
             if options.conditional and self._holds(key, metadata[WRITE_ID]):
                 return self._head(key)
@@ -335,9 +332,16 @@ class GcsBucket(ObjectStore):
         except (NotFoundError, AccessDeniedError):
             return 0
 
-    def _put(self, key: str, blob: Any, content: bytes, generation: int) -> ObjectInfo:
+    def _described(self, key: str, description: Mapping[str, Any]) -> Any:
+        """A blob that is to be written."""
+        blob = self._blob(key)
+        blob.metadata, blob.content_type = description["metadata"], description["content_type"]
+        return blob
+
+    def _put(self, key: str, description: Mapping[str, Any], content: bytes, generation: int) -> ObjectInfo:
         """The object that one request made."""
         with self._errors("write", key):
+            blob = self._described(key, description)
             blob.upload_from_string(
                 content,
                 content_type=blob.content_type,
@@ -347,8 +351,9 @@ class GcsBucket(ObjectStore):
             )
         return self._info(key, blob)
 
-    def _start(self, key: str, blob: Any, generation: int) -> _Session:
+    def _start(self, key: str, description: Mapping[str, Any], generation: int) -> _Session:
         with self._errors("write", key):
+            blob = self._described(key, description)
             url = blob.create_resumable_upload_session(
                 content_type=blob.content_type, if_generation_match=generation, checksum=None, **self._patience()
             )
@@ -359,11 +364,13 @@ class GcsBucket(ObjectStore):
         crc32c, size = new_digest("crc32c"), 0
         made: dict[str, Any] = {}
         try:
-            for part, is_last in _marked(parts):
+            for part in itertools.chain(parts, [b""]):
+                if made:  # a part that is shorter than others was the last one
+                    break
                 crc32c.update(part)
                 size += len(part)
                 with self._errors("write", key):
-                    made = session.send(part, (size, crc32c.hexdigest()) if is_last else None)
+                    made = session.send(part, None if len(part) == CHUNK_BYTES else (size, crc32c.hexdigest()))
         except BaseException as error:
             session.cancel()
             if isinstance(error, AlreadyExistsError) and not options.conditional:
@@ -640,16 +647,3 @@ def _checksum(encoded: str | None) -> str | None:
     'crc32c:280c069e'
     """
     return f"crc32c:{base64.b64decode(encoded).hex()}" if encoded else None
-
-
-def _marked(parts: Iterator[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """Each part, and whether it is the last.
-
-    >>> list(_marked(iter([b"a", b"b"])))
-    [(b'a', False), (b'b', True)]
-    """
-    held = next(parts)
-    for part in parts:
-        yield held, False
-        held = part
-    yield held, True

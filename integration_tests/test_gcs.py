@@ -115,6 +115,17 @@ def test_a_refused_large_upload_leaves_no_session(store: ObjectStore, gcs_server
     assert uploads_left(gcs_server, store) == []
 
 
+@pytest.mark.parametrize("size", [CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES])
+def test_uploads_end_where_the_source_ends(far_store: GcsBucket, proxy: HttpFaultProxy, size: int) -> None:
+    """Whether a chunk is the last one shows only when it is shorter; one that is not is followed by the end alone."""
+    content = os.urandom(size)
+    proxy.drop_answer("PUT", "upload_id", skip=size // CHUNK_BYTES)
+    far_store.upload_from_file_object(io.BytesIO(content), "key")
+    assert far_store.read_path("key") == content
+    assert len(proxy.faults_fired) == (size >= CHUNK_BYTES)
+    assert sum(method == "POST" for method, _, _ in proxy.log) == 1
+
+
 def test_every_write_says_what_it_replaces(far_store: GcsBucket, proxy: HttpFaultProxy) -> None:
     """Each request that makes an object carries a generation, also where the caller gave no condition."""
     for size in (10, LARGE):
