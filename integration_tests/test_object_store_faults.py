@@ -66,6 +66,9 @@ REQUESTS: dict[str, dict[str, At]] = {
 
 WITH_ANSWER = {"get"}
 WITH_BODY = {"put", "part", "last part"}
+MORE_THAN_A_DRIVER_TRIES = "503 four times"
+"""After it S3 and Azure begin a large write anew, and have to clear away what the first try left."""
+LEAVES_PARTS = {"part", "last part", "end"}
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ VERBS = {
 
 FAULTS: dict[str, Callable[[HttpFaultProxy, str, str, int], None]] = {
     "503 twice": lambda proxy, method, path, skip: proxy.refuse(method, path, skip=skip, times=2),
+    MORE_THAN_A_DRIVER_TRIES: lambda proxy, method, path, skip: proxy.refuse(method, path, skip=skip, times=4),
     "429 with Retry-After": lambda proxy, method, path, skip: proxy.refuse(
         method, path, skip=skip, status=429, headers={"Retry-After": "0"}
     ),
@@ -129,12 +133,14 @@ FAULTS: dict[str, Callable[[HttpFaultProxy, str, str, int], None]] = {
         method, path, skip=skip, after_bytes=BREAK_AT
     ),
 }
-STRIKES = {"503 twice": 2}
+STRIKES = {"503 twice": 2, MORE_THAN_A_DRIVER_TRIES: 4}
 
 
 def applies(fault: str, request: str) -> bool:
     if fault in {"broken answer", "stall in the answer"}:
         return request in WITH_ANSWER
+    if fault == MORE_THAN_A_DRIVER_TRIES:
+        return request in LEAVES_PARTS
     return fault != "broken request" or request in WITH_BODY
 
 
