@@ -25,8 +25,9 @@ atexit.register(shutil.rmtree, home, ignore_errors=True)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`--without-server` leaves out what needs Prefect's server: the extras make no difference to it."""
+    """What Prefect's server is needed for can be left out: the extras make no difference to it."""
     parser.addoption("--without-server", action="store_true", help="leave out the tests that need Prefect's server")
+    parser.addoption("--thorough", action="store_true", help="every case of the long tables (minutes)")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

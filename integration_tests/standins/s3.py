@@ -93,6 +93,7 @@ class S3Server:
         command += ["-ip", HOST, "-ip.bind", HOST]
         for name, port in self._ports.items():
             command += [f"-{name}", port]
+        command += ["-volume.max", 20_000]  # a bucket that is written to takes seven of them
         command += ["-s3.port.iceberg", 0, "-s3.port.lance", 0, "-s3.config", self.folder / "s3.json"]
         command += ["-s3.cert.file", self._certificate, "-s3.key.file", self._key]
         command += ["-s3.autoCreateBucket=false", "-s3.allowDeleteBucketNotEmpty=false", "-s3.cacheCapacityMB", 32]
