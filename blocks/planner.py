@@ -93,7 +93,7 @@ class Planner:
 
     def _alike(self, name: str) -> str:
         """What names have in common that are one name to the engine."""
-        return name if self.dialect.case_counts else name.lower()
+        return self.dialect.known_as(name) if self.dialect.case_counts else name.lower()
 
     def _is_new(self, column: Column) -> bool:
         return not self.creates and column.name not in self.existing

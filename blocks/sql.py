@@ -53,6 +53,10 @@ class Dialect(ABC):
         """A quoted identifier, kept exactly as written."""
         return '"' + name.replace('"', '""') + '"'
 
+    def known_as(self, stored: str) -> str:
+        """How a name that the engine stores is written here; where they differ, an engine folds case."""
+        return stored
+
     def names(self, names: Iterable[str], prefix: str = "") -> str:
         """Quoted identifiers, separated by commas."""
         return ", ".join(prefix + self.name(name) for name in names)
