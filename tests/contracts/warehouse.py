@@ -82,7 +82,13 @@ def make_table(warehouse: Warehouse, schema: pa.Schema, *, table: str = "t", not
 
 
 def tables(warehouse: Warehouse) -> set[str]:
-    return {name for (name,) in warehouse.fetch_all("SELECT table_name FROM information_schema.tables")}
+    found = warehouse.fetch_all("SELECT table_name FROM information_schema.tables")
+    return {warehouse.dialect.known_as(name) for (name,) in found}
+
+
+def kept(warehouse: Warehouse, kind: pa.DataType) -> bool:
+    """Whether the engine has a column type for just this one; some have one integer, or one float."""
+    return bool(warehouse.dialect.column("x", kind).arrow_type == kind)
 
 
 def failing(data: pa.Table, error: BaseException, *, after_batches: int = 2) -> Scan:
@@ -584,13 +590,14 @@ def test_types_that_fit_are_loaded(warehouse: Warehouse) -> None:
 
 def test_types_that_lose_something_are_refused(warehouse: Warehouse) -> None:
     """Nothing is cast silently: the error names the column and the loss, whatever the values, and the plan says so."""
-    targets = {f"{source} as {target}": target for source, target, _ in LOSING}
+    losing = [case for case in LOSING if kept(warehouse, case[1])]
+    targets = {f"{source} as {target}": target for source, target, _ in losing}
     make_table(warehouse, pa.schema(targets))
-    samples = [sample(source, height=3) for source, *_ in LOSING]
+    samples = [sample(source, height=3) for source, *_ in losing]
     data = pa.table(dict(zip(targets, samples, strict=True)))
     for rows_of_it in (data, data.slice(0, 0)):
         losses = warehouse.plan(rows_of_it, "t").losses
-        for name, (_, _, words) in zip(targets, LOSING, strict=True):
+        for name, (_, _, words) in zip(targets, losing, strict=True):
             assert words in losses[name]
             others = [other for other in targets if other != name]
             with pytest.raises(TypeLossError) as caught:
@@ -609,8 +616,9 @@ def test_a_loss_can_be_allowed_by_name(warehouse: Warehouse) -> None:
 
 def test_an_allowed_loss_makes_no_value_up(warehouse: Warehouse) -> None:
     """A value that the column cannot hold at all is an error also where a loss is allowed."""
-    make_table(warehouse, pa.schema([(f"c{i}", target) for i, (_, target, _) in enumerate(IMPOSSIBLE)]))
-    for i, (source, _, value) in enumerate(IMPOSSIBLE):
+    impossible = [case for case in IMPOSSIBLE if kept(warehouse, case[1])]
+    make_table(warehouse, pa.schema([(f"c{i}", target) for i, (_, target, _) in enumerate(impossible)]))
+    for i, (source, _, value) in enumerate(impossible):
         with pytest.raises(SchemaError, match=f"'c{i}'") as caught:
             warehouse.load(pa.table({f"c{i}": pa.array([value], source)}), "t", allow_loss=[f"c{i}"])
         assert str(value) not in str(caught.value)
@@ -789,6 +797,11 @@ UNCOMMON = {
     "timestamp ns": pa.timestamp("ns"),
     "timestamp ns zoned": pa.timestamp("ns", "UTC"),
     "time ns": pa.time64("ns"),
+    "duration": pa.duration("us"),
+    "list of int": pa.list_(pa.int64()),
+    "list of string": pa.list_(pa.string()),
+    "list of decimal": pa.list_(pa.decimal128(20, 4)),
+    "list of date": pa.list_(pa.date32()),
     "list of list": pa.list_(pa.list_(pa.int64())),
     "struct": pa.struct({"a": pa.int64()}),
     "map": pa.map_(pa.string(), pa.int64()),
