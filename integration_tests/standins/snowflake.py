@@ -1,0 +1,96 @@
+"""Snowflake: fakesnow's server in a process of its own, with what it lacks added by `snowflake_app`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import sys
+import tempfile
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from integration_tests.standins.process import HOST, free_port, listening, spawn, stop, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from subprocess import Popen
+    from typing import Self
+
+USER, PASSWORD = "LOADER", "l0ader"
+READER, READER_PASSWORD = "READER", "r3ader"
+OAUTH_TOKEN = "oauth-token"
+DATABASE = "tests"
+
+
+class SnowflakeServer:
+    """A running stand-in; a context manager.
+
+    Attributes:
+        url: Where it answers.
+    """
+
+    def __init__(self, *, vanished_s: float = 3) -> None:
+        self.port = free_port()
+        self.url = f"http://{HOST}:{self.port}"
+        self._folder = Path(tempfile.mkdtemp(prefix="etl-snowflake-"))
+        self._vanished_s = vanished_s
+        self._process: Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        log = self._folder / "server.log"
+        env = {"TMPDIR": str(self._folder), "STANDIN_VANISHED_S": str(self._vanished_s)}
+        command = [sys.executable, "-m", "integration_tests.standins.snowflake_app", self.port]
+        root = Path(__file__).parents[2]
+        self._process = spawn(command, log=log, env=env, cwd=root)
+        wait(listening(self.port), self._process, log=log)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._process
+        stop(self._process)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def connection(self, port: int | None = None) -> dict[str, Any]:
+        """How the driver reaches it, directly or through a proxy's port."""
+        return {"host": HOST, "port": port or self.port, "protocol": "http"}
+
+    def statements(self) -> list[tuple[str, str]]:
+        """Query tag and text of each statement so far."""
+        return [(tag, sql) for tag, sql in self._get("/_test/log")]
+
+    def stages(self) -> list[str]:
+        """The temporary stages that are there."""
+        return list(self._get("/_test/stages"))
+
+    def expire(self, *, sessions: bool = False) -> None:
+        """Let the tokens of all sessions expire, or the sessions themselves."""
+        request = urllib.request.Request(f"{self.url}/_test/expire{'?all=1' if sessions else ''}", method="POST")  # noqa: S310
+        with contextlib.closing(urllib.request.urlopen(request, timeout=10)):  # noqa: S310 (loopback)
+            pass
+
+    def _get(self, path: str) -> list[Any]:
+        with contextlib.closing(urllib.request.urlopen(self.url + path, timeout=10)) as answer:  # noqa: S310 (loopback)
+            found: list[Any] = json.load(answer)
+            return found
+
+
+def new_schema_name() -> str:
+    """A name that no other test has."""
+    return f"s{uuid.uuid4().hex[:12]}"
+
+
+def fields(schema: str, **changes: Any) -> Mapping[str, Any]:
+    """The fields of a block for a schema of the stand-in."""
+    return {"database": DATABASE, "schema": schema, "warehouse": "compute_wh", **changes}
+
+
+@pytest.fixture(scope="session")
+def snowflake_server() -> Iterator[SnowflakeServer]:
+    """The stand-in for Snowflake."""
+    with SnowflakeServer() as server:
+        yield server
