@@ -75,7 +75,7 @@ def sync_folder(folder: Path) -> None:
 def chunks_of(source: Source) -> Iterator[bytes]:
     """What is to be uploaded, in chunks."""
     if isinstance(source, bytes):
-        yield source
+        yield from (source[at : at + CHUNK_BYTES] for at in range(0, len(source), CHUNK_BYTES))
     elif isinstance(source, Path):
         with file_errors("read", source), source.open("rb") as file:
             yield from iter(lambda: file.read(CHUNK_BYTES), b"")

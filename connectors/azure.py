@@ -31,7 +31,7 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.file_io import parts_of
+from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.object_keys import folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo, WriteOptions
 from blocks.obstore_bucket import (
@@ -250,11 +250,13 @@ class AzureBlobContainer(ObstoreBucket):
         if options.conditional:
             metadata[WRITE_ID] = write_id
         parts = parts_of(source, max_parts=MAX_BLOCKS)
-        first, second = next(parts, b""), next(parts, None)
         try:
-            if second is None:
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
                 return self._put(key, first, options, metadata)
-            return self._upload_blocks(key, itertools.chain((first, second), parts), options, metadata, write_id)
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold what is under way, and nothing else
+            return self._upload_blocks(key, parts, options, metadata, write_id)
         except (AlreadyExistsError, TransientError):
             if options.conditional and self._holds(key, write_id):
                 return self._head(key)

@@ -32,7 +32,7 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.file_io import parts_of
+from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.object_keys import folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo
 from blocks.obstore_bucket import (
@@ -303,11 +303,13 @@ class S3Bucket(ObstoreBucket):
         if options.conditional:
             metadata[WRITE_ID] = uuid.uuid4().hex
         parts = parts_of(source)
-        first, second = next(parts, b""), next(parts, None)
         try:
-            if second is None:
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
                 return self._put(key, first, options, metadata)
-            return self._upload_parts(key, itertools.chain((first, second), parts), options, metadata)
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold what is under way, and nothing else
+            return self._upload_parts(key, parts, options, metadata)
         except (AlreadyExistsError, TransientError):
             if options.conditional and self._holds(key, metadata[WRITE_ID]):
                 return self._head(key)
