@@ -6,20 +6,23 @@ BIN = .venv/bin
 DECLARED = pyproject.toml constraints.txt
 # Newer ones need a newer Node than the long-lived Linuxes have.
 AZURITE = azurite@3.35.0
+BIGQUERY = integration_tests/standins/bigquery-constraints.txt
 
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 
-.PHONY: run test azurite test-minimal check bench campaign constraints clean
+.PHONY: run test azurite bigquery-standin test-minimal check bench campaign constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
 
-test: .venv/all azurite test-minimal  ## everything, against real servers on loopback
+test: .venv/all azurite bigquery-standin test-minimal  ## everything, against real servers on loopback
 	$(BIN)/pytest -n 2 --dist loadfile
 
 azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm; else its tests are skipped
+
+bigquery-standin: .venv-bigquery/done  ## the stand-in for BigQuery, which needs other versions than we do
 
 test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
 	.venv-minimal/bin/pytest -n 2 --without-server tests
@@ -36,6 +39,7 @@ bench: .venv/bench
 campaign: .venv/bench azurite  ## kills the pipeline ten times during a load; moves many and large objects (minutes)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
+	$(BIN)/pytest -n 2 --thorough integration_tests/test_object_store_faults.py
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv
@@ -47,7 +51,7 @@ constraints:  ## the newest versions that fit the bounds of pyproject.toml; run 
 	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-minimal build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
+	rm -rf .venv .venv-minimal .venv-bigquery build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
 
 # uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
 define install
@@ -71,6 +75,15 @@ endef
 	@if ! command -v npm >/dev/null; then echo "The tests of Azure are skipped: there is no npm to install $(AZURITE) with."; \
 	elif npm install --prefix $(@D) --no-audit --no-fund --loglevel error $(AZURITE); then touch $@; \
 	else echo "The tests of Azure are skipped: npm could not install $(AZURITE)."; rm -rf $(@D); fi
+
+# The server finds DuckDB's spatial extension in its home directory.
+.venv-bigquery/done: $(BIGQUERY)
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --upgrade pip uv
+	@$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --requirement $(BIGQUERY) \
+		|| $(@D)/bin/python -m pip install --quiet --requirement $(BIGQUERY)
+	@mkdir $(@D)/home
+	@HOME=$(CURDIR)/$(@D)/home $(@D)/bin/python -c "from duckdb_extensions import import_extension as add; add('spatial')"
+	@touch $@
 
 .venv/bench: .venv/all
 	$(call install,.venv,--group bench)

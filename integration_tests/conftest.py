@@ -8,10 +8,12 @@ import pytest
 
 from integration_tests.standins.aws import aws_server
 from integration_tests.standins.azurite import azurite, azurite_tls
+from integration_tests.standins.bigquery import bigquery_server
 from integration_tests.standins.gcp_secrets import secret_manager
 from integration_tests.standins.gcs import gcs_server
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.s3 import s3_server
+from integration_tests.standins.snowflake import snowflake_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,11 +24,13 @@ __all__ = [
     "aws_server",
     "azurite",
     "azurite_tls",
+    "bigquery_server",
     "gcs_server",
     "pg_database",
     "postgres_server",
     "s3_server",
     "secret_manager",
+    "snowflake_server",
 ]
 
 

@@ -1,0 +1,336 @@
+"""The BigQuery stand-in itself; runs in an environment of its own: `python bigquery_server.py REST_PORT GRPC_PORT`.
+
+bqemulator (BigQuery's protocols over DuckDB), with what it lacks: a job id is taken once, jobs of uploads are found
+under their id and count their own rows, a script is one transaction of DuckDB and knows parameters, @@row_count and
+ASSERT, columns are loaded by name, columns that are added or dropped are known to the tables, results of queries can be
+read through the Storage API, and a job runs for as long as it is held.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.parser
+import email.policy
+import json
+import os
+import re
+import sys
+import tempfile
+import uuid
+from contextvars import ContextVar
+from typing import Any
+
+import bqemulator.api.routes.jobs as routes
+import bqemulator.jobs.executor as executor
+import bqemulator.server as server
+import bqemulator.storage.engine as storage
+import httpx
+import pyarrow as pa
+from bqemulator.config import Settings
+from bqemulator.domain.errors import InvalidQueryError
+from bqemulator.versioning.snapshots import SnapshotManager
+
+JOBS = re.compile(r"(?P<upload>/upload|/resumable/upload)?/bigquery/v2/projects/(?P<project>[^/]+)/jobs")
+JOB = re.compile(r"/bigquery/v2/projects/[^/]+/(?P<kind>jobs|queries)/(?P<id>[^/]+)")
+TOKEN = re.compile(
+    r"""'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|`[^`]*`|--[^\n]*|/\*.*?\*/|(?P<variable>@@?\w+|\b[A-Za-z_]\w*\b)|(?P<end>;)""",
+    re.DOTALL,
+)
+
+
+def statements(source: str) -> list[str]:
+    """The statements of a script without blocks."""
+    found, start = [], 0
+    for token in TOKEN.finditer(source):
+        if token["end"]:
+            found.append(source[start : token.start()].strip())
+            start = token.end()
+    return [statement for statement in [*found, source[start:].strip()] if statement]
+
+
+class Script:
+    """A script of DECLARE, SET, ASSERT, transactions and statements, run as one transaction of DuckDB."""
+
+    def __init__(self, project: str, parameters: list[dict[str, Any]] | None, ctx: Any, caller: Any) -> None:
+        self.project, self.parameters, self.ctx, self.caller = project, parameters, ctx, caller
+        self.variables: dict[str, int | None] = {"@@row_count": None}
+        self.open = False
+
+    async def run(self, source: str) -> pa.Table:
+        """The rows of its last statement."""
+        result = pa.table({})
+        try:
+            for statement in statements(source):
+                result = await self.step(statement)
+        finally:
+            if self.open:
+                self.ctx.engine.execute("ROLLBACK")
+        return result
+
+    async def step(self, sql: str) -> pa.Table:
+        """What one statement gives."""
+        nothing = pa.table({})
+        if found := re.fullmatch(r"DECLARE\s+([\w\s,]+?)\s+INT64(?:\s+DEFAULT\s+(.+))?", sql, re.I | re.S):
+            for name in found[1].split(","):
+                self.variables[name.strip()] = await self.value(found[2]) if found[2] else None
+            return nothing
+        if found := re.fullmatch(r"SET\s+(\w+)\s*=\s*(.+)", sql, re.I | re.S):
+            self.variables[found[1]] = await self.value(found[2])
+            return nothing
+        if found := re.fullmatch(r"ASSERT\s+(.+?)\s+AS\s+('[^']*')", sql, re.I | re.S):
+            if not await self.value(found[1]):
+                raise InvalidQueryError(f"Query error: Assertion failed: {found[2][1:-1]}")
+            return nothing
+        if found := re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK)(\s+TRANSACTION)?", sql, re.I):
+            self.ctx.engine.execute(found[1])
+            self.open = found[1].upper() == "BEGIN"
+            return nothing
+        result = await self.sql(sql)
+        if re.match(r"INSERT|UPDATE|DELETE|MERGE", sql, re.I):
+            self.variables["@@row_count"] = result.column(0)[0].as_py()
+            return nothing
+        return result if re.match(r"SELECT|WITH", sql, re.I) else nothing
+
+    async def value(self, expression: str) -> Any:
+        """The value of an expression."""
+        return (await self.sql(f"SELECT {expression} AS v")).column(0)[0].as_py()
+
+    async def sql(self, sql: str) -> pa.Table:
+        """The rows of a statement, with the variables' values in their place."""
+
+        def put(token: re.Match[str]) -> str:
+            name = token["variable"]
+            return str(self.variables[name]) if name in self.variables else token[0]
+
+        sql = qualified(TOKEN.sub(put, sql), {"defaultDataset": default_dataset.get()}, request_project_id=self.project)
+        return await single(self.project, sql, self.parameters, self.ctx, caller=self.caller)
+
+
+default_dataset: ContextVar[Any] = ContextVar("default_dataset", default=None)
+single = executor._run_single_sql
+qualified = routes._apply_default_dataset
+
+
+def apply_default_dataset(sql: str, config: dict[str, Any], *, request_project_id: str) -> str:
+    """The statement with the dataset of its tables; those of a script get it one by one."""
+    if len(statements(sql)) == 1:
+        return qualified(sql, config, request_project_id=request_project_id)
+    default_dataset.set(config.get("defaultDataset"))
+    return sql
+
+
+routes._apply_default_dataset = apply_default_dataset
+
+
+async def run_query_body(
+    *,
+    project_id: str,
+    bq_sql: str,
+    query_params: list[dict[str, Any]] | None,
+    ctx: Any,
+    is_scripted: bool,
+    effective_caller: Any,
+) -> pa.Table:
+    """The rows of a job; scripts are ours, and tables that were altered are described anew."""
+    if is_scripted:
+        return await Script(project_id, query_params, ctx, effective_caller).run(bq_sql)
+    result = await run_original(
+        project_id=project_id,
+        bq_sql=bq_sql,
+        query_params=query_params,
+        ctx=ctx,
+        is_scripted=False,
+        effective_caller=effective_caller,
+    )
+    if found := re.match(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?((?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))*)", bq_sql, re.I):
+        describe_again(found[1].replace("`", "").split("."), project_id, ctx)
+    return result
+
+
+run_original = executor._run_query_body
+executor._run_query_body = run_query_body
+
+
+def describe_again(parts: list[str], project: str, ctx: Any) -> None:
+    """Take over the columns that an ALTER TABLE left."""
+    from bqemulator.catalog.ddl_sync import _introspect_schema
+
+    project, dataset, table = [project, *parts][-3:]
+    meta = ctx.catalog.get_table(project, dataset, table)
+    schema = _introspect_schema(project, dataset, table, ctx)
+    ctx.catalog.update_table(meta.model_copy(update={"schema_": schema}))
+
+
+def load_parquet(path: str, target: str, ctx: Any) -> None:
+    """Insert a file's rows by the names of their columns."""
+    ctx.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path])
+    loaded[target] = ctx.engine.execute("SELECT count(*) FROM read_parquet(?)", [path]).fetchone()[0]
+
+
+loaded: dict[str, int] = {}
+executor._LOAD_FORMAT_HANDLERS["PARQUET"] = load_parquet
+executor._refresh_load_row_count = lambda job, _: loaded.get(job.target_ref, 0)
+SnapshotManager.record_change = lambda *_: None  # a copy of the whole table at each change, for time travel
+
+
+class Extended:
+    """The emulator's application, behind what it lacks."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+        self.client = httpx.AsyncClient(
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url="http://emulator", timeout=None
+        )
+        self.taken: set[str] = set()
+        self.uploads: dict[str, tuple[str, dict[str, Any], bytearray]] = {}
+        self.hold: re.Pattern[str] | None = None
+        self.held: dict[str, tuple[dict[str, Any], asyncio.Event]] = {}
+        self.tasks: set[asyncio.Task[Any]] = set()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path, method = scope["path"], scope["method"]
+        query = httpx.QueryParams(scope["query_string"])
+        headers = httpx.Headers(scope["headers"])
+        if path.startswith("/_test/"):
+            answer = await self.control(path.rpartition("/")[2], await content(receive))
+        elif method == "POST" and (found := JOBS.fullmatch(path)):
+            body = await content(receive)
+            if found["upload"] and query.get("uploadType") == "resumable":
+                answer = self.begin_upload(found["project"], json.loads(body), f"http://{headers['host']}{path}")
+            elif found["upload"]:
+                job, data = parts(headers["content-type"], body)
+                answer = await self.insert(found["project"], job, data)
+            else:
+                answer = await self.insert(found["project"], json.loads(body))
+        elif method == "PUT" and query.get("upload_id", "") in self.uploads:
+            answer = await self.upload(query["upload_id"], headers.get("content-range", ""), await content(receive))
+        elif (found := JOB.fullmatch(path)) and found["id"] in self.held:
+            answer = self.running(found["id"], found["kind"])
+        else:
+            await self.app(scope, receive, send)
+            return
+        await respond(send, *answer)
+
+    async def insert(self, project: str, job: dict[str, Any], data: bytes | None = None) -> Any:
+        """Begin a job, once."""
+        job_id = job.setdefault("jobReference", {}).setdefault("jobId", uuid.uuid4().hex)
+        dry = job["configuration"].get("dryRun")
+        if not dry and job_id in self.taken:
+            return failure(409, "duplicate", f"Already Exists: Job {project}:US.{job_id}")
+        if not dry:
+            self.taken.add(job_id)
+        if self.hold and self.hold.search(json.dumps(job)):
+            self.held[job_id] = (job, asyncio.Event())
+            task = asyncio.create_task(self.run_later(project, job, data))
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+            return self.running(job_id, "jobs")
+        answer = await self.run(project, job, data)
+        if answer[0] >= 400:
+            self.taken.discard(job_id)  # it was refused, not begun
+        return answer
+
+    async def run(self, project: str, job: dict[str, Any], data: bytes | None) -> Any:
+        """The answer of the emulator."""
+        url = f"/bigquery/v2/projects/{project}/jobs"
+        if data is None:
+            answer = await self.client.post(url, json=job)
+            return answer.status_code, answer.json()
+        with tempfile.NamedTemporaryFile(prefix="upload-") as file:
+            file.write(data)
+            file.flush()
+            job["configuration"]["load"]["sourceUris"] = [f"file://{file.name}"]
+            answer = await self.client.post(url, json=job)
+        return answer.status_code, answer.json()
+
+    async def run_later(self, project: str, job: dict[str, Any], data: bytes | None) -> None:
+        """Run a held job once it is released."""
+        job_id = job["jobReference"]["jobId"]
+        await self.held[job_id][1].wait()
+        await self.run(project, job, data)
+        del self.held[job_id]
+
+    def running(self, job_id: str, kind: str) -> Any:
+        """What is said of a job that is not done."""
+        job = self.held[job_id][0]
+        if kind == "queries":
+            return 200, {"jobReference": job["jobReference"], "jobComplete": False}
+        return 200, {**job, "status": {"state": "RUNNING"}, "statistics": {}}
+
+    async def control(self, what: str, body: bytes) -> Any:
+        """Hold the jobs that match a pattern, say which are held, or release them."""
+        if what == "hold":
+            self.hold = re.compile(body.decode())
+        elif what == "release":
+            self.hold = None
+            for _, released in list(self.held.values()):
+                released.set()
+        return 200, sorted(self.held)
+
+    def begin_upload(self, project: str, job: dict[str, Any], url: str) -> Any:
+        """A new resumable upload."""
+        upload_id = uuid.uuid4().hex
+        self.uploads[upload_id] = (project, job, bytearray())
+        return 200, {}, [(b"location", f"{url}?uploadType=resumable&upload_id={upload_id}".encode())]
+
+    async def upload(self, upload_id: str, content_range: str, body: bytes) -> Any:
+        """Take a chunk; the last one begins the job."""
+        project, job, received = self.uploads[upload_id]
+        found = re.fullmatch(r"bytes (?:(\d+)-(\d+)|\*)/(\d+|\*)", content_range)
+        if found and found[1]:
+            del received[int(found[1]) :]
+        received += body
+        if found and (found[3] == "*" or len(received) < int(found[3])):
+            return 308, {}, [(b"range", f"bytes=0-{len(received) - 1}".encode())] if received else []
+        return await self.insert(project, job, bytes(received))
+
+
+async def content(receive: Any) -> bytes:
+    """The whole body of a request."""
+    body, more = b"", True
+    while more:
+        message = await receive()
+        body += message.get("body", b"")
+        more = message.get("more_body", False)
+    return body
+
+
+async def respond(send: Any, status: int, answer: Any, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+    """Send an answer as JSON."""
+    body = json.dumps(answer).encode()
+    head = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *(headers or [])]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body})
+
+
+def failure(status: int, reason: str, words: str) -> Any:
+    """An answer that says what is wrong."""
+    errors = [{"message": words, "domain": "global", "reason": reason}]
+    return status, {"error": {"code": status, "message": words, "errors": errors}}
+
+
+def parts(content_type: str, body: bytes) -> tuple[dict[str, Any], bytes]:
+    """The job and the file of an upload in one request."""
+    head = b"Content-Type: " + content_type.encode() + b"\r\n\r\n"
+    message = email.parser.BytesParser(policy=email.policy.HTTP).parsebytes(head + body)
+    boundary = b"--" + message.get_boundary().encode()
+    job = next(iter(message.iter_parts())).get_payload(decode=True)
+    return json.loads(job), body.split(boundary, 2)[2].split(b"\r\n\r\n", 1)[1].rpartition(b"\r\n" + boundary)[0]
+
+
+def main() -> None:
+    """Serve until a signal."""
+    rest, grpc = sys.argv[1:]
+    os.environ.update(
+        BQEMU_REST_PORT=rest, BQEMU_GRPC_PORT=grpc, BQEMU_LOG_LEVEL="warning", BQEMU_ENABLE_FORMAT_EXTENSIONS="false"
+    )
+    create_app = server.create_app
+    server.create_app = lambda context: Extended(create_app(context))
+    server.EmulatorServer(Settings()).run_forever()
+
+
+if __name__ == "__main__":
+    main()
