@@ -8,7 +8,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import assume, example, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from blocks.arrow_types import cast_array, cast_batch, plain_type, type_loss
@@ -56,7 +56,7 @@ def edges(kind: pa.DataType) -> list:
     return [2**bits - 1, -(2**bits) if signed else 0, 2 ** (bits - 1) + 1]
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(numeric, numeric)
 def test_no_loss_means_no_loss(source, target):
     """Where no loss is said, the edges of the one type come back from the other."""
@@ -66,7 +66,7 @@ def test_no_loss_means_no_loss(source, target):
     assert [Decimal(value) for value in there.to_pylist()] == [Decimal(value) for value in values.to_pylist()]
 
 
-@settings(deadline=None)
+@settings(deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
 @given(numeric, numeric)
 @example(pa.int8(), pa.decimal128(38, 37))
 def test_a_loss_is_real(source, target):
