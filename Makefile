@@ -7,22 +7,23 @@ DECLARED = pyproject.toml constraints.txt
 # Newer ones need a newer Node than the long-lived Linuxes have.
 AZURITE = azurite@3.35.0
 BIGQUERY = integration_tests/standins/bigquery-constraints.txt
+SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
 
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 
-.PHONY: run test azurite bigquery-standin test-minimal check bench campaign constraints clean
+.PHONY: run test azurite standins test-minimal check bench campaign constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
 
-test: .venv/all azurite bigquery-standin test-minimal  ## everything, against real servers on loopback
+test: .venv/all azurite standins test-minimal  ## everything, against real servers on loopback
 	$(BIN)/pytest -n 2 --dist loadfile
 
 azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm; else its tests are skipped
 
-bigquery-standin: .venv-bigquery/done  ## the stand-in for BigQuery, which needs other versions than we do
+standins: .venv-bigquery/done .venv-snowflake/done  ## stand-ins that need other versions than we do
 
 test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
 	.venv-minimal/bin/pytest -n 2 --without-server tests
@@ -51,7 +52,7 @@ constraints:  ## the newest versions that fit the bounds of pyproject.toml; run 
 	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-minimal .venv-bigquery build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
+	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
 
 # uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
 define install
@@ -76,13 +77,21 @@ endef
 	elif npm install --prefix $(@D) --no-audit --no-fund --loglevel error $(AZURITE); then touch $@; \
 	else echo "The tests of Azure are skipped: npm could not install $(AZURITE)."; rm -rf $(@D); fi
 
+define install_pins
+	@rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --upgrade pip uv
+	@$(1)/bin/uv pip install --quiet --python $(1)/bin/python --requirement $(2) \
+		|| $(1)/bin/python -m pip install --quiet --requirement $(2)
+endef
+
 # The server finds DuckDB's spatial extension in its home directory.
 .venv-bigquery/done: $(BIGQUERY)
-	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/python -m pip install --quiet --upgrade pip uv
-	@$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --requirement $(BIGQUERY) \
-		|| $(@D)/bin/python -m pip install --quiet --requirement $(BIGQUERY)
+	$(call install_pins,$(@D),$(BIGQUERY))
 	@mkdir $(@D)/home
 	@HOME=$(CURDIR)/$(@D)/home $(@D)/bin/python -c "from duckdb_extensions import import_extension as add; add('spatial')"
+	@touch $@
+
+.venv-snowflake/done: $(SNOWFLAKE)
+	$(call install_pins,$(@D),$(SNOWFLAKE))
 	@touch $@
 
 .venv/bench: .venv/all

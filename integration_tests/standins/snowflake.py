@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-import sys
 import tempfile
 import urllib.request
 import uuid
@@ -21,6 +20,9 @@ if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Self
 
+ROOT = Path(__file__).parents[2]
+PYTHON = ROOT / ".venv-snowflake/bin/python"
+"""An environment of its own: the versions that fakesnow needs are not those that dlt needs."""
 USER, PASSWORD = "LOADER", "l0ader"
 READER, READER_PASSWORD = "READER", "r3ader"
 OAUTH_TOKEN = "oauth-token"
@@ -44,9 +46,10 @@ class SnowflakeServer:
     def __enter__(self) -> Self:
         log = self._folder / "server.log"
         env = {"TMPDIR": str(self._folder), "STANDIN_VANISHED_S": str(self._vanished_s)}
-        command = [sys.executable, "-m", "integration_tests.standins.snowflake_app", self.port]
-        root = Path(__file__).parents[2]
-        self._process = spawn(command, log=log, env=env, cwd=root)
+        if not PYTHON.exists():
+            raise FileNotFoundError(f"There is no {PYTHON}; run 'make standins'.")
+        command = [PYTHON, "-m", "integration_tests.standins.snowflake_app", self.port]
+        self._process = spawn(command, log=log, env=env, cwd=ROOT)
         wait(listening(self.port), self._process, log=log)
         return self
 
