@@ -46,9 +46,9 @@ class Ledger:
         return LoadReport.model_validate_json(rows[0][0]) if rows else None
 
     def create(self, session: Session) -> None:
-        """Create the ledger and the quarantine where they do not exist."""
+        """Create the quarantine and the ledger where they do not exist; where there is a ledger, there are both."""
         loads = self._dialect.create_table(LEDGER, self._columns(ledger_schema()), key=["load_id"], unique=True)
-        for statement in (loads, self._dialect.create_table(QUARANTINE, self.quarantine_columns())):
+        for statement in (self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads):
             with contextlib.suppress(AlreadyExistsError):  # another loader was faster
                 session.execute(statement)
 
