@@ -50,7 +50,7 @@ from connectors import postgres
 from connectors.postgres import UNCONSTRAINED, Postgres, PostgresDialect, PostgresSession
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
     from typing import Self
 
     import pyarrow as pa
@@ -425,7 +425,11 @@ class RedshiftSession(PostgresSession, BulkSession):
         self._in_transaction = False
         self._connection = block.connect_psycopg(self._load_hash(self._load_id) if load_id else "")
         if load_id:
-            self._sweep(load_id)
+            try:
+                self._sweep(load_id)
+            except BaseException:
+                self.close()
+                raise
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """The result of a query, streamed row by row."""
@@ -464,7 +468,7 @@ class RedshiftSession(PostgresSession, BulkSession):
             return 0
         manifest = f"{folder}.manifest"
         self._parts.append(manifest)
-        bucket._upload(manifest, json.dumps({"entries": entries}).encode())  # noqa: SLF001 (as those who are one of us)
+        bucket._upload(manifest, json.dumps({"entries": entries}).encode())  # noqa: SLF001
         role = "default" if self._block.iam_role == "default" else _literal(self._block.iam_role)
         self.execute(
             f"COPY {self._block.dialect.name(table)} FROM {_literal(bucket.uri(manifest))} IAM_ROLE {role} "
@@ -521,13 +525,15 @@ class RedshiftSession(PostgresSession, BulkSession):
         ]
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
-        """Insert the ledger row, once the other loads of the schema have ended."""
+        """Insert the ledger row once other loads of the schema have ended; a try of this one that lasts is ended."""
         dialect, cancelled = self._block.dialect, require("psycopg.errors", extra="redshift").QueryCanceled
-        self.execute(f"SET statement_timeout TO {CLAIM_TIMEOUT_S * 1_000}")
+        self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
         with self._translated("lock the ledger"):
             try:
                 self._connection.execute(f"LOCK TABLE {dialect.table(QUARANTINE)}")
             except cancelled:
+                self.rollback()
+                self.end_other_tries(load_id)
                 raise TransientError(
                     f"Another load into {self._block.uri()} took longer than {CLAIM_TIMEOUT_S} s."
                 ) from None
@@ -563,29 +569,28 @@ class RedshiftSession(PostgresSession, BulkSession):
     def discard(self, table: str) -> None:
         """Remove the parts; only where a COMMIT was lost do they stay, and tell which session is to be ended."""
         if table == self.stage and self._parts and not self._commit_lost:
-            self._block.bucket()._delete(self._parts)  # noqa: SLF001
+            self._remove(self._parts)
 
     def end_other_tries(self, load_id: str) -> None:
         """End the sessions of other tries of this load, and remove their parts."""
-        tries = self._tries(load_id)
-        for _ in range(END_POLLS if tries else 0):
-            running = {name: pid for name, pid in self._running().items() if name in tries}
+        own = self._name if self._parts else None
+        tries = {name: keys for name, keys in self._tries(load_id).items() if name != own}
+        for _ in range(END_POLLS):
+            running = [pid for name, pid in self._running().items() if name in tries] if tries else []
             if not running:
                 break
-            for pid in running.values():
+            for pid in running:
                 self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
             time.sleep(END_POLL_S)
         else:
-            if tries:
-                raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
-        self._block.bucket()._delete(itertools.chain(*tries.values()))  # noqa: SLF001
+            raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
+        self._remove(itertools.chain(*tries.values()))
 
     def _sweep(self, load_id: str) -> None:
         """Remove what tries of this load left whose session has ended."""
         if tries := self._tries(load_id):
             running = self._running()
-            left = [keys for name, keys in tries.items() if name not in running]
-            self._block.bucket()._delete(itertools.chain(*left))  # noqa: SLF001
+            self._remove(itertools.chain(*(keys for name, keys in tries.items() if name not in running)))
 
     def _tries(self, load_id: str) -> dict[str, list[str]]:
         """The keys of the parts of a load, by the name of the session that wrote them."""
@@ -595,6 +600,9 @@ class RedshiftSession(PostgresSession, BulkSession):
             for info in page:
                 tries.setdefault(info.key.split("/")[-2], []).append(info.key)
         return tries
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        self._block.bucket()._delete(keys)  # noqa: SLF001
 
     def _running(self) -> dict[str, int]:
         """The process of each session of this user by its name."""
@@ -621,7 +629,8 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def _hang_up(self) -> None:
         """End the connection from this side, so that whoever waits for an answer waits no longer."""
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
+        gone = (OSError, require("psycopg", extra="redshift").Error)
+        with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
             open_socket.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager

@@ -48,7 +48,9 @@ class RedshiftCursor(psycopg.Cursor[Any]):
 
     s3: ClassVar[Any]
     statements: ClassVar[list[str]]
+    manifests: ClassVar[list[Any]]
     copied: ClassVar[dict[Any, int]]
+    counts_too_few: ClassVar[int] = 0
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
         """Run a statement."""
@@ -56,7 +58,7 @@ class RedshiftCursor(psycopg.Cursor[Any]):
         if match := COPY.fullmatch(query):
             return self._copy_parquet(**match.groupdict())
         if query == "SELECT pg_last_copy_count()":
-            query = f"SELECT {self.copied.get(self.connection, 0)}"
+            query = f"SELECT {self.copied.get(self.connection, 0) - self.counts_too_few}"
         return super().execute(in_postgres(query), params, **options)
 
     def stream(self, query: Any, params: Any = None, **options: Any) -> Iterator[Any]:
@@ -69,6 +71,7 @@ class RedshiftCursor(psycopg.Cursor[Any]):
         del role
         self.copied[self.connection] = 0
         manifest = json.loads(self.s3.get_object(Bucket=bucket, Key=key)["Body"].read())
+        self.manifests.append(manifest)
         rows = 0
         with self.copy(f"COPY {table} FROM STDIN (FORMAT csv)") as copy:
             for entry in manifest["entries"]:
@@ -122,6 +125,6 @@ def stand_in(s3: Any, monkeypatch: pytest.MonkeyPatch) -> type[RedshiftCursor]:
     """A new kind of cursor, which keeps the statements that it sees, for `RedshiftOnPostgres._cursor`."""
     for oid, name in OIDS.items():
         monkeypatch.setitem(redshift.OIDS, oid, name)
-    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "copied": {}})
+    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "manifests": [], "copied": {}})
     monkeypatch.setattr(RedshiftOnPostgres, "_cursor", kind, raising=False)
     return kind
