@@ -72,6 +72,7 @@ ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
     "jobInternalError": TransientError,
     "jobRateLimitExceeded": ThrottledError,
     "proxyAuthenticationRequired": AccessDeniedError,
+    "resourceInUse": TransientError,
     "resourcesExceeded": TerminalError,
     "schemaUpdateFailed": TransientError,
     "sessionNotFound": TransientError,

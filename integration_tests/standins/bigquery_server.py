@@ -20,14 +20,18 @@ import uuid
 from contextvars import ContextVar
 from typing import Any
 
-import bqemulator.api.routes.jobs as routes
-import bqemulator.jobs.executor as executor
-import bqemulator.server as server
-import bqemulator.storage.engine as storage
 import httpx
 import pyarrow as pa
+from bqemulator import server
+from bqemulator.api.routes import jobs as routes
+from bqemulator.api.routes import tables
+from bqemulator.catalog import ddl_sync
+from bqemulator.catalog.models import TableFieldSchema, TableSchema
 from bqemulator.config import Settings
 from bqemulator.domain.errors import InvalidQueryError
+from bqemulator.grpc_api import read_servicer
+from bqemulator.jobs import executor
+from bqemulator.storage.sql_identifiers import quoted_table_ref
 from bqemulator.versioning.snapshots import SnapshotManager
 
 JOBS = re.compile(r"(?P<upload>/upload|/resumable/upload)?/bigquery/v2/projects/(?P<project>[^/]+)/jobs")
@@ -70,26 +74,26 @@ class Script:
     async def step(self, sql: str) -> pa.Table:
         """What one statement gives."""
         nothing = pa.table({})
-        if found := re.fullmatch(r"DECLARE\s+([\w\s,]+?)\s+INT64(?:\s+DEFAULT\s+(.+))?", sql, re.I | re.S):
+        if found := re.fullmatch(r"DECLARE\s+([\w\s,]+?)\s+INT64(?:\s+DEFAULT\s+(.+))?", sql, re.IGNORECASE | re.DOTALL):
             for name in found[1].split(","):
                 self.variables[name.strip()] = await self.value(found[2]) if found[2] else None
             return nothing
-        if found := re.fullmatch(r"SET\s+(\w+)\s*=\s*(.+)", sql, re.I | re.S):
+        if found := re.fullmatch(r"SET\s+(\w+)\s*=\s*(.+)", sql, re.IGNORECASE | re.DOTALL):
             self.variables[found[1]] = await self.value(found[2])
             return nothing
-        if found := re.fullmatch(r"ASSERT\s+(.+?)\s+AS\s+('[^']*')", sql, re.I | re.S):
+        if found := re.fullmatch(r"ASSERT\s+(.+?)\s+AS\s+('[^']*')", sql, re.IGNORECASE | re.DOTALL):
             if not await self.value(found[1]):
                 raise InvalidQueryError(f"Query error: Assertion failed: {found[2][1:-1]}")
             return nothing
-        if found := re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK)(\s+TRANSACTION)?", sql, re.I):
+        if found := re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK)(\s+TRANSACTION)?", sql, re.IGNORECASE):
             self.ctx.engine.execute(found[1])
             self.open = found[1].upper() == "BEGIN"
             return nothing
         result = await self.sql(sql)
-        if re.match(r"INSERT|UPDATE|DELETE|MERGE", sql, re.I):
+        if re.match(r"INSERT|UPDATE|DELETE|MERGE", sql, re.IGNORECASE):
             self.variables["@@row_count"] = result.column(0)[0].as_py()
             return nothing
-        return result if re.match(r"SELECT|WITH", sql, re.I) else nothing
+        return result if re.match(r"SELECT|WITH", sql, re.IGNORECASE) else nothing
 
     async def value(self, expression: str) -> Any:
         """The value of an expression."""
@@ -107,15 +111,30 @@ class Script:
 
 
 default_dataset: ContextVar[Any] = ContextVar("default_dataset", default=None)
-single = executor._run_single_sql
+single_original = executor._run_single_sql
+
+
+async def single(project: str, sql: str, parameters: Any, ctx: Any, *, caller: Any) -> pa.Table:
+    """The rows of a statement; it may ask which tables its default dataset has."""
+
+    def names(_: re.Match[str]) -> str:
+        found = ctx.catalog.list_tables(project, default_dataset.get()["datasetId"])
+        rows = [f"SELECT '{table.table_id}' AS table_name" for table in found]
+        return "(" + " UNION ALL ".join(rows or ["SELECT '' AS table_name"]) + ")"
+
+    sql = re.sub(r"(?:`?[\w-]+`?\.)*`?information_schema`?\.`?tables`?", names, sql, flags=re.IGNORECASE)
+    return await single_original(project, sql, parameters, ctx, caller=caller)
+
+
+executor._run_single_sql = single
 qualified = routes._apply_default_dataset
 
 
 def apply_default_dataset(sql: str, config: dict[str, Any], *, request_project_id: str) -> str:
     """The statement with the dataset of its tables; those of a script get it one by one."""
+    default_dataset.set(config.get("defaultDataset"))
     if len(statements(sql)) == 1:
         return qualified(sql, config, request_project_id=request_project_id)
-    default_dataset.set(config.get("defaultDataset"))
     return sql
 
 
@@ -142,7 +161,7 @@ async def run_query_body(
         is_scripted=False,
         effective_caller=effective_caller,
     )
-    if found := re.match(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?((?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))*)", bq_sql, re.I):
+    if found := re.match(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?((?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))*)", bq_sql, re.IGNORECASE):
         describe_again(found[1].replace("`", "").split("."), project_id, ctx)
     return result
 
@@ -153,12 +172,86 @@ executor._run_query_body = run_query_body
 
 def describe_again(parts: list[str], project: str, ctx: Any) -> None:
     """Take over the columns that an ALTER TABLE left."""
-    from bqemulator.catalog.ddl_sync import _introspect_schema
-
     project, dataset, table = [project, *parts][-3:]
     meta = ctx.catalog.get_table(project, dataset, table)
-    schema = _introspect_schema(project, dataset, table, ctx)
-    ctx.catalog.update_table(meta.model_copy(update={"schema_": schema}))
+    ctx.catalog.update_table(meta.model_copy(update={"schema_": introspect(project, dataset, table, ctx)}))
+
+
+TYPES = {
+    "bigint": "INTEGER",
+    "blob": "BYTES",
+    "boolean": "BOOLEAN",
+    "date": "DATE",
+    "double": "FLOAT",
+    "float": "FLOAT",
+    "hugeint": "INTEGER",
+    "integer": "INTEGER",
+    "json": "JSON",
+    "smallint": "INTEGER",
+    "time": "TIME",
+    "timestamp": "DATETIME",
+    "timestamp with time zone": "TIMESTAMP",
+    "tinyint": "INTEGER",
+    "varchar": "STRING",
+}
+
+
+def introspect(project: str, dataset: str, table: str, ctx: Any) -> TableSchema:
+    """The columns of a table with all that is known of their types."""
+    reference = quoted_table_ref(project, dataset, table)
+    rows = ctx.engine.execute(f"SELECT name, \"notnull\" FROM pragma_table_info('{reference}')").fetchall()
+    required = dict(rows)
+    relation = ctx.engine.connection.sql(f"SELECT * FROM {reference} LIMIT 0")
+    fields = [
+        described(name, kind, "REQUIRED" if required.get(name) else "NULLABLE")
+        for name, kind in zip(relation.columns, relation.types, strict=True)
+    ]
+    return TableSchema(fields=tuple(fields))
+
+
+def described(name: str, kind: Any, mode: str = "NULLABLE") -> TableFieldSchema:
+    """A column as BigQuery describes it."""
+    if str(kind) == "JSON":
+        return TableFieldSchema(name=name, type="JSON", mode=mode)
+    if kind.id == "list":
+        return described(name, dict(kind.children)["child"], "REPEATED")
+    if kind.id == "struct":
+        fields = tuple(described(inner, inner_kind) for inner, inner_kind in kind.children)
+        return TableFieldSchema(name=name, type="RECORD", mode=mode, fields=fields)
+    if kind.id == "decimal":
+        size = dict(kind.children)
+        precision, scale = size["precision"], size["scale"]
+        numeric = "NUMERIC" if scale <= 9 and precision - scale <= 29 else "BIGNUMERIC"
+        return TableFieldSchema(name=name, type=numeric, mode=mode, precision=precision, scale=scale)
+    return TableFieldSchema(name=name, type=TYPES[str(kind).lower()], mode=mode)
+
+
+def field_to_rest(field: TableFieldSchema) -> dict[str, Any]:
+    """A column in an answer, with its precision and scale."""
+    found = {"name": field.name, "type": field.type, "mode": field.mode}
+    if field.fields:
+        found["fields"] = [field_to_rest(inner) for inner in field.fields]
+    if field.precision is not None:
+        found |= {"precision": str(field.precision), "scale": str(field.scale)}
+    return found
+
+
+ddl_sync._introspect_schema = introspect
+tables._field_to_rest = field_to_rest
+
+
+def resolve_read_target(read_session: Any, context: Any) -> Any:
+    """What a read session reads: a table, or the result of a query."""
+    _, project, _, dataset, _, table = read_session.table.split("/")
+    if dataset != executor._ANONYMOUS_RESULTS_DATASET:
+        return resolve_original(read_session, context)
+    app_context[0].engine.connection.register(table, executor.JOB_RESULTS[table.removeprefix("anon")])
+    return project, dataset, table, f'"{table}"', list(read_session.read_options.selected_fields) or None
+
+
+app_context: list[Any] = []
+resolve_original = read_servicer._resolve_read_target
+read_servicer._resolve_read_target = resolve_read_target
 
 
 def load_parquet(path: str, target: str, ctx: Any) -> None:
@@ -237,14 +330,12 @@ class Extended:
         """The answer of the emulator."""
         url = f"/bigquery/v2/projects/{project}/jobs"
         if data is None:
-            answer = await self.client.post(url, json=job)
-            return answer.status_code, answer.json()
+            return reworded(await self.client.post(url, json=job))
         with tempfile.NamedTemporaryFile(prefix="upload-") as file:
             file.write(data)
             file.flush()
             job["configuration"]["load"]["sourceUris"] = [f"file://{file.name}"]
-            answer = await self.client.post(url, json=job)
-        return answer.status_code, answer.json()
+            return reworded(await self.client.post(url, json=job))
 
     async def run_later(self, project: str, job: dict[str, Any], data: bytes | None) -> None:
         """Run a held job once it is released."""
@@ -306,6 +397,20 @@ async def respond(send: Any, status: int, answer: Any, headers: list[tuple[bytes
     await send({"type": "http.response.body", "body": body})
 
 
+REWORDED = (
+    (r'Referenced column \\"(\w+)\\" not found', r"Unrecognized name: \1 at [1:1]"),
+    (r"Column with name (\w+) already exists", r"Column already exists: \1"),
+)
+
+
+def reworded(answer: httpx.Response) -> Any:
+    """The answer, with some errors in the words of BigQuery."""
+    text = answer.text
+    for pattern, words in REWORDED:
+        text = re.sub(pattern, words, text)
+    return answer.status_code, json.loads(text)
+
+
 def failure(status: int, reason: str, words: str) -> Any:
     """An answer that says what is wrong."""
     errors = [{"message": words, "domain": "global", "reason": reason}]
@@ -328,7 +433,12 @@ def main() -> None:
         BQEMU_REST_PORT=rest, BQEMU_GRPC_PORT=grpc, BQEMU_LOG_LEVEL="warning", BQEMU_ENABLE_FORMAT_EXTENSIONS="false"
     )
     create_app = server.create_app
-    server.create_app = lambda context: Extended(create_app(context))
+
+    def extended(context: Any) -> Extended:
+        app_context.append(context)
+        return Extended(create_app(context))
+
+    server.create_app = extended
     server.EmulatorServer(Settings()).run_forever()
 
 
