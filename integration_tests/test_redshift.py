@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import multiprocessing
+import os
 import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -30,7 +31,7 @@ from blocks.errors import (
 from blocks.ledger import LEDGER
 from blocks.retry import RetryPolicy
 from connectors import redshift
-from connectors.redshift import _literal
+from connectors.redshift import Redshift, _literal
 from connectors.s3 import S3Bucket
 from integration_tests.standins.http_proxy import whole_response
 from integration_tests.standins.proxy import FaultProxy
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blocks.load import LoadReport, Mode
-    from connectors.redshift import Redshift
     from integration_tests.standins.aws import AwsServer
     from integration_tests.standins.http_proxy import Request, Response
     from integration_tests.standins.postgres import Address, PostgresServer
@@ -61,22 +61,47 @@ if TYPE_CHECKING:
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 ROLE = "arn:aws:iam::123456789012:role/redshift-reads-staging"
 
+REAL = json.loads(os.environ.get("ETL_TEST_REDSHIFT", "null"))
+"""The fields of a block for a real cluster or workgroup; see README.md."""
+ON_POSTGRES_ONLY = {
+    "test_a_primary_key_is_kept": "Redshift enforces no key",
+    "test_no_error_shows_a_row": "Redshift has no CHECK, and enforces no UNIQUE",
+    "test_tables_and_schemas_may_have_any_name": "the schemas would stay",
+    "test_errors_of_redshift_are_told_apart": "Redshift has no DO",
+    "test_loads_of_others_are_not_touched": "it needs no server",
+}
+
+
+@pytest.fixture(autouse=True)
+def _suits_the_server(request: pytest.FixtureRequest) -> None:
+    test = request.node.originalname
+    if REAL and test in ON_POSTGRES_ONLY:
+        pytest.skip(ON_POSTGRES_ONLY[test])
+
 
 @pytest.fixture(scope="module")
-def staging(s3_server: S3Server) -> S3Bucket:
+def staging(request: pytest.FixtureRequest) -> S3Bucket:
     """The staging bucket, one for all tests."""
+    folder = uuid.uuid4().hex
+    if REAL:
+        identity = AwsCredentials(**json.loads(os.environ.get("ETL_TEST_S3_CREDENTIALS", "{}")))
+        name = os.environ["ETL_TEST_S3_BUCKET"]
+        return S3Bucket(bucket_name=name, bucket_folder=f"etl-tests/{folder}", credentials=identity)
+    server: S3Server = request.getfixturevalue("s3_server")
     keys = AwsCredentials(
-        aws_access_key_id=s3_server.access_key,
-        aws_secret_access_key=s3_server.secret_key,
-        endpoint_url=s3_server.endpoint,
-        region_name=s3_server.region,
+        aws_access_key_id=server.access_key,
+        aws_secret_access_key=server.secret_key,
+        endpoint_url=server.endpoint,
+        region_name=server.region,
     )
-    return S3Bucket(bucket_name=s3_server.make_bucket(), bucket_folder=uuid.uuid4().hex, credentials=keys, retry=RETRY)
+    return S3Bucket(bucket_name=server.make_bucket(), bucket_folder=folder, credentials=keys, retry=RETRY)
 
 
 @pytest.fixture
 def sent(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> type[RedshiftCursor]:
     """The stand-in; its `statements` are those that were sent, in Redshift's words."""
+    if REAL:
+        pytest.skip("it looks at what the stand-in saw")
     return stand_in(s3_server.client(), monkeypatch)
 
 
@@ -87,9 +112,17 @@ def block(address: Address, staging: S3Bucket, **fields: Any) -> Redshift:
 
 
 @pytest.fixture
-def warehouse(pg_database: Address, staging: S3Bucket, sent: type[RedshiftCursor]) -> Iterator[Redshift]:  # noqa: ARG001 (installed)
-    with block(pg_database, staging) as opened:
+def warehouse(request: pytest.FixtureRequest, staging: S3Bucket) -> Iterator[Redshift]:
+    if not REAL:
+        request.getfixturevalue("sent")
+        with block(request.getfixturevalue("pg_database"), staging) as opened:
+            yield opened
+        return
+    login = {"aws_credentials": staging.credentials, "retry": RETRY, **REAL}
+    with Redshift(**login, staging=staging, schema=f"etl_test_{uuid.uuid4().hex}") as opened:
+        opened.execute(f"CREATE SCHEMA {opened.schema_}")
         yield opened
+        opened.execute(f"DROP SCHEMA {opened.schema_} CASCADE")
 
 
 @pytest.fixture
@@ -276,6 +309,7 @@ def test_errors_of_redshift_are_told_apart(
     assert warehouse.uri() in str(caught.value)
 
 
+@pytest.mark.usefixtures("sent")
 def test_a_lock_that_is_held_too_long_is_said(
     warehouse: Redshift, pg_database: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -343,7 +377,7 @@ def test_varbyte_is_read_as_bytes() -> None:
 
 
 @pytest.fixture
-def aws(aws_server: AwsServer) -> AwsCredentials:
+def aws(aws_server: AwsServer, sent: type[RedshiftCursor]) -> AwsCredentials:  # noqa: ARG001 (not on a real server)
     aws_server.reset()
     return AwsCredentials(
         aws_access_key_id="key", aws_secret_access_key="secret", endpoint_url=aws_server.url, region_name="us-east-1"
