@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 import pickle
+import re
 import threading
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -444,7 +445,7 @@ def test_new_columns_are_added(warehouse: Warehouse) -> None:
     report = warehouse.load(pa.table({"id": [2], "price": [Decimal("1.50")], "text": ["x"]}), "t")
     assert rows(warehouse, columns="id, price, text") == [(1, None, None), (2, Decimal("1.50"), "x")]
     assert len(report.ddl) == 2
-    assert "price" in report.ddl[0]
+    assert warehouse.dialect.name("price") in report.ddl[0]
 
 
 def test_new_columns_can_be_refused_or_left_out(warehouse: Warehouse) -> None:
@@ -574,9 +575,14 @@ def sample(kind: pa.DataType, *, height: int) -> pa.Array:
     return pa.array([*values, None, None, None][:height], plain).cast(kind)
 
 
+def name_of(source: pa.DataType, target: pa.DataType) -> str:
+    """A column's name that every engine takes."""
+    return re.sub(r"\W+", "_", f"{source} as {target}")
+
+
 def test_types_that_fit_are_loaded(warehouse: Warehouse) -> None:
     """A type whose every value the column holds is loaded, exactly."""
-    targets = {f"{source} as {target}": target for source, target in FITTING}
+    targets = {name_of(source, target): target for source, target in FITTING}
     make_table(warehouse, pa.schema(targets))
     samples = [sample(source, height=3) for source, _ in FITTING]
     data = pa.table(dict(zip(targets, samples, strict=True)))
@@ -591,7 +597,7 @@ def test_types_that_fit_are_loaded(warehouse: Warehouse) -> None:
 def test_types_that_lose_something_are_refused(warehouse: Warehouse) -> None:
     """Nothing is cast silently: the error names the column and the loss, whatever the values, and the plan says so."""
     losing = [case for case in LOSING if kept(warehouse, case[1])]
-    targets = {f"{source} as {target}": target for source, target, _ in losing}
+    targets = {name_of(source, target): target for source, target, _ in losing}
     make_table(warehouse, pa.schema(targets))
     samples = [sample(source, height=3) for source, *_ in losing]
     data = pa.table(dict(zip(targets, samples, strict=True)))
@@ -833,7 +839,7 @@ def test_any_value_comes_back_exactly(
 ) -> None:
     """What a new table takes of a type it gives back, to the last digit, and takes once more."""
     drawn = {name: data.draw(ARRAYS[name], label=name) for name in names if name not in unsupported_types}
-    height = max(map(len, drawn.values()))
+    height = max(map(len, drawn.values()), default=0)
     columns = {
         name: pa.concat_arrays([values, pa.nulls(height - len(values), values.type)]) for name, values in drawn.items()
     }
