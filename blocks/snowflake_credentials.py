@@ -178,7 +178,9 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
 
     _block_type_name = "ETL Snowflake Credentials"
     _block_type_slug = "etl-snowflake-credentials"
-    _documentation_url = HttpUrl("https://docs.snowflake.com/en/developer-guide/python-connector/python-connector-connect")
+    _documentation_url = HttpUrl(
+        "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector-connect"
+    )
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
@@ -218,7 +220,8 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
     )
     endpoint: str | None = Field(default=None, description="The address of Okta, for 'okta_endpoint'.")
     role: str | None = Field(
-        default=None, description="The role to work in; empty means the user's default. A Snowflake block's comes first."
+        default=None,
+        description="The role to work in; empty means the user's default. A Snowflake block's comes first.",
     )
     host: str | None = Field(
         default=None, description="The server's name, where it is not the account's: for private links and for tests."
@@ -271,7 +274,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             TransientError: The service does not answer.
         """
         connector = require("snowflake.connector", extra="snowflake")
-        timeouts = {"login_timeout": 60, "network_timeout": 300, "platform_detection_timeout_seconds": 0}
+        timeouts: dict[str, Any] = {"login_timeout": 60, "network_timeout": 300, "platform_detection_timeout_seconds": 0}
         arguments = timeouts | self._login() | {name: value for name, value in options.items() if value is not None}
         parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
         arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
@@ -289,7 +292,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         def plain(secret: SecretStr | None) -> str | None:
             return secret.get_secret_value() if secret else None
 
-        arguments = {
+        arguments: dict[str, Any] = {
             "account": self.account,
             "user": self.user,
             "password": plain(self.password),
@@ -345,15 +348,12 @@ def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorErr
         errno = f"{number - 290_000:06d}"
     names = [kind.__name__ for kind in type(error).__mro__]
     words = _words(error)
-    login = errno == "250001" and re.search(r"(\d{6})", words.partition("Incorrect")[0]) is None
-    if login and "Incorrect username or password" in words:
+    if errno == "250001" and "Incorrect username or password" in words:
         errno = "390100"
     found = (lookup(SNOWFLAKE_ERRORS, code) for code in (errno or None, state, *names))
     kind = next((kind for kind in found if kind), errors.TerminalError)
-    for code, said in WORDS_HOLD_VALUES.items():
-        if code == errno or (len(code) == 2 and (state or "").startswith(code) and not errno.startswith("09")):  # noqa: PLR2004
-            words = said
-            break
+    if not errno.startswith("09"):  # those only name what the session lacks
+        words = WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2]) or words
     label = ", ".join(part for part in (errno, f"SQLSTATE {state}" if state and state != "n/a" else "") if part)
     message = f"Could not {verb} {place}: {words.rstrip('.')}" + (f" ({label})." if label else ".")
     message = f"{message} {SNOWFLAKE_ADVICE.get(errno, '')}".rstrip()

@@ -50,6 +50,8 @@ UPLOADS = 4
 """Files of one load that are sent at the same time."""
 TAG_CHARACTERS = 2_000
 
+READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
+
 TOKEN = re.compile(
     r"""
     '(?:[^'\\]|\\.|'')*' | "(?:[^"]|"")*"     # strings and quoted names
@@ -83,7 +85,9 @@ class Snowflake(Warehouse):
     _logo_url: ClassVar[Any] = (
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
-    _documentation_url: ClassVar[Any] = "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector"
+    _documentation_url: ClassVar[Any] = (
+        "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector"
+    )
 
     credentials: SnowflakeCredentials = Field(description="Who logs in, and to which account.")
     database: str = Field(description="The database.")
@@ -100,7 +104,9 @@ class Snowflake(Warehouse):
     )
     login_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait for a login.")
     network_timeout_s: int = Field(
-        default=300, ge=1, description="Seconds in which the driver repeats a request that gets no answer, then gives up."
+        default=300,
+        ge=1,
+        description="Seconds in which the driver repeats a request that gets no answer, then gives up.",
     )
     socket_timeout_s: int = Field(
         default=90, ge=1, description="Seconds to wait for data of one answer; the service says something every 45."
@@ -306,12 +312,12 @@ class SnowflakeSession(BulkSession):
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """How many rows the statement changed."""
-        with self._translated("run a statement", sent=not self._in_transaction), self._run(sql, parameters) as cursor:
+        with self._translated("run a statement", sql=sql), self._run(sql, parameters) as cursor:
             return -1 if cursor.rowcount is None else int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """The rows of a query."""
-        with self._translated("run a query"), self._run(sql, parameters) as cursor:
+        with self._translated("run a query", sql=sql), self._run(sql, parameters) as cursor:
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
@@ -462,13 +468,14 @@ class SnowflakeSession(BulkSession):
         return error
 
     @contextlib.contextmanager
-    def _translated(self, action: str, *, sent: bool = False) -> Iterator[None]:
+    def _translated(self, action: str, *, sql: str = "") -> Iterator[None]:
         try:
             yield
         except self._error as error:
             place = self._block.uri() if action.endswith(" to") else f"in {self._block.uri()}"
             known = snowflake_error(action, place, error)
-            if sent and isinstance(known, TransientError) and _is_lost(error):
+            alone = sql and not READS.match(sql) and not self._in_transaction and self._load_id is None
+            if alone and isinstance(known, TransientError) and _is_lost(error):
                 known = AmbiguousError(f"{known} It may have run: look before you run it again.")
             raise known from None
 
@@ -526,7 +533,10 @@ def write_parts(
         if batch is None:
             return
         path, rows = folder / f"part-{number:06d}.parquet", 0
-        with path.open("wb") as file, pq.ParquetWriter(file, schema, compression="snappy", store_schema=False) as writer:
+        with (
+            path.open("wb") as file,
+            pq.ParquetWriter(file, schema, compression="snappy", store_schema=False) as writer,
+        ):
             while batch is not None and file.tell() < part_bytes:
                 writer.write_batch(pa.RecordBatch.from_arrays([_storage(column) for column in batch], schema=schema))
                 rows += batch.num_rows

@@ -11,11 +11,30 @@ from blocks.snowflake_credentials import SnowflakeCredentials
 from connectors.snowflake import Snowflake
 from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name
 from tests.contracts.warehouse import *  # noqa: F403
+from tests.contracts.warehouse import MODES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from integration_tests.standins.snowflake import SnowflakeServer
+
+DEVIATIONS = {
+    "test_a_primary_key_is_kept[append]": "Snowflake does not enforce primary keys",
+    **dict.fromkeys(
+        [f"test_no_error_shows_a_row[{mode}]" for mode in MODES],
+        "Snowflake has no CHECK and does not enforce UNIQUE; see test_no_error_shows_a_value",
+    ),
+    "test_a_bad_row_undoes_all": "DDL commits: the new column stays; see test_a_bad_row_undoes_all_rows",
+    "test_anything_with_an_arrow_stream_is_loaded": "id + 3 has 38 digits here, which is no int64",
+    "test_tables_and_schemas_may_have_any_name": "fakesnow sets its schema without quotes",
+}
+
+
+@pytest.fixture(autouse=True)
+def known_deviation(request: pytest.FixtureRequest) -> None:
+    if reason := DEVIATIONS.get(request.node.name):
+        request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
+
 
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 
@@ -28,7 +47,9 @@ def credentials(server: SnowflakeServer, **changes: Any) -> SnowflakeCredentials
 @pytest.fixture
 def warehouse(snowflake_server: SnowflakeServer) -> Iterator[Snowflake]:
     name = new_schema_name()
-    with Snowflake(credentials=credentials(snowflake_server), **fields(name), retry=RETRY, network_timeout_s=20) as block:
+    with Snowflake(
+        credentials=credentials(snowflake_server), **fields(name), retry=RETRY, network_timeout_s=20
+    ) as block:
         home = block.model_copy(update={"schema_": "public"})
         home.execute(f"CREATE SCHEMA {name}")
         yield block

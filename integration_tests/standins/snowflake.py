@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import re
 import shutil
 import tempfile
 import urllib.request
@@ -13,12 +15,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from integration_tests.standins.http_proxy import Fault, HttpFaultProxy, whole_response
 from integration_tests.standins.process import HOST, free_port, listening, spawn, stop, wait
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from subprocess import Popen
     from typing import Self
+
+    from integration_tests.standins.http_proxy import Request
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-snowflake/bin/python"
@@ -80,6 +85,49 @@ class SnowflakeServer:
         with contextlib.closing(urllib.request.urlopen(self.url + path, timeout=10)) as answer:  # noqa: S310 (loopback)
             found: list[Any] = json.load(answer)
             return found
+
+
+class SnowflakeProxy(HttpFaultProxy):
+    """A proxy that loses requests by their statement or their number, each time that the driver repeats them.
+
+    Attributes:
+        requests: What was asked so far, repetitions left out: the statement, or method and path.
+    """
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.requests: list[str] = []
+        self._plans: list[tuple[str, str, int | None]] = []
+        self._seen: dict[str, str | None] = {}
+
+    def lose(self, kind: str, statement: str = "", *, number: int | None = None) -> None:
+        """Lose the next request whose statement matches, or the one of this number.
+
+        `kind` is "drop answer" (the server does it), "refuse" (it never hears of it) or "stall" (it does it, and
+        nothing comes back and nothing closes).
+        """
+        self._plans.append((kind, statement, number))
+
+    def take_fault(self, request: Request) -> Fault | None:
+        """The fault that strikes at this request."""
+        key = request.query.get("requestId") or request.query.get("request_id") or f"{request.method} {request.path}"
+        text = f"{request.method} {request.path}"
+        if request.path == "/queries/v1/query-request":
+            body = request.read()
+            text = json.loads(gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body)["sqlText"]
+        if key not in self._seen:
+            self._seen[key] = self._kind_of(text)
+            self.requests.append(text)
+        kind = self._seen[key]
+        return Fault(kind, "", "", 0, 0, whole_response(503) if kind == "refuse" else None) if kind else None  # type: ignore[arg-type]
+
+    def _kind_of(self, text: str) -> str | None:
+        for plan in self._plans:
+            kind, statement, number = plan
+            if len(self.requests) == number if number is not None else re.search(statement, text, re.I):
+                self._plans.remove(plan)
+                return kind
+        return None
 
 
 def new_schema_name() -> str:

@@ -9,6 +9,7 @@ stages that go with their session; NUMBER(38,0) beyond 64 bits; keys that are de
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
 import gzip
 import itertools
@@ -54,6 +55,7 @@ ANSWERS_KEPT = 500
 CONFLICT = 610
 UNSUPPORTED = 2
 DDL = re.compile(r"(create\s+(?!(or\s+replace\s+)?temp)|alter\s+(table|view|schema)|drop|truncate|grant|revoke)", re.I)
+SHAPING = re.compile(r"create|alter|drop", re.I)
 LOCKING = re.compile(r'(?:merge\s+into|update|delete\s+from)\s+((?:"(?:[^"]|"")*"|[\w$.])+)', re.I)
 TRANSACTION = re.compile(r"(begin|start\s+transaction)(\s+(work|transaction))?(\s+name\s+(?P<name>\S+))?$", re.I)
 
@@ -111,6 +113,7 @@ class Service:
         self.masters: dict[str, str] = {}
         self.expired: set[str] = set()
         self.locks: dict[str, Session] = {}
+        self.shaping = asyncio.Lock()
         self.answers: OrderedDict[str, asyncio.Future[Response]] = OrderedDict()
         self.log: list[tuple[str, str]] = []
         self.numbers = itertools.count(int(time.time() * 1000))
@@ -138,7 +141,10 @@ class Service:
         session = Session(next(self.numbers), user, token, conn, role, warehouse, parameters)
         self.sessions[token] = session
         answer["data"].update(
-            masterToken=f"master-{token}", validityInSeconds=3600, masterValidityInSeconds=14400, sessionId=session.number
+            masterToken=f"master-{token}",
+            validityInSeconds=3600,
+            masterValidityInSeconds=14400,
+            sessionId=session.number,
         )
         answer["data"]["sessionInfo"].update(roleName=role, warehouseName=warehouse)
         return JSONResponse(answer)
@@ -213,7 +219,8 @@ class Service:
             return await self._forward(request, session, status())
         if found := re.match(r"create\s+temporary\s+stage\s+(\S+)", sql, re.I):
             session.stages.append(found[1])
-            return await self._forward(request, session, re.sub(r"\btemporary\s+", "", sql, count=1, flags=re.I), payload)
+            async with self.shaping:
+                return await self._forward(request, session, re.sub(r"(?i)\btemporary\s+", "", sql, count=1), payload)
         for pattern, rewrite in self._own.items():
             if found := re.match(pattern, sql, re.I | re.S):
                 rewritten = await rewrite(session, found)
@@ -233,7 +240,8 @@ class Service:
             if session.transaction and not session.transaction.begun:
                 await run_in_threadpool(session.conn._duck_conn.execute, "BEGIN TRANSACTION")
                 session.transaction.begun = True
-            return await self._forward(request, session, sql, payload)
+            async with self.shaping if SHAPING.match(sql) else contextlib.nullcontext():
+                return await self._forward(request, session, sql, payload)
         finally:
             if table and session.transaction is None:
                 self.locks.pop(table, None)
@@ -255,9 +263,9 @@ class Service:
             answer = await fake.query_request(Request({**request.scope, "headers": headers}, receive))
             if answer.status_code != HTTPStatus.OK:
                 raise Refused(UNSUPPORTED, "0A000", "The stand-in cannot run this statement.")
-            met = f'"code":"{CONFLICT:06d}"'.encode() in bytes(answer.body)
-            if not met or session.transaction or time.monotonic() > deadline:
-                return answer
+            said = json.loads(bytes(answer.body))
+            if said.get("code") != f"{CONFLICT:06d}" or session.transaction or time.monotonic() > deadline:
+                return answer if said["success"] else JSONResponse(said | {"message": reworded(said)})
             await asyncio.sleep(0.02)
 
     async def end_transaction(self, session: Session, how: str) -> None:
@@ -359,6 +367,18 @@ def table_of(names: list[str], rows: list[tuple[Any, ...]]) -> str:
     return f"SELECT * FROM (VALUES {', '.join(f'({line})' for line in lines)}) AS t ({', '.join(quoted)})"
 
 
+def reworded(said: dict[str, Any]) -> str:
+    """The message of an error as the service words it."""
+    text = str(said["message"])
+    if said["code"] == "001003":
+        return "SQL compilation error:\nsyntax error line 1 at position 0 unexpected word."
+    if said["code"] == "002003" and (found := re.search(r"(?:with name|View|Table) \"?([^\" ]+)\"? does not exist", text)):
+        return f"SQL compilation error:\nObject '{found[1]}' does not exist or not authorized."
+    if said["code"] == "000904" and (found := re.search(r'column "(.+?)" not found', text)):
+        return f"SQL compilation error: error line 1 at position 7\ninvalid identifier '{found[1]}'"
+    return text
+
+
 def full_name(session: Session, name: str) -> str:
     """Schema and table of a name, as the lock's name."""
     parts = [part.strip('"') if part.startswith('"') else part.upper() for part in re.findall(r'"[^"]*"|[^."]+', name)]
@@ -374,13 +394,22 @@ def keep_numbers(expression: exp.Expression) -> exp.Expression:
     bare = isinstance(expression, exp.DataType) and expression.this == exp.DataType.Type.DECIMAL
     if isinstance(expression, exp.DataType) and (expression.this in kinds or (bare and not expression.expressions)):
         return exp.DataType.build("DECIMAL(38, 0)")
+    if isinstance(expression, exp.DataType) and expression.this in (
+        exp.DataType.Type.BINARY,
+        exp.DataType.Type.VARBINARY,
+    ):
+        return exp.DataType.build("VARBINARY")
     return expression
 
 
 def without_keys(expression: exp.Expression) -> exp.Expression:
     """A table without the keys that the service does not enforce."""
     if isinstance(expression, exp.Schema):
-        kept = [part for part in expression.expressions if not isinstance(part, (exp.PrimaryKey, exp.UniqueColumnConstraint))]
+        kept = [
+            part
+            for part in expression.expressions
+            if not isinstance(part, (exp.PrimaryKey, exp.UniqueColumnConstraint))
+        ]
         expression.set("expressions", kept)
     if isinstance(expression, exp.ColumnDef):
         unenforced = (exp.PrimaryKeyColumnConstraint, exp.UniqueColumnConstraint)
@@ -393,6 +422,7 @@ def patch() -> None:
     """Bend fakesnow where it is wrong."""
     transforms.integer_precision = lambda e: without_keys(keep_numbers(e))
     transforms.merge = lambda e: [e]
+    transforms.extract_text_length = lambda e: e  # it stumbles over names with quotes
     fakesnow.arrow.timestamp_to_sf_struct = timestamps
     original = fakesnow.cursor.FakeSnowflakeCursor._execute
 
@@ -407,7 +437,9 @@ def patch() -> None:
             if error.errno == 2043:
                 raise ProgrammingError(msg=error.msg, errno=904, sqlstate="42000") from None
             raise
-        except duckdb.ConstraintException:
+        except duckdb.ConstraintException as error:
+            if "NOT NULL" not in str(error):
+                raise ProgrammingError(msg=str(error), errno=CONFLICT, sqlstate="57014") from None
             words = "NULL result in a non-nullable column"
             raise ProgrammingError(msg=words, errno=100072, sqlstate="22000") from None
         except duckdb.TransactionException as error:
@@ -423,7 +455,7 @@ def patch() -> None:
     def with_scales(results: list[Any]) -> list[Any]:
         columns = described(results)
         for column in columns:
-            if column["type"].startswith("time"):
+            if column["type"].startswith("timestamp"):
                 column["scale"] = 6
         return columns
 
@@ -450,8 +482,8 @@ def merged(duck_conn: Any, merge: exp.Merge, params: Any) -> exp.Expression:
     actions = duck_conn.execute(f"{merge.sql(dialect='duckdb')} RETURNING merge_action", params).to_arrow_table()
     counts = Counter(actions.column(0).to_pylist())
     kinds = {bool(when.args.get("matched")) for when in merge.args["whens"].expressions}
-    columns = [f"{counts['INSERT']} AS \"number of rows inserted\""] if False in kinds else []
-    columns += [f"{counts['UPDATE']} AS \"number of rows updated\""] if True in kinds else []
+    columns = [f'{counts["INSERT"]} AS "number of rows inserted"'] if False in kinds else []
+    columns += [f'{counts["UPDATE"]} AS "number of rows updated"'] if True in kinds else []
     return parse_one(f"SELECT {', '.join(columns)}", read="duckdb")
 
 
@@ -461,7 +493,11 @@ def timestamps(column: pa.ChunkedArray) -> pa.Array:
     if not ticks.type.tz:
         return ticks.cast(pa.int64())
     seconds, rest = np.divmod(ticks.cast(pa.int64()).fill_null(0).to_numpy(), 1_000_000)
-    parts = {"epoch": seconds, "fraction": (rest * 1_000).astype("int32"), "timezone": np.full(len(ticks), 1440, "int32")}
+    parts = {
+        "epoch": seconds,
+        "fraction": (rest * 1_000).astype("int32"),
+        "timezone": np.full(len(ticks), 1440, "int32"),
+    }
     arrays = {name: pa.array(part) for name, part in parts.items()}
     fields = [pa.field(name, array.type, nullable=False) for name, array in arrays.items()]
     return pa.StructArray.from_arrays(list(arrays.values()), fields=fields, mask=ticks.is_null())
@@ -469,7 +505,9 @@ def timestamps(column: pa.ChunkedArray) -> pa.Array:
 
 def describe_table(table: Any, duck_conn: Any, database: str | None, schema: str | None) -> list[tuple[str, str]]:
     """Names and types of a table's columns, the session's temporary tables first."""
-    quoted = ".".join('"' + part.replace('"', '""') + '"' for part in (table.catalog or database, table.db or schema, table.name))
+    quoted = ".".join(
+        '"' + part.replace('"', '""') + '"' for part in (table.catalog or database, table.db or schema, table.name)
+    )
     name = '"' + table.name.replace('"', '""') + '"'
     for place in (f"temp.main.{name}", quoted):
         try:
