@@ -134,8 +134,12 @@ PARTS_OF_A_SIZE = 16
 LARGEST_PART_BYTES = 2**30
 ROW_GROUP_BYTES = 2**23
 UPLOADS = 2
+QUICK_RETRY_S = 10.0
+"""How long one request is sent again before the operation's own policy decides."""
 STAGE_HOURS = 24
 """How long the tables of a load that was killed stay."""
+ROWS_OF_A_FEW = 10_000
+"""So many rows come with less ado as JSON."""
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
 MOST_CLUSTERED = 4
 """So many columns at most sort a table's blocks."""
@@ -368,8 +372,8 @@ class BigQueryDialect(Dialect):
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
         """The statement that deletes the rows of every partition that the staged rows touch.
 
-        A load job that overwrites `table$20260430` would do less work, but it commits by itself: the rows would be there
-        without their row in the ledger if the loader died between the two, and several partitions not at one moment.
+        A load job that overwrites `table$20260430` would do less work, but it commits by itself: the rows would be
+        there without their row in the ledger if the loader died in between, and several partitions not at one moment.
         """
         return super().delete_partitions(table, columns, partition_by, stage)
 
@@ -451,7 +455,7 @@ def sql_type(field: Any) -> str:
         field.field_type, field.field_type
     )
     if kind == "STRUCT":
-        kind += f"<{', '.join(f'{inner.name} {sql_type(inner)}' for inner in field.fields)}>"
+        kind += f"<{', '.join(f'`{inner.name}` {sql_type(inner)}' for inner in field.fields)}>"
     elif field.precision:
         kind += f"({field.precision},{field.scale or 0})"
     elif field.max_length:
@@ -487,11 +491,14 @@ class BigQuerySession(ScriptedSession):
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """The rows of a query."""
-        return [tuple(row.values()) for row in self._rows(sql, parameters, size)]
+        rows = self._result(self._query(sql, parameters), size)
+        with self._translated(f"read rows from {self._block.uri()}"):
+            return [tuple(row.values()) for row in rows]
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """The result of a query."""
-        return self._arrow(self._rows(sql, parameters))
+        job = self._query(sql, parameters)
+        return self._arrow(self._result(job), job.destination)
 
     def stream_table(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """A table's rows, without a query; a view is one, and is asked."""
@@ -505,7 +512,8 @@ class BigQuerySession(ScriptedSession):
             raise NotFoundError(f"{self._block.uri(table)} has no column {unknown[0]!r}.")
         selected = [fields[name.lower()] for name in columns] if columns else None
         with self._translated(f"read {self._block.uri(table)}"):
-            return self._arrow(self._client.list_rows(found, selected_fields=selected, **self._patience))
+            rows = self._client.list_rows(found, selected_fields=selected, **self._patience)
+        return self._arrow(rows, found.reference, [field.name for field in selected or ()])
 
     def begin(self) -> None:
         """Start to collect statements."""
@@ -656,8 +664,8 @@ class BigQuerySession(ScriptedSession):
     def _transaction(self, script: Script) -> tuple[str, list[Any]]:
         """The script and its parameters.
 
-        The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset conflict,
-        as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
+        The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset
+        conflict, as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
         """
         ledger = self._dialect.table(LEDGER)
         counts = {step.counts_as: f"etl_{step.counts_as}" for step in script.steps if step.counts_as}
@@ -758,8 +766,7 @@ class BigQuerySession(ScriptedSession):
             raise (AmbiguousError(str(error)) if ambiguous else error) from None
         return self._checked(job)
 
-    def _rows(self, sql: str, parameters: Mapping[str, Any] | None, size: int | None = None) -> Any:
-        job = self._query(sql, parameters)
+    def _result(self, job: Any, size: int | None = None) -> Any:
         with self._translated(f"read the result of job {job.job_id} in {self._block.uri()}"):
             return job.result(max_results=size, job_retry=None, **self._patience)
 
@@ -823,18 +830,47 @@ class BigQuerySession(ScriptedSession):
             raise job_error(job, self._block.uri())
         return job
 
-    def _arrow(self, rows: Any) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-        """The rows' exact schema, and a stream of them."""
+    def _arrow(self, rows: Any, table: Any, names: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The rows' exact schema, and a stream of them; the many are read through the Storage API, from their table."""
         schema = pa.schema([pa.field(field.name, arrow_type(field)) for field in rows.schema])
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._translated(f"read rows from {self._block.uri()}"):
-                for batch in rows.to_arrow_iterable(bqstorage_client=self._block.storage_client(), max_queue_size=1):
+                many = rows.total_rows is None or rows.total_rows > ROWS_OF_A_FEW
+                stored = self._stored(table, names) if many else None
+                for batch in rows.to_arrow_iterable() if stored is None else stored:
                     # By position: the Storage API has names of its own for columns with unusual ones.
                     arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         return schema, batches()
+
+    def _stored(self, table: Any, names: Sequence[str] | None) -> Iterator[pa.RecordBatch] | None:
+        """The rows of a table in their order, None where the Storage API is not to be used."""
+        client = self._block.storage_client()
+        if client is None or table is None:
+            return None
+        types = require("google.cloud.bigquery_storage", extra="bigquery").types
+        wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
+        wanted.read_options.selected_fields = list(names or ())
+        timeout = self._block.request_timeout_s
+        try:
+            with self._translated(f"read rows from {self._block.uri(table.table_id)}"):
+                session = client.create_read_session(
+                    parent=f"projects/{self._client.project}", read_session=wanted, max_stream_count=1, timeout=timeout
+                )
+        except (AccessDeniedError, UnsupportedError) as error:
+            self._block.logger.warning("The Storage Read API is not used, and reading is slower: %s", error)
+            return None
+
+        def read() -> Iterator[pa.RecordBatch]:
+            schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
+            for stream in session.streams:
+                for answer in client.read_rows(stream.name, timeout=timeout):
+                    data = pa.py_buffer(answer.arrow_record_batch.serialized_record_batch)
+                    yield pa.ipc.read_record_batch(data, schema)
+
+        return read()
 
     @contextlib.contextmanager
     def _translated(self, action: str) -> Iterator[None]:
@@ -844,10 +880,6 @@ class BigQuerySession(ScriptedSession):
             raise
         except Exception as error:  # noqa: BLE001 (several libraries' trees; what none of them knows is TerminalError)
             raise translate(error, action) from None
-
-
-QUICK_RETRY_S = 10.0
-"""How long one request is sent again before the operation's own policy decides."""
 
 
 def parquet_files(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Iterator[tuple[int, Any, int]]:

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
+import multiprocessing
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from google.cloud.bigquery import retry
 
+from blocks.errors import AmbiguousError, NotFoundError, QualityError, SchemaError, TransientError
 from blocks.gcp_credentials import GcpCredentials
+from blocks.ledger import LEDGER, QUARANTINE
 from blocks.retry import RetryPolicy
-from connectors.bigquery import BigQuery, check_name
+from blocks.scan import Scan
+from connectors import bigquery
+from connectors.bigquery import BigQuery, BigQuerySession
 from integration_tests.standins.bigquery import PROJECT
+from integration_tests.standins.http_proxy import HttpFaultProxy
 from tests.contracts import warehouse as promises
 from tests.contracts.warehouse import *  # noqa: F403
+from tests.contracts.warehouse import count, opened, refused, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from integration_tests.standins.bigquery import BigQueryServer
 
@@ -61,3 +76,362 @@ def unsupported_types(request: pytest.FixtureRequest) -> set[str]:
     refused = {"timestamp ns", "timestamp ns zoned", "time ns", "list of list", "map", "duration", "large decimal"}
     # Their values hold nulls in the place of lists, which BigQuery would keep as empty ones: see the tests of arrays.
     return refused | NULL_LISTS if request.node.name.startswith("test_any_value") else refused
+
+
+def tables_of(warehouse: BigQuery) -> set[str]:
+    return {table.table_id for table in warehouse.get_client().list_tables(warehouse.dataset)}
+
+
+# Names, parameters, types
+
+
+@pytest.mark.parametrize("name", REFUSED_NAMES)
+def test_a_column_of_another_name_is_refused(warehouse: BigQuery, name: str) -> None:
+    """BigQuery's names have a set of signs; the plan already says which column has others."""
+    for call in (warehouse.plan, warehouse.load):
+        with pytest.raises(SchemaError, match="takes no column of the name"):
+            call(pa.table({name: [1]}), "t")
+    assert "t" not in tables_of(warehouse)
+
+
+def test_tables_may_have_any_name(warehouse: BigQuery, bigquery_server: BigQueryServer) -> None:
+    """`dataset.table` is taken as written, and tables of one name in two datasets are two tables."""
+    other = bigquery_server.new_dataset()
+    for name in ("select", "t1", "MixedCase", "_"):  # the stand-in takes no others
+        warehouse.load(table_of([1, 2]), f"{other}.{name}", mode="upsert", key=["id"])
+        warehouse.load(table_of([1]), name)
+        assert (count(warehouse, name), count(warehouse, f"{other}.{name}")) == (1, 2)
+        assert warehouse.table_schema(f"{PROJECT}.{other}.{name}").names == ["id", "day", "text"]
+
+
+@pytest.mark.parametrize(
+    ("query", "parameters", "expected"),
+    [
+        ("SELECT ':a', \":a\", 'it\\'s :a', CAST(:a AS INT64)", {"a": 1}, (":a", ":a", "it's :a", 1)),
+        ("SELECT CAST(:a AS INT64) AS `x:a` -- :a", {"a": 1}, (1,)),
+        ("SELECT :a + 1", {"a": Decimal("1.5")}, (Decimal("2.5"),)),
+        ("SELECT :a", {"a": dt.datetime(2026, 4, 30, 1, 2, 3, 4, tzinfo=dt.UTC)}, None),
+        ("SELECT :a", {"a": dt.datetime(2026, 4, 30, 1, 2, 3, 4)}, None),  # noqa: DTZ001
+        ("SELECT CAST(2 AS INT64) IN UNNEST(:a)", {"a": [1, 2]}, (True,)),
+    ],
+)
+def test_parameters_are_bound_in_bigquerys_sql(
+    warehouse: BigQuery, query: str, parameters: dict[str, Any], expected: Any
+) -> None:
+    """Strings may be in any quotes and escaped with a backslash; each value has its own type."""
+    assert warehouse.fetch_one(query, parameters) == (expected or tuple(parameters.values()))
+
+
+ARRAYS_WITHOUT_NULLS = {
+    "ints": pa.array([[1, -(2**63)], [], [0]], pa.list_(pa.int64())),
+    "texts": pa.array([["", "ü'\""], ["NULL"], []], pa.list_(pa.string())),
+    "decimals": pa.array([[Decimal("1.5000")], [], [Decimal("-2.0001")]], pa.list_(pa.decimal128(20, 4))),
+    "days": pa.array([[dt.date.min], [dt.date.max], []], pa.list_(pa.date32())),
+    "structs": pa.array([[{"a": 1, "b": None}], [], [{"a": None, "b": "x"}] * 2], None),
+}
+
+
+@pytest.mark.parametrize("storage", [True, False], ids=["storage API", "REST"])
+def test_arrays_come_back(bigquery_server: BigQueryServer, storage: bool) -> None:
+    """Arrays without nulls come back exactly, through either API."""
+    url = bigquery_server.storage_url if storage else None
+    with block(bigquery_server, storage_endpoint_url=url) as warehouse:
+        data = pa.table(ARRAYS_WITHOUT_NULLS)
+        for times in (1, 2):
+            warehouse.load(data, "t")
+            assert warehouse.read_table("t").to_pylist() == data.to_pylist() * times
+        assert warehouse.read_table("t").schema == warehouse.table_schema("t").remove_metadata() == data.schema
+
+
+def test_null_arrays_are_refused(warehouse: BigQuery) -> None:
+    """A null that BigQuery would turn into an empty array is an error that names the column, and nothing is loaded."""
+    for values in ([[1], None], [[1, None], []]):
+        with pytest.raises(SchemaError, match=r"'xs'.* keeps no NULL instead of an array"):
+            warehouse.load(pa.table({"xs": pa.array(values, pa.list_(pa.int64()))}), "t")
+    assert tables_of(warehouse) <= {LEDGER, QUARANTINE}
+
+
+# Reading
+
+
+def test_a_large_result_comes_through_the_storage_api(bigquery_server: BigQueryServer) -> None:
+    """Tables and results of queries; with REST they are the same to the last row."""
+    data = pa.table({"id": range(30_000), "größe x": [Decimal(n) / 100 for n in range(30_000)]})
+    with HttpFaultProxy(bigquery_server.url) as proxy:
+        rest = block(bigquery_server, url=proxy.url)
+        storage = block(
+            bigquery_server, url=proxy.url, dataset=rest.dataset, storage_endpoint_url=bigquery_server.storage_url
+        )
+        rest.load(data, "t")
+        for read in (
+            lambda warehouse: warehouse.read_table("t"),
+            lambda warehouse: warehouse.scan("SELECT * FROM t WHERE id >= 0").to_arrow(),
+            lambda warehouse: warehouse.read_table("t", ["id"]),
+        ):
+            answers = {}
+            for name, warehouse in (("rest", rest), ("storage", storage)):
+                proxy.log.clear()
+                table = read(warehouse)
+                pages = sum("/data?" in path or "pageToken" in path for _, path, _ in proxy.log)
+                answers[name] = (table.sort_by(table.column_names[0]), pages)
+            assert answers["rest"][0].equals(answers["storage"][0])
+            assert answers["rest"][1] > 2 > answers["storage"][1]
+        storage.close()
+
+
+def test_a_view_is_read_as_the_query_that_it_is(warehouse: BigQuery) -> None:
+    """A table is read without a query; a view cannot be."""
+    warehouse.load(table_of([1, 2]), "t")
+    warehouse.execute("CREATE VIEW v AS SELECT id FROM t")
+    assert warehouse.read_table("v").to_pydict() == warehouse.read_table("v", ["id"]).to_pydict() == {"id": [1, 2]}
+    with pytest.raises(NotFoundError, match="no column 'nope'"):
+        warehouse.read_table("t", ["nope"])
+
+
+# Loading
+
+
+@pytest.mark.parametrize("kind", [pa.date32(), pa.timestamp("us", "UTC"), pa.timestamp("us")], ids=str)
+def test_a_new_table_is_partitioned_by_day(warehouse: BigQuery, kind: pa.DataType) -> None:
+    """The first date or time of partition_by makes the partitions, and replacing them leaves the others alone."""
+    days = [dt.datetime(2026, 4, day, tzinfo=dt.UTC) for day in (28, 29, 30)]
+
+    def data(shop: int, *which: int) -> pa.Table:
+        moments = pa.array([days[n] for n in which], pa.timestamp("us", "UTC")).cast(pa.timestamp("us")).cast(kind)
+        return pa.table({"at": moments, "shop": [shop] * len(which)})
+
+    for shop, which in ((1, (0, 1, 1)), (2, (1, 2))):
+        report = warehouse.load(data(shop, *which), "t", mode="replace_partition", partition_by=["at"])
+    assert (report.inserted, report.deleted) == (2, 2)
+    assert sorted(warehouse.fetch_all("SELECT shop FROM t")) == [(1,), (2,), (2,)]
+    if not pa.types.is_date(kind):
+        return  # the stand-in knows no TIMESTAMP_TRUNC there; the statement is in the unit tests
+    partitioning = warehouse.get_client().get_table(f"{warehouse.dataset}.t").time_partitioning
+    assert (partitioning.type_, partitioning.field) == ("DAY", "at")
+
+
+def test_several_files_are_loaded_while_the_next_is_made(warehouse: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A load of several Parquet files has as many load jobs, and all of its rows."""
+    monkeypatch.setattr("connectors.bigquery.PART_BYTES", 50_000)
+    size = 200_000
+    data = pa.table({"id": pa.array(range(size), pa.int64())})
+    scan = Scan(data.schema, lambda _: iter(data.to_batches(max_chunksize=20_000)), source="a source")
+    assert warehouse.load(scan, "t").rows == size
+    assert warehouse.fetch_one("SELECT count(*), count(DISTINCT id) FROM t") == (size, size)
+    kinds = [job.job_type for job in warehouse.get_client().list_jobs(max_results=30)]
+    assert kinds.count("load") >= 4
+
+
+def test_nothing_is_left_of_a_load(warehouse: BigQuery) -> None:
+    """Neither of one that worked nor of one that failed."""
+    warehouse.load(refused(1, table_of([1, 2])), "t", max_rejected=1)
+    with pytest.raises(QualityError):
+        warehouse.load(refused(3, table_of([1])), "t", max_rejected=0.1)
+    assert tables_of(warehouse) == {"t", LEDGER, QUARANTINE}
+
+
+def test_a_query_is_checked_and_limited(warehouse: BigQuery) -> None:
+    """Each job carries the limit of bytes, the block's labels and the load's."""
+    limited = warehouse.model_copy(update={"maximum_bytes_billed": 10**9, "labels": {"team": "x"}})
+    limited.load(table_of([1]), "t", load_id="Monday")
+    jobs = [job for job in limited.get_client().list_jobs(max_results=20) if job.labels.get("team") == "x"]
+    assert jobs
+    assert all(job.labels == {"team": "x", "etl_load": "monday"} for job in jobs)
+    assert {job.maximum_bytes_billed for job in jobs if job.job_type == "query"} == {10**9}
+
+
+# Faults
+
+ARGUMENTS: dict[str, dict[str, Any]] = {"append": {}, "upsert": {"key": ["id"]}}
+
+
+@pytest.fixture
+def proxy(bigquery_server: BigQueryServer) -> Iterator[HttpFaultProxy]:
+    with HttpFaultProxy(bigquery_server.url) as running:
+        yield running
+
+
+@pytest.fixture
+def behind(warehouse: BigQuery, bigquery_server: BigQueryServer, proxy: HttpFaultProxy) -> Iterator[BigQuery]:
+    """The dataset as a loader sees it, through the proxy."""
+    with block(bigquery_server, url=proxy.url, dataset=warehouse.dataset) as made:
+        yield made
+
+
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Google's client sends a request again at once."""
+    quick = retry.DEFAULT_RETRY.with_delay(initial=0.01, maximum=0.02)
+    monkeypatch.setattr(retry, "DEFAULT_RETRY", quick)
+
+
+def assert_loaded_once(warehouse: BigQuery, size: int, *, loads: int = 1) -> None:
+    found = warehouse.fetch_one("SELECT count(*), count(DISTINCT id), COALESCE(sum(id), 0) FROM t")
+    assert found == (size, size, size * (size - 1) // 2)
+    assert count(warehouse, LEDGER) == loads
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("fault", ["drop_answer", "refuse"])
+@pytest.mark.parametrize("mode", ARGUMENTS)
+def test_every_request_may_be_lost(
+    bigquery_server: BigQueryServer, proxy: HttpFaultProxy, mode: Any, fault: str
+) -> None:
+    """Whichever request of a load is cut off, before or after the server did it, the rows are there once."""
+
+    def load() -> tuple[BigQuery, Any]:
+        made = block(bigquery_server, url=proxy.url)
+        proxy.log.clear()
+        return made, made.load(table_of(list(range(50))), "t", mode=mode, load_id="x", **ARGUMENTS[mode])
+
+    load()
+    requests = [f"{method} {path.partition('?')[0].rpartition('/v2/')[2]}" for method, path, _ in proxy.log]
+    print(f"{mode}: {len(requests)} requests", *requests, sep="\n  ")  # noqa: T201 (for the notes)
+    for number, request in enumerate(requests):
+        getattr(proxy, fault)(".*", ".", skip=number, **({"status": 503} if fault == "refuse" else {}))
+        proxy.faults_fired.clear()
+        made, report = load()
+        assert len(proxy.faults_fired) == 1, request
+        assert report.rows == 50, request
+        direct = block(bigquery_server, dataset=made.dataset)
+        assert_loaded_once(direct, 50)
+        assert tables_of(direct) == {"t", LEDGER, QUARANTINE}, request
+        made.close()
+
+
+def test_the_transactions_answer_is_lost_for_long(
+    behind: BigQuery, warehouse: BigQuery, proxy: HttpFaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nobody answers any more, the error says so and holds the load_id; the same call again finds the load."""
+    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    warehouse.load(table_of([]), "t", load_id="first")
+    impatient = behind.model_copy(update={"retry": RetryPolicy(attempts=2, first_delay_s=0.01)})
+
+    def fail() -> None:
+        proxy.drop_answer("POST", "/jobs", skip=1, times=100)  # the upload of the rows is the first
+        proxy.refuse("GET", "/jobs/", status=503, times=1_000)
+
+    with pytest.raises(AmbiguousError, match="load_id='monday'"):
+        impatient.load(opened(table_of([0, 1]), fail), "t", load_id="monday")
+    assert warehouse.load(table_of([0, 1]), "t", load_id="monday").already_loaded
+    assert_loaded_once(warehouse, 2, loads=2)
+
+
+def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> None:
+    """A job that was seen to fail for a moment is followed by one of the next generation, on the same stage."""
+    warehouse.load(table_of([]), "t", load_id="first")
+    session = BigQuerySession(warehouse, "monday")
+    job_id = session._job_id("monday", 0)
+    warehouse.get_client().query("SELECT * FROM nowhere", job_id=job_id, job_retry=None).exception()
+    report = warehouse.load(table_of([0, 1]), "t", load_id="monday")
+    assert (report.rows, report.already_loaded) == (2, False)
+    assert not warehouse.get_client().get_job(session._job_id("monday", 1)).error_result
+    assert_loaded_once(warehouse, 2, loads=2)
+
+
+def test_a_running_try_is_waited_for(warehouse: BigQuery, bigquery_server: BigQueryServer) -> None:
+    """While the job of another try runs this one waits for it, and reports what it loaded."""
+    warehouse.load(table_of([]), "t", load_id="first")
+    bigquery_server.hold("BEGIN TRANSACTION")
+    with ThreadPoolExecutor() as pool:
+        tries = [pool.submit(warehouse.load, table_of([0, 1]), "t", load_id="monday") for _ in range(2)]
+        eventually(bigquery_server.held)
+        assert not any(each.done() for each in tries)
+        bigquery_server.release()
+        reports = [each.result(timeout=30) for each in tries]
+    assert sorted(report.already_loaded for report in reports) == [False, True]
+    assert_loaded_once(warehouse, 2, loads=2)
+
+
+def eventually(condition: Callable[[], object], timeout_s: float = 20) -> None:
+    """Returns once the condition holds."""
+    deadline, pause = time.monotonic() + timeout_s, threading.Event()
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        pause.wait(0.02)
+
+
+SIZE = 20_000
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["connectors.bigquery"])
+
+
+def load_in_a_process(warehouse: BigQuery, mode: Any, amid: Any) -> None:
+    def stay() -> None:
+        if amid is not None:
+            amid.set()
+            threading.Event().wait()
+
+    data = opened(table_of(list(range(SIZE))), stay)
+    warehouse.load(data, "t", mode=mode, load_id="monday", **ARGUMENTS[mode])
+
+
+@contextlib.contextmanager
+def loader(warehouse: BigQuery, mode: Any, amid: Any = None) -> Iterator[Any]:
+    """Another process that loads; it stays amid the rows where it is given an event to set."""
+    process = processes.Process(target=load_in_a_process, args=(warehouse, mode, amid))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+        process.close()
+
+
+@pytest.mark.parametrize("mode", ARGUMENTS)
+def test_a_loader_is_killed_amid_the_rows(warehouse: BigQuery, mode: Any) -> None:
+    """After kill -9 the same load starts at once and loads each row once."""
+    warehouse.load(table_of([]), "t", load_id="first")
+    reached = processes.Event()
+    with loader(warehouse, mode, reached):
+        assert reached.wait(60)
+    report = warehouse.load(table_of(list(range(SIZE))), "t", mode=mode, load_id="monday", **ARGUMENTS[mode])
+    assert (report.rows, report.already_loaded) == (SIZE, False)
+    assert_loaded_once(warehouse, SIZE, loads=2)
+
+
+@pytest.mark.parametrize("moment", ["_etl_stage_.*CREATE_NEVER|CREATE_NEVER.*_etl_stage_", "BEGIN TRANSACTION"])
+@pytest.mark.parametrize("mode", ARGUMENTS)
+def test_a_loader_is_killed_while_its_job_runs(
+    warehouse: BigQuery, bigquery_server: BigQueryServer, mode: Any, moment: str
+) -> None:
+    """The server goes on without it: a transaction that it finishes is found, whatever else it does is nobody's."""
+    warehouse.load(table_of([]), "t", load_id="first")
+    bigquery_server.hold(moment)
+    with loader(warehouse, mode):
+        eventually(bigquery_server.held, 60)
+    data, arguments = table_of(list(range(SIZE))), ARGUMENTS[mode]
+    with ThreadPoolExecutor() as pool:
+        again = pool.submit(warehouse.load, data, "t", mode=mode, load_id="monday", **arguments)
+        bigquery_server.release()
+        report = again.result(timeout=60)
+    assert report.already_loaded == (moment == "BEGIN TRANSACTION")
+    assert_loaded_once(warehouse, SIZE, loads=2)
+
+
+@pytest.mark.usefixtures("hurried")
+def test_a_statement_that_writes_runs_once(behind: BigQuery, warehouse: BigQuery, proxy: HttpFaultProxy) -> None:
+    """If the answer to an INSERT, or to a whole sequence, is lost its job is found under its id."""
+    warehouse.execute("CREATE TABLE t (id INT64)")
+    proxy.drop_answer("POST", "/jobs")
+    behind.execute("INSERT INTO t (id) VALUES (1)")
+    proxy.drop_answer("POST", "/jobs")
+    behind.execute_many("INSERT INTO t (id) VALUES (:id)", [{"id": 2}, {"id": 3}])
+    assert len(proxy.faults_fired) == 2
+    assert sorted(warehouse.fetch_all("SELECT id FROM t")) == [(1,), (2,), (3,)]
+
+
+def test_a_server_that_is_gone_is_no_success(warehouse: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A statement that may have run is ambiguous, a query is not; neither is taken for done."""
+    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    credentials = warehouse.gcp_credentials.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
+    gone = warehouse.model_copy(
+        update={"gcp_credentials": credentials, "location": "US", "retry": RetryPolicy(attempts=1)}
+    )
+    with pytest.raises(TransientError, match="bigquery://"):
+        gone.fetch_all("SELECT 1")
+    with pytest.raises(AmbiguousError, match="job etl_"):
+        gone.execute("INSERT INTO t (id) VALUES (1)")
+    with pytest.raises(TransientError):
+        gone.check()

@@ -74,7 +74,9 @@ class Script:
     async def step(self, sql: str) -> pa.Table:
         """What one statement gives."""
         nothing = pa.table({})
-        if found := re.fullmatch(r"DECLARE\s+([\w\s,]+?)\s+INT64(?:\s+DEFAULT\s+(.+))?", sql, re.IGNORECASE | re.DOTALL):
+        if found := re.fullmatch(
+            r"DECLARE\s+([\w\s,]+?)\s+INT64(?:\s+DEFAULT\s+(.+))?", sql, re.IGNORECASE | re.DOTALL
+        ):
             for name in found[1].split(","):
                 self.variables[name.strip()] = await self.value(found[2]) if found[2] else None
             return nothing
@@ -161,7 +163,9 @@ async def run_query_body(
         is_scripted=False,
         effective_caller=effective_caller,
     )
-    if found := re.match(r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?((?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))*)", bq_sql, re.IGNORECASE):
+    if found := re.match(
+        r"ALTER\s+TABLE\s+(?:IF\s+EXISTS\s+)?((?:`[^`]+`|\w+)(?:\.(?:`[^`]+`|\w+))*)", bq_sql, re.IGNORECASE
+    ):
         describe_again(found[1].replace("`", "").split("."), project_id, ctx)
     return result
 
@@ -240,6 +244,19 @@ ddl_sync._introspect_schema = introspect
 tables._field_to_rest = field_to_rest
 
 
+def table_to_rest(table: Any) -> dict[str, Any]:
+    """A table in an answer, with its number of rows as it is now."""
+    found = table_to_rest_original(table)
+    if table.table_type == "TABLE":
+        reference = quoted_table_ref(table.project_id, table.dataset_id, table.table_id)
+        found["numRows"] = str(app_context[0].engine.execute(f"SELECT count(*) FROM {reference}").fetchone()[0])
+    return found
+
+
+table_to_rest_original = tables._table_to_rest
+tables._table_to_rest = table_to_rest
+
+
 def resolve_read_target(read_session: Any, context: Any) -> Any:
     """What a read session reads: a table, or the result of a query."""
     _, project, _, dataset, _, table = read_session.table.split("/")
@@ -272,7 +289,7 @@ class Extended:
     def __init__(self, app: Any) -> None:
         self.app = app
         self.client = httpx.AsyncClient(
-            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url="http://emulator", timeout=None
+            transport=httpx.ASGITransport(app=app, raise_app_exceptions=False), base_url="http://emulator", timeout=600
         )
         self.taken: set[str] = set()
         self.uploads: dict[str, tuple[str, dict[str, Any], bytearray]] = {}
@@ -280,7 +297,7 @@ class Extended:
         self.held: dict[str, tuple[dict[str, Any], asyncio.Event]] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: D102 (ASGI)
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
