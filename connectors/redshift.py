@@ -219,7 +219,7 @@ class Redshift(Postgres):
         return "redshift" + super().uri(table).removeprefix("postgres")
 
     @property
-    def dialect(self) -> Dialect:
+    def dialect(self) -> RedshiftDialect:
         """The SQL of Redshift."""
         return RedshiftDialect()
 
@@ -403,11 +403,11 @@ class RedshiftDialect(PostgresDialect):
         """The statement that empties the table, and commits nothing."""
         return Dialect.truncate(self, table)
 
-    def matches(self, table: str, columns: Sequence[Column], key: Sequence[str]) -> str:
-        """The condition that a row of the table and a staged row have the same key; neither statement has an alias."""
+    def matches(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The condition that a row of the table and a staged row have the same key; MERGE and DELETE take no alias."""
         target = self.name(table.rpartition(".")[2])
         return " AND ".join(
-            f"{target}.{self.name(column.name)} = {self.staged(column, SOURCE)}"
+            f"{target}.{self.name(column.name)} = {self.staged(column, self.name(stage))}"
             for column in columns
             if column.name in key
         )
@@ -415,23 +415,21 @@ class RedshiftDialect(PostgresDialect):
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
         """The statement that deletes the rows of every partition that the staged rows touch."""
         return (
-            f"DELETE FROM {self.table(table)} USING {self.name(stage)} AS {SOURCE} "
-            f"WHERE {self.matches(table, columns, partition_by)}"
+            f"DELETE FROM {self.table(table)} USING {self.name(stage)} "
+            f"WHERE {self.matches(table, columns, partition_by, stage)}"
         )
 
     def merge(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
         """The statement that updates the rows whose key is staged, and inserts the others."""
+        source = self.name(stage)
         rest = [column for column in columns if column.name not in key] or columns
-        values = ", ".join(f"{self.name(column.name)} = {self.staged(column, SOURCE)}" for column in rest)
+        values = ", ".join(f"{self.name(column.name)} = {self.staged(column, source)}" for column in rest)
         return (
-            f"MERGE INTO {self.table(table)} USING {self.name(stage)} AS {SOURCE} "
-            f"ON {self.matches(table, columns, key)} WHEN MATCHED THEN UPDATE SET {values} WHEN NOT MATCHED THEN "
-            f"INSERT ({self.names(column.name for column in columns)}) "
-            f"VALUES ({', '.join(self.staged(column, SOURCE) for column in columns)})"
+            f"MERGE INTO {self.table(table)} USING {source} ON {self.matches(table, columns, key, stage)} "
+            f"WHEN MATCHED THEN UPDATE SET {values} "
+            f"WHEN NOT MATCHED THEN INSERT ({self.names(column.name for column in columns)}) "
+            f"VALUES ({', '.join(self.staged(column, source) for column in columns)})"
         )
-
-
-SOURCE = "_etl_source"
 
 
 class RedshiftSession(PostgresSession, BulkSession):
@@ -567,12 +565,12 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
-        assert isinstance(dialect, RedshiftDialect)  # noqa: S101 (for the type checker)
+        own = self._block.dialect
         target, stage = dialect.table(table), dialect.name(self.stage)
-        matches = dialect.matches(table, columns, key)
-        updated = self.fetch(f"SELECT count(*) FROM {target} JOIN {stage} AS {SOURCE} ON {matches}")[0][0]
+        matches = own.matches(table, columns, key, self.stage)
+        updated = self.fetch(f"SELECT count(*) FROM {target} JOIN {stage} ON {matches}")[0][0]
         before = self.fetch(f"SELECT count(*) FROM {target}")[0][0]
-        self.execute(dialect.merge(table, columns, key, self.stage))
+        self.execute(own.merge(table, columns, key, self.stage))
         return self.fetch(f"SELECT count(*) FROM {target}")[0][0] - before, updated
 
     def commit(self) -> None:

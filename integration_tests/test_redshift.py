@@ -6,6 +6,7 @@ README.md says what that cannot show, and how the same tests run on a real clust
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import json
 import multiprocessing
 import os
@@ -187,15 +188,15 @@ def test_a_load_is_one_transaction_under_a_lock(warehouse: Redshift, sent: type[
     assert applied[4].startswith('INSERT INTO "_etl_loads"')
     assert applied[-1].startswith('UPDATE "_etl_loads"')
     merge = (
-        'MERGE INTO "t" USING "_etl_stage" AS _etl_source ON "t"."id" = _etl_source."id" '
-        'WHEN MATCHED THEN UPDATE SET "day" = _etl_source."day", "text" = _etl_source."text" '
+        'MERGE INTO "t" USING "_etl_stage" ON "t"."id" = "_etl_stage"."id" '
+        'WHEN MATCHED THEN UPDATE SET "day" = "_etl_stage"."day", "text" = "_etl_stage"."text" '
         'WHEN NOT MATCHED THEN INSERT ("id", "day", "text") '
-        'VALUES (_etl_source."id", _etl_source."day", _etl_source."text")'
+        'VALUES ("_etl_stage"."id", "_etl_stage"."day", "_etl_stage"."text")'
     )
     count_rows = 'SELECT count(*) FROM "t"'
-    matching = f'{count_rows} JOIN "_etl_stage" AS _etl_source ON "t"."id" = _etl_source."id"'
+    matching = f'{count_rows} JOIN "_etl_stage" ON "t"."id" = "_etl_stage"."id"'
     insert = 'INSERT INTO "t" ("id", "day", "text") SELECT s."id", s."day", s."text" FROM "_etl_stage" AS s'
-    leaving = 'DELETE FROM "t" USING "_etl_stage" AS _etl_source WHERE "t"."day" = _etl_source."day"'
+    leaving = 'DELETE FROM "t" USING "_etl_stage" WHERE "t"."day" = "_etl_stage"."day"'
     assert (
         applied[5:-1]
         == {
@@ -236,6 +237,22 @@ def test_sessions_are_set_up(warehouse: Redshift, sent: type[RedshiftCursor], pg
         assert client.execute("SELECT 1").fetchall() == [(1,)]
     with pytest.raises(UnsupportedError, match=f"{pg_database.database} has no binary COPY"):
         there.connect_adbc()
+
+
+@pytest.mark.usefixtures("sent")
+def test_no_connection_is_left(warehouse: Redshift) -> None:
+    """Every call closes what it opened, also when it fails and when a scan is left half-way."""
+    warehouse.load(table_of(list(range(100))), "t")
+    next(iter(warehouse.scan("SELECT * FROM generate_series(1, 1000000)").batches()))
+    next(iter(warehouse.scan("SELECT * FROM generate_series(1, :n)", {"n": 1_000_000}).batches()))
+    with pytest.raises(NotFoundError):
+        warehouse.read_table("nowhere")
+    gone = S3Bucket(bucket_name="no-such-bucket", credentials=warehouse.bucket().credentials, retry=RETRY)  # type: ignore[attr-defined]
+    with pytest.raises(NotFoundError):
+        warehouse.model_copy(update={"staging": gone}).load(table_of([1]), "t", load_id="x")
+    gc.collect()
+    others = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    assert any(not warehouse.fetch_all(f"{others} AND backend_type = 'client backend'") for _ in range(200))
 
 
 # Parts in the bucket

@@ -177,13 +177,13 @@ def test_merge_casts_what_is_staged_as_text() -> None:
     kinds = {"id": pa.int64(), "at": pa.time64("us"), "doc": pa.json_()}
     columns = [dialect.column(name, kind) for name, kind in kinds.items()]
     assert dialect.merge("shop.s", columns, ["id"], "_etl_stage") == (
-        'MERGE INTO "shop"."s" USING "_etl_stage" AS _etl_source ON "s"."id" = _etl_source."id" '
-        'WHEN MATCHED THEN UPDATE SET "at" = CAST(_etl_source."at" AS time), "doc" = JSON_PARSE(_etl_source."doc") '
+        'MERGE INTO "shop"."s" USING "_etl_stage" ON "s"."id" = "_etl_stage"."id" '
+        'WHEN MATCHED THEN UPDATE SET "at" = CAST("_etl_stage"."at" AS time), "doc" = JSON_PARSE("_etl_stage"."doc") '
         'WHEN NOT MATCHED THEN INSERT ("id", "at", "doc") '
-        'VALUES (_etl_source."id", CAST(_etl_source."at" AS time), JSON_PARSE(_etl_source."doc"))'
+        'VALUES ("_etl_stage"."id", CAST("_etl_stage"."at" AS time), JSON_PARSE("_etl_stage"."doc"))'
     )
     assert dialect.delete_partitions("shop.s", columns, ["at"], "_etl_stage") == (
-        'DELETE FROM "shop"."s" USING "_etl_stage" AS _etl_source WHERE "s"."at" = CAST(_etl_source."at" AS time)'
+        'DELETE FROM "shop"."s" USING "_etl_stage" WHERE "s"."at" = CAST("_etl_stage"."at" AS time)'
     )
     assert dialect.truncate("shop.s") == 'DELETE FROM "shop"."s"'
     assert "PRIMARY KEY" not in dialect.create_table("t", columns, key=["id"])
