@@ -55,33 +55,6 @@ REASONS = [
     *("rateLimitExceeded", "resourceInUse", "resourcesExceeded", "responseTooLarge", "stopped", "tableUnavailable"),
     "timeout",
 ]
-    "accessDenied",
-    "attributeError",
-    "backendError",
-    "badRequest",
-    "billingNotEnabled",
-    "billingTierLimitExceeded",
-    "blocked",
-    "bytesBilledLimitExceeded",
-    "duplicate",
-    "internalError",
-    "invalid",
-    "invalidQuery",
-    "invalidUser",
-    "jobBackendError",
-    "jobInternalError",
-    "jobRateLimitExceeded",
-    "notFound",
-    "notImplemented",
-    "quotaExceeded",
-    "rateLimitExceeded",
-    "resourceInUse",
-    "resourcesExceeded",
-    "responseTooLarge",
-    "stopped",
-    "tableUnavailable",
-    "timeout",
-]
 VALUES = [
     "Bad int64 value: c4n4ry",
     'Could not cast literal "c4n4ry" to type INT64 at [1:13]',
@@ -256,7 +229,8 @@ def test_the_transaction_of_a_load_is_one_script() -> None:
             f"ASSERT etl_inserted + etl_updated = @etl_rows AS '{UNEQUAL}';",
             (
                 "INSERT INTO `_etl_loads` (load_id, flow_run_id, started_at, report) VALUES (@load_id, NULL, "
-                "@started_at, REPLACE(REPLACE(@report, '\"updated\":-1', CONCAT('\"updated\":', CAST(etl_updated AS STRING))), "
+                "@started_at, "
+                "REPLACE(REPLACE(@report, '\"updated\":-1', CONCAT('\"updated\":', CAST(etl_updated AS STRING))), "
                 "'\"inserted\":-1', CONCAT('\"inserted\":', CAST(etl_inserted AS STRING))));"
             ),
             "COMMIT TRANSACTION",
