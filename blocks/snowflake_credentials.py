@@ -274,19 +274,19 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             TransientError: The service does not answer.
         """
         connector = require("snowflake.connector", extra="snowflake")
-        timeouts: dict[str, Any] = {"login_timeout": 60, "network_timeout": 300, "platform_detection_timeout_seconds": 0}
-        arguments = timeouts | self._login() | {name: value for name, value in options.items() if value is not None}
+        login = self._login()
+        timeouts: dict[str, Any] = {
+            "login_timeout": 60,
+            "network_timeout": 300,
+            "platform_detection_timeout_seconds": 0,
+        }
+        arguments = timeouts | login | {name: value for name, value in options.items() if value is not None}
         parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
         arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
         try:
             return connector.connect(**arguments)
         except connector.Error as error:
             raise snowflake_error("connect to", self.place, error) from None
-        except (ValueError, TypeError, OSError) as error:  # a key that is none, a file that is not there
-            raise AuthError(
-                f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the "
-                "passphrase its own?"
-            ) from None
 
     def _login(self) -> dict[str, Any]:
         def plain(secret: SecretStr | None) -> str | None:
@@ -313,14 +313,21 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
     def _private_key(self) -> bytes:
         """The private key as the driver takes it: DER, not encrypted."""
         serialization = require("cryptography.hazmat.primitives.serialization", extra="snowflake")
-        if self.private_key:
-            # Forms and secret stores turn the line ends of a PEM into blanks, or into \n in letters.
-            head, body, foot = _pem_parts(self.private_key.get_secret_value().replace("\\n", "\n"))
-            pem = f"{head}\n{body}\n{foot}\n".encode()
-        else:
-            pem = Path(str(self.private_key_path)).expanduser().read_bytes()
         secret = self.private_key_passphrase
-        key = serialization.load_pem_private_key(pem, password=secret.get_secret_value().encode() if secret else None)
+        password = secret.get_secret_value().encode() if secret else None
+        try:
+            if self.private_key:
+                # Forms and secret stores turn the line ends of a PEM into blanks, or into \n in letters.
+                head, body, foot = _pem_parts(self.private_key.get_secret_value().replace("\\n", "\n"))
+                pem = f"{head}\n{body}\n{foot}\n".encode()
+            else:
+                pem = Path(str(self.private_key_path)).expanduser().read_bytes()
+            key = serialization.load_pem_private_key(pem, password=password)
+        except (ValueError, TypeError, OSError) as error:
+            raise AuthError(
+                f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the passphrase "
+                "its own?"
+            ) from None
         der: bytes = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

@@ -34,6 +34,7 @@ from blocks.warehouse import Warehouse
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
+    from typing import Self
 
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -100,7 +101,7 @@ class Snowflake(Warehouse):
     role: str | None = Field(default=None, description="The role to work in; before the role of the credentials.")
     session_parameters: dict[str, Any] = Field(
         default_factory=dict,
-        description="Parameters of each session, such as STATEMENT_TIMEOUT_IN_SECONDS; before those that this block sets.",
+        description="Parameters of each session, such as STATEMENT_TIMEOUT_IN_SECONDS; before this block's own.",
     )
     login_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait for a login.")
     network_timeout_s: int = Field(
@@ -142,7 +143,7 @@ class Snowflake(Warehouse):
             )[0][0]
         if not known:
             raise errors.NotFoundError(
-                f"There is no schema {self.schema_} in {self.uri()} that role {role} may use. Create it, or grant USAGE."
+                f"There is no schema {self.schema_} in {self.uri()} that role {role} may use. Create it or grant USAGE."
             )
         return f"{self.uri()} answers; {user} works in role {role}, schema {self.schema_} and warehouse {warehouse}."
 
@@ -356,7 +357,7 @@ class SnowflakeSession(BulkSession):
         if loaded != uploads.sent:
             wrong = sorted(name for name in uploads.sent if loaded.get(name) != uploads.sent[name])
             raise errors.TerminalError(
-                f"{self._block.uri(table)}: of {len(uploads.sent)} files {len(wrong)} were not loaded as they were sent: "
+                f"{self._block.uri(table)}: of {len(uploads.sent)} files {len(wrong)} were not loaded as sent: "
                 + ", ".join(f"{name} has {uploads.sent[name]} rows, {loaded.get(name, 0)} loaded" for name in wrong[:3])
             )
         return sum(loaded.values())
@@ -495,7 +496,7 @@ class Uploads:
         self._room = threading.Semaphore(UPLOADS)
         self._running: list[Future[None]] = []
 
-    def __enter__(self) -> Uploads:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -631,7 +632,7 @@ def _exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
             columns.append(cast_array(column, field.type))
         except pa.ArrowException:  # its words hold the value
             raise errors.SchemaError(
-                f"Column {field.name!r} holds a value that is no {field.type} (more digits, or nanoseconds). Cast it in "
-                "the query, to NUMBER(38,0), TIMESTAMP_NTZ(6) or text for example."
+                f"Column {field.name!r} holds a value that is no {field.type} (more digits, or nanoseconds). Cast it "
+                "in the query, to NUMBER(38,0), TIMESTAMP_NTZ(6) or text for example."
             ) from None
     return pa.RecordBatch.from_arrays(columns, schema=schema)

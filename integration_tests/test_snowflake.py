@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import json
+import re
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
+from prefect import flow
+from prefect.context import get_run_context
 
+from blocks.errors import (
+    AccessDeniedError,
+    AuthError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaError,
+    TransientError,
+    TypeLossError,
+)
+from blocks.ledger import LEDGER
 from blocks.retry import RetryPolicy
 from blocks.snowflake_credentials import SnowflakeCredentials
 from connectors.snowflake import Snowflake
-from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name
+from integration_tests.standins.process import free_port
+from integration_tests.standins.snowflake import (
+    OAUTH_TOKEN,
+    PASSWORD,
+    READER,
+    READER_PASSWORD,
+    USER,
+    fields,
+    new_schema_name,
+)
 from tests.contracts.warehouse import *  # noqa: F403
-from tests.contracts.warehouse import MODES
+from tests.contracts.warehouse import ARGUMENTS, CANARY, MODES, count, leak, make_table, rows, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blocks.load import Mode
     from integration_tests.standins.snowflake import SnowflakeServer
 
 DEVIATIONS = {
@@ -60,3 +86,157 @@ def warehouse(snowflake_server: SnowflakeServer) -> Iterator[Snowflake]:
 def unsupported_types() -> set[str]:
     nested = {"list of int", "list of string", "list of decimal", "list of date", "list of list", "struct", "map"}
     return {"large decimal", "timestamp ns", "timestamp ns zoned", "time ns", "duration", *nested}
+
+
+# What the deviations leave out
+
+
+def test_a_bad_row_undoes_all_rows(warehouse: Snowflake) -> None:
+    """A row that the table refuses at the very end leaves its rows as they were; DDL commits, so a column may stay."""
+    make_table(warehouse, table_of([]).schema, not_null=("id",))
+    warehouse.load(table_of([1]), "t")
+    with pytest.raises(InvalidInputError):
+        warehouse.load(table_of([*range(2, 1_000), None]), "t", mode="replace")
+    assert rows(warehouse, columns="id") == [(1,)]
+    assert count(warehouse, LEDGER) == 1
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"id": pa.array([None], pa.int64()), "text": [CANARY]},
+        {"id": [CANARY], "text": ["x"]},
+        {"id": [10**12], "text": [CANARY]},
+        {"id": [1, 1], "text": [CANARY] * 2},
+    ],
+    ids=["null", "type", "range", "key"],
+)
+def test_no_error_shows_a_value(
+    warehouse: Snowflake, columns: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A value that a type, NOT NULL or a key check stops is in no message, no cause and no log line."""
+    warehouse.execute("CREATE TABLE t (id NUMBER(9,0) NOT NULL, text VARCHAR)")
+    with pytest.raises(ConnectorError) as caught:
+        warehouse.load(pa.table(columns), "t", mode="upsert", key=["id"], allow_loss=["id"])
+    assert CANARY not in leak(caught.value) + caplog.text
+    assert not isinstance(caught.value, TransientError)
+    assert count(warehouse) == 0
+
+
+def test_a_sum_of_integers_is_a_decimal(warehouse: Snowflake) -> None:
+    """NUMBER(38,0), Snowflake's INTEGER, is read in all its digits; a cast makes it an int64."""
+    warehouse.load(table_of([1]), "t")
+    wide = warehouse.scan("SELECT CAST(id + 3 AS NUMBER(38,0)) AS id, day, text FROM t")
+    assert wide.schema.field("id").type == pa.decimal128(38, 0)
+    with pytest.raises(TypeLossError, match="id would lose"):
+        warehouse.load(wide, "t")
+    warehouse.load(warehouse.scan("SELECT CAST(id + 3 AS NUMBER(18,0)) AS id, day, text FROM t"), "t")
+    assert rows(warehouse, columns="id") == [(1,), (4,)]
+
+
+# Names
+
+
+def test_names_are_folded_by_one_rule(warehouse: Snowflake) -> None:
+    """A lower-case name is Snowflake's unquoted one, in both directions; others are kept as written."""
+    warehouse.load(pa.table({"order": [1], "OrderId": [2]}), "lines")
+    assert warehouse.fetch_all('SELECT "ORDER", "OrderId" FROM LINES') == [(1, 2)]
+    warehouse.execute("CREATE TABLE made_elsewhere (Id INTEGER, SELECTED BOOLEAN)")
+    assert warehouse.table_schema("made_elsewhere").names == ["id", "selected"]
+    assert warehouse.scan("SELECT Id AS Total FROM made_elsewhere").schema.names == ["total"]
+
+
+def test_a_name_in_capitals_is_refused(warehouse: Snowflake) -> None:
+    """It would come back in lower case, so the error says which name to use, for new columns and for old ones."""
+    with pytest.raises(InvalidInputError, match="'ID' would come back as 'id'"):
+        warehouse.load(pa.table({"ID": [1]}), "t")
+    warehouse.load(pa.table({"id": [1]}), "t")
+    with pytest.raises(SchemaError, match=r"'ID'.*'id'"):
+        warehouse.load(pa.table({"ID": [1]}), "t")
+
+
+# The service's own results
+
+
+def test_rows_go_in_several_files(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """Files of the size asked for are sent, each result is compared, and no stage outlives the session."""
+    small = warehouse.model_copy(update={"part_bytes": 100_000})
+    before = len(snowflake_server.statements())
+    batches = [pa.record_batch({"id": range(n, n + 20_000)}) for n in range(0, 200_000, 20_000)]
+    assert small.load(pa.Table.from_batches(batches), "t").rows == 200_000
+    files = [sql for _, sql in snowflake_server.statements()[before:] if sql.startswith("PUT")]
+    assert len(set(files)) > 3
+    assert warehouse.fetch_one("SELECT count(*), count(DISTINCT id) FROM t") == (200_000, 200_000)
+    assert snowflake_server.stages() == []
+
+
+def test_the_query_tag_names_the_load(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """Every statement of a load can be found in the query history by load_id and flow run."""
+
+    @flow
+    def load() -> str:
+        warehouse.load(table_of([1]), "t", load_id="monday's")
+        return str(get_run_context().flow_run.id)
+
+    before = len(snowflake_server.statements())
+    run = load()
+    tags = [json.loads(tag) for tag, sql in snowflake_server.statements()[before:] if "_ETL_STAGE" in sql]
+    assert tags
+    assert all(tag == {"app": "etl-blocks", "flow_run": run, "load_id": "monday's"} for tag in tags)
+
+
+def test_the_statements_of_a_load_are_few(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """A load into a table that is there sends these statements and no others."""
+    warehouse.load(table_of([1]), "t")
+
+    def sent(mode: Mode) -> list[str]:
+        before = len(snowflake_server.statements())
+        warehouse.load(table_of([2]), "t", mode=mode, **ARGUMENTS[mode])
+        texts = [sql for _, sql in snowflake_server.statements()[before:]]
+        return [" ".join(re.sub(r"etl_\w+", "", sql.lower()).split()[:2]) for sql in texts]
+
+    appended = sent("append")
+    assert [word.split()[0] for word in appended] == (
+        ["select", "describe", "create", "create", "put", "put", "copy", "begin", "merge", "insert", "update", "commit"]
+    )
+    assert len(sent("upsert")) == len(appended) + 2  # the key is looked at
+
+
+# Logging in
+
+
+def test_other_ways_to_log_in(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """A token logs in; a wrong one, and a wrong password, are AuthError, and no message holds them."""
+    oauth = credentials(snowflake_server, password=None, authenticator="oauth", token=OAUTH_TOKEN)
+    assert "LOADER" in warehouse.model_copy(update={"credentials": oauth}).check()
+    for broken in (
+        credentials(snowflake_server, password="wr0ng"),
+        credentials(snowflake_server, user="nobody", password="wr0ng"),
+        credentials(snowflake_server, password=None, authenticator="oauth", token="wr0ng"),
+    ):
+        for call in (broken.check, warehouse.model_copy(update={"credentials": broken}).check):
+            with pytest.raises(AuthError, match="Check user and password") as caught:
+                call()
+            assert "wr0ng" not in leak(caught.value)
+
+
+def test_what_is_missing_is_named(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """An absent schema or database, a server that does not answer, and rights that lack, each say so."""
+    with pytest.raises(NotFoundError, match="no schema nowhere"):
+        warehouse.model_copy(update={"schema_": "nowhere"}).check()
+    with pytest.raises(NotFoundError, match="does not have a current database"):
+        warehouse.model_copy(update={"database": "nowhere"}).fetch_all("SELECT * FROM t")
+    reader = credentials(snowflake_server, user=READER, password=READER_PASSWORD)
+    with pytest.raises(AccessDeniedError, match=r"Insufficient privileges.*Grant"):
+        warehouse.model_copy(update={"credentials": reader}).load(table_of([1]), "t")
+    silent = credentials(snowflake_server, port=free_port())
+    gone = warehouse.model_copy(update={"credentials": silent, "login_timeout_s": 1, "retry": RetryPolicy(attempts=1)})
+    with pytest.raises(TransientError, match="standin"):
+        gone.check()
+
+
+def test_role_and_warehouse_are_those_of_the_block(warehouse: Snowflake) -> None:
+    """They come before those of the credentials, and check says them."""
+    said = warehouse.model_copy(update={"role": "analyst", "warehouse": "big_wh"}).check()
+    assert "in role ANALYST" in said
+    assert "warehouse BIG_WH" in said.upper().replace("WAREHOUSE BIG_WH", "warehouse BIG_WH")

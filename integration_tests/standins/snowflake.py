@@ -11,7 +11,7 @@ import tempfile
 import urllib.request
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-snowflake/bin/python"
 """An environment of its own: the versions that fakesnow needs are not those that dlt needs."""
+Kind = Literal["drop answer", "refuse", "stall"]
 USER, PASSWORD = "LOADER", "l0ader"
 READER, READER_PASSWORD = "READER", "r3ader"
 OAUTH_TOKEN = "oauth-token"
@@ -97,10 +98,10 @@ class SnowflakeProxy(HttpFaultProxy):
     def __init__(self, upstream: str) -> None:
         super().__init__(upstream)
         self.requests: list[str] = []
-        self._plans: list[tuple[str, str, int | None]] = []
-        self._seen: dict[str, str | None] = {}
+        self._plans: list[tuple[Kind, str, int | None]] = []
+        self._seen: dict[str, Kind | None] = {}
 
-    def lose(self, kind: str, statement: str = "", *, number: int | None = None) -> None:
+    def lose(self, kind: Kind, statement: str = "", *, number: int | None = None) -> None:
         """Lose the next request whose statement matches, or the one of this number.
 
         `kind` is "drop answer" (the server does it), "refuse" (it never hears of it) or "stall" (it does it, and
@@ -119,12 +120,16 @@ class SnowflakeProxy(HttpFaultProxy):
             self._seen[key] = self._kind_of(text)
             self.requests.append(text)
         kind = self._seen[key]
-        return Fault(kind, "", "", 0, 0, whole_response(503) if kind == "refuse" else None) if kind else None  # type: ignore[arg-type]
+        if kind is None:
+            return None
+        fault = Fault(kind, "", "", 0, 0, whole_response(503) if kind == "refuse" else None)
+        self._faults.append(fault)  # so that what it holds back is let go in the end
+        return fault
 
-    def _kind_of(self, text: str) -> str | None:
+    def _kind_of(self, text: str) -> Kind | None:
         for plan in self._plans:
             kind, statement, number = plan
-            if len(self.requests) == number if number is not None else re.search(statement, text, re.I):
+            if len(self.requests) == number if number is not None else re.search(statement, text, re.IGNORECASE):
                 self._plans.remove(plan)
                 return kind
         return None

@@ -1,7 +1,7 @@
 """The process of `SnowflakeServer`: fakesnow's server, with what the service has and it lacks.
 
 Added, as the service documents it: passwords, users and tokens that expire; requests that are sent twice and run once;
-locks that UPDATE, DELETE and MERGE hold until their transaction ends, and a holder that is aborted when it has vanished;
+locks that UPDATE, DELETE and MERGE hold until their transaction ends, a holder that is aborted when it has vanished;
 DDL that commits; names of transactions, SHOW TRANSACTIONS and SYSTEM$ABORT_TRANSACTION; session parameters; temporary
 stages that go with their session; NUMBER(38,0) beyond 64 bits; keys that are declared and not enforced; error numbers.
 """
@@ -54,10 +54,12 @@ VANISHED_S = float(os.environ.get("STANDIN_VANISHED_S", "3"))
 ANSWERS_KEPT = 500
 CONFLICT = 610
 UNSUPPORTED = 2
-DDL = re.compile(r"(create\s+(?!(or\s+replace\s+)?temp)|alter\s+(table|view|schema)|drop|truncate|grant|revoke)", re.I)
-SHAPING = re.compile(r"create|alter|drop", re.I)
-LOCKING = re.compile(r'(?:merge\s+into|update|delete\s+from)\s+((?:"(?:[^"]|"")*"|[\w$.])+)', re.I)
-TRANSACTION = re.compile(r"(begin|start\s+transaction)(\s+(work|transaction))?(\s+name\s+(?P<name>\S+))?$", re.I)
+DDL = re.compile(
+    r"(create\s+(?!(or\s+replace\s+)?temp)|alter\s+(table|view|schema)|drop|truncate|grant|revoke)", re.IGNORECASE
+)
+WRITES = re.compile(r"create|insert|merge|update|delete|alter|drop|copy", re.IGNORECASE)
+SHAPING = re.compile(r"create|alter|drop", re.IGNORECASE)
+LOCKING = re.compile(r'(?:merge\s+into|update|delete\s+from)\s+((?:"(?:[^"]|"")*"|[\w$.])+)', re.IGNORECASE)
 
 
 class Refused(Exception):  # noqa: N818 (an answer)
@@ -183,6 +185,10 @@ class Service:
         """The answer to a statement; a request that comes again gets the answer of the first time."""
         body = await content(request)
         number = request.query_params.get("requestId", "")
+        token = fake.to_token(request)
+        if token not in self.sessions or token in self.expired:
+            self.expired.discard(token)
+            return JSONResponse(Refused(390112, "08001", "Your session has expired. Please login again.").answer)
         if number not in self.answers:
             self.answers[number] = asyncio.ensure_future(self._answer(request, body))
             while len(self.answers) > ANSWERS_KEPT:
@@ -190,11 +196,7 @@ class Service:
         return await asyncio.shield(self.answers[number])
 
     async def _answer(self, request: Request, body: bytes) -> Response:
-        token = fake.to_token(request)
-        session = self.sessions.get(token)
-        if session is None or token in self.expired:
-            self.expired.discard(token)
-            return JSONResponse(Refused(390112, "08001", "Your session has expired. Please login again.").answer)
+        session = self.sessions[fake.to_token(request)]
         payload = json.loads(body)
         sql = payload["sqlText"].strip().rstrip(";").strip()
         self.log.append((session.parameters.get("QUERY_TAG", ""), sql))
@@ -209,28 +211,19 @@ class Service:
             session.last_seen = time.monotonic()
 
     async def _run(self, request: Request, session: Session, sql: str, payload: dict[str, Any]) -> Response:
-        if found := TRANSACTION.match(sql):
-            if session.transaction is None:
-                number = next(self.numbers)
-                session.transaction = Transaction(number, (found["name"] or str(number)).strip('"'))
-            return await self._forward(request, session, status())
-        if re.fullmatch(r"(commit|rollback)(\s+work)?", sql, re.I):
-            await self.end_transaction(session, sql.split()[0].upper())
-            return await self._forward(request, session, status())
-        if found := re.match(r"create\s+temporary\s+stage\s+(\S+)", sql, re.I):
+        if found := re.match(r"create\s+temporary\s+stage\s+(\S+)", sql, re.IGNORECASE):
             session.stages.append(found[1])
             async with self.shaping:
                 return await self._forward(request, session, re.sub(r"(?i)\btemporary\s+", "", sql, count=1), payload)
         for pattern, rewrite in self._own.items():
-            if found := re.match(pattern, sql, re.I | re.S):
+            if found := re.match(pattern, sql, re.IGNORECASE | re.DOTALL):
                 rewritten = await rewrite(session, found)
                 return await self._forward(request, session, rewritten)
-        sql = re.sub(r"\bcurrent_role\s*\(\s*\)", f"'{session.role}'", sql, flags=re.I)
-        sql = re.sub(r"\bcurrent_warehouse\s*\(\s*\)", f"'{session.warehouse or ''}'", sql, flags=re.I)
-        sql = re.sub(r"\bcurrent_user\s*\(\s*\)", f"'{session.user}'", sql, flags=re.I)
+        for name, value in {"role": session.role, "warehouse": session.warehouse or "", "user": session.user}.items():
+            sql = re.sub(rf"(?i)\bcurrent_{name}\s*\(\s*\)", f"'{value}'", sql)
         if DDL.match(sql):
             await self.end_transaction(session, "COMMIT")
-        if session.user == "READER" and re.match(r"create|insert|merge|update|delete|alter|drop|copy", sql, re.I):
+        if session.user == "READER" and WRITES.match(sql):
             raise Refused(3001, "42501", "SQL access control error: Insufficient privileges to operate on schema.")
         table = None
         if found := LOCKING.match(sql):
@@ -249,7 +242,7 @@ class Service:
     async def _forward(
         self, request: Request, session: Session, sql: str, payload: dict[str, Any] | None = None
     ) -> Response:
-        """What fakesnow answers; a statement of its own that met another's is tried again, as the service would wait."""
+        """What fakesnow answers; a statement that met another's is tried again, as the service would wait."""
         body = json.dumps({**(payload or {}), "sqlText": sql}).encode()
         headers = [(k, v) for k, v in request.scope["headers"] if k not in (b"content-encoding", b"content-length")]
         headers = [(k, v) for k, v in headers if k != b"authorization"]
@@ -291,11 +284,23 @@ class Service:
     @property
     def _own(self) -> dict[str, Callable[[Session, re.Match[str]], Any]]:
         return {
+            r"(?:begin|start\s+transaction)(?:\s+(?:work|transaction))?(?:\s+name\s+(\S+))?$": self._begin,
+            r"(commit|rollback)(?:\s+work)?$": self._end,
             r"show\s+transactions$": self._show_transactions,
             r"select\s+system\$abort_transaction\((\d+)\)$": self._abort,
             r"alter\s+session\s+set\s+(.*)$": self._set_parameters,
             r"show\s+parameters\s+like\s+'(\w+)'": self._show_parameter,
         }
+
+    async def _begin(self, session: Session, found: re.Match[str]) -> str:
+        if session.transaction is None:
+            number = next(self.numbers)
+            session.transaction = Transaction(number, (found[1] or str(number)).strip('"'))
+        return status()
+
+    async def _end(self, session: Session, found: re.Match[str]) -> str:
+        await self.end_transaction(session, found[1].upper())
+        return status()
 
     async def _show_transactions(self, session: Session, _: re.Match[str]) -> str:
         mine = [s for s in self.sessions.values() if s.user == session.user and s.transaction]
@@ -372,7 +377,9 @@ def reworded(said: dict[str, Any]) -> str:
     text = str(said["message"])
     if said["code"] == "001003":
         return "SQL compilation error:\nsyntax error line 1 at position 0 unexpected word."
-    if said["code"] == "002003" and (found := re.search(r"(?:with name|View|Table) \"?([^\" ]+)\"? does not exist", text)):
+    if said["code"] == "002003" and (
+        found := re.search(r"(?:with name|View|Table) \"?([^\" ]+)\"? does not exist", text)
+    ):
         return f"SQL compilation error:\nObject '{found[1]}' does not exist or not authorized."
     if said["code"] == "000904" and (found := re.search(r'column "(.+?)" not found', text)):
         return f"SQL compilation error: error line 1 at position 7\ninvalid identifier '{found[1]}'"
@@ -418,63 +425,73 @@ def without_keys(expression: exp.Expression) -> exp.Expression:
     return expression
 
 
+EXECUTE, DESCRIBE, BIND = (
+    fakesnow.cursor.FakeSnowflakeCursor._execute,
+    rowtype.describe_as_rowtype,
+    fake.from_binding,
+)
+
+
 def patch() -> None:
     """Bend fakesnow where it is wrong."""
     transforms.integer_precision = lambda e: without_keys(keep_numbers(e))
     transforms.merge = lambda e: [e]
     transforms.extract_text_length = lambda e: e  # it stumbles over names with quotes
     fakesnow.arrow.timestamp_to_sf_struct = timestamps
-    original = fakesnow.cursor.FakeSnowflakeCursor._execute
-
-    def execute(cursor: Any, transformed: exp.Expression, params: Any = None) -> None:
-        try:
-            if isinstance(transformed, exp.Merge):
-                transformed, params = merged(cursor._duck_conn, transformed, params), None
-            original(cursor, transformed, params)
-        except ProgrammingError as error:
-            if "already exists" in str(error.msg):
-                raise ProgrammingError(msg=error.msg, errno=2002, sqlstate="42710") from None
-            if error.errno == 2043:
-                raise ProgrammingError(msg=error.msg, errno=904, sqlstate="42000") from None
-            raise
-        except duckdb.ConstraintException as error:
-            if "NOT NULL" not in str(error):
-                raise ProgrammingError(msg=str(error), errno=CONFLICT, sqlstate="57014") from None
-            words = "NULL result in a non-nullable column"
-            raise ProgrammingError(msg=words, errno=100072, sqlstate="22000") from None
-        except duckdb.TransactionException as error:
-            raise ProgrammingError(msg=str(error), errno=CONFLICT, sqlstate="57014") from None
-        except (duckdb.DataError, duckdb.InvalidInputException) as error:
-            raise ProgrammingError(msg=str(error).partition("\n")[0], errno=100038, sqlstate="22018") from None
-
     fakesnow.cursor.FakeSnowflakeCursor._execute = execute
     fakesnow.copy_into._describe_table = describe_table
     fakesnow.copy_into._get_table_columns = lambda *place: [name for name, _ in describe_table(*place)]
-    described = rowtype.describe_as_rowtype
-
-    def with_scales(results: list[Any]) -> list[Any]:
-        columns = described(results)
-        for column in columns:
-            if column["type"].startswith("timestamp"):
-                column["scale"] = 6
-        return columns
-
     fake.describe_as_rowtype = with_scales
-    plain = fake.from_binding
-
-    def from_binding(binding: dict[str, Any]) -> Any:
-        value = binding["value"]
-        if value is None or binding["type"] == "TEXT":
-            return value
-        if binding["type"] == "FIXED":
-            return Decimal(value) if "." in value or "E" in value else int(value)
-        if binding["type"] == "REAL":
-            return float(value)
-        if binding["type"].startswith("TIMESTAMP"):
-            return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(value.split()[0]) // 1_000)
-        return plain(binding)
-
     fake.from_binding = from_binding
+
+
+def execute(cursor: Any, transformed: exp.Expression, params: Any = None) -> None:
+    """Run a statement; its errors have the service's numbers."""
+    try:
+        if isinstance(transformed, exp.Merge):
+            transformed, params = merged(cursor._duck_conn, transformed, params), None
+        EXECUTE(cursor, transformed, params)
+    except (ProgrammingError, duckdb.Error) as error:
+        raise numbered(error) from None
+
+
+def numbered(error: ProgrammingError | duckdb.Error) -> Exception:
+    """An error with the number that the service gives it."""
+    text = str(error)
+    if isinstance(error, ProgrammingError):
+        if "already exists" in text:
+            return ProgrammingError(msg=error.msg, errno=2002, sqlstate="42710")
+        return ProgrammingError(msg=error.msg, errno=904, sqlstate="42000") if error.errno == 2043 else error
+    if isinstance(error, duckdb.ConstraintException) and "NOT NULL" in text:
+        return ProgrammingError(msg="NULL result in a non-nullable column", errno=100072, sqlstate="22000")
+    if isinstance(error, (duckdb.ConstraintException, duckdb.TransactionException)):
+        return ProgrammingError(msg=text, errno=CONFLICT, sqlstate="57014")
+    if isinstance(error, (duckdb.DataError, duckdb.InvalidInputException)):
+        return ProgrammingError(msg=text.partition("\n")[0], errno=100038, sqlstate="22018")
+    return error
+
+
+def with_scales(results: list[Any]) -> list[Any]:
+    """The columns of a result; the engine's timestamps have microseconds."""
+    columns: list[Any] = DESCRIBE(results)
+    for column in columns:
+        if column["type"].startswith("timestamp"):
+            column["scale"] = 6
+    return columns
+
+
+def from_binding(binding: dict[str, Any]) -> Any:
+    """The value of a parameter, exactly."""
+    kind, value = binding["type"], binding["value"]
+    if value is None or kind == "TEXT":
+        return value
+    if kind == "FIXED":
+        return Decimal(value) if "." in value or "E" in value else int(value)
+    if kind == "REAL":
+        return float(value)
+    if kind.startswith("TIMESTAMP"):
+        return dt.datetime(1970, 1, 1, tzinfo=dt.UTC) + dt.timedelta(microseconds=int(value.split()[0]) // 1_000)
+    return BIND(binding)
 
 
 def merged(duck_conn: Any, merge: exp.Merge, params: Any) -> exp.Expression:
