@@ -325,8 +325,8 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             key = serialization.load_pem_private_key(pem, password=password)
         except (ValueError, TypeError, OSError) as error:
             raise AuthError(
-                f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the passphrase "
-                "its own?"
+                f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the "
+                "passphrase its own?"
             ) from None
         der: bytes = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()

@@ -147,6 +147,20 @@ class Snowflake(Warehouse):
             )
         return f"{self.uri()} answers; {user} works in role {role}, schema {self.schema_} and warehouse {warehouse}."
 
+    @operation
+    def multiquery(
+        self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None, *, as_transaction: bool = True
+    ) -> list[list[tuple[Any, ...]]]:
+        """The rows of each statement in turn; all of them happen, or none does, unless `as_transaction` is false.
+
+        A retry runs the transaction as a whole. A statement that shapes a table commits what came before it.
+
+        Raises:
+            AmbiguousError: The answer to COMMIT was lost; look before you run it again.
+        """
+        with self._session() as session, session.transaction() if as_transaction else contextlib.nullcontext():
+            return [session.fetch(query, parameters) for query in queries]
+
     def get_client(self) -> Any:
         """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
         return self.connect()
