@@ -108,7 +108,8 @@ def printable(data: pa.Table) -> pa.Table:
 class RedshiftOnPostgres(Redshift):
     """The block on the stand-in."""
 
-    _block_type_slug = "redshift-on-postgres"
+    _block_type_name = "Redshift on PostgreSQL"
+    _block_type_slug = "etl-test-redshift-on-postgres"
     _cursor: ClassVar[type[RedshiftCursor]]
 
     def _settings(self, label: str = "") -> dict[str, Any]:
