@@ -593,6 +593,7 @@ class BigQuerySession(ScriptedSession):
             create_disposition="CREATE_NEVER",
             column_name_character_map="V2",
             parquet_options=options,
+            decimal_target_types=["NUMERIC", "BIGNUMERIC"],
             labels=self._labels,
         )
         size = file.tell()
@@ -672,13 +673,13 @@ class BigQuerySession(ScriptedSession):
         lines = [
             "DECLARE etl_inserted, etl_updated, etl_deleted INT64 DEFAULT 0",
             "BEGIN TRANSACTION",
-            f"ASSERT NOT EXISTS (SELECT 1 FROM {ledger} WHERE load_id = @load_id) AS '{CLAIMED}'",
+            f"IF EXISTS (SELECT 1 FROM {ledger} WHERE load_id = @load_id) THEN {raising(CLAIMED)}",
         ]
         for step in script.steps:
             lines.append(step.sql)
             if step.counts_as:
                 lines.append(f"SET {counts[step.counts_as]} = @@row_count")
-        lines.append(f"ASSERT etl_inserted + etl_updated = @etl_rows AS '{UNEQUAL}'")
+        lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
         row = {**script.claim[1], **script.record[1]}
         values = {name: f":{name}" for name in row}
         for name, variable in counts.items():
@@ -980,6 +981,11 @@ def is_query(sql: str) -> bool:
     """
     code = re.sub(r"(--|#)[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
     return re.match(r"[\s(]*(SELECT|WITH|FROM)\b", code, re.IGNORECASE) is not None and ";" not in code.rstrip(" \n;")
+
+
+def raising(words: str) -> str:
+    """How a script ends, and with it its transaction; ASSERT is not among the statements of one."""
+    return f"RAISE USING MESSAGE = '{words}'; END IF"
 
 
 def job_error(job: Any, uri: str) -> ConnectorError:

@@ -110,7 +110,7 @@ def test_what_is_worth_a_retry() -> None:
 def test_the_scripts_own_errors_are_told_apart() -> None:
     """A load that the ledger has, and rows that got lost on the way, are not mistaken for a wrong query."""
     claimed = job_error(failed("invalidQuery", f"Query error: {CLAIMED} at [3:1]"), "bigquery://p/ds")
-    unequal = job_error(failed("invalidQuery", f"Assertion failed: {UNEQUAL}"), "bigquery://p/ds")
+    unequal = job_error(failed("invalidQuery", f"Query error: {UNEQUAL} at [9:1]"), "bigquery://p/ds")
     assert (type(claimed), type(unequal)) == (AlreadyExistsError, TerminalError)
 
 
@@ -220,13 +220,14 @@ def test_the_transaction_of_a_load_is_one_script() -> None:
         [
             "DECLARE etl_inserted, etl_updated, etl_deleted INT64 DEFAULT 0;",
             "BEGIN TRANSACTION;",
-            f"ASSERT NOT EXISTS (SELECT 1 FROM `_etl_loads` WHERE load_id = @load_id) AS '{CLAIMED}';",
+            ("IF EXISTS (SELECT 1 FROM `_etl_loads` WHERE load_id = @load_id) "
+            f"THEN RAISE USING MESSAGE = '{CLAIMED}'; END IF;"),
             "UPDATE 1;",
             "SET etl_updated = @@row_count;",
             "INSERT 1;",
             "SET etl_inserted = @@row_count;",
             "INSERT 2;",
-            f"ASSERT etl_inserted + etl_updated = @etl_rows AS '{UNEQUAL}';",
+            f"IF etl_inserted + etl_updated <> @etl_rows THEN RAISE USING MESSAGE = '{UNEQUAL}'; END IF;",
             (
                 "INSERT INTO `_etl_loads` (load_id, flow_run_id, started_at, report) VALUES (@load_id, NULL, "
                 "@started_at, "

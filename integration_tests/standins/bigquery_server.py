@@ -2,7 +2,7 @@
 
 bqemulator (BigQuery's protocols over DuckDB), with what it lacks: a job id is taken once, jobs of uploads are found
 under their id and count their own rows, a script is one transaction of DuckDB and knows parameters, @@row_count and
-ASSERT, columns are loaded by name, columns that are added or dropped are known to the tables, results of queries can be
+RAISE, columns are loaded by name, columns that are added or dropped are known to the tables, results of queries can be
 read through the Storage API, and a job runs for as long as it is held.
 """
 
@@ -43,17 +43,23 @@ TOKEN = re.compile(
 
 
 def statements(source: str) -> list[str]:
-    """The statements of a script without blocks."""
+    """The statements of a script ; an IF is one."""
     found, start = [], 0
     for token in TOKEN.finditer(source):
         if token["end"]:
             found.append(source[start : token.start()].strip())
             start = token.end()
-    return [statement for statement in [*found, source[start:].strip()] if statement]
+    whole: list[str] = []
+    for statement in filter(None, [*found, source[start:].strip()]):
+        if statement == "END IF":
+            whole[-1] += "; END IF"
+        else:
+            whole.append(statement)
+    return whole
 
 
 class Script:
-    """A script of DECLARE, SET, ASSERT, transactions and statements, run as one transaction of DuckDB."""
+    """A script of DECLARE, SET, IF … RAISE, transactions and statements, run as one transaction of DuckDB."""
 
     def __init__(self, project: str, parameters: list[dict[str, Any]] | None, ctx: Any, caller: Any) -> None:
         self.project, self.parameters, self.ctx, self.caller = project, parameters, ctx, caller
@@ -83,9 +89,9 @@ class Script:
         if found := re.fullmatch(r"SET\s+(\w+)\s*=\s*(.+)", sql, re.IGNORECASE | re.DOTALL):
             self.variables[found[1]] = await self.value(found[2])
             return nothing
-        if found := re.fullmatch(r"ASSERT\s+(.+?)\s+AS\s+('[^']*')", sql, re.IGNORECASE | re.DOTALL):
-            if not await self.value(found[1]):
-                raise InvalidQueryError(f"Query error: Assertion failed: {found[2][1:-1]}")
+        if found := re.fullmatch(r"IF\s+(.+?)\s+THEN\s+RAISE USING MESSAGE = '([^']*)'; END IF", sql, re.DOTALL):
+            if await self.value(found[1]):
+                raise InvalidQueryError(f"Query error: {found[2]} at [1:1]")
             return nothing
         if found := re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK)(\s+TRANSACTION)?", sql, re.IGNORECASE):
             self.ctx.engine.execute(found[1])
