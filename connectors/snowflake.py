@@ -16,7 +16,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.context import FlowRunContext
 from pydantic import Field
@@ -24,6 +24,8 @@ from pydantic import Field
 from blocks import errors
 from blocks.arrow_types import cast_array, plain_type
 from blocks.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError, TypeLossError
+from blocks.ledger import Ledger, find_report
+from blocks.load import LoadPlan, LoadReport
 from blocks.operation import operation
 from blocks.optional import lazy, require
 from blocks.session import BulkSession, Session
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
     import pyarrow.parquet as pq
+
+    from blocks.object_store import ObjectStore
 else:
     pa = lazy("pyarrow")
     pq = lazy("pyarrow.parquet")
@@ -50,6 +54,12 @@ DECIMAL_DIGITS = 38
 UPLOADS = 4
 """Files of one load that are sent at the same time."""
 TAG_CHARACTERS = 2_000
+
+FILE_FORMATS = {
+    "parquet": "TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE",
+    "csv": "TYPE = CSV PARSE_HEADER = TRUE FIELD_OPTIONALLY_ENCLOSED_BY = '\"'",
+    "json": "TYPE = JSON",
+}
 
 READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
 
@@ -160,6 +170,41 @@ class Snowflake(Warehouse):
         """
         with self._session() as session, session.transaction() if as_transaction else contextlib.nullcontext():
             return [session.fetch(query, parameters) for query in queries]
+
+    @operation
+    def copy_from(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        table: str,
+        *,
+        load_id: str,
+        storage_integration: str,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> LoadReport:
+        """What Snowflake copied straight from a folder of a bucket into a table that is there; no data passes here.
+
+        Columns meet by name. Once for each `load_id`, as `load` does: the COPY runs in the transaction of the claim,
+        and takes every file that is there then, also one that an earlier load took.
+
+        Raises:
+            NotFoundError: There is no such table, or no such storage integration.
+            InvalidInputError: A file does not fit; nothing was copied.
+        """
+        address = bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/"
+        statement = (
+            f"COPY INTO {self.dialect.table(table)} FROM {_text(address)} "
+            f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
+            f"FILE_FORMAT = ({FILE_FORMATS[file_format]}) "
+            "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
+        )
+        try:
+            with contextlib.closing(SnowflakeSession(self, load_id)) as session:
+                report = session.copy_once(statement, table, load_id)
+        except AmbiguousError as lost:
+            report = self._resolve(load_id, lost)
+        self.logger.info("%s", report)
+        return report
 
     def get_client(self) -> Any:
         """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
@@ -364,7 +409,7 @@ class SnowflakeSession(BulkSession):
             return 0
         rows = self._rows(
             f"COPY INTO {dialect.table(table)} FROM @{place} "
-            "FILE_FORMAT = (TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE) "
+            f"FILE_FORMAT = ({FILE_FORMATS['parquet']}) "
             "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT"
         )
         loaded = {row["file"].rpartition("/")[2]: int(row["rows_loaded"]) for row in rows if row["status"] == "LOADED"}
@@ -375,6 +420,33 @@ class SnowflakeSession(BulkSession):
                 + ", ".join(f"{name} has {uploads.sent[name]} rows, {loaded.get(name, 0)} loaded" for name in wrong[:3])
             )
         return sum(loaded.values())
+
+    def copy_once(self, statement: str, table: str, load_id: str) -> LoadReport:
+        """What a COPY loaded, in one transaction with its row in the ledger, or what an earlier try had loaded."""
+        ledger, started = Ledger(self._block.dialect), dt.datetime.now(dt.UTC)
+        if (report := find_report(ledger, self, load_id)) is not None:
+            return report.model_copy(update={"already_loaded": True})
+        ledger.create(self)
+        plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
+        with self.transaction():
+            ledger.claim(self, load_id, plan, started)
+            rows = [row for row in self._rows(statement) if "rows_loaded" in row]
+            if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:
+                raise errors.TerminalError(
+                    f"{self._block.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
+                )
+            count = sum(int(row["rows_loaded"]) for row in rows)
+            report = LoadReport(
+                load_id=load_id,
+                table=table,
+                mode="append",
+                rows=count,
+                inserted=count,
+                started_at=started,
+                finished_at=dt.datetime.now(dt.UTC),
+            )
+            ledger.record(self, report)
+        return report
 
     def put(self, path: Path, place: str) -> None:
         """Send a file to a stage; any thread may."""
@@ -570,6 +642,11 @@ def stored_name(name: str) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + stored_name(name).replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    """A text as a literal, for statements that take no parameters."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
 def _bound(value: Any) -> Any:

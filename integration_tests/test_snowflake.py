@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from prefect import flow
 from prefect.context import get_run_context
@@ -25,6 +26,7 @@ from blocks.errors import (
 from blocks.ledger import LEDGER
 from blocks.retry import RetryPolicy
 from blocks.snowflake_credentials import SnowflakeCredentials
+from connectors.s3 import S3Bucket
 from connectors.snowflake import Snowflake
 from integration_tests.standins.process import free_port
 from integration_tests.standins.snowflake import (
@@ -218,6 +220,26 @@ def test_the_statements_of_a_load_are_few(warehouse: Snowflake, snowflake_server
         ["select", "describe", "create", "create", "put", "put", "copy", "begin", "merge", "insert", "update", "commit"]
     )
     assert len(sent("upsert")) == len(appended) + 2  # the key is looked at
+
+
+def test_files_are_copied_straight_from_a_bucket(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """Snowflake reads the folder itself, once for each load_id, and a sibling of the folder is not read."""
+    bucket = S3Bucket(bucket_name="raw", bucket_folder="orders")
+    for folder, ids in (("orders/april", [1, 2]), ("orders/april2", [9])):
+        place = snowflake_server.bucket("raw") / folder
+        place.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table_of(ids), place / "part-0.parquet")
+    make_table(warehouse, table_of([]).schema)
+    arguments = {"storage_integration": "lake", "load_id": "april's"}
+    first = warehouse.copy_from(bucket, "april", "t", **arguments)
+    again = warehouse.copy_from(bucket, "april", "t", **arguments)
+    assert (first.rows, first.inserted, first.already_loaded) == (2, 2, False)
+    assert again == first.model_copy(update={"already_loaded": True})
+    assert rows(warehouse, columns="id, day, text") == [(1, "mon", "x"), (2, "mon", "x")]
+    assert warehouse.copy_from(bucket, "april", "t", storage_integration="lake", load_id="once more").rows == 2
+    assert count(warehouse) == 4
+    sent = [sql for _, sql in snowflake_server.statements() if "STORAGE_INTEGRATION" in sql]
+    assert sent[0].startswith("""COPY INTO "T" FROM 's3://raw/orders/april/' STORAGE_INTEGRATION = "LAKE" """)
 
 
 def test_several_statements_are_one_transaction(warehouse: Snowflake) -> None:

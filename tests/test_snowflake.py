@@ -136,7 +136,7 @@ def test_every_error_of_the_driver_is_known() -> None:
         names = [base.__name__ for base in kind.__mro__ if base is not connector.Error]
         assert kind is connector.Error or any(name in SNOWFLAKE_ERRORS for name in names), kind
         error = kind.__new__(kind)
-        Exception.__init__(error, "what happened")
+        connector.Error.__init__(error, msg="what happened")
         found = snowflake_error("read", "snowflake://x", error)
         assert isinstance(found, ConnectorError)
         assert "snowflake://x" in str(found)

@@ -51,7 +51,11 @@ class SnowflakeServer:
 
     def __enter__(self) -> Self:
         log = self._folder / "server.log"
-        env = {"TMPDIR": str(self._folder), "STANDIN_VANISHED_S": str(self._vanished_s)}
+        env = {
+            "TMPDIR": str(self._folder),
+            "STANDIN_VANISHED_S": str(self._vanished_s),
+            "STANDIN_BUCKETS": str(self._folder),
+        }
         if not PYTHON.exists():
             raise FileNotFoundError(f"There is no {PYTHON}; run 'make standins'.")
         command = [PYTHON, "-m", "integration_tests.standins.snowflake_app", self.port]
@@ -81,6 +85,12 @@ class SnowflakeServer:
         request = urllib.request.Request(f"{self.url}/_test/expire{'?all=1' if sessions else ''}", method="POST")  # noqa: S310
         with contextlib.closing(urllib.request.urlopen(request, timeout=10)):  # noqa: S310 (loopback)
             pass
+
+    def bucket(self, name: str) -> Path:
+        """The folder that stands for a bucket which a storage integration reaches."""
+        folder = self._folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _get(self, path: str) -> list[Any]:
         with contextlib.closing(urllib.request.urlopen(self.url + path, timeout=10)) as answer:  # noqa: S310 (loopback)

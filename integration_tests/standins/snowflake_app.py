@@ -52,6 +52,8 @@ TOKENS = {"oauth-token": "LOADER"}
 DATABASE = "TESTS"
 VANISHED_S = float(os.environ.get("STANDIN_VANISHED_S", "3"))
 ANSWERS_KEPT = 500
+BUCKETS = os.environ.get("STANDIN_BUCKETS", "")
+"""A folder whose folders stand for the buckets that a storage integration reaches."""
 CONFLICT = 610
 UNSUPPORTED = 2
 DDL = re.compile(
@@ -219,6 +221,8 @@ class Service:
             if found := re.match(pattern, sql, re.IGNORECASE | re.DOTALL):
                 rewritten = await rewrite(session, found)
                 return await self._forward(request, session, rewritten)
+        sql = re.sub(r"STORAGE_INTEGRATION = \S+ |PARSE_HEADER = TRUE ", "", sql)
+        sql = re.sub(r"FROM '(?:s3|gcs)://(.*?)/?'", rf"FROM 'file://{BUCKETS}/\1'", sql)
         for name, value in {"role": session.role, "warehouse": session.warehouse or "", "user": session.user}.items():
             sql = re.sub(rf"(?i)\bcurrent_{name}\s*\(\s*\)", f"'{value}'", sql)
         if DDL.match(sql):
@@ -522,16 +526,15 @@ def timestamps(column: pa.ChunkedArray) -> pa.Array:
 
 def describe_table(table: Any, duck_conn: Any, database: str | None, schema: str | None) -> list[tuple[str, str]]:
     """Names and types of a table's columns, the session's temporary tables first."""
-    quoted = ".".join(
-        '"' + part.replace('"', '""') + '"' for part in (table.catalog or database, table.db or schema, table.name)
-    )
-    name = '"' + table.name.replace('"', '""') + '"'
-    for place in (f"temp.main.{name}", quoted):
-        try:
-            return [(row[0], row[1]) for row in duck_conn.execute(f"DESCRIBE {place}").fetchall()]
-        except duckdb.CatalogException:
-            continue
-    raise ProgrammingError(msg=f"Table '{table.name}' does not exist or not authorized.", errno=2003, sqlstate="42S02")
+    parts = [table.catalog or database, table.db or schema, table.name]
+    known = "SELECT 1 FROM duckdb_tables() WHERE table_name = ? AND "  # an error would end the transaction
+    if duck_conn.execute(f"{known} temporary", [table.name]).fetchone():
+        parts = ["temp", "main", table.name]
+    elif not duck_conn.execute(f"{known} schema_name = ?", [table.name, parts[1]]).fetchone():
+        words = f"Object '{table.name}' does not exist or not authorized."
+        raise ProgrammingError(msg=words, errno=2003, sqlstate="42S02")
+    place = ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+    return [(row[0], row[1]) for row in duck_conn.execute(f"DESCRIBE {place}").fetchall()]
 
 
 def end_with_parent() -> None:
