@@ -38,7 +38,7 @@ CASES = {
     "no permission to write": ("raw reader good", ["Could not write s3://", "AccessDenied", "needs s3:PutObject"]),
     "wrong secret": ("secret lake good", [OBJECT, "SignatureDoesNotMatch", "Check aws_secret_access_key"]),
     "unknown access key": ("key lake good", [OBJECT, "InvalidAccessKeyId", "Check aws_access_key_id"]),
-    "closed port of S3": ("closed lake good", [OBJECT, "Connection refused", "Is endpoint_url right"]),
+    "closed port of S3": ("closed lake good", [OBJECT, "Could not connect", "Is endpoint_url right"]),
     "closed port of the lake": ("raw closed good", ["Could not write s3://", "Connection refused", "endpoint_url"]),
 }
 
