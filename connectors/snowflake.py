@@ -191,9 +191,8 @@ class Snowflake(Warehouse):
             NotFoundError: There is no such table, or no such storage integration.
             InvalidInputError: A file does not fit; nothing was copied.
         """
-        address = bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/"
         statement = (
-            f"COPY INTO {self.dialect.table(table)} FROM {_text(address)} "
+            f"COPY INTO {self.dialect.table(table)} FROM {_address(bucket, prefix)} "
             f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
             f"FILE_FORMAT = ({FILE_FORMATS[file_format]}) "
             "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
@@ -205,6 +204,34 @@ class Snowflake(Warehouse):
             report = self._resolve(load_id, lost)
         self.logger.info("%s", report)
         return report
+
+    @operation
+    def unload_to(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        source: str,
+        *,
+        storage_integration: str,
+        file_format: Literal["parquet", "csv"] = "parquet",
+    ) -> list[str]:
+        """The keys of the files that Snowflake wrote straight into a folder of a bucket; no data passes here.
+
+        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: files of an earlier
+        call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.
+        """
+        query = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
+        with contextlib.closing(SnowflakeSession(self)) as session:
+            rows = session.rows(
+                f"COPY INTO {_address(bucket, prefix)} FROM ({query}\n) "
+                f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
+                f"FILE_FORMAT = (TYPE = {file_format.upper()}) HEADER = TRUE OVERWRITE = TRUE DETAILED_OUTPUT = TRUE"
+            )
+        written = {row["FILE_NAME"].rpartition("/")[2] for row in rows}
+        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        if stale := [key for key in keys if key.rpartition("/")[2] not in written]:
+            bucket.delete_objects(stale)
+        return sorted(set(keys) - set(stale))
 
     def get_client(self) -> Any:
         """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
@@ -407,7 +434,7 @@ class SnowflakeSession(BulkSession):
                 uploads.add(*file)
         if not uploads.sent:
             return 0
-        rows = self._rows(
+        rows = self.rows(
             f"COPY INTO {dialect.table(table)} FROM @{place} "
             f"FILE_FORMAT = ({FILE_FORMATS['parquet']}) "
             "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT"
@@ -430,7 +457,7 @@ class SnowflakeSession(BulkSession):
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         with self.transaction():
             ledger.claim(self, load_id, plan, started)
-            rows = [row for row in self._rows(statement) if "rows_loaded" in row]
+            rows = [row for row in self.rows(statement) if "rows_loaded" in row]
             if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:
                 raise errors.TerminalError(
                     f"{self._block.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
@@ -462,7 +489,7 @@ class SnowflakeSession(BulkSession):
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table that can be written."""
         try:
-            rows = self._rows(f"DESCRIBE TABLE {self._block.dialect.table(table)}")
+            rows = self.rows(f"DESCRIBE TABLE {self._block.dialect.table(table)}")
         except errors.NotFoundError:
             return None
         return [
@@ -490,16 +517,16 @@ class SnowflakeSession(BulkSession):
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table by one MERGE."""
         assert isinstance(dialect, SnowflakeDialect)  # noqa: S101 (this block's own)
-        row = self._rows(dialect.merge(table, columns, key, self.stage))[0]
+        row = self.rows(dialect.merge(table, columns, key, self.stage))[0]
         return int(row["number of rows inserted"]), int(row["number of rows updated"])
 
     def end_other_tries(self, load_id: str) -> None:
         """Abort the transactions of this process whose COMMIT was not answered; other processes end themselves."""
         lost = self._block.lost_tries().get(load_id, set())
-        for row in self._rows("SHOW TRANSACTIONS") if lost else ():
+        for row in self.rows("SHOW TRANSACTIONS") if lost else ():
             if row["name"] in lost:
                 self.fetch(f"SELECT SYSTEM$ABORT_TRANSACTION({int(row['id'])})")
-        if lost and any(row["name"] in lost for row in self._rows("SHOW TRANSACTIONS")):
+        if lost and any(row["name"] in lost for row in self.rows("SHOW TRANSACTIONS")):
             raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
 
     def begin(self) -> None:
@@ -530,7 +557,7 @@ class SnowflakeSession(BulkSession):
         with contextlib.suppress(self._error):
             self._connection.close(retry=False)
 
-    def _rows(self, sql: str) -> list[dict[str, Any]]:
+    def rows(self, sql: str) -> list[dict[str, Any]]:
         """The rows of a statement by the names of their columns."""
         with self._translated("run a statement"), self._run(sql, None) as cursor:
             names = [column.name for column in cursor.description]
@@ -642,6 +669,11 @@ def stored_name(name: str) -> str:
 
 def _quoted(name: str) -> str:
     return '"' + stored_name(name).replace('"', '""') + '"'
+
+
+def _address(bucket: ObjectStore, prefix: str) -> str:
+    """A folder of a bucket as the literal that COPY takes."""
+    return _text(bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/")
 
 
 def _text(value: str) -> str:

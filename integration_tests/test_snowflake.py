@@ -26,6 +26,7 @@ from blocks.errors import (
 from blocks.ledger import LEDGER
 from blocks.retry import RetryPolicy
 from blocks.snowflake_credentials import SnowflakeCredentials
+from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from connectors.snowflake import Snowflake
 from integration_tests.standins.process import free_port
@@ -240,6 +241,34 @@ def test_files_are_copied_straight_from_a_bucket(warehouse: Snowflake, snowflake
     assert count(warehouse) == 4
     sent = [sql for _, sql in snowflake_server.statements() if "STORAGE_INTEGRATION" in sql]
     assert sent[0].startswith("""COPY INTO "T" FROM 's3://raw/orders/april/' STORAGE_INTEGRATION = "LAKE" """)
+
+
+class Lake(LocalFiles):
+    """The stand-in's folder of a bucket, under the bucket's address."""
+
+    _block_type_slug = "test-lake"
+
+    def uri(self, key: str = "") -> str:
+        """The address in the bucket."""
+        return f"s3://lake/{key}"
+
+
+def test_rows_are_unloaded_straight_into_a_bucket(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
+    """A folder holds the rows of the last call and nothing else, its neighbours are left alone."""
+    bucket = Lake(basepath=str(snowflake_server.bucket("lake")))
+    for key in ("orders/data_7_0_0.snappy.parquet", "orders2/kept.parquet"):
+        bucket.write_path(key, b"old")
+    warehouse.load(table_of([1, 2]), "t")
+    for source in ("t", "SELECT * FROM t -- all of it"):
+        keys = warehouse.unload_to(bucket, "orders", source, storage_integration="lake")
+        assert keys == ["orders/data_0_0_0.snappy.parquet"]
+        assert bucket.read_table("orders").column("ID").to_pylist() == [1, 2]
+    assert [item["Key"] for item in bucket.list_objects("orders2")] == ["orders2/kept.parquet"]
+    sent = [sql for _, sql in snowflake_server.statements() if sql.startswith("COPY INTO 's3://lake/orders/'")]
+    assert sent[0].endswith(
+        """STORAGE_INTEGRATION = "LAKE" FILE_FORMAT = (TYPE = PARQUET) HEADER = TRUE OVERWRITE = TRUE """
+        "DETAILED_OUTPUT = TRUE"
+    )
 
 
 def test_several_statements_are_one_transaction(warehouse: Snowflake) -> None:

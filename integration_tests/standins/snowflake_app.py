@@ -24,6 +24,7 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from decimal import Decimal
 from http import HTTPStatus
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import duckdb
@@ -33,6 +34,7 @@ import fakesnow.cursor
 import fakesnow.server as fake
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import uvicorn
 from fakesnow import rowtype, transforms
 from fakesnow.transforms import stage
@@ -293,6 +295,7 @@ class Service:
             r"show\s+transactions$": self._show_transactions,
             r"select\s+system\$abort_transaction\((\d+)\)$": self._abort,
             r"alter\s+session\s+set\s+(.*)$": self._set_parameters,
+            r"copy\s+into\s+'(?:s3|gcs)://([^']*)/'\s+from\s+\((.*)\)\s+storage_integration": self._unload,
             r"show\s+parameters\s+like\s+'(\w+)'": self._show_parameter,
         }
 
@@ -322,6 +325,17 @@ class Service:
         for name, value in re.findall(r"(\w+)\s*=\s*('(?:[^']|'')*'|\S+)", found[1]):
             session.parameters[name.upper()] = value.strip("'").replace("''", "'")
         return status()
+
+    async def _unload(self, session: Session, found: re.Match[str]) -> str:
+        def write() -> tuple[str, int, int]:
+            folder, cursor = Path(BUCKETS, found[1]), session.conn.cursor()
+            folder.mkdir(parents=True, exist_ok=True)
+            cursor.execute(found[2], server=True)
+            path = folder / "data_0_0_0.snappy.parquet"
+            pq.write_table(cursor._arrow_table, path)
+            return path.name, path.stat().st_size, cursor._arrow_table.num_rows
+
+        return table_of(["FILE_NAME", "FILE_SIZE", "ROW_COUNT"], [await run_in_threadpool(write)])
 
     async def _show_parameter(self, session: Session, found: re.Match[str]) -> str:
         name = found[1].upper()
