@@ -213,12 +213,29 @@ class BigQuery(Warehouse):
             session.dry_run("SELECT 1")
         return f"{self.uri()} answers (location {location}), and jobs may be run in its project."
 
+    @operation
+    def estimate_bytes(self, query: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many bytes a query would read, and be billed for; it is checked and not run.
+
+        Raises:
+            InvalidInputError: It is wrong.
+        """
+        with contextlib.closing(BigQuerySession(self)) as session:
+            return session.dry_run(query, parameters)
+
     def get_client(self) -> Any:
         """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
         return self._cached(
             "client",
             lambda: self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location),
         )
+
+    def close(self) -> None:
+        """Nothing. Drops what the block keeps open; the next call opens it again."""
+        with self._lock:
+            if client := self._live.pop("storage", None):
+                client.transport.close()
+        super().close()
 
     def scan(self, source: str, parameters: Mapping[str, Any] | None = None) -> Scan:
         """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
@@ -274,7 +291,12 @@ class BigQuery(Warehouse):
 
 
 class BigQueryDialect(Dialect):
-    """Names are kept as written; columns are found whatever their case, tables only as they are written."""
+    """Names are kept as written; columns are found whatever their case, tables only as they are written.
+
+    Partitions are replaced by DELETE and INSERT within the script. A load job that overwrites `table$20260430` would do
+    less work, but it commits by itself: the rows would be there without their row in the ledger if the loader died in
+    between, and the rows of several partitions not at one moment.
+    """
 
     case_counts: ClassVar[bool] = False
     ddl_commits: ClassVar[bool] = True
@@ -368,14 +390,6 @@ class BigQueryDialect(Dialect):
     def truncate(self, table: str) -> str:
         """The statement that empties the table; unlike TRUNCATE it says how many rows it held."""
         return f"{super().truncate(table)} WHERE TRUE"
-
-    def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
-        """The statement that deletes the rows of every partition that the staged rows touch.
-
-        A load job that overwrites `table$20260430` would do less work, but it commits by itself: the rows would be
-        there without their row in the ledger if the loader died in between, and several partitions not at one moment.
-        """
-        return super().delete_partitions(table, columns, partition_by, stage)
 
 
 def check_name(name: str) -> None:

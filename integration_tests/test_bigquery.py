@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import multiprocessing
+import os
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import pyarrow as pa
 import pytest
 from google.cloud.bigquery import retry
 
-from blocks.errors import AmbiguousError, NotFoundError, QualityError, SchemaError, TransientError
+from blocks.errors import (
+    AlreadyExistsError,
+    AmbiguousError,
+    NotFoundError,
+    QualityError,
+    SchemaError,
+    TerminalError,
+    TransientError,
+)
 from blocks.gcp_credentials import GcpCredentials
 from blocks.ledger import LEDGER, QUARANTINE
 from blocks.retry import RetryPolicy
 from blocks.scan import Scan
+from blocks.session import Script, Step
 from connectors import bigquery
 from connectors.bigquery import BigQuery, BigQuerySession
 from integration_tests.standins.bigquery import PROJECT
@@ -47,22 +60,42 @@ DEVIATIONS = {
     "test_a_primary_key_is_kept[append]": "BigQuery enforces no key.",
     "test_tables_and_schemas_may_have_any_name": DATASETS,
     "test_parameters_are_bound_by_name[SELECT ':a', 'it''s :a', CAST(:a AS INTEGER)-parameters2-expected2]": NOT_SQL,
+}
+DEVIATIONS_OF_THE_STANDIN = {
     "test_parameters_are_bound_by_name[SELECT CAST(:a AS DECIMAL(20, 4))-parameters9-expected9]": DECIMAL,
 }
+ACCOUNT: dict[str, Any] = json.loads(os.environ.get("ETL_TEST_BIGQUERY", "{}"))
 
 
 @pytest.fixture(autouse=True)
 def deviations(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """What BigQuery, or its stand-in, does otherwise than the promises have it."""
-    if reason := DEVIATIONS.get(request.node.name):
+    known = DEVIATIONS if ACCOUNT else DEVIATIONS | DEVIATIONS_OF_THE_STANDIN
+    if reason := known.get(request.node.name):
         request.applymarker(pytest.mark.xfail(reason=reason, strict=True))
     monkeypatch.setattr(promises, "NAMES", [name for name in promises.NAMES if name not in REFUSED_NAMES])
 
 
 @pytest.fixture
-def warehouse(bigquery_server: BigQueryServer) -> Iterator[BigQuery]:
-    with block(bigquery_server) as made:
+def standin(request: pytest.FixtureRequest) -> BigQueryServer:
+    """The stand-in, for what a real account cannot be asked to do."""
+    if ACCOUNT:
+        pytest.skip("needs the stand-in")
+    server: BigQueryServer = request.getfixturevalue("bigquery_server")
+    return server
+
+
+@pytest.fixture
+def warehouse(request: pytest.FixtureRequest) -> Iterator[BigQuery]:
+    """An empty dataset, of the stand-in or of the account that the environment names."""
+    if not ACCOUNT:
+        with block(request.getfixturevalue("bigquery_server")) as made:
+            yield made
+        return
+    with BigQuery(**{"retry": RETRY, **ACCOUNT, "dataset": f"etl_tests_{uuid.uuid4().hex}"}) as made:
+        made.get_client().create_dataset(made.dataset)
         yield made
+        made.get_client().delete_dataset(made.dataset, delete_contents=True)
 
 
 def block(server: BigQueryServer, **options: Any) -> BigQuery:
@@ -94,9 +127,9 @@ def test_a_column_of_another_name_is_refused(warehouse: BigQuery, name: str) -> 
     assert "t" not in tables_of(warehouse)
 
 
-def test_tables_may_have_any_name(warehouse: BigQuery, bigquery_server: BigQueryServer) -> None:
+def test_tables_may_have_any_name(warehouse: BigQuery, standin: BigQueryServer) -> None:
     """`dataset.table` is taken as written, and tables of one name in two datasets are two tables."""
-    other = bigquery_server.new_dataset()
+    other = standin.new_dataset()
     for name in ("select", "t1", "MixedCase", "_"):  # the stand-in takes no others
         warehouse.load(table_of([1, 2]), f"{other}.{name}", mode="upsert", key=["id"])
         warehouse.load(table_of([1]), name)
@@ -132,10 +165,10 @@ ARRAYS_WITHOUT_NULLS = {
 
 
 @pytest.mark.parametrize("storage", [True, False], ids=["storage API", "REST"])
-def test_arrays_come_back(bigquery_server: BigQueryServer, storage: bool) -> None:
+def test_arrays_come_back(standin: BigQueryServer, storage: bool) -> None:
     """Arrays without nulls come back exactly, through either API."""
-    url = bigquery_server.storage_url if storage else None
-    with block(bigquery_server, storage_endpoint_url=url) as warehouse:
+    url = standin.storage_url if storage else None
+    with block(standin, storage_endpoint_url=url) as warehouse:
         data = pa.table(ARRAYS_WITHOUT_NULLS)
         for times in (1, 2):
             warehouse.load(data, "t")
@@ -154,14 +187,12 @@ def test_null_arrays_are_refused(warehouse: BigQuery) -> None:
 # Reading
 
 
-def test_a_large_result_comes_through_the_storage_api(bigquery_server: BigQueryServer) -> None:
+def test_a_large_result_comes_through_the_storage_api(standin: BigQueryServer) -> None:
     """Tables and results of queries; with REST they are the same to the last row."""
     data = pa.table({"id": range(30_000), "größe x": [Decimal(n) / 100 for n in range(30_000)]})
-    with HttpFaultProxy(bigquery_server.url) as proxy:
-        rest = block(bigquery_server, url=proxy.url)
-        storage = block(
-            bigquery_server, url=proxy.url, dataset=rest.dataset, storage_endpoint_url=bigquery_server.storage_url
-        )
+    with HttpFaultProxy(standin.url) as proxy:
+        rest = block(standin, url=proxy.url)
+        storage = block(standin, url=proxy.url, dataset=rest.dataset, storage_endpoint_url=standin.storage_url)
         rest.load(data, "t")
         for read in (
             lambda warehouse: warehouse.read_table("t"),
@@ -177,6 +208,28 @@ def test_a_large_result_comes_through_the_storage_api(bigquery_server: BigQueryS
             assert answers["rest"][0].equals(answers["storage"][0])
             assert answers["rest"][1] > 2 > answers["storage"][1]
         storage.close()
+
+
+def test_reading_goes_on_without_the_storage_api(warehouse: BigQuery, caplog: pytest.LogCaptureFixture) -> None:
+    """An identity that may not use it reads through REST, and the log says why that is slow."""
+
+    class Denying(grpc.GenericRpcHandler):
+        def service(self, _: Any) -> Any:
+            """No, whatever was asked."""
+            words = "Permission bigquery.readsessions.create denied"
+            return grpc.unary_unary_rpc_method_handler(
+                lambda _, context: context.abort(grpc.StatusCode.PERMISSION_DENIED, words)
+            )
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Denying()])
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    size = bigquery.ROWS_OF_A_FEW + 1
+    warehouse.load(pa.table({"id": range(size)}), "t")
+    with warehouse.model_copy(update={"storage_endpoint_url": f"http://127.0.0.1:{port}"}) as denied:
+        assert denied.read_table("t").num_rows == size
+    server.stop(None).wait()
+    assert "The Storage Read API is not used, and reading is slower" in caplog.text
 
 
 def test_a_view_is_read_as_the_query_that_it_is(warehouse: BigQuery) -> None:
@@ -240,21 +293,31 @@ def test_a_query_is_checked_and_limited(warehouse: BigQuery) -> None:
     assert {job.maximum_bytes_billed for job in jobs if job.job_type == "query"} == {10**9}
 
 
+def test_the_cost_of_a_query_is_estimated(warehouse: BigQuery) -> None:
+    """Nothing runs, and a wrong query is found out; the stand-in reads no bytes."""
+    warehouse.execute("CREATE TABLE t (id INT64)")
+    assert warehouse.estimate_bytes("SELECT * FROM t WHERE id = :id", {"id": 1}) == 0
+    assert warehouse.estimate_bytes("INSERT INTO t (id) VALUES (1)") == 0
+    assert count(warehouse) == 0
+    with pytest.raises(NotFoundError, match="nowhere"):
+        warehouse.estimate_bytes("SELECT * FROM nowhere")
+
+
 # Faults
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"append": {}, "upsert": {"key": ["id"]}}
 
 
 @pytest.fixture
-def proxy(bigquery_server: BigQueryServer) -> Iterator[HttpFaultProxy]:
-    with HttpFaultProxy(bigquery_server.url) as running:
+def proxy(standin: BigQueryServer) -> Iterator[HttpFaultProxy]:
+    with HttpFaultProxy(standin.url) as running:
         yield running
 
 
 @pytest.fixture
-def behind(warehouse: BigQuery, bigquery_server: BigQueryServer, proxy: HttpFaultProxy) -> Iterator[BigQuery]:
+def behind(warehouse: BigQuery, standin: BigQueryServer, proxy: HttpFaultProxy) -> Iterator[BigQuery]:
     """The dataset as a loader sees it, through the proxy."""
-    with block(bigquery_server, url=proxy.url, dataset=warehouse.dataset) as made:
+    with block(standin, url=proxy.url, dataset=warehouse.dataset) as made:
         yield made
 
 
@@ -274,13 +337,11 @@ def assert_loaded_once(warehouse: BigQuery, size: int, *, loads: int = 1) -> Non
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("fault", ["drop_answer", "refuse"])
 @pytest.mark.parametrize("mode", ARGUMENTS)
-def test_every_request_may_be_lost(
-    bigquery_server: BigQueryServer, proxy: HttpFaultProxy, mode: Any, fault: str
-) -> None:
+def test_every_request_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProxy, mode: Any, fault: str) -> None:
     """Whichever request of a load is cut off, before or after the server did it, the rows are there once."""
 
     def load() -> tuple[BigQuery, Any]:
-        made = block(bigquery_server, url=proxy.url)
+        made = block(standin, url=proxy.url)
         proxy.log.clear()
         return made, made.load(table_of(list(range(50))), "t", mode=mode, load_id="x", **ARGUMENTS[mode])
 
@@ -293,7 +354,7 @@ def test_every_request_may_be_lost(
         made, report = load()
         assert len(proxy.faults_fired) == 1, request
         assert report.rows == 50, request
-        direct = block(bigquery_server, dataset=made.dataset)
+        direct = block(standin, dataset=made.dataset)
         assert_loaded_once(direct, 50)
         assert tables_of(direct) == {"t", LEDGER, QUARANTINE}, request
         made.close()
@@ -329,15 +390,35 @@ def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> N
     assert_loaded_once(warehouse, 2, loads=2)
 
 
-def test_a_running_try_is_waited_for(warehouse: BigQuery, bigquery_server: BigQueryServer) -> None:
+def transaction(session: BigQuerySession, load_id: str, rows: int) -> Any:
+    started = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
+    claimed = {"load_id": load_id, "table_name": "t", "mode": "append", "started_at": started}
+    steps = (Step("INSERT INTO t (id, day, text) VALUES (7, 'mon', 'x')", "inserted"),)
+    return session._transaction(Script(load_id, ("", claimed), steps, rows, ("", {"report": "{}"})))
+
+
+def test_the_script_itself_refuses_a_second_run(warehouse: BigQuery) -> None:
+    """Also under another job id: the ledger's row, and a wrong number of rows, stop it, and nothing of it stays."""
+    warehouse.load(table_of([0]), "t", load_id="first")
+    session = BigQuerySession(warehouse)
+    with pytest.raises(AlreadyExistsError, match="the ledger has this load"):
+        session._run(*transaction(session, "first", 1), ambiguous=True)
+    with pytest.raises(TerminalError, match=r"differ in number\. Nothing was committed"):
+        session._run(*transaction(session, "second", 2), ambiguous=True)
+    assert_loaded_once(warehouse, 1)
+    session._run(*transaction(session, "second", 1), ambiguous=True)
+    assert (count(warehouse), count(warehouse, LEDGER)) == (2, 2)
+
+
+def test_a_running_try_is_waited_for(warehouse: BigQuery, standin: BigQueryServer) -> None:
     """While the job of another try runs this one waits for it, and reports what it loaded."""
     warehouse.load(table_of([]), "t", load_id="first")
-    bigquery_server.hold("BEGIN TRANSACTION")
+    standin.hold("BEGIN TRANSACTION")
     with ThreadPoolExecutor() as pool:
         tries = [pool.submit(warehouse.load, table_of([0, 1]), "t", load_id="monday") for _ in range(2)]
-        eventually(bigquery_server.held)
+        eventually(standin.held)
         assert not any(each.done() for each in tries)
-        bigquery_server.release()
+        standin.release()
         reports = [each.result(timeout=30) for each in tries]
     assert sorted(report.already_loaded for report in reports) == [False, True]
     assert_loaded_once(warehouse, 2, loads=2)
@@ -394,17 +475,17 @@ def test_a_loader_is_killed_amid_the_rows(warehouse: BigQuery, mode: Any) -> Non
 @pytest.mark.parametrize("moment", ["_etl_stage_.*CREATE_NEVER|CREATE_NEVER.*_etl_stage_", "BEGIN TRANSACTION"])
 @pytest.mark.parametrize("mode", ARGUMENTS)
 def test_a_loader_is_killed_while_its_job_runs(
-    warehouse: BigQuery, bigquery_server: BigQueryServer, mode: Any, moment: str
+    warehouse: BigQuery, standin: BigQueryServer, mode: Any, moment: str
 ) -> None:
     """The server goes on without it: a transaction that it finishes is found, whatever else it does is nobody's."""
     warehouse.load(table_of([]), "t", load_id="first")
-    bigquery_server.hold(moment)
+    standin.hold(moment)
     with loader(warehouse, mode):
-        eventually(bigquery_server.held, 60)
+        eventually(standin.held, 60)
     data, arguments = table_of(list(range(SIZE))), ARGUMENTS[mode]
     with ThreadPoolExecutor() as pool:
         again = pool.submit(warehouse.load, data, "t", mode=mode, load_id="monday", **arguments)
-        bigquery_server.release()
+        standin.release()
         report = again.result(timeout=60)
     assert report.already_loaded == (moment == "BEGIN TRANSACTION")
     assert_loaded_once(warehouse, SIZE, loads=2)
