@@ -8,6 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from prefect import flow
@@ -39,11 +40,13 @@ from integration_tests.standins.snowflake import (
     fields,
     new_schema_name,
 )
+from templates.orders_pipeline import orders_pipeline
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import ARGUMENTS, CANARY, MODES, count, leak, make_table, rows, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from blocks.load import Mode
     from integration_tests.standins.snowflake import SnowflakeServer
@@ -283,6 +286,19 @@ def test_several_statements_are_one_transaction(warehouse: Snowflake) -> None:
     with pytest.raises(InvalidInputError):
         warehouse.multiquery(broken, {"id": 3}, as_transaction=False)
     assert count(warehouse) == 4
+
+
+def test_the_orders_pipeline_runs(warehouse: Snowflake, prefect_server: object, tmp_path: Path) -> None:
+    """A template that knows nothing of Snowflake fills it by the name of a saved block, once for each day."""
+    assert prefect_server
+    warehouse.save("standin", overwrite=True)
+    lake = LocalFiles(basepath=str(tmp_path))
+    first, again = (orders_pipeline(lake=lake, warehouse="etl-snowflake/standin") for _ in range(2))
+    assert (first.table.already_loaded, again.table.already_loaded) == (False, True)
+    kept = lake.read_table("orders", columns=["order_id", "amount"])
+    found = warehouse.fetch_one("SELECT count(*), count(DISTINCT order_id), sum(amount) FROM orders")
+    assert found == (kept.num_rows, kept.num_rows, pc.sum(kept["amount"]).as_py())
+    assert again.table.rows == kept.num_rows
 
 
 def test_prefects_documented_calls_run(warehouse: Snowflake) -> None:

@@ -455,6 +455,7 @@ def patch() -> None:
     transforms.integer_precision = lambda e: without_keys(keep_numbers(e))
     transforms.merge = lambda e: [e]
     transforms.extract_text_length = lambda e: e  # it stumbles over names with quotes
+    transforms.numeric_agg_implicit_cast = lambda e: e  # it makes floats of decimals
     fakesnow.arrow.timestamp_to_sf_struct = timestamps
     fakesnow.cursor.FakeSnowflakeCursor._execute = execute
     fakesnow.copy_into._describe_table = describe_table
