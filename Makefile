@@ -34,12 +34,13 @@ check: .venv/all
 	$(BIN)/mypy
 	$(BIN)/python docs/tables.py --check
 
-bench: .venv/bench
+bench: .venv/bench standins
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-campaign: .venv/bench azurite  ## kills the pipeline ten times during a load; moves many and large objects (minutes)
+campaign: .venv/bench azurite standins  ## kills the pipeline ten times during a load; moves many and large objects (minutes)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
+	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
 	$(BIN)/pytest -n 2 --thorough integration_tests/test_object_store_faults.py
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
