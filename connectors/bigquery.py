@@ -665,7 +665,10 @@ class BigQuerySession(ScriptedSession):
         try:
             job = call_with_retry(self._block.retry, attempt)
         except TransientError as error:
-            raise (AmbiguousError(str(error)) if unknown else error) from None
+            if not unknown:
+                raise
+            self._staged.clear()  # the job may still read them: they go by themselves after a day
+            raise AmbiguousError(str(error)) from None
         if not self._is_mine(job):
             raise AlreadyExistsError(f"Job {job.job_id} of another try has committed load {script.load_id}.")
 

@@ -378,6 +378,35 @@ def test_the_transactions_answer_is_lost_for_long(
     assert_loaded_once(warehouse, 2, loads=2)
 
 
+def test_a_transaction_whose_end_nobody_saw_is_resolved(
+    behind: BigQuery,
+    warehouse: BigQuery,
+    standin: BigQueryServer,
+    proxy: HttpFaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once the service answers again its job is waited for, and the ledger says what came of it."""
+    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    warehouse.load(table_of([]), "t", load_id="first")
+    impatient = behind.model_copy(update={"retry": RetryPolicy(attempts=2, first_delay_s=0.01)})
+    wait_for_others = BigQuerySession.end_other_tries
+
+    def answer_again(self: BigQuerySession, load_id: str) -> None:
+        proxy._faults.clear()
+        threading.Timer(0.2, standin.release).start()
+        wait_for_others(self, load_id)
+
+    def fail() -> None:
+        standin.hold("BEGIN TRANSACTION")
+        proxy.drop_answer("POST", "/jobs", skip=1, times=100)
+        proxy.refuse("GET", "/jobs/", status=503, times=1_000)
+
+    monkeypatch.setattr(BigQuerySession, "end_other_tries", answer_again)
+    report = impatient.load(opened(table_of([0, 1]), fail), "t", load_id="monday")
+    assert (report.rows, report.resolved_from_ledger) == (2, True)
+    assert_loaded_once(warehouse, 2, loads=2)
+
+
 def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> None:
     """A job that was seen to fail for a moment is followed by one of the next generation, on the same stage."""
     warehouse.load(table_of([]), "t", load_id="first")

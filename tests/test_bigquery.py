@@ -20,6 +20,7 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
     TypeLossError,
+    UnsupportedError,
 )
 from blocks.gcp_credentials import GcpCredentials
 from blocks.session import Script, Step
@@ -220,8 +221,10 @@ def test_the_transaction_of_a_load_is_one_script() -> None:
         [
             "DECLARE etl_inserted, etl_updated, etl_deleted INT64 DEFAULT 0;",
             "BEGIN TRANSACTION;",
-            ("IF EXISTS (SELECT 1 FROM `_etl_loads` WHERE load_id = @load_id) "
-            f"THEN RAISE USING MESSAGE = '{CLAIMED}'; END IF;"),
+            (
+                "IF EXISTS (SELECT 1 FROM `_etl_loads` WHERE load_id = @load_id) "
+                f"THEN RAISE USING MESSAGE = '{CLAIMED}'; END IF;"
+            ),
             "UPDATE 1;",
             "SET etl_updated = @@row_count;",
             "INSERT 1;",
@@ -250,6 +253,19 @@ def test_the_id_of_a_loads_job_is_fixed() -> None:
     assert one.stage != other.stage
     ids = {BigQuerySession(block(dataset=name))._job_id(load, 0) for name in ("a", "b") for load in ("x", "y")}
     assert len(ids | {one._job_id("monday", 1)}) == 5
+
+
+def test_a_transaction_fetches_nothing() -> None:
+    """Its statements are run when it is committed; one of none, or one that is undone, sends nothing."""
+    session = BigQuerySession(block())
+    with session.transaction():
+        pass
+    session.begin()
+    assert session.execute("DELETE FROM t WHERE TRUE") == -1
+    with pytest.raises(UnsupportedError, match="nothing can be fetched"):
+        session.fetch("SELECT 1")
+    session.rollback()
+    session.commit()
 
 
 # Parameters
