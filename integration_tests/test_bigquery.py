@@ -7,6 +7,7 @@ import datetime as dt
 import json
 import multiprocessing
 import os
+import random
 import threading
 import time
 import uuid
@@ -358,6 +359,29 @@ def test_every_request_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProx
         assert_loaded_once(direct, 50)
         assert tables_of(direct) == {"t", LEDGER, QUARANTINE}, request
         made.close()
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("fault", ["begin", "answer", "middle", "unavailable"])
+def test_a_large_file_is_uploaded_in_pieces(
+    behind: BigQuery, warehouse: BigQuery, proxy: HttpFaultProxy, fault: str
+) -> None:
+    """Whatever is lost of a resumable upload, its job runs once."""
+    if fault == "begin":
+        proxy.drop_answer("POST", "uploadType=resumable")
+    elif fault == "answer":
+        proxy.drop_answer("PUT", "upload_id")
+    elif fault == "middle":
+        proxy.reset_request("PUT", "upload_id", after_bytes=2**20)
+    else:
+        proxy.refuse("PUT", "upload_id", status=503)
+    size = 12
+    noise = [random.Random(n).randbytes(2**20) for n in range(size)]
+    report = behind.load(pa.table({"id": range(size), "noise": noise}), "t")
+    assert len(proxy.faults_fired) == 1
+    assert report.rows == size
+    assert_loaded_once(warehouse, size)
+    assert warehouse.read_table("t").sort_by("id")["noise"].to_pylist() == noise
 
 
 def test_the_transactions_answer_is_lost_for_long(
