@@ -3,5 +3,6 @@
 from blocks.aws_credentials import AwsCredentials
 from blocks.azure_credentials import AzureBlobStorageCredentials
 from blocks.gcp_credentials import GcpCredentials
+from blocks.snowflake_credentials import SnowflakeCredentials
 
-__all__ = ["AwsCredentials", "AzureBlobStorageCredentials", "GcpCredentials"]
+__all__ = ["AwsCredentials", "AzureBlobStorageCredentials", "GcpCredentials", "SnowflakeCredentials"]

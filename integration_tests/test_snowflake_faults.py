@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import multiprocessing
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -152,6 +153,15 @@ def test_every_request_may_be_lost(snowflake_server: SnowflakeServer, mode: Mode
         assert len(load(number)) > number, request
     left = snowflake_server.stages()
     assert left == [] or kind == "refuse"  # a session whose end was not heard of ends by itself
+
+
+def test_silence_ends(behind: Snowflake, proxy: SnowflakeProxy) -> None:
+    """A service that takes a query and says nothing is given up after the block's timeouts, and asked again."""
+    proxy.lose("stall", "^select 7$")
+    started = time.monotonic()
+    assert behind.fetch_one("SELECT 7") == (7,)
+    assert proxy.faults_fired
+    assert time.monotonic() - started < 20
 
 
 def test_tokens_that_expire_are_renewed(snowflake_server: SnowflakeServer, direct: Snowflake) -> None:
