@@ -12,6 +12,7 @@ import json
 import re
 import tempfile
 import threading
+import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.context import FlowRunContext
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from blocks import errors
 from blocks.arrow_types import cast_array, plain_type
@@ -51,6 +52,9 @@ SEMI_STRUCTURED = ("VARIANT", "OBJECT", "ARRAY", "MAP")
 INTEGER_DIGITS = 19
 """Digits of the largest int64; a NUMBER of more is a decimal."""
 DECIMAL_DIGITS = 38
+PAUSE_S = 30
+"""After a longer pause within a transaction it counts as lost: Snowflake may have aborted it, and what came next would
+commit by itself. With `network_timeout_s` it stays below the 5 minutes after which that happens."""
 UPLOADS = 4
 """Files of one load that are sent at the same time."""
 TAG_CHARACTERS = 2_000
@@ -115,9 +119,10 @@ class Snowflake(Warehouse):
     )
     login_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait for a login.")
     network_timeout_s: int = Field(
-        default=300,
+        default=240,
         ge=1,
-        description="Seconds in which the driver repeats a request that gets no answer, then gives up.",
+        description="Seconds in which the driver repeats a request that gets no answer, then gives up. Less than the 5 "
+        "minutes after which Snowflake may abort a transaction that it hears nothing of.",
     )
     socket_timeout_s: int = Field(
         default=90, ge=1, description="Seconds to wait for data of one answer; the service says something every 45."
@@ -131,6 +136,8 @@ class Snowflake(Warehouse):
     part_bytes: int = Field(
         default=64 * 2**20, ge=1, description="Size of the Parquet files in which rows are sent; four go at a time."
     )
+
+    _clock: Any = PrivateAttr(default=time.time)
 
     def uri(self, table: str = "") -> str:
         """`snowflake://account/database/schema.table`."""
@@ -395,7 +402,7 @@ class SnowflakeSession(BulkSession):
         self._name = f"etl_{uuid.uuid4().hex}"
         self._connection = block.connect(load_id)
         self._in_transaction = False
-        self._files = 0
+        self._last_s = 0.0
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """How many rows the statement changed."""
@@ -536,6 +543,7 @@ class SnowflakeSession(BulkSession):
 
     def commit(self) -> None:
         """Commit it."""
+        self._check_pause()
         self._in_transaction = False
         try:
             with self._translated("commit"), self._run("COMMIT", None):
@@ -548,7 +556,7 @@ class SnowflakeSession(BulkSession):
     def rollback(self) -> None:
         """Undo it."""
         if self._in_transaction:
-            self._in_transaction = False
+            self._in_transaction = False  # which also lets ROLLBACK through after a pause
             with contextlib.suppress(ConnectorError), self._translated("roll back"), self._run("ROLLBACK", None):
                 pass
 
@@ -574,7 +582,16 @@ class SnowflakeSession(BulkSession):
             return "?"
 
         text = bind(sql, parameters, placeholder, token=TOKEN) if parameters else sql
-        return self._connection.cursor().execute(text, values or None)
+        self._check_pause()
+        cursor = self._connection.cursor().execute(text, values or None)
+        self._last_s = self._block._clock()  # noqa: SLF001 (its own block)
+        return cursor
+
+    def _check_pause(self) -> None:
+        pause = self._block._clock() - self._last_s  # noqa: SLF001
+        if self._in_transaction and pause > PAUSE_S:
+            self.rollback()
+            raise TransientError(f"The transaction in {self._block.uri()} paused for {pause:.0f} s; it is made again.")
 
     @property
     def _error(self) -> type[Exception]:

@@ -185,13 +185,14 @@ def test_a_name_in_capitals_is_refused(warehouse: Snowflake) -> None:
 def test_rows_go_in_several_files(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
     """Files of the size asked for are sent, each result is compared, and no stage outlives the session."""
     small = warehouse.model_copy(update={"part_bytes": 100_000})
+    stages = snowflake_server.stages()
     before = len(snowflake_server.statements())
     batches = [pa.record_batch({"id": range(n, n + 20_000)}) for n in range(0, 200_000, 20_000)]
     assert small.load(pa.Table.from_batches(batches), "t").rows == 200_000
     files = [sql for _, sql in snowflake_server.statements()[before:] if sql.startswith("PUT")]
     assert len(set(files)) > 3
     assert warehouse.fetch_one("SELECT count(*), count(DISTINCT id) FROM t") == (200_000, 200_000)
-    assert snowflake_server.stages() == []
+    assert snowflake_server.stages() == stages
 
 
 def test_the_query_tag_names_the_load(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
