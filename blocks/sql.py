@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blocks.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable
 
     import pyarrow as pa
+
+
+Parameters = Mapping[str, Any] | Sequence[Any]
+"""The values of a statement: by name for `:name`, in order for `%s`."""
 
 
 @dataclass(frozen=True)
@@ -172,3 +177,54 @@ def bind(
         return placeholder(name)
 
     return token.sub(bound, sql)
+
+
+_OTHER_FORMS = re.compile(
+    r"""
+    '(?:[^']|'')*' | "(?:[^"]|"")*"          # strings and quoted names
+    | --[^\n]* | /\*.*?\*/                     # comments
+    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
+    | %\((?P<name>[A-Za-z_]\w*)\)s             # a parameter by name
+    | (?P<next>%s)\b                           # the next one in order
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def named(sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
+    """The statement with its parameters as `:name`, and these by name.
+
+    The forms of the DB-API's drivers, in which statements for other collections are written, are taken too: `%(name)s`,
+    and `%s` with parameters in order.
+
+    >>> named("select %(a)s, '%(a)s'", {"a": 1})
+    ("select :a, '%(a)s'", {'a': 1})
+    >>> named("insert into t values (%s, %s)", (1, "x"))
+    ('insert into t values (:p1, :p2)', {'p1': 1, 'p2': 'x'})
+
+    Raises:
+        InvalidInputError: Not as many parameters are given in order as are used.
+    """
+    if parameters is None or "%" not in sql:
+        return sql, None if parameters is None else _by_name(parameters)
+    used = 0
+
+    def colon(match: re.Match[str]) -> str:
+        nonlocal used
+        if match["name"]:
+            return f":{match['name']}"
+        if match["next"] and not isinstance(parameters, Mapping):
+            used += 1
+            return f":p{used}"
+        return match[0]
+
+    text = _OTHER_FORMS.sub(colon, sql)
+    if not isinstance(parameters, Mapping) and used != len(parameters):
+        raise InvalidInputError(f"The statement has {used} times %s, and {len(parameters)} parameters were given.")
+    return text, _by_name(parameters)
+
+
+def _by_name(parameters: Parameters) -> dict[str, Any]:
+    if isinstance(parameters, Mapping):
+        return dict(parameters)
+    return {f"p{number}": value for number, value in enumerate(parameters, 1)}

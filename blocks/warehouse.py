@@ -19,16 +19,17 @@ from blocks.operation import instance_operation, operation
 from blocks.optional import lazy
 from blocks.retry import call_with_retry
 from blocks.scan import Rejects, Scan, as_scan
+from blocks.sql import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self
 
     import pyarrow as pa
 
     from blocks.load import LoadPlan, LoadReport, Mode, OnNewColumns
     from blocks.session import BulkSession, Session
-    from blocks.sql import Dialect
+    from blocks.sql import Dialect, Parameters
 else:
     pa = lazy("pyarrow")
 
@@ -37,7 +38,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     """A SQL database: statements, queries as Arrow streams, and loads that happen exactly once.
 
     Parameters of statements are named: `fetch_all("select * from t where d = :day", {"day": day})`. They are bound by
-    the driver, never formatted into the text.
+    the driver, never formatted into the text. Statements written for other collections, with `%(day)s` or with `%s`
+    and parameters in order, are taken as they are.
     """
 
     @abstractmethod
@@ -66,41 +68,66 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     # --- Prefect's DatabaseBlock: its names; operations serve sync and async where it declares async methods ---
 
     @operation
-    def execute(self, operation: str, parameters: Mapping[str, Any] | None = None) -> None:  # type: ignore[override]
+    def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
         """Nothing. Runs one statement and commits it.
 
         Raises:
             AmbiguousError: The connection was lost after the statement was sent; look before you run it again.
         """
         with self._session() as session:
-            session.execute(operation, parameters)
+            session.execute(*named(operation, parameters))
 
     @operation
-    def execute_many(self, operation: str, seq_of_parameters: Sequence[Mapping[str, Any]]) -> None:  # type: ignore[override]
+    def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
         """Nothing. Runs the statement once for each item, all in one transaction."""
         with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
-                session.execute(operation, parameters)
+                session.execute(*named(operation, parameters))
 
     @operation
-    def fetch_one(self, operation: str, parameters: Mapping[str, Any] | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
+    def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
         """The first row of a query, None where it has none."""
         with self._session() as session:
-            return next(iter(session.fetch(operation, parameters, size=1)), None)
+            return next(iter(session.fetch(*named(operation, parameters), size=1)), None)
 
     @operation
     def fetch_many(  # type: ignore[override]
-        self, operation: str, parameters: Mapping[str, Any] | None = None, size: int = 1_000
+        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
     ) -> list[tuple[Any, ...]]:
         """The first `size` rows of a query. The same call twice gives the same rows."""
         with self._session() as session:
-            return session.fetch(operation, parameters, size=size)
+            return session.fetch(*named(operation, parameters), size=size)
 
     @operation
-    def fetch_all(self, operation: str, parameters: Mapping[str, Any] | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
+    def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
         """All rows of a query, as tuples."""
         with self._session() as session:
-            return session.fetch(operation, parameters)
+            return session.fetch(*named(operation, parameters))
+
+    async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
+        """As `execute.aio`, by the name that some of Prefect's collections have for it."""
+        await self.execute.aio(operation, parameters)
+
+    async def execute_many_async(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:
+        """As `execute_many.aio`."""
+        await self.execute_many.aio(operation, seq_of_parameters)
+
+    async def fetch_one_async(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:
+        """As `fetch_one.aio`."""
+        return await self.fetch_one.aio(operation, parameters)
+
+    async def fetch_many_async(
+        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch_many.aio`."""
+        return await self.fetch_many.aio(operation, parameters, size)
+
+    async def fetch_all_async(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
+        """As `fetch_all.aio`."""
+        return await self.fetch_all.aio(operation, parameters)
+
+    def reset_cursors(self) -> None:
+        """Nothing: no fetch leaves a cursor behind, so that each begins at the first row."""
 
     def close(self) -> None:
         """Nothing. Drops what the block keeps open; the next call opens it again."""
@@ -124,7 +151,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
     # --- reading ---
 
-    def scan(self, source: str, parameters: Mapping[str, Any] | None = None) -> Scan:
+    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
         """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
 
         Each time it is opened, it runs the query on a connection of its own; memory stays bounded.
@@ -132,11 +159,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         is_query = re.search(r"\s", source.strip()) is not None
         # A line end, because the query may end in a comment.
         sql = source.strip().rstrip(";") + "\n" if is_query else f"SELECT * FROM {self.dialect.table(source)}"
+        sql, values = named(sql, parameters)
 
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
                 with self._bulk_session() as session:
-                    schema, batches = session.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", parameters)
+                    schema, batches = session.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", values)
                     for _ in batches:
                         pass
                     return schema
@@ -145,10 +173,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
         def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
             with self._bulk_session() as session:
-                yield from session.stream(sql, parameters)[1]
+                yield from session.stream(sql, values)[1]
 
         where = self.uri("query" if is_query else source)
-        return Scan(find_schema, open_batches, source=where, fingerprint=lambda: f"{sql} {parameters}")
+        return Scan(find_schema, open_batches, source=where, fingerprint=lambda: f"{sql} {values}")
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:

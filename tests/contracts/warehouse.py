@@ -1079,6 +1079,27 @@ def test_parameters_are_bound_by_name(
     assert tuple(column[0].as_py() for column in found.columns) == expected
 
 
+def test_parameters_may_be_written_as_elsewhere(warehouse: Warehouse) -> None:
+    """Statements for other collections, with `%(name)s` or `%s`, run as they are; a literal is left alone."""
+    warehouse.load(table_of([1, 2, 3]), "t")
+    assert warehouse.fetch_all("SELECT id FROM t WHERE id = %(id)s AND text <> '%(id)s'", {"id": 2}) == [(2,)]
+    warehouse.execute_many("INSERT INTO t (id, day, text) VALUES (%s, %s, %s)", [(4, "mon", "a"), (5, "tue", "b")])
+    assert rows(warehouse, columns="id, text")[-2:] == [(4, "a"), (5, "b")]
+    assert warehouse.scan("SELECT id FROM t WHERE id > %(id)s", {"id": 4}).to_arrow().to_pylist() == [{"id": 5}]
+    with pytest.raises(InvalidInputError, match="1 times"):
+        warehouse.fetch_all("SELECT %s", (1, 2))
+
+
+async def test_prefects_other_names_are_there(warehouse: Warehouse) -> None:
+    """The awaitable methods of its collections, and the reset of cursors that are not there."""
+    await warehouse.execute_async("CREATE TABLE t (id INTEGER)")
+    await warehouse.execute_many_async("INSERT INTO t (id) VALUES (:id)", [{"id": 1}, {"id": 2}])
+    warehouse.reset_cursors()
+    assert await warehouse.fetch_one_async("SELECT id FROM t WHERE id = %(id)s", {"id": 2}) == (2,)
+    assert sorted(await warehouse.fetch_many_async("SELECT id FROM t", size=9)) == [(1,), (2,)]
+    assert sorted(await warehouse.fetch_all_async("SELECT id FROM t")) == [(1,), (2,)]
+
+
 def test_a_parameter_that_is_not_given_is_named(warehouse: Warehouse) -> None:
     """The message names what is missing and what was given, and no value."""
     with pytest.raises(InvalidInputError, match=r"uses :day, which the parameters lack; given: \['dya'\]") as caught:
