@@ -1,8 +1,8 @@
 """Calls as the documentation of prefect-snowflake and prefect-gcp shows them, with import and class name changed.
 
 Sources: the docstrings of `prefect_snowflake.database.SnowflakeConnector` and `prefect_gcp.bigquery.BigQueryWarehouse`.
-The public tables that those of BigQuery read are made here. On purpose another answer: the second `fetch_many` gives the
-same rows again, not the next ones.
+The public tables that those of BigQuery read are made here. On purpose another answer: the second `fetch_many` gives
+the same rows again, not the next ones.
 """
 
 from __future__ import annotations
