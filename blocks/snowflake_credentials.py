@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -283,6 +284,8 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         arguments = timeouts | login | {name: value for name, value in options.items() if value is not None}
         parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
         arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
+        # A filter that is there already is not added again.
+        logging.getLogger("snowflake.connector.network").addFilter(without_data)
         try:
             return connector.connect(**arguments)
         except connector.Error as error:
@@ -344,6 +347,16 @@ def _pem_parts(text: str) -> tuple[str, str, str]:
     if found is None:
         raise ValueError("not a PEM")
     return found[1], "\n".join(found[2].split()), found[3]
+
+
+def without_data(record: logging.LogRecord) -> bool:
+    """True, so that the record is logged: the driver's words on a request that hangs, without what was to be sent.
+
+    They end in the statement with its values.
+    """
+    if isinstance(record.msg, str) and "Hanging?" in record.msg:
+        record.msg = record.msg.partition(", headers:")[0]
+    return True
 
 
 def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from blocks.errors import (
     TransientError,
     TypeLossError,
 )
-from blocks.snowflake_credentials import SNOWFLAKE_ERRORS, SnowflakeCredentials, snowflake_error
+from blocks.snowflake_credentials import SNOWFLAKE_ERRORS, SnowflakeCredentials, snowflake_error, without_data
 from connectors.snowflake import Snowflake, SnowflakeDialect
 
 if TYPE_CHECKING:
@@ -121,6 +122,15 @@ def test_a_private_key_that_is_none_says_so(fields: dict[str, Any]) -> None:
     with pytest.raises(AuthError, match="Could not use the private key for snowflake://a") as caught:
         SnowflakeCredentials(account="a", user="u", **fields).get_client()
     assert "no key" not in str(caught.value)
+
+
+def test_the_drivers_log_shows_no_values(caplog: pytest.LogCaptureFixture) -> None:
+    """What it says of a request that hangs ends where the statement and its values would begin."""
+    logger = logging.getLogger("snowflake.connector.network")
+    logger.addFilter(without_data)
+    logger.error("Failed to get the response. Hanging? method: post, url: https://x, headers:{}, data: {'1': 'c4n4ry'}")
+    logger.error("Another word")
+    assert caplog.messages == ["Failed to get the response. Hanging? method: post, url: https://x", "Another word"]
 
 
 def test_every_error_of_the_driver_is_known() -> None:
