@@ -8,6 +8,7 @@ https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 import hashlib
 import itertools
@@ -17,7 +18,7 @@ import time
 import uuid
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.context import FlowRunContext
 from pydantic import Field, HttpUrl
@@ -39,12 +40,13 @@ from blocks.errors import (
     service_error,
 )
 from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
-from blocks.ledger import LEDGER
+from blocks.ledger import LEDGER, Ledger, find_report
+from blocks.load import LoadPlan, LoadReport
 from blocks.operation import operation
 from blocks.optional import lazy, require
 from blocks.retry import call_with_retry
 from blocks.scan import Rejects, Scan
-from blocks.session import COUNT_UNKNOWN, ScriptedSession
+from blocks.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
 from blocks.sql import Column, Dialect, bind
 from blocks.transfer import ordered_map
 from blocks.warehouse import Warehouse
@@ -56,7 +58,9 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from blocks.session import BulkSession, Script, Session
+    from blocks.object_store import ObjectStore
+    from blocks.session import BulkSession, Session
+    from blocks.sql import Parameters
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -96,7 +100,8 @@ TOLD: tuple[tuple[str, type[ConnectorError]], ...] = (
 
 # The service's words go on only where they hold names and no values; all of them are seen with the job's id.
 NAMES_ONLY = re.compile(
-    r"(?i)not found: (table|dataset|project|job|location|view|routine|function)\b[^\n'\"]*|already exists: [^\n'\"]*|"
+    r"(?i)not found: (table|dataset|project|job|location|view|routine|function|uri)\b[^\n'\"]*|"
+    r"already exists: [^\n'\"]*|"
     r"column already exists: \S+|unrecognized name: [^\n'\"]*|name \S+ not found inside \S+|"
     r"syntax error: (expected|unexpected) (keyword|identifier|end of \w+|\S+) [^'\n]{0,80}|"
     r"access denied: [^\n'\"]*|quota exceeded: [^\n'\"]*|exceeded rate limits[^\n'\"]*|"
@@ -126,6 +131,21 @@ TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+
+FILE_FORMATS: dict[str, dict[str, Any]] = {
+    "parquet": {"source_format": "PARQUET"},
+    "csv": {
+        "source_format": "CSV",
+        "skip_leading_rows": 1,
+        "source_column_match": "NAME",
+        "allow_quoted_newlines": True,
+    },
+    "json": {"source_format": "NEWLINE_DELIMITED_JSON"},
+}
+"""What a load job is told of the files.
+
+https://cloud.google.com/bigquery/docs/reference/rest/v2/Job#JobConfigurationLoad
+"""
 
 PART_BYTES = 2**25
 """The size of the first Parquet files of a load."""
@@ -223,6 +243,37 @@ class BigQuery(Warehouse):
         with contextlib.closing(BigQuerySession(self)) as session:
             return session.dry_run(query, parameters)
 
+    @operation
+    def copy_from(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        table: str,
+        *,
+        load_id: str,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> LoadReport:
+        """What BigQuery loaded straight from a folder of a GcsBucket into a table that is there; no data passes here.
+
+        Columns meet by name (a CSV file has them in its first line, JSON is one object a line); one that the files lack
+        is null. Once for each `load_id`, as `load` does: a load job takes every file that is there then, also in the
+        folders within, into a staging table, and a script puts its rows into the table and the load into the ledger.
+
+        Raises:
+            NotFoundError: There is no such table, or no file.
+            InvalidInputError: The bucket is none of Google's, or a file does not fit; nothing was loaded.
+        """
+        if not load_id:
+            raise InvalidInputError("load_id is empty.")
+        files = f"{folder_address(bucket, prefix)}*"
+        try:
+            with contextlib.closing(BigQuerySession(self, load_id)) as session:
+                report = session.copy_once(files, table, load_id, file_format)
+        except AmbiguousError as lost:
+            report = self._resolve(load_id, lost)
+        self.logger.info("%s", report)
+        return report
+
     def get_client(self) -> Any:
         """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
         return self._cached(
@@ -237,7 +288,7 @@ class BigQuery(Warehouse):
                 client.transport.close()
         super().close()
 
-    def scan(self, source: str, parameters: Mapping[str, Any] | None = None) -> Scan:
+    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
         """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
 
         A table is read as it is, without a query: that costs nothing but the bytes that are read.
@@ -598,19 +649,7 @@ class BigQuerySession(ScriptedSession):
         return sum(ordered_map(load, parquet_files(schema, batches), workers=UPLOADS))
 
     def _load(self, file: Any, target: Any, rows: int, job_id: str) -> int:
-        bigquery = require("google.cloud.bigquery", extra="bigquery")
-        options = bigquery.ParquetOptions()
-        options.enable_list_inference = True
-        config = bigquery.LoadJobConfig(
-            source_format="PARQUET",
-            write_disposition="WRITE_APPEND",
-            create_disposition="CREATE_NEVER",
-            column_name_character_map="V2",
-            parquet_options=options,
-            decimal_target_types=["NUMERIC", "BIGNUMERIC"],
-            labels=self._labels,
-        )
-        size = file.tell()
+        config, size = self._load_config("parquet"), file.tell()
 
         def upload() -> Any:
             return self._client.load_table_from_file(
@@ -632,6 +671,79 @@ class BigQuerySession(ScriptedSession):
                 "Nothing was committed."
             )
         return rows
+
+    def _load_config(self, file_format: str) -> Any:
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        options = dict(FILE_FORMATS[file_format])
+        if file_format == "parquet":
+            options["parquet_options"] = bigquery.ParquetOptions()
+            options["parquet_options"].enable_list_inference = True
+        return bigquery.LoadJobConfig(
+            write_disposition="WRITE_APPEND",
+            create_disposition="CREATE_NEVER",
+            column_name_character_map="V2",
+            decimal_target_types=["NUMERIC", "BIGNUMERIC"],
+            labels=self._labels,
+            **options,
+        )
+
+    def _load_from(self, files: str, table: str, file_format: str) -> int:
+        """How many rows a load job took from the files into a table."""
+        job_id, config = f"etl_{self._try}_copy", self._load_config(file_format)
+
+        def begin() -> Any:
+            return self._client.load_table_from_uri(
+                files,
+                self._reference(table),
+                job_id=job_id,
+                location=self.location,
+                job_config=config,
+                **self._patience,
+            )
+
+        return int(self._checked(self._waited(self._submitted(begin, job_id))).output_rows)
+
+    def copy_once(self, files: str, table: str, load_id: str, file_format: str) -> LoadReport:
+        """What a load job took from the files, in one script with its row in the ledger, or what another try had."""
+        ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
+        if (report := find_report(ledger, self, load_id)) is not None:
+            return report.model_copy(update={"already_loaded": True})
+        if (columns := self.columns(table)) is None:
+            raise NotFoundError(f"There is no table {self._block.uri(table)}.")
+        if file_format != "parquet":  # from text a load job fills a JSON column itself
+            columns = [dataclasses.replace(column, stage_type=None) for column in columns]
+        ledger.create(self)
+        plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
+        self._staged.add(self.stage)
+        try:
+            self.execute(self._dialect.create_stage(self.stage, columns))
+            rows = self._load_from(files, self.stage, file_format)
+            report = LoadReport(
+                load_id=load_id,
+                table=table,
+                mode="append",
+                rows=rows,
+                inserted=rows,
+                started_at=started,
+                finished_at=dt.datetime.now(dt.UTC),
+            )
+            script = Script(
+                load_id,
+                ledger.claim_statement(load_id, plan, started),
+                (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
+                rows,
+                ledger.record_statement(report),
+            )
+            try:
+                self.run_script(script)
+            except AlreadyExistsError:
+                raise TransientError(
+                    f"Another try of load {load_id} was faster; its report is in the ledger."
+                ) from None
+        finally:
+            with contextlib.suppress(ConnectorError):
+                self.discard(self.stage)
+        return report
 
     def discard(self, table: str) -> None:
         """Drop a staging table; one that cannot be dropped now goes by itself after a day."""
@@ -998,6 +1110,20 @@ def is_query(sql: str) -> bool:
     """
     code = re.sub(r"(--|#)[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
     return re.match(r"[\s(]*(SELECT|WITH|FROM)\b", code, re.IGNORECASE) is not None and ";" not in code.rstrip(" \n;")
+
+
+def folder_address(bucket: ObjectStore, prefix: str) -> str:
+    """The address of a folder of a bucket, with a slash at its end.
+
+    Raises:
+        InvalidInputError: BigQuery cannot go there by itself.
+    """
+    address = bucket.uri(prefix.removesuffix("/")).rstrip("/") + "/"
+    if not address.startswith("gs://"):
+        raise InvalidInputError(f"BigQuery reads and writes Google Cloud Storage only, and {address} is elsewhere.")
+    if "*" in address:
+        raise InvalidInputError(f"BigQuery takes the * in {address} for a wildcard. Give the folder another name.")
+    return address
 
 
 def raising(words: str) -> str:

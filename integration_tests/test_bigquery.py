@@ -17,12 +17,15 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.cloud.bigquery import retry
 
 from blocks.errors import (
     AlreadyExistsError,
     AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
     NotFoundError,
     QualityError,
     SchemaError,
@@ -36,6 +39,8 @@ from blocks.scan import Scan
 from blocks.session import Script, Step
 from connectors import bigquery
 from connectors.bigquery import BigQuery, BigQuerySession
+from connectors.gcs import GcsBucket
+from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.http_proxy import HttpFaultProxy
 from tests.contracts import warehouse as promises
@@ -44,6 +49,7 @@ from tests.contracts.warehouse import count, opened, refused, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from integration_tests.standins.bigquery import BigQueryServer
 
@@ -304,6 +310,74 @@ def test_the_cost_of_a_query_is_estimated(warehouse: BigQuery) -> None:
         warehouse.estimate_bytes("SELECT * FROM nowhere")
 
 
+# Straight from Cloud Storage and into it
+
+WRITERS: dict[str, Callable[[pa.Table, Path], object]] = {
+    "parquet": pq.write_table,
+    "csv": lambda data, path: data.select(data.column_names[::-1]).to_pandas().to_csv(path, index=False),
+    "json": lambda data, path: data.to_pandas().to_json(path, orient="records", lines=True),
+}
+
+
+def put(server: BigQueryServer, folder: str, ids: list[int], file_format: str = "parquet") -> None:
+    """A file with these rows in a folder of the stand-in's Cloud Storage."""
+    place = server.uris / folder
+    place.mkdir(parents=True, exist_ok=True)
+    WRITERS[file_format](table_of(ids), place / f"part-{len(list(place.iterdir()))}")
+
+
+@pytest.mark.parametrize("file_format", WRITERS)
+def test_files_are_copied_straight_from_a_bucket(
+    warehouse: BigQuery, standin: BigQueryServer, file_format: Any
+) -> None:
+    """BigQuery reads the folder itself, once for each load_id, and a sibling of the folder is not read."""
+    lake = f"raw_{warehouse.dataset}"
+    bucket = GcsBucket(bucket=lake, bucket_folder="orders")
+    for folder, ids in (("april", [1, 2]), ("april", [3]), ("april2", [9])):
+        put(standin, f"{lake}/orders/{folder}", ids, file_format)
+    warehouse.load(table_of([]), "t", load_id="first")
+    arguments = {"load_id": "april's", "file_format": file_format}
+    first = warehouse.copy_from(bucket, "april", "t", **arguments)
+    again = warehouse.copy_from(bucket, "april/", "t", **arguments)
+    assert (first.rows, first.inserted, first.already_loaded) == (3, 3, False)
+    assert again == first.model_copy(update={"already_loaded": True})
+    assert warehouse.load_report("april's") == first
+    assert sorted(warehouse.fetch_all("SELECT id, day, text FROM t")) == [(n, "mon", "x") for n in (1, 2, 3)]
+    assert warehouse.copy_from(bucket, "april", "t", load_id="once more", file_format=file_format).rows == 3
+    assert (count(warehouse), count(warehouse, LEDGER)) == (6, 3)
+    assert tables_of(warehouse) == {"t", LEDGER, QUARANTINE}
+    jobs = [job for job in warehouse.get_client().list_jobs(max_results=50) if job.job_type == "load"]
+    assert [job.source_uris for job in jobs if job.destination.dataset_id == warehouse.dataset][:2] == (
+        [[f"gs://{lake}/orders/april/*"]] * 2
+    )
+
+
+def test_a_copy_that_fails_leaves_nothing(warehouse: BigQuery, standin: BigQueryServer) -> None:
+    """Neither rows nor a row in the ledger, so that the same call works once the files are there."""
+    lake = f"raw_{warehouse.dataset}"
+    bucket = GcsBucket(bucket=lake)
+    with pytest.raises(NotFoundError, match=r"There is no table bigquery://.*\.t\."):
+        warehouse.copy_from(bucket, "april", "t", load_id="april")
+    warehouse.load(table_of([0]), "t", load_id="first")
+    with pytest.raises(ConnectorError):
+        warehouse.copy_from(bucket, "april", "t", load_id="april")
+    assert tables_of(warehouse) == {"t", LEDGER, QUARANTINE}
+    assert_loaded_once(warehouse, 1)
+    put(standin, f"{lake}/april", [1])
+    assert warehouse.copy_from(bucket, "april", "t", load_id="april").rows == 1
+    assert_loaded_once(warehouse, 2, loads=2)
+
+
+def test_a_copy_needs_a_bucket_of_google(warehouse: BigQuery) -> None:
+    """Another store, a folder whose name BigQuery would read as a pattern, and a load without a name are refused."""
+    with pytest.raises(InvalidInputError, match="Google Cloud Storage only"):
+        warehouse.copy_from(S3Bucket(bucket_name="raw"), "april", "t", load_id="x")
+    with pytest.raises(InvalidInputError, match="wildcard"):
+        warehouse.copy_from(GcsBucket(bucket="raw"), "a*", "t", load_id="x")
+    with pytest.raises(InvalidInputError, match="load_id is empty"):
+        warehouse.copy_from(GcsBucket(bucket="raw"), "april", "t", load_id="")
+
+
 # Faults
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"append": {}, "upsert": {"key": ["id"]}}
@@ -441,6 +515,32 @@ def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> N
     assert (report.rows, report.already_loaded) == (2, False)
     assert not warehouse.get_client().get_job(session._job_id("monday", 1)).error_result
     assert_loaded_once(warehouse, 2, loads=2)
+
+
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("fault", ["drop_answer", "refuse"])
+def test_every_request_of_a_copy_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProxy, fault: str) -> None:
+    """Whichever request is cut off, before or after the server did it, the files' rows are there once."""
+
+    def copy() -> tuple[BigQuery, Any]:
+        made = block(standin, url=proxy.url)
+        put(standin, f"{made.dataset}/april", [0, 1])
+        block(standin, dataset=made.dataset).load(table_of([]), "t", load_id="first")
+        proxy.log.clear()
+        return made, made.copy_from(GcsBucket(bucket=made.dataset), "april", "t", load_id="x")
+
+    copy()
+    requests = list(proxy.log)
+    for number, request in enumerate(requests):
+        getattr(proxy, fault)(".*", ".", skip=number, **({"status": 503} if fault == "refuse" else {}))
+        proxy.faults_fired.clear()
+        made, report = copy()
+        assert len(proxy.faults_fired) == 1, request
+        assert report.rows == 2, request
+        direct = block(standin, dataset=made.dataset)
+        assert_loaded_once(direct, 2, loads=2)
+        assert tables_of(direct) == {"t", LEDGER, QUARANTINE}, request
+        made.close()
 
 
 def transaction(session: BigQuerySession, load_id: str, rows: int) -> Any:

@@ -277,14 +277,22 @@ resolve_original = read_servicer._resolve_read_target
 read_servicer._resolve_read_target = resolve_read_target
 
 
-def load_parquet(path: str, target: str, ctx: Any) -> None:
-    """Insert a file's rows by the names of their columns."""
-    ctx.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM read_parquet(?)", [path])
-    loaded[target] = ctx.engine.execute("SELECT count(*) FROM read_parquet(?)", [path]).fetchone()[0]
+def loader(read: str) -> Any:
+    """What inserts the rows of files by the names of their columns."""
+
+    def load(path: str, target: str, ctx: Any) -> None:
+        ctx.engine.execute(f"INSERT INTO {target} BY NAME SELECT * FROM {read}", [path])
+        loaded[target] = ctx.engine.execute(f"SELECT count(*) FROM {read}", [path]).fetchone()[0]
+
+    return load
 
 
 loaded: dict[str, int] = {}
-executor._LOAD_FORMAT_HANDLERS["PARQUET"] = load_parquet
+executor._LOAD_FORMAT_HANDLERS |= {
+    "PARQUET": loader("read_parquet(?)"),
+    "CSV": loader("read_csv(?, header = true, all_varchar = true)"),
+    "NEWLINE_DELIMITED_JSON": loader("read_json(?, format = 'newline_delimited')"),
+}
 executor._refresh_load_row_count = lambda job, _: loaded.get(job.target_ref, 0)
 SnapshotManager.record_change = lambda *_: None  # a copy of the whole table at each change, for time travel
 
