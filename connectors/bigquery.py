@@ -161,6 +161,8 @@ STAGE_HOURS = 24
 ROWS_OF_A_FEW = 10_000
 """So many rows come with less ado as JSON."""
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
+DAYS = ("DATE", "DATETIME", "TIMESTAMP")
+"""The types of a column whose days are partitions."""
 MOST_CLUSTERED = 4
 """So many columns at most sort a table's blocks."""
 
@@ -273,6 +275,37 @@ class BigQuery(Warehouse):
             report = self._resolve(load_id, lost)
         self.logger.info("%s", report)
         return report
+
+    @operation
+    def create_table(
+        self,
+        table: str,
+        schema: pa.Schema | Sequence[Any],
+        *,
+        partition_by: Sequence[str] = (),
+        cluster_by: Sequence[str] = (),
+    ) -> None:
+        """Nothing. Creates an empty table; one that is there stays as it is, whatever its columns.
+
+        Args:
+            table: `table` or `dataset.table`.
+            schema: An Arrow schema, or a list of `google.cloud.bigquery.SchemaField`.
+            partition_by: The one column of dates or times whose days are the partitions.
+            cluster_by: Up to four columns by which the rows of a partition are sorted.
+
+        Raises:
+            SchemaError: BigQuery takes no column of that name, or has no such type.
+            InvalidInputError: The columns named in `partition_by` are not one of dates or times.
+        """
+        if isinstance(schema, pa.Schema):
+            fields = [schema_field(field, self.dialect) for field in schema]
+        else:
+            fields = list(schema)
+        days = {field.name for field in fields if field.field_type.upper() in DAYS}
+        if len(partition_by) > 1 or not days.issuperset(partition_by):
+            raise InvalidInputError("partition_by takes one column of type DATE, DATETIME or TIMESTAMP.")
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.create_table(table, fields, next(iter(partition_by), None), list(cluster_by))
 
     def get_client(self) -> Any:
         """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
@@ -417,7 +450,7 @@ class BigQueryDialect(Dialect):
         """
         parts = ", ".join(f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns)
         types = {column.name: column.sql_type for column in columns}
-        day = next((name for name in partition_by if types[name] in ("DATE", "DATETIME", "TIMESTAMP")), None)
+        day = next((name for name in partition_by if types[name] in DAYS), None)
         statement = f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({parts})"
         if day is not None:
             whole = types[day] == "DATE"
@@ -512,6 +545,25 @@ def _value_type(field: Any) -> pa.DataType:
     if kind not in known:
         raise UnsupportedError(f"Column {field.name!r} is of BigQuery's type {kind}; cast it in a query, to STRING.")
     return known[kind]
+
+
+def schema_field(field: pa.Field, dialect: Dialect) -> Any:
+    """Google's description of a column of an Arrow type.
+
+    Raises:
+        SchemaError: BigQuery takes no column of that name, or has no such type.
+    """
+    bigquery = require("google.cloud.bigquery", extra="bigquery")
+    column = dialect.column(field.name, field.type)
+    kind, mode = column.arrow_type, "NULLABLE" if field.nullable else "REQUIRED"
+    if pa.types.is_list(kind):
+        column, mode = dialect.column(field.name, kind.value_type), "REPEATED"
+        kind = column.arrow_type
+    if pa.types.is_struct(kind):
+        inner = [schema_field(part, dialect) for part in kind]
+        return bigquery.SchemaField(field.name, "RECORD", mode, fields=inner)
+    exact = {"precision": kind.precision, "scale": kind.scale} if pa.types.is_decimal(kind) else {}
+    return bigquery.SchemaField(field.name, column.sql_type.partition("(")[0], mode, **exact)
 
 
 def sql_type(field: Any) -> str:
@@ -612,6 +664,17 @@ class BigQuerySession(ScriptedSession):
             config = self._config(bound, dry_run=True, use_query_cache=False)
             job = self._client.query(text, config, location=self.location, job_retry=None, **self._patience)
         return int(job.total_bytes_processed or 0)
+
+    def create_table(self, table: str, fields: list[Any], day: str | None, cluster_by: list[str]) -> None:
+        """Create a table where there is none, with a partition for each day of a column."""
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        wanted = bigquery.Table(self._reference(table), schema=fields)
+        if day is not None:
+            wanted.time_partitioning = bigquery.TimePartitioning(field=day)
+        if cluster_by:
+            wanted.clustering_fields = cluster_by
+        with self._translated(f"create {self._block.uri(table)}"):
+            self._client.create_table(wanted, exists_ok=True, **self._patience)
 
     # --- bulk ---
 

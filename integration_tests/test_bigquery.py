@@ -19,7 +19,7 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from google.cloud.bigquery import retry
+from google.cloud.bigquery import SchemaField, retry
 
 from blocks.errors import (
     AlreadyExistsError,
@@ -38,7 +38,7 @@ from blocks.retry import RetryPolicy
 from blocks.scan import Scan
 from blocks.session import Script, Step
 from connectors import bigquery
-from connectors.bigquery import BigQuery, BigQuerySession
+from connectors.bigquery import BigQuery, BigQueryDialect, BigQuerySession
 from connectors.gcs import GcsBucket
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
@@ -308,6 +308,51 @@ def test_the_cost_of_a_query_is_estimated(warehouse: BigQuery) -> None:
     assert count(warehouse) == 0
     with pytest.raises(NotFoundError, match="nowhere"):
         warehouse.estimate_bytes("SELECT * FROM nowhere")
+
+
+def test_a_table_is_created_from_an_arrow_schema(warehouse: BigQuery) -> None:
+    """Its columns come back as they would of a load; a table that is there stays, with its rows."""
+    fields = {
+        "id": pa.int64(),
+        "at": pa.timestamp("us", "UTC"),
+        "price": pa.decimal128(38, 9),
+        "tags": pa.list_(pa.string()),
+        "address": pa.struct({"street": pa.string(), "floors": pa.list_(pa.int64())}),
+        "extra": pa.json_(),
+        "ratio": pa.float32(),
+    }
+    schema = pa.schema(fields).set(0, pa.field("id", pa.int64(), nullable=False))
+    warehouse.create_table("t", schema, partition_by=["at"], cluster_by=["id", "price"])
+    warehouse.load(schema.empty_table(), "loaded")
+    found = warehouse.get_client().get_table(f"{warehouse.dataset}.t")
+    assert warehouse.table_schema("t").types == warehouse.table_schema("loaded").types
+    assert [field.mode for field in found.schema][:4] == ["REQUIRED", "NULLABLE", "NULLABLE", "REPEATED"]
+    assert (found.time_partitioning.type_, found.time_partitioning.field) == ("DAY", "at")
+    assert found.clustering_fields == ["id", "price"]
+    warehouse.load(pa.table({"id": [1]}), "t")
+    warehouse.create_table("t", pa.schema({"other": pa.string()}))
+    assert count(warehouse) == 1
+    assert warehouse.table_schema("t").names == schema.names
+
+
+@pytest.mark.parametrize(("digits", "name"), [((20, 4), "NUMERIC"), ((38, 10), "BIGNUMERIC")])
+def test_a_decimal_keeps_its_digits(digits: tuple[int, int], name: str) -> None:
+    """Precision and scale are sent; the stand-in takes them and forgets them."""
+    field = bigquery.schema_field(pa.field("price", pa.decimal128(*digits)), BigQueryDialect())
+    assert field == SchemaField("price", name, precision=digits[0], scale=digits[1])
+
+
+def test_a_table_is_created_from_googles_fields(warehouse: BigQuery) -> None:
+    """As prefect-gcp's `bigquery_create_table` takes them."""
+    fields = [SchemaField("number", "INTEGER", "REQUIRED"), SchemaField("text", "STRING"), SchemaField("day", "DATE")]
+    warehouse.create_table("t", fields, partition_by=["day"])
+    assert warehouse.get_client().get_table(f"{warehouse.dataset}.t").schema == fields
+    for wrong in (["text"], ["nowhere"], ["day", "number"]):
+        with pytest.raises(InvalidInputError, match="partition_by takes one column"):
+            warehouse.create_table("other", fields, partition_by=wrong)
+    with pytest.raises(SchemaError, match="takes no column of the name"):
+        warehouse.create_table("other", pa.schema({"a?b": pa.string()}))
+    assert tables_of(warehouse) == {"t"}
 
 
 # Straight from Cloud Storage and into it
