@@ -147,6 +147,13 @@ FILE_FORMATS: dict[str, dict[str, Any]] = {
 https://cloud.google.com/bigquery/docs/reference/rest/v2/Job#JobConfigurationLoad
 """
 
+EXTRACTS = {
+    "parquet": {"destination_format": "PARQUET", "compression": "SNAPPY"},
+    "csv": {"destination_format": "CSV"},
+}
+EXPORTS = {"parquet": "format = 'PARQUET', compression = 'SNAPPY'", "csv": "format = 'CSV', header = TRUE"}
+"""The same in SQL. https://cloud.google.com/bigquery/docs/reference/standard-sql/export-statements"""
+
 PART_BYTES = 2**25
 """The size of the first Parquet files of a load."""
 PARTS_OF_A_SIZE = 16
@@ -275,6 +282,30 @@ class BigQuery(Warehouse):
             report = self._resolve(load_id, lost)
         self.logger.info("%s", report)
         return report
+
+    @operation
+    def extract_to(
+        self, bucket: ObjectStore, prefix: str, source: str, *, file_format: Literal["parquet", "csv"] = "parquet"
+    ) -> list[str]:
+        """The keys of the files that BigQuery wrote straight into a folder of a GcsBucket; no data passes here.
+
+        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: every other file, those
+        of an earlier call for one, is deleted with the identity of `bucket`. The same call twice leaves each row once.
+        A table is extracted without a query, which costs nothing; a view or a query is billed as a query.
+
+        Raises:
+            AmbiguousError: Nobody answers whether BigQuery still writes. A later call deletes what it wrote.
+            NotFoundError: There is no such table, or no such bucket.
+            InvalidInputError: The bucket is none of Google's, or CSV cannot hold a column (arrays and structs).
+        """
+        name = f"{folder_address(bucket, prefix)}{(run := uuid.uuid4().hex[:12])}-*.{file_format}"
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.extract(source, name, file_format)
+        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        written = [key for key in keys if key.rpartition("/")[2].startswith(run)]
+        if stale := sorted(set(keys).difference(written)):
+            bucket.delete_objects(stale)
+        return sorted(written)
 
     @operation
     def create_table(
@@ -676,6 +707,31 @@ class BigQuerySession(ScriptedSession):
         with self._translated(f"create {self._block.uri(table)}"):
             self._client.create_table(wanted, exists_ok=True, **self._patience)
 
+    def extract(self, source: str, files: str, file_format: str) -> None:
+        """Write the rows of a table, a view or a query to files that are not there yet."""
+        if re.search(r"\s", source.strip()):
+            self._export(source.strip().rstrip(";"), files, file_format)
+            return
+        with self._translated(f"look up {self._block.uri(source)}"):
+            found = self._client.get_table(self._reference(source), **self._patience)
+        if found.table_type != "TABLE":
+            self._export(f"SELECT * FROM {self._dialect.table(source)}", files, file_format)
+            return
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        config = bigquery.ExtractJobConfig(**EXTRACTS[file_format], labels=self._labels)
+        job_id = f"etl_{uuid.uuid4().hex}"
+
+        def begin() -> Any:
+            return self._client.extract_table(
+                found.reference, files, job_id=job_id, location=self.location, job_config=config, **self._patience
+            )
+
+        self._finished(lambda: self._submitted(begin, job_id), ambiguous=True)
+
+    def _export(self, query: str, files: str, file_format: str) -> None:
+        options = f"uri = {literal(files)}, {EXPORTS[file_format]}, overwrite = TRUE"
+        self._run(f"EXPORT DATA OPTIONS({options}) AS\n{query}", [], ambiguous=True)
+
     # --- bulk ---
 
     def columns(self, table: str) -> list[Column] | None:
@@ -951,8 +1007,13 @@ class BigQuerySession(ScriptedSession):
         Raises:
             AmbiguousError: Nobody answers whether it ran, where that matters.
         """
+        job_id = f"etl_{uuid.uuid4().hex}"
+        return self._finished(lambda: self._begun(sql, parameters, job_id), ambiguous=ambiguous)
+
+    def _finished(self, begin: Callable[[], Any], *, ambiguous: bool) -> Any:
+        """The job that `begin` begins, once it has done its work."""
         try:
-            job = self._waited(self._begun(sql, parameters, f"etl_{uuid.uuid4().hex}"))
+            job = self._waited(begin())
         except ThrottledError:
             raise
         except TransientError as error:
@@ -1187,6 +1248,15 @@ def folder_address(bucket: ObjectStore, prefix: str) -> str:
     if "*" in address:
         raise InvalidInputError(f"BigQuery takes the * in {address} for a wildcard. Give the folder another name.")
     return address
+
+
+def literal(text: str) -> str:
+    r"""A text as BigQuery's SQL has it, where no parameter may stand.
+
+    >>> print(literal("it's"))
+    'it\'s'
+    """
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def raising(words: str) -> str:

@@ -13,6 +13,7 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -40,6 +41,7 @@ from blocks.session import Script, Step
 from connectors import bigquery
 from connectors.bigquery import BigQuery, BigQueryDialect, BigQuerySession
 from connectors.gcs import GcsBucket
+from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.http_proxy import HttpFaultProxy
@@ -49,7 +51,6 @@ from tests.contracts.warehouse import count, opened, refused, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from integration_tests.standins.bigquery import BigQueryServer
 
@@ -423,6 +424,49 @@ def test_a_copy_needs_a_bucket_of_google(warehouse: BigQuery) -> None:
         warehouse.copy_from(GcsBucket(bucket="raw"), "april", "t", load_id="")
 
 
+class Lake(LocalFiles):
+    """The stand-in's folder of a bucket, under the bucket's address."""
+
+    _block_type_slug = "test-bigquery-lake"
+
+    def uri(self, key: str = "") -> str:
+        """The address in the bucket."""
+        return f"gs://{Path(self.basepath).name}/{key}"
+
+
+@pytest.mark.parametrize("file_format", ["parquet", "csv"])
+def test_rows_are_extracted_straight_into_a_bucket(
+    warehouse: BigQuery, standin: BigQueryServer, file_format: Any
+) -> None:
+    """A folder holds the rows of the last call and nothing else, its neighbours are left alone."""
+    bucket = Lake(basepath=str(standin.uris / f"lake_{warehouse.dataset}"))
+    for key in ("orders/old.parquet", "orders2/kept.parquet"):
+        bucket.write_path(key, b"old")
+    warehouse.load(table_of([1, 2]), "t")
+    warehouse.execute("CREATE VIEW v AS SELECT * FROM t")
+    for source in ("t", "t", "v", "SELECT * FROM t; ", "SELECT * FROM t -- all of it"):
+        keys = warehouse.extract_to(bucket, "orders", source, file_format=file_format)
+        assert [item["Key"] for item in bucket.list_objects("orders")] == keys
+        assert [key.endswith(f"-000000000000.{file_format}") for key in keys] == [True]
+        assert sorted(bucket.read_table("orders").column("id").to_pylist()) == [1, 2]
+    assert [item["Key"] for item in bucket.list_objects("orders2")] == ["orders2/kept.parquet"]
+    jobs = [job for job in warehouse.get_client().list_jobs(max_results=20) if job.job_type == "extract"]
+    assert jobs[0].destination_uris[0].startswith(f"gs://lake_{warehouse.dataset}/orders/")
+    assert (jobs[0].destination_format, jobs[0].source.table_id) == (file_format.upper(), "t")
+
+
+def test_an_extract_that_fails_deletes_nothing(warehouse: BigQuery, standin: BigQueryServer) -> None:
+    """What the folder held is there still, also where the bucket is not Google's."""
+    bucket = Lake(basepath=str(standin.uris / f"lake_{warehouse.dataset}"))
+    bucket.write_path("orders/old.parquet", b"old")
+    for source in ("nowhere", "SELECT * FROM nowhere"):
+        with pytest.raises(NotFoundError):
+            warehouse.extract_to(bucket, "orders", source)
+    with pytest.raises(InvalidInputError, match="Google Cloud Storage only"):
+        warehouse.extract_to(LocalFiles(basepath=bucket.basepath), "orders", "t")
+    assert bucket.read_path("orders/old.parquet") == b"old"
+
+
 # Faults
 
 ARGUMENTS: dict[str, dict[str, Any]] = {"append": {}, "upsert": {"key": ["id"]}}
@@ -588,6 +632,24 @@ def test_every_request_of_a_copy_may_be_lost(standin: BigQueryServer, proxy: Htt
         made.close()
 
 
+@pytest.mark.usefixtures("hurried")
+@pytest.mark.parametrize("source", ["t", "SELECT * FROM t"])
+def test_every_request_of_an_extract_may_be_lost(
+    behind: BigQuery, warehouse: BigQuery, standin: BigQueryServer, proxy: HttpFaultProxy, source: str
+) -> None:
+    """Whichever answer is lost, the folder holds each row once."""
+    bucket = Lake(basepath=str(standin.uris / f"lake_{warehouse.dataset}"))
+    warehouse.load(table_of([1, 2]), "t")
+    behind.extract_to(bucket, "orders", source)
+    for number, request in enumerate(list(proxy.log)):
+        proxy.drop_answer(".*", ".", skip=number)
+        behind._live.pop("location", None)
+        proxy.faults_fired.clear()
+        behind.extract_to(bucket, "orders", source)
+        assert len(proxy.faults_fired) == 1, request
+        assert sorted(bucket.read_table("orders").column("id").to_pylist()) == [1, 2], request
+
+
 def transaction(session: BigQuerySession, load_id: str, rows: int) -> Any:
     started = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
     claimed = {"load_id": load_id, "table_name": "t", "mode": "append", "started_at": started}
@@ -712,5 +774,7 @@ def test_a_server_that_is_gone_is_no_success(warehouse: BigQuery, monkeypatch: p
         gone.fetch_all("SELECT 1")
     with pytest.raises(AmbiguousError, match="job etl_"):
         gone.execute("INSERT INTO t (id) VALUES (1)")
+    with pytest.raises(AmbiguousError, match="job etl_"):
+        gone.extract_to(GcsBucket(bucket="lake"), "orders", "SELECT 1")
     with pytest.raises(TransientError):
         gone.check()
