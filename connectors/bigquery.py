@@ -133,9 +133,14 @@ TOKEN = re.compile(
 )
 
 FILE_FORMATS: dict[str, dict[str, Any]] = {
-    "parquet": {"source_format": "PARQUET"},
+    "parquet": {
+        "source_format": "PARQUET",
+        "column_name_character_map": "V2",
+        "decimal_target_types": ["NUMERIC", "BIGNUMERIC"],
+    },
     "csv": {
         "source_format": "CSV",
+        "column_name_character_map": "V2",
         "skip_leading_rows": 1,
         "source_column_match": "NAME",
         "allow_quoted_newlines": True,
@@ -264,9 +269,9 @@ class BigQuery(Warehouse):
     ) -> LoadReport:
         """What BigQuery loaded straight from a folder of a GcsBucket into a table that is there; no data passes here.
 
-        Columns meet by name (a CSV file has them in its first line, JSON is one object a line); one that the files lack
-        is null. Once for each `load_id`, as `load` does: a load job takes every file that is there then, also in the
-        folders within, into a staging table, and a script puts its rows into the table and the load into the ledger.
+        Columns meet by name (a CSV file has them in its first line, JSON is one object a line). Once for each
+        `load_id`, as `load` does: a load job takes every file that is there then, also in the folders within, into a
+        staging table, and a script puts its rows into the table and the load into the ledger.
 
         Raises:
             NotFoundError: There is no such table, or no file.
@@ -800,8 +805,6 @@ class BigQuerySession(ScriptedSession):
         return bigquery.LoadJobConfig(
             write_disposition="WRITE_APPEND",
             create_disposition="CREATE_NEVER",
-            column_name_character_map="V2",
-            decimal_target_types=["NUMERIC", "BIGNUMERIC"],
             labels=self._labels,
             **options,
         )

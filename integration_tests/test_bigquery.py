@@ -396,6 +396,9 @@ def test_files_are_copied_straight_from_a_bucket(
     assert [job.source_uris for job in jobs if job.destination.dataset_id == warehouse.dataset][:2] == (
         [[f"gs://{lake}/orders/april/*"]] * 2
     )
+    sent = jobs[0].to_api_repr()["configuration"]["load"]
+    assert ("columnNameCharacterMap" in sent) == (file_format != "json")  # the service refuses it there
+    assert sent.get("sourceColumnMatch") == ("NAME" if file_format == "csv" else None)
 
 
 def test_a_copy_that_fails_leaves_nothing(warehouse: BigQuery, standin: BigQueryServer) -> None:
