@@ -343,6 +343,26 @@ class BigQuery(Warehouse):
         with contextlib.closing(BigQuerySession(self)) as session:
             session.create_table(table, fields, next(iter(partition_by), None), list(cluster_by))
 
+    @operation
+    def create_external_table(
+        self,
+        table: str,
+        bucket: ObjectStore,
+        prefix: str,
+        *,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> None:
+        """Nothing. Creates a table whose rows stay in a folder of a GcsBucket and are read there by each query.
+
+        Its columns are what the files say. A table that is there stays as it is.
+
+        Raises:
+            InvalidInputError: The bucket is none of Google's.
+        """
+        files = f"{folder_address(bucket, prefix)}*"
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.create_external_table(table, files, FILE_FORMATS[file_format]["source_format"])
+
     def get_client(self) -> Any:
         """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
         return self._cached(
@@ -709,6 +729,15 @@ class BigQuerySession(ScriptedSession):
             wanted.time_partitioning = bigquery.TimePartitioning(field=day)
         if cluster_by:
             wanted.clustering_fields = cluster_by
+        with self._translated(f"create {self._block.uri(table)}"):
+            self._client.create_table(wanted, exists_ok=True, **self._patience)
+
+    def create_external_table(self, table: str, files: str, source_format: str) -> None:
+        """Create a table over files, where there is none."""
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        wanted, config = bigquery.Table(self._reference(table)), bigquery.ExternalConfig(source_format)
+        config.source_uris, config.autodetect = [files], True
+        wanted.external_data_configuration = config
         with self._translated(f"create {self._block.uri(table)}"):
             self._client.create_table(wanted, exists_ok=True, **self._patience)
 

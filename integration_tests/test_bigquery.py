@@ -44,7 +44,7 @@ from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
-from integration_tests.standins.http_proxy import HttpFaultProxy
+from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from tests.contracts import warehouse as promises
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import count, opened, refused, table_of
@@ -341,6 +341,33 @@ def test_a_decimal_keeps_its_digits(digits: tuple[int, int], name: str) -> None:
     """Precision and scale are sent; the stand-in takes them and forgets them."""
     field = bigquery.schema_field(pa.field("price", pa.decimal128(*digits)), BigQueryDialect())
     assert field == SchemaField("price", name, precision=digits[0], scale=digits[1])
+
+
+class BodyProxy(HttpFaultProxy):
+    """Keeps what is sent to it."""
+
+    def __init__(self, upstream: str) -> None:
+        super().__init__(upstream)
+        self.bodies: list[bytes] = []
+
+    def intercept(self, request: Request) -> Response | None:  # noqa: D102
+        self.bodies.append(request.read())
+        return None
+
+
+def test_an_external_table_is_over_the_files_of_a_folder(bigquery_server: BigQueryServer) -> None:
+    """Its definition names format and folder; the stand-in takes it and makes a plain table of it."""
+    with BodyProxy(bigquery_server.url) as proxy, block(bigquery_server, url=proxy.url) as behind:
+        lake = GcsBucket(bucket="lake", bucket_folder="shop")
+        behind.create_external_table("raw_orders", lake, "orders", file_format="csv")
+        (sent,) = [json.loads(body) for body in proxy.bodies if b"raw_orders" in body]
+        assert sent["externalDataConfiguration"] == {
+            "sourceFormat": "CSV",
+            "sourceUris": ["gs://lake/shop/orders/*"],
+            "autodetect": True,
+        }
+        with pytest.raises(InvalidInputError, match="Google Cloud Storage only"):
+            behind.create_external_table("t", LocalFiles(), "orders")
 
 
 def test_a_table_is_created_from_googles_fields(warehouse: BigQuery) -> None:
