@@ -19,7 +19,7 @@ run: .venv/base  ## the orders pipeline on the data shipped with it: no account,
 	$(BIN)/etl run orders_pipeline
 
 test: .venv/all azurite standins test-minimal  ## everything, against real servers on loopback
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile  # half of the time is spent waiting
 
 azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm; else its tests are skipped
 
