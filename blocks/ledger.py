@@ -58,44 +58,24 @@ class Ledger:
         Raises:
             TransientError: Another try has it. The next look into the ledger finds that try's report.
         """
-        statement, values = self.claim_statement(load_id, plan, started)
+        values = claimed(load_id, plan, started)
+        names, parameters = ", ".join(values), ", ".join(f":{name}" for name in values)
+        statement = f"INSERT INTO {self._dialect.table(LEDGER)} ({names}) VALUES ({parameters})"
         try:
             session.claim(statement, values, load_id)
         except AlreadyExistsError:
             raise TransientError(f"Another try of load {load_id} was faster; its report is in the ledger.") from None
 
-    def claim_statement(self, load_id: str, plan: LoadPlan, started: datetime) -> tuple[str, dict[str, Any]]:
-        """The statement that takes the load's row, and its parameters."""
-        run = FlowRunContext.get()
-        values = {
-            "load_id": load_id,
-            "table_name": plan.table,
-            "mode": plan.mode,
-            "flow_run_id": str(run.flow_run.id) if run and run.flow_run else None,
-            "started_at": started,
-        }
-        names, parameters = ", ".join(values), ", ".join(f":{name}" for name in values)
-        return f"INSERT INTO {self._dialect.table(LEDGER)} ({names}) VALUES ({parameters})", values
-
     def record(self, session: Session, report: LoadReport) -> None:
         """Complete the claimed row."""
-        changed = session.execute(*self.record_statement(report))
+        values = recorded(report)
+        changes = ", ".join(f"{name} = :{name}" for name in values)
+        changed = session.execute(
+            f"UPDATE {self._dialect.table(LEDGER)} SET {changes} WHERE load_id = :load_id",
+            {**values, "load_id": report.load_id},
+        )
         if changed not in (1, -1):
             raise TerminalError(f"The ledger row of load {report.load_id} is gone; nothing was applied.")
-
-    def record_statement(self, report: LoadReport) -> tuple[str, dict[str, Any]]:
-        """The statement that completes the claimed row, and its parameters."""
-        statement = (
-            f"UPDATE {self._dialect.table(LEDGER)} SET row_count = :row_count, rejected_count = :rejected_count, "
-            "report = :report, finished_at = :finished_at WHERE load_id = :load_id"
-        )
-        return statement, {
-            "row_count": report.rows,
-            "rejected_count": report.rows_rejected,
-            "report": report.model_dump_json(),
-            "finished_at": report.finished_at,
-            "load_id": report.load_id,
-        }
 
     def quarantine_columns(self) -> list[Column]:
         """The columns of the quarantine table."""
@@ -103,6 +83,28 @@ class Ledger:
 
     def _columns(self, schema: pa.Schema) -> list[Column]:
         return [self._dialect.column(field.name, field.type) for field in schema]
+
+
+def claimed(load_id: str, plan: LoadPlan, started: datetime) -> dict[str, Any]:
+    """What a row of the ledger holds from the claim on."""
+    run = FlowRunContext.get()
+    return {
+        "load_id": load_id,
+        "table_name": plan.table,
+        "mode": plan.mode,
+        "flow_run_id": str(run.flow_run.id) if run and run.flow_run else None,
+        "started_at": started,
+    }
+
+
+def recorded(report: LoadReport) -> dict[str, Any]:
+    """What is added to it once the rows are applied."""
+    return {
+        "row_count": report.rows,
+        "rejected_count": report.rows_rejected,
+        "report": report.model_dump_json(),
+        "finished_at": report.finished_at,
+    }
 
 
 def find_report(ledger: Ledger, session: Session, load_id: str) -> LoadReport | None:

@@ -10,12 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 Mode = Literal["append", "replace", "upsert", "replace_partition"]
 OnNewColumns = Literal["add", "fail", "ignore"]
 
-LEDGER = "_etl_loads"
-"""The table beside the data that holds one row for every load that was committed."""
-
-QUARANTINE = "_etl_quarantine"
-"""The table beside the data that holds the rows that loads refused."""
-
 
 class ColumnPlan(BaseModel):
     """What a load does with one column."""

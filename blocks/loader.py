@@ -30,7 +30,7 @@ from blocks.errors import (
     TransientError,
     TypeLossError,
 )
-from blocks.ledger import QUARANTINE, Ledger, quarantine_schema
+from blocks.ledger import QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.load import LoadPlan, LoadReport, Mode, OnNewColumns
 from blocks.optional import lazy
 from blocks.planner import Planned, Planner
@@ -143,10 +143,9 @@ class Loader:
         unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
         script = Script(
             self._load_id,
-            self._ledger.claim_statement(self._load_id, plan, started),
             tuple(steps),
             self._rows,
-            self._ledger.record_statement(self._report(plan, started, unknown)),
+            claimed(self._load_id, plan, started) | recorded(self._report(plan, started, unknown)),
         )
         try:
             session.run_script(script)

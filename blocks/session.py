@@ -127,17 +127,16 @@ class Script:
 
     Attributes:
         load_id: The load.
-        claim: Inserts the ledger's row, with these parameters. The script fails where the ledger has it already.
         steps: What is applied, in order.
         rows: How many rows have to be inserted and updated together.
-        record: Completes the ledger's row, with these parameters; in `report` the counts stand as `COUNT_UNKNOWN`.
+        ledger_row: The row of the ledger; the script fails where its load_id is there already. In `report` the counts
+            that only the script knows stand as `COUNT_UNKNOWN`.
     """
 
     load_id: str
-    claim: tuple[str, Mapping[str, Any]]
     steps: tuple[Step, ...]
     rows: int
-    record: tuple[str, Mapping[str, Any]]
+    ledger_row: Mapping[str, Any]
 
 
 COUNT_UNKNOWN = -1

@@ -18,7 +18,7 @@ import time
 import uuid
 from decimal import Decimal
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prefect.context import FlowRunContext
 from pydantic import Field, HttpUrl
@@ -40,7 +40,7 @@ from blocks.errors import (
     service_error,
 )
 from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
-from blocks.ledger import LEDGER, Ledger, find_report
+from blocks.ledger import LEDGER, Ledger, claimed, find_report, recorded
 from blocks.load import LoadPlan, LoadReport
 from blocks.operation import operation
 from blocks.optional import lazy, require
@@ -277,16 +277,12 @@ class BigQuery(Warehouse):
             NotFoundError: There is no such table, or no file.
             InvalidInputError: The bucket is none of Google's, or a file does not fit; nothing was loaded.
         """
-        if not load_id:
-            raise InvalidInputError("load_id is empty.")
         files = f"{folder_address(bucket, prefix)}*"
-        try:
-            with contextlib.closing(BigQuerySession(self, load_id)) as session:
-                report = session.copy_once(files, table, load_id, file_format)
-        except AmbiguousError as lost:
-            report = self._resolve(load_id, lost)
-        self.logger.info("%s", report)
-        return report
+
+        def copy(session: BulkSession, load_id: str) -> LoadReport:
+            return cast("BigQuerySession", session).copy_once(files, table, load_id, file_format)
+
+        return self._once(load_id, copy)
 
     @operation
     def extract_to(
@@ -880,10 +876,9 @@ class BigQuerySession(ScriptedSession):
             )
             script = Script(
                 load_id,
-                ledger.claim_statement(load_id, plan, started),
                 (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
                 rows,
-                ledger.record_statement(report),
+                claimed(load_id, plan, started) | recorded(report),
             )
             try:
                 self.run_script(script)
@@ -960,7 +955,7 @@ class BigQuerySession(ScriptedSession):
             if step.counts_as:
                 lines.append(f"SET {counts[step.counts_as]} = @@row_count")
         lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
-        row = {**script.claim[1], **script.record[1]}
+        row = script.ledger_row
         values = {name: f":{name}" for name in row}
         for name, variable in counts.items():
             unknown, known = f"'\"{name}\":{COUNT_UNKNOWN}'", f"CONCAT('\"{name}\":', CAST({variable} AS STRING))"

@@ -21,7 +21,7 @@ from blocks.errors import AmbiguousError, ConnectorError, TransientError, TypeLo
 from blocks.operation import operation
 from blocks.optional import lazy, require
 from blocks.scan import AHEAD_BYTES, read_ahead
-from blocks.session import STAGE, BulkSession, Feed, Session
+from blocks.session import BulkSession, Feed, Session
 from blocks.sql import Column, Dialect, bind
 from blocks.warehouse import Warehouse
 
@@ -493,7 +493,7 @@ class PostgresBulkSession(BulkSession):
         """Append the batches to a table by binary COPY."""
         feed = Feed(schema, batches)
         schema_name, _, name = table.rpartition(".")
-        where = {"temporary": True} if stage else {"db_schema_name": schema_name or self._block.schema_}
+        where: dict[str, Any] = {"temporary": True} if stage else {"db_schema_name": schema_name or self._block.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
                 return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
@@ -548,7 +548,7 @@ class PostgresBulkSession(BulkSession):
         names = [column.name for column in columns if column.name not in key] or list(key)
         values = ", ".join(f"{dialect.name(name)} = excluded.{dialect.name(name)}" for name in names)
         merge = (
-            f"{dialect.insert(table, columns, STAGE)} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
+            f"{dialect.insert(table, columns, self.stage)} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
             "RETURNING (xmax = 0) AS inserted"  # xmax tells a fresh row from an updated one
         )
         counts = "SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM m"

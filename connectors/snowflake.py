@@ -17,7 +17,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prefect.context import FlowRunContext
 from pydantic import Field, PrivateAttr
@@ -204,13 +204,11 @@ class Snowflake(Warehouse):
             f"FILE_FORMAT = ({FILE_FORMATS[file_format]}) "
             "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
         )
-        try:
-            with contextlib.closing(SnowflakeSession(self, load_id)) as session:
-                report = session.copy_once(statement, table, load_id)
-        except AmbiguousError as lost:
-            report = self._resolve(load_id, lost)
-        self.logger.info("%s", report)
-        return report
+
+        def copy(session: BulkSession, load_id: str) -> LoadReport:
+            return cast("SnowflakeSession", session).copy_once(statement, table, load_id)
+
+        return self._once(load_id, copy)
 
     @operation
     def unload_to(

@@ -682,9 +682,9 @@ def test_every_request_of_an_extract_may_be_lost(
 
 def transaction(session: BigQuerySession, load_id: str, rows: int) -> Any:
     started = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
-    claimed = {"load_id": load_id, "table_name": "t", "mode": "append", "started_at": started}
+    row = {"load_id": load_id, "table_name": "t", "mode": "append", "started_at": started, "report": "{}"}
     steps = (Step("INSERT INTO t (id, day, text) VALUES (7, 'mon', 'x')", "inserted"),)
-    return session._transaction(Script(load_id, ("", claimed), steps, rows, ("", {"report": "{}"})))
+    return session._transaction(Script(load_id, steps, rows, row))
 
 
 def test_the_script_itself_refuses_a_second_run(warehouse: BigQuery) -> None:

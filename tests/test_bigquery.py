@@ -211,10 +211,9 @@ def test_the_transaction_of_a_load_is_one_script() -> None:
     now = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
     script = Script(
         "monday",
-        ("unused", {"load_id": "monday", "flow_run_id": None, "started_at": now}),
         (Step("UPDATE 1", "updated"), Step("INSERT 1", "inserted"), Step("INSERT 2")),
         7,
-        ("unused", {"load_id": "monday", "report": '{"inserted":-1,"updated":-1}'}),
+        {"load_id": "monday", "flow_run_id": None, "started_at": now, "report": '{"inserted":-1,"updated":-1}'},
     )
     sql, parameters = session._transaction(script)
     assert sql == "\n".join(
