@@ -23,6 +23,7 @@ from blocks.file_options import CsvOptions
 from blocks.load import LoadPlan, LoadReport
 from blocks.object_store import ObjectInfo, ObjectStore
 from blocks.operation import operation
+from blocks.quality import CheckResult, ChecksFailedError, QualityReport
 from blocks.retry import RetryPolicy, retry_if_transient
 from blocks.scan import Rejects, Scan
 from blocks.warehouse import Warehouse
@@ -32,6 +33,8 @@ __all__ = [
     "AlreadyExistsError",
     "AmbiguousError",
     "AuthError",
+    "CheckResult",
+    "ChecksFailedError",
     "ConnectorBlock",
     "ConnectorError",
     "CsvOptions",
@@ -43,6 +46,7 @@ __all__ = [
     "ObjectInfo",
     "ObjectStore",
     "QualityError",
+    "QualityReport",
     "Rejects",
     "RetryPolicy",
     "Scan",

@@ -112,10 +112,12 @@ class _Dataset:
     @cached_property
     def objects(self) -> list[ObjectInfo | str]:
         """What is read, in order: objects that were found, and keys that were given."""
+        found: list[ObjectInfo | str] = []
         if isinstance(self.keys, str):
-            found: list[ObjectInfo | str] = [*find_objects(self.store, self.keys)]
+            found += find_objects(self.store, self.keys)
         else:
-            found = [item for key in self.keys for item in (find_objects(self.store, key) if _is_glob(key) else [key])]
+            for key in self.keys:
+                found.extend(find_objects(self.store, key) if _is_glob(key) else (key,))
         if not found:
             raise NotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."

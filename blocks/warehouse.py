@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.block import ConnectorBlock
-from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
+from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
 from blocks.identity import with_load_id
 from blocks.ledger import Ledger, find_report
 from blocks.loader import Loader, LoadRequest, plan_load
@@ -22,7 +22,7 @@ from blocks.scan import Rejects, Scan, as_scan
 from blocks.sql import named
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
     import pyarrow as pa
@@ -58,6 +58,22 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     @abstractmethod
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         """A new session for Arrow data; the server can tell by `load_id` which load it belongs to."""
+
+    def get_engine(self) -> Any:
+        """A SQLAlchemy engine of this database, made at the first call; tools that check tables in place ask for it.
+
+        Raises:
+            UnsupportedError: There is none that works; read through `scan` instead.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This database as the output of a dbt profile; what is secret is a `SecretStr` in it.
+
+        Raises:
+            UnsupportedError: dbt has no adapter for it here.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot be the target of a dbt project here.")
 
     def _session(self) -> contextlib.closing[Session]:
         return contextlib.closing(self._connect())
@@ -277,8 +293,6 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             AmbiguousError: COMMIT was sent, its answer was lost and the ledger could not be read. Nothing is doubled
                 if you call again with the same `load_id`, which the message holds.
         """
-        if not load_id:
-            raise InvalidInputError("load_id is empty.")
         request = LoadRequest(
             scan=as_scan(data),
             table=table,
@@ -289,9 +303,19 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
         )
+
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
+
+        return self._once(load_id, run)
+
+    def _once(self, load_id: str | None, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger."""
+        if not load_id:
+            raise InvalidInputError("load_id is empty.")
         try:
             with self._bulk_session(load_id) as session:
-                report = Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
+                report = work(session, load_id)
         except AmbiguousError as lost:
             report = self._resolve(load_id, lost)
         self.logger.info("%s", report)

@@ -157,7 +157,7 @@ class AwsSecret(AwsService, SecretBlock):
                 f"not {recovery_window_in_days}; to delete at once, set force_delete_without_recovery."
             )
         client = self.get_client()
-        how = (
+        how: dict[str, Any] = (
             {"ForceDeleteWithoutRecovery": True}
             if force_delete_without_recovery
             else {"RecoveryWindowInDays": recovery_window_in_days}

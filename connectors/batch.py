@@ -95,7 +95,8 @@ class BatchJob(AwsService, Job):
             raise NotFoundError(f"{queue} is {state}. Check job_queue, and the region_name of the credentials.")
         name = self.job_definition
         with self._errors("describe", f"Batch job definition {name}", "batch:DescribeJobDefinitions"):
-            how = {"jobDefinitions": [name]} if ":" in name else {"jobDefinitionName": name, "status": "ACTIVE"}
+            by_name = {"jobDefinitionName": name, "status": "ACTIVE"}
+            how: dict[str, Any] = {"jobDefinitions": [name]} if ":" in name else by_name
             definitions = client.describe_job_definitions(**how)["jobDefinitions"]
         if not any(each["status"] == "ACTIVE" for each in definitions):
             raise NotFoundError(f"There is no active Batch job definition {name}. Check job_definition.")

@@ -214,7 +214,7 @@ blocks = [
 for block in blocks:
     repr(block), block.uri("key"), pickle.loads(pickle.dumps(block))
 assert not events, events
-drivers = {"azure", "boto3", "botocore", "duckdb", "google", "obstore", "pyarrow"} & set(sys.modules)
+drivers = {"azure", "boto3", "botocore", "duckdb", "google.auth", "obstore", "pyarrow"} & set(sys.modules)
 assert not drivers, drivers
 """
     subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
