@@ -18,7 +18,7 @@ import contextlib
 import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from blocks.arrow_types import cast_batch
 from blocks.errors import (
@@ -68,6 +68,9 @@ class LoadRequest:
 class Loader:
     """One try of one load on one session."""
 
+    may_go_direct: ClassVar[bool] = True
+    """Whether rows may be written into the target without a stage, where the session can."""
+
     def __init__(self, session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, load_id: str) -> None:
         self._session = session
         self._dialect = dialect
@@ -86,12 +89,12 @@ class Loader:
         planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
         self._refuse_losses(planned.plan)
         session, plan = self._session, planned.plan
-        direct = session.ingests_in_transaction and plan.mode == "append" and not planned.needs_stage
+        direct = self.may_go_direct and session.ingests_in_transaction and plan.mode == "append"
+        direct = direct and not planned.needs_stage
         try:
             with progress(plan.table) as tick:
                 if not direct:
-                    session.execute(self._dialect.create_stage(session.stage, planned.columns))
-                    self._ingest(session.stage, planned, tick, stage=True)
+                    self._stage(planned, tick)
                     self._check_staged_keys(plan)
                 if self._dialect.ddl_commits:
                     self._shape(plan)
@@ -112,7 +115,7 @@ class Loader:
                     self._ledger.record(session, report)
             return report
         finally:
-            for stage in (session.stage, session.staged_rejects):
+            for stage in (session.stage, session.staged_rejects, session.staged_keys):
                 with contextlib.suppress(ConnectorError):
                     session.discard(stage)
 
@@ -197,6 +200,11 @@ class Loader:
             except AlreadyExistsError as error:
                 raise TransientError(f"Another loader changed {self._uri} at the same time: {error}") from None
 
+    def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
+        """Put the rows where only this session sees them."""
+        self._session.create_stage(self._dialect, self._session.stage, planned.columns)
+        self._ingest(self._session.stage, planned, tick, stage=True)
+
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
 
@@ -213,12 +221,16 @@ class Loader:
             raise TerminalError(
                 f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
             )
+        self._stage_rejects()
+
+    def _stage_rejects(self) -> None:
+        """Compare what was refused with what the caller allows, and stage it for the quarantine."""
         self._rejects.check(
             accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
         )
         if self._rejects.total:
             rejects = self._session.staged_rejects
-            self._session.execute(self._dialect.create_stage(rejects, self._ledger.quarantine_columns()))
+            self._session.create_stage(self._dialect, rejects, self._ledger.quarantine_columns())
             self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)
 
     def _reject_batches(self) -> Iterator[pa.RecordBatch]:

@@ -22,6 +22,8 @@ STAGE = "_etl_stage"
 """The table of a session that holds the rows of a load until they are applied."""
 STAGED_REJECTS = "_etl_staged_rejects"
 """The same for the rows that a load refused."""
+STAGED_KEYS = "_etl_staged_keys"
+"""The same for the keys of the rows that are not to be published."""
 
 
 class Session(ABC):
@@ -78,6 +80,7 @@ class BulkSession(Session):
 
     stage: str = STAGE
     staged_rejects: str = STAGED_REJECTS
+    staged_keys: str = STAGED_KEYS
     """The names of the staging tables; a session that shares its tables with others gives them names of its own."""
 
     @abstractmethod
@@ -105,6 +108,10 @@ class BulkSession(Session):
         """Merge the staged rows into the table by key and return how many were inserted and updated."""
         updated = self.execute(dialect.update_from_stage(table, columns, key, self.stage))
         return self.execute(dialect.insert_missing(table, columns, key, self.stage)), updated
+
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table."""
+        self.execute(dialect.create_stage(table, columns))
 
     def discard(self, table: str) -> None:
         """Drop a staging table, where it does not go with its session."""

@@ -17,6 +17,7 @@ from blocks.ledger import Ledger, find_report
 from blocks.loader import Loader, LoadRequest, plan_load
 from blocks.operation import instance_operation, operation
 from blocks.optional import lazy
+from blocks.publisher import Publisher
 from blocks.retry import call_with_retry
 from blocks.scan import Rejects, Scan, as_scan
 from blocks.sql import named
@@ -309,6 +310,74 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
         return self._once(load_id, run)
 
+    @functools.partial(operation, prepare="_fix_publish_id")
+    def publish(
+        self,
+        source_table: str,
+        table: str,
+        *,
+        mode: Mode = "append",
+        key: Sequence[str] = (),
+        partition_by: Sequence[str] = (),
+        load_id: str | None = None,
+        on_new_columns: OnNewColumns = "add",
+        allow_loss: Sequence[str] = (),
+        rejected: Any = None,
+        max_rejected: float = 0.1,
+    ) -> LoadReport:
+        """What of one table of this warehouse was put into another, as `load` would, without leaving the warehouse.
+
+        Write, audit, publish: load into a table that nobody reads, check it, then publish it in one transaction.
+
+        Args:
+            source_table: The table that holds the rows; it stays as it is.
+            table: As with `load`, and so are the next ones.
+            mode: As with `load`.
+            key: As with `load`.
+            partition_by: As with `load`.
+            load_id: As with `load`.
+            on_new_columns: As with `load`.
+            allow_loss: As with `load`.
+            rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
+                `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
+            max_rejected: The share of rows (0 to 1) that may stay behind.
+
+        Raises:
+            NotFoundError: There is no such source table.
+            QualityError: Too many rows would stay behind; nothing was applied.
+            ConnectorError: As with `load`.
+        """
+        request = LoadRequest(
+            scan=self.scan(source_table),
+            table=table,
+            mode=mode,
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+            allow_loss=tuple(allow_loss),
+            max_rejected=max_rejected,
+        )
+        keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
+
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            return Publisher(
+                session,
+                self.dialect,
+                request,
+                uri=self.uri(table),
+                load_id=load_id,
+                source=source_table,
+                rejected=keys,
+            ).run()
+
+        return self._once(load_id, run)
+
+    @operation
+    def drop_table(self, table: str) -> None:
+        """Nothing. Drops a table, where there is one."""
+        with self._session() as session:
+            session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
+
     def _once(self, load_id: str | None, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger."""
         if not load_id:
@@ -323,6 +392,11 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return with_load_id(arguments, self.uri(arguments["table"]))
+
+    def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        data = {"data": self.scan(arguments["source_table"])}
+        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
+        return {name: value for name, value in fixed.items() if name != "data"}
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """What the ledger says after the answer to COMMIT was lost."""

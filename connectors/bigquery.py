@@ -647,6 +647,7 @@ class BigQuerySession(ScriptedSession):
         digest = self._digest(load_id) if load_id else "none"
         self.stage = f"_etl_stage_{digest}_{self._try}"
         self.staged_rejects = f"_etl_rejects_{digest}_{self._try}"
+        self.staged_keys = f"_etl_keys_{digest}_{self._try}"
 
     # --- statements ---
 
@@ -861,9 +862,8 @@ class BigQuerySession(ScriptedSession):
             columns = [dataclasses.replace(column, stage_type=None) for column in columns]
         ledger.create(self)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
-        self._staged.add(self.stage)
         try:
-            self.execute(self._dialect.create_stage(self.stage, columns))
+            self.create_stage(self._dialect, self.stage, columns)
             rows = self._load_from(files, self.stage, file_format)
             report = LoadReport(
                 load_id=load_id,
@@ -890,6 +890,11 @@ class BigQuerySession(ScriptedSession):
             with contextlib.suppress(ConnectorError):
                 self.discard(self.stage)
         return report
+
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table, to be dropped in the end."""
+        self._staged.add(table)
+        super().create_stage(dialect, table, columns)
 
     def discard(self, table: str) -> None:
         """Drop a staging table; one that cannot be dropped now goes by itself after a day."""

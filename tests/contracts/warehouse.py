@@ -1013,6 +1013,79 @@ def test_many_refused_rows_are_kept(warehouse: Warehouse) -> None:
 # Plans
 
 
+# Publishing
+
+
+@all_modes
+def test_a_table_is_published_as_it_would_be_loaded(warehouse: Warehouse, mode: Mode) -> None:
+    """In each mode the target ends as after a load of the same rows, once for each load_id; the source stays."""
+    for table in ("t", "expected"):
+        warehouse.load(pa.concat_tables([table_of([1, 2], text="old"), table_of([3], day="tue")]), table)
+    data = table_of([2, 4], text="new").append_column("extra", pa.array([7, None], pa.int64()))
+    warehouse.load(data, "audited")
+    loaded = warehouse.load(data, "expected", mode=mode, **ARGUMENTS[mode])
+    report = warehouse.publish("audited", "t", mode=mode, load_id="x", **ARGUMENTS[mode])
+    again = warehouse.publish("audited", "t", mode=mode, load_id="x", **ARGUMENTS[mode])
+    columns = "id, day, text, extra"
+    assert rows(warehouse, columns=columns) == rows(warehouse, "expected", columns)
+    counts = ("rows", "inserted", "updated", "deleted")
+    assert [getattr(report, name) for name in counts] == [getattr(loaded, name) for name in counts]
+    assert again == report.model_copy(update={"already_loaded": True})
+    assert (count(warehouse, "audited"), STAGE in tables(warehouse)) == (2, False)
+
+
+def test_rejected_rows_are_not_published(warehouse: Warehouse) -> None:
+    """They go to the quarantine with all their reasons, in the same transaction; a key may be missing in a row."""
+    warehouse.load(pa.concat_tables([table_of([1, 2, 3, None]), table_of([2], day="tue")]), "audited")
+    keys = {"id": [2, None, 2, 9], "day": ["mon"] * 4}
+    rejected = pa.table(keys | {"reason": ["b: it is odd", "id is missing", "a: it is late", "nobody has it"]})
+    report = warehouse.publish("audited", "t", load_id="x", rejected=rejected, max_rejected=0.5)
+    assert rows(warehouse, columns="id, day") == [(1, "mon"), (2, "tue"), (3, "mon")]
+    assert (report.rows, report.rejected) == (3, {"a: it is late; b: it is odd": 1, "id is missing": 1})
+    found = {reason: json.loads(text) for reason, text in rows(warehouse, QUARANTINE, "reason, row_text")}
+    assert found["id is missing"] == {"id": None, "day": "mon", "text": "x"}
+    assert (report.quarantine, set(found)) == (QUARANTINE, set(report.rejected))
+    leftover = {STAGE, "_etl_staged_rejects", "_etl_staged_keys"} & tables(warehouse)
+    assert not leftover
+
+
+def test_too_many_rejected_rows_stop_it(warehouse: Warehouse) -> None:
+    """Above max_rejected nothing is published, and no value is in the message."""
+    warehouse.load(table_of([1], text="old"), "t")
+    warehouse.load(table_of([1, 2], text=CANARY), "audited")
+    rejected = pa.table({"text": [CANARY], "reason": ["text is odd"]})
+    with pytest.raises(QualityError, match=r"2 of 2 rows were refused \(text is odd: 2\)") as caught:
+        warehouse.publish("audited", "t", mode="replace", rejected=rejected, max_rejected=0.5)
+    assert CANARY not in str(caught.value)
+    assert rows(warehouse, columns="text") == [("old",)]
+
+
+@pytest.mark.parametrize(
+    ("rejected", "words"),
+    [
+        ({"id": [1]}, "'reason'"),
+        ({"reason": ["x"]}, "tell rows apart"),
+        ({"nobody": [1], "reason": ["x"]}, "'nobody'"),
+        ({"id": ["seven"], "reason": ["x"]}, "types of the table's columns id"),
+    ],
+)
+def test_rejected_rows_have_to_be_found(warehouse: Warehouse, rejected: dict[str, Any], words: str) -> None:
+    """Columns that the table lacks, or of other types, are an error, not rows that are published after all."""
+    warehouse.load(table_of([1]), "audited")
+    with pytest.raises(InvalidInputError, match=words):
+        warehouse.publish("audited", "t", rejected=pa.table(rejected))
+
+
+def test_a_table_that_is_not_there_is_not_published(warehouse: Warehouse) -> None:
+    """It is an error; dropping it is none."""
+    with pytest.raises(NotFoundError):
+        warehouse.publish("audited", "t")
+    warehouse.load(table_of([1]), "audited")
+    warehouse.drop_table("audited")
+    warehouse.drop_table("audited")
+    assert "audited" not in tables(warehouse)
+
+
 @all_modes
 def test_a_plan_changes_nothing(warehouse: Warehouse, mode: Mode) -> None:
     """A plan says what the load then does, and makes neither table nor ledger."""
