@@ -141,6 +141,30 @@ def test_every_statement_may_be_lost(
         assert_loaded_once(direct.model_copy(update={"schema_": f"s{number}"}), 50)
 
 
+@pytest.mark.parametrize("fault", ["drop_answer_to", "drop_request"])
+def test_every_statement_of_publishing_may_be_lost(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, fault: str
+) -> None:
+    """Whichever statement or answer is lost, the checked rows are published once, and the rejected ones kept once."""
+    direct.load(table_of(10), "audited")
+    rejected = pa.table({"id": pa.array([7], pa.int64()), "reason": ["it is odd"]})
+
+    def publish(number: int) -> LoadReport:
+        return behind.publish("audited", f"t{number}", load_id=f"number {number}", rejected=rejected)
+
+    publish(-1)
+    statements = list(proxy.log)
+    assert any("COMMIT" in statement for statement in statements)
+    for number, statement in enumerate(statements):
+        getattr(proxy, fault)(".*", skip=number)
+        proxy.faults_fired.clear()
+        report = publish(number)
+        assert len(proxy.faults_fired) == 1, statement
+        assert (report.rows, report.rejected) == (9, {"it is odd": 1}), statement
+        assert direct.fetch_one(f"SELECT count(*), sum(id) FROM t{number}") == (9, 38), statement
+        assert direct.fetch_one("SELECT count(*) FROM _etl_quarantine") == (number + 2,), statement
+
+
 @all_modes
 def test_the_server_falls_silent_at_commit(behind: Postgres, direct: Postgres, proxy: FaultProxy, mode: Mode) -> None:
     """Without an answer to COMMIT the ledger is asked on another connection, after commit_timeout_s."""
