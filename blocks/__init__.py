@@ -23,7 +23,7 @@ from blocks.file_options import CsvOptions
 from blocks.load import LoadPlan, LoadReport
 from blocks.object_store import ObjectInfo, ObjectStore
 from blocks.operation import operation
-from blocks.quality import CheckResult, ChecksFailedError, QualityReport
+from blocks.quality import Audit, CheckResult, ChecksFailedError, QualityReport
 from blocks.retry import RetryPolicy, retry_if_transient
 from blocks.scan import Rejects, Scan
 from blocks.warehouse import Warehouse
@@ -32,6 +32,7 @@ __all__ = [
     "AccessDeniedError",
     "AlreadyExistsError",
     "AmbiguousError",
+    "Audit",
     "AuthError",
     "CheckResult",
     "ChecksFailedError",

@@ -6,6 +6,7 @@ logged, kept as an artifact and sent in a mail; the rows themselves go to the qu
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,6 +16,8 @@ from blocks.errors import QualityError
 
 if TYPE_CHECKING:
     from typing import Self
+
+    import pyarrow as pa
 
 Severity = Literal["warn", "fail", "quarantine"]
 """What follows from a check that does not hold: nothing but a word of warning; the data is refused as a whole; or the
@@ -121,6 +124,20 @@ class QualityReport(BaseModel):
 
     def _broken(self, severity: Severity) -> tuple[CheckResult, ...]:
         return tuple(check for check in self.checks if not check.passed and check.severity == severity)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """A report, and the rows that a check of severity 'quarantine' sets aside.
+
+    Attributes:
+        report: What was checked, and how it went.
+        rejected: An Arrow table of the columns that tell rows apart and `reason`, with a row for each row of the data
+            and each check that does not hold for it. `Warehouse.publish(rejected=...)` takes it as it is.
+    """
+
+    report: QualityReport
+    rejected: pa.Table
 
 
 class ChecksFailedError(QualityError):
