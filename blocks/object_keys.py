@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
 from blocks.errors import InvalidInputError
 
 
@@ -30,6 +34,27 @@ def folder_prefix(folder: str) -> str:
     """
     name = folder.removesuffix("/")
     return "" if name in {"", "."} else join_key("", name) + "/"
+
+
+def whole_folder(value: object) -> str:
+    """The folder that a block stands for, without slashes around it; None, as others save it, is the whole bucket.
+
+    >>> whole_folder("/raw/orders/")
+    'raw/orders'
+
+    Raises:
+        ValueError: It is no folder; pydantic makes an error of the field's of it.
+    """
+    if not isinstance(value, str | None):
+        raise ValueError(f"a folder is text, not {type(value).__name__}")  # noqa: TRY004 (pydantic's form)
+    try:
+        return folder_prefix((value or "").strip("/")).removesuffix("/")
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from None
+
+
+Folder = Annotated[str, BeforeValidator(whole_folder)]
+"""The type of a block's field for the folder that it stands for; empty is the whole bucket."""
 
 
 def _key_problem(key: object) -> str | None:

@@ -32,7 +32,7 @@ from blocks.errors import (
     service_error,
 )
 from blocks.file_io import CHUNK_BYTES, parts_of
-from blocks.object_keys import folder_prefix, join_key
+from blocks.object_keys import Folder, folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo, WriteOptions
 from blocks.obstore_bucket import (
     OBSTORE_ERRORS,
@@ -119,7 +119,7 @@ class AzureBlobContainer(ObstoreBucket):
         default_factory=AzureBlobStorageCredentials,
         description="The account, and who is asking; by default the machine's own identity.",
     )
-    base_folder: str = Field(
+    base_folder: Folder = Field(
         default="", description="The folder in the container that this block stands for; by default all of it."
     )
 
@@ -137,14 +137,6 @@ class AzureBlobContainer(ObstoreBucket):
                 "give any folder as base_folder"
             )
         return value
-
-    @field_validator("base_folder", mode="before")
-    @classmethod
-    def _whole_folder(cls, value: str | None) -> str:
-        try:
-            return folder_prefix((value or "").strip("/")).removesuffix("/")
-        except InvalidInputError as error:
-            raise ValueError(str(error)) from None
 
     @property
     def basepath(self) -> str:

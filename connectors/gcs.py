@@ -33,7 +33,7 @@ from blocks.errors import (
 )
 from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
-from blocks.object_keys import folder_prefix, join_key
+from blocks.object_keys import Folder, folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, NoSuchStoreError, ObjectInfo, ObjectStore
 from blocks.operation import operation
 from blocks.optional import require
@@ -121,7 +121,7 @@ class GcsBucket(ObjectStore):
     gcp_credentials: GcpCredentials = Field(
         default_factory=GcpCredentials, description="Who is asking; by default the machine's own identity."
     )
-    bucket_folder: str = Field(
+    bucket_folder: Folder = Field(
         default="", description="The folder in the bucket that this block stands for; by default all of it."
     )
     request_timeout_s: float = Field(
@@ -134,14 +134,6 @@ class GcsBucket(ObjectStore):
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,221}", value):
             raise ValueError(f"{value!r:.100} is no bucket name; give the name alone and any folder as bucket_folder")
         return value
-
-    @field_validator("bucket_folder")
-    @classmethod
-    def _whole_folder(cls, value: str) -> str:
-        try:
-            return folder_prefix(value.strip("/")).removesuffix("/")
-        except InvalidInputError as error:
-            raise ValueError(str(error)) from None
 
     @property
     def basepath(self) -> str:

@@ -33,7 +33,7 @@ from blocks.errors import (
     service_error,
 )
 from blocks.file_io import CHUNK_BYTES, parts_of
-from blocks.object_keys import folder_prefix, join_key
+from blocks.object_keys import Folder, folder_prefix, join_key
 from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo
 from blocks.obstore_bucket import (
     OBSTORE_ERRORS,
@@ -156,7 +156,7 @@ class S3Bucket(ObstoreBucket):
     credentials: AwsCredentials = Field(
         default_factory=AwsCredentials, description="Who is asking; by default the machine's own identity."
     )
-    bucket_folder: str = Field(
+    bucket_folder: Folder = Field(
         default="", description="The folder in the bucket that this block stands for; by default all of it."
     )
 
@@ -171,14 +171,6 @@ class S3Bucket(ObstoreBucket):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", value):
             raise ValueError(f"{value!r:.100} is no bucket name; give the name alone and any folder as bucket_folder")
         return value
-
-    @field_validator("bucket_folder")
-    @classmethod
-    def _whole_folder(cls, value: str) -> str:
-        try:
-            return folder_prefix(value.strip("/")).removesuffix("/")
-        except InvalidInputError as error:
-            raise ValueError(str(error)) from None
 
     @property
     def basepath(self) -> str:
