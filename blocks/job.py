@@ -180,9 +180,13 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
     def _trigger(self, token: str) -> JobRun:
         if not (token.isascii() and token.isalnum() and len(token) <= 32):  # noqa: PLR2004 (said in the message)
             raise InvalidInputError("token is 1 to 32 letters and digits.")
-        run = JobRun(self, self._start(token))
+        run = self._as_run(self._start(token))
         self.logger.info("Started %s as %s.", self._name, run.run_id)
         return run
+
+    def _as_run(self, run_id: str) -> JobRun:
+        """The run of that id; a child whose runs can do more has a class of its own for them."""
+        return JobRun(self, run_id)
 
 
 @dataclass(eq=False)
@@ -280,7 +284,7 @@ def watch(
         TransientError: It could not be looked at for longer than the job's `retry.deadline_s`. It may still be running.
     """
     try:
-        return _watch(run, clock, wait or _wait)
+        return _watch(run, clock, wait or pause)
     except ConnectorError:
         raise
     except BaseException as interruption:
@@ -355,7 +359,7 @@ def _delay_s(polls: int, longest_s: float) -> float:
     return random.uniform(bound / 2, bound)  # noqa: S311 (jitter, not a secret)
 
 
-def _wait(seconds: float) -> None:
+def pause(seconds: float) -> None:
     """Returns after so many seconds.
 
     Raises:
