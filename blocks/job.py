@@ -359,13 +359,23 @@ def _delay_s(polls: int, longest_s: float) -> float:
     return random.uniform(bound / 2, bound)  # noqa: S311 (jitter, not a secret)
 
 
+def interruption() -> threading.Event:
+    """Set once the awaitable that this is part of is cancelled; never, where it is part of none."""
+    return _interrupted.get() or threading.Event()
+
+
+def interruptible_by(event: threading.Event) -> None:
+    """Nothing. Makes `event` the interruption of what runs in this context from now on."""
+    _interrupted.set(event)
+
+
 def pause(seconds: float) -> None:
     """Returns after so many seconds.
 
     Raises:
         CancelledError: The awaitable that this is part of was cancelled.
     """
-    event = _interrupted.get() or threading.Event()
+    event = interruption()
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if event.wait(min(left, SLICE_S)):
