@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 import sys
 import time
@@ -47,22 +48,24 @@ def show(block_types: Mapping[str, type[ConnectorBlock]]) -> None:
 
 
 def copy(name: str, folder: Path) -> None:
-    """Copy a template and the data it runs on into a folder.
+    """Copy a template, and of the folders in `data` those that it names.
 
     Raises:
         NotFoundError: There is no such template.
         AlreadyExistsError: A file of that name is there.
     """
     source = _template_file(name)
-    target = folder / source.name
-    data = source.parent / "data"
-    for path in (target, folder / data.name):
+    copies = {folder / place.relative_to(source.parent): place for place in (source, *_data_of(source))}
+    for path in copies:
         if path.exists():
             raise AlreadyExistsError(f"{path} exists already, and nothing was written. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    if data.exists():
-        shutil.copytree(data, folder / data.name)
-    shutil.copyfile(source, target)
+    for path, place in copies.items():
+        if place.is_dir():
+            shutil.copytree(place, path)
+        else:
+            shutil.copyfile(place, path)
+    target = folder / source.name
     print(f"Wrote {target}. It is yours; the lines marked CHANGE are where to start.")
     print(f"Run it: cd {folder} && python {target.name}")
 
@@ -177,6 +180,13 @@ def _template_file(name: str) -> Path:
     if name not in files:
         raise NotFoundError(f"There is no template {name!r}. The templates: {', '.join(files) or 'none'}.")
     return files[name]
+
+
+def _data_of(template: Path) -> list[Path]:
+    """The folders beside the template, in `data`, whose names are part of a path that its code holds as text."""
+    texts = (node.value for node in ast.walk(ast.parse(template.read_text("utf-8"))) if isinstance(node, ast.Constant))
+    named = {part for text in texts if isinstance(text, str) and not re.search(r"\s", text) for part in text.split("/")}
+    return sorted(path for path in (template.parent / "data").glob("*/") if path.name in named)
 
 
 def _import_file(file: Path) -> ModuleType:
