@@ -1,6 +1,7 @@
 """The kit: what every connector is made of."""
 
 from blocks.block import ConnectorBlock, resolve
+from blocks.contract import Contract
 from blocks.dataset import WriteReport
 from blocks.errors import (
     AccessDeniedError,
@@ -38,6 +39,7 @@ __all__ = [
     "ChecksFailedError",
     "ConnectorBlock",
     "ConnectorError",
+    "Contract",
     "CsvOptions",
     "InvalidInputError",
     "LoadPlan",
