@@ -25,7 +25,7 @@ from pydantic import Field
 
 from blocks.block import ConnectorBlock
 from blocks.checksum import DamagedError, verified
-from blocks.errors import InvalidInputError, NotFoundError, UnsupportedError
+from blocks.errors import ConnectorError, InvalidInputError, NotFoundError, UnsupportedError
 from blocks.file_io import CHUNK_BYTES, file_errors, rewound, write_file
 from blocks.identity import with_load_id
 from blocks.object_keys import folder_prefix, join_key
@@ -602,6 +602,17 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @abstractmethod
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None: ...
+
+    def _write_id(self, key: str) -> str | None:  # noqa: ARG002
+        """The name that the conditional write gave itself which made the object, None where it has none."""
+        return None
+
+    def _holds(self, key: str, write_id: str) -> bool:
+        """Whether the object is the one that this write made, though its answer was lost."""
+        try:
+            return self._write_id(key) == write_id
+        except ConnectorError:
+            return False
 
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
         raise UnsupportedError(f"{type(self).__name__} has no presigned URLs.")

@@ -8,7 +8,9 @@ For these, and for all the rest, a child uses its vendor's own client.
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import re
+import uuid
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,13 +27,15 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.object_store import ObjectInfo, ObjectStore
+from blocks.file_io import CHUNK_BYTES, parts_of
+from blocks.object_store import AS_IT_IS, WRITE_ID, ObjectInfo, ObjectStore
 from blocks.optional import require
 
 if TYPE_CHECKING:
     import contextlib
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from blocks.file_io import Source
     from blocks.object_store import WriteOptions
 
 OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
@@ -56,6 +60,8 @@ class ObstoreBucket(ObjectStore):
     """
 
     _extra: ClassVar[str]
+    _max_parts: ClassVar[int] = 10_000
+    """In how many parts an object may be written."""
 
     request_timeout_s: float = Field(
         default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
@@ -127,6 +133,37 @@ class ObstoreBucket(ObjectStore):
             if start < info.size:
                 raise
             return b"", info
+
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        metadata, write_id = self._metadata(options), uuid.uuid4().hex
+        if options.conditional:
+            metadata[WRITE_ID] = write_id
+        parts = parts_of(source, max_parts=self._max_parts)
+        try:
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
+                return self._put(key, first, options, metadata)
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold what is under way, and nothing else
+            return self._upload_parts(key, parts, options, metadata, write_id)
+        except (AlreadyExistsError, TransientError):
+            if options.conditional and self._holds(key, write_id):
+                return self._head(key)
+            raise
+
+    def _metadata(self, options: WriteOptions) -> dict[str, str]:
+        """The metadata as the service stores it.
+
+        Raises:
+            InvalidInputError: It takes no such names or values.
+        """
+        return dict(options.metadata or {})
+
+    @abstractmethod
+    def _upload_parts(
+        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str], write_id: str
+    ) -> ObjectInfo:
+        """The object that several requests made, all at once or not at all; `write_id` is this write's own name."""
 
     def _put(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
         """The object that one request made."""

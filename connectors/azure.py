@@ -14,11 +14,10 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
-import itertools
 import re
 import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from pydantic import Field, HttpUrl, field_validator
 
@@ -31,9 +30,8 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.object_keys import Folder, folder_prefix, join_key
-from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo, WriteOptions
+from blocks.object_store import WRITE_ID, NoSuchStoreError, ObjectInfo, WriteOptions
 from blocks.obstore_bucket import (
     OBSTORE_ERRORS,
     Identity,
@@ -49,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
-    from blocks.file_io import Source
 
 BLOCKS_IN_FLIGHT = 4
 MAX_BLOCKS = 50_000
@@ -106,6 +103,7 @@ class AzureBlobContainer(ObstoreBucket):
     """
 
     _extra: ClassVar[str] = "azure"
+    _max_parts: ClassVar[int] = MAX_BLOCKS
 
     _block_type_name = "ETL Azure Blob Container"
     _block_type_slug = "etl-azure-blob-container"
@@ -236,25 +234,7 @@ class AzureBlobContainer(ObstoreBucket):
             )
         return ObjectInfo(key, len(content), done["etag"], None, dt.datetime.now(dt.UTC))
 
-    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
-        metadata = _checked(options)
-        write_id = uuid.uuid4().hex
-        if options.conditional:
-            metadata[WRITE_ID] = write_id
-        parts = parts_of(source, max_parts=MAX_BLOCKS)
-        try:
-            first = next(parts, b"")
-            if len(first) < CHUNK_BYTES:
-                return self._put(key, first, options, metadata)
-            parts = itertools.chain([first], parts)
-            del first  # many uploads at once hold what is under way, and nothing else
-            return self._upload_blocks(key, parts, options, metadata, write_id)
-        except (AlreadyExistsError, TransientError):
-            if options.conditional and self._holds(key, write_id):
-                return self._head(key)
-            raise
-
-    def _upload_blocks(
+    def _upload_parts(
         self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str], write_id: str
     ) -> ObjectInfo:
         models = require("azure.storage.blob", extra="azure")
@@ -311,14 +291,12 @@ class AzureBlobContainer(ObstoreBucket):
                 **_condition(options),
             )
 
-    def _holds(self, key: str, write_id: str) -> bool:
-        """Whether the blob is the one that this write made, though its answer was lost."""
-        try:
-            with self._errors("read", key):
-                found = self._blob(key).get_blob_properties()
-        except ConnectorError:
-            return False
-        return bool(found.metadata.get(WRITE_ID) == write_id)
+    def _metadata(self, options: WriteOptions) -> dict[str, str]:
+        return _checked(options)
+
+    def _write_id(self, key: str) -> str | None:
+        with self._errors("read", key):
+            return cast("str | None", self._blob(key).get_blob_properties().metadata.get(WRITE_ID))
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
         base = self._base()

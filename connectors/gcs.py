@@ -16,7 +16,7 @@ import re
 import uuid
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from pydantic import Field, HttpUrl, field_validator
 
@@ -385,15 +385,11 @@ class GcsBucket(ObjectStore):
             raise DamagedError(f"Could not write {self.uri(key)}: what arrived is not what was sent. Try again.")
         return info
 
-    def _holds(self, key: str, write_id: str) -> bool:
-        """Whether the object is the one that this write made, though its answer was lost."""
-        try:
-            with self._errors("read", key):
-                blob = self._blob(key)
-                blob.reload(**self._patience())
-        except ConnectorError:
-            return False
-        return bool((blob.metadata or {}).get(WRITE_ID) == write_id)
+    def _write_id(self, key: str) -> str | None:
+        blob = self._blob(key)
+        with self._errors("read", key):
+            blob.reload(**self._patience())
+        return cast("str | None", (blob.metadata or {}).get(WRITE_ID))
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
         base = f"{self.bucket_folder}/" if self.bucket_folder else ""

@@ -9,12 +9,10 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
-import itertools
 import os
 import re
-import uuid
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 from urllib.parse import urlencode
 
 from pydantic import Field, HttpUrl, field_validator
@@ -32,9 +30,8 @@ from blocks.errors import (
     UnsupportedError,
     service_error,
 )
-from blocks.file_io import CHUNK_BYTES, parts_of
 from blocks.object_keys import Folder, folder_prefix, join_key
-from blocks.object_store import AS_IT_IS, WRITE_ID, NoSuchStoreError, ObjectInfo
+from blocks.object_store import WRITE_ID, NoSuchStoreError, ObjectInfo
 from blocks.obstore_bucket import (
     OBSTORE_ERRORS,
     Identity,
@@ -50,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from typing import Self
 
-    from blocks.file_io import Source
     from blocks.object_store import WriteOptions
 
 PARTS_IN_FLIGHT = 4
@@ -290,25 +286,13 @@ class S3Bucket(ObstoreBucket):
         now = self._head(info.key, info.version)
         return now.checksum if now.etag == info.etag else None
 
-    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
-        metadata = dict(options.metadata or {})
-        if options.conditional:
-            metadata[WRITE_ID] = uuid.uuid4().hex
-        parts = parts_of(source)
-        try:
-            first = next(parts, b"")
-            if len(first) < CHUNK_BYTES:
-                return self._put(key, first, options, metadata)
-            parts = itertools.chain([first], parts)
-            del first  # many uploads at once hold what is under way, and nothing else
-            return self._upload_parts(key, parts, options, metadata)
-        except (AlreadyExistsError, TransientError):
-            if options.conditional and self._holds(key, metadata[WRITE_ID]):
-                return self._head(key)
-            raise
-
     def _upload_parts(
-        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str]
+        self,
+        key: str,
+        parts: Iterable[bytes],
+        options: WriteOptions,
+        metadata: Mapping[str, str],
+        write_id: str,  # noqa: ARG002 (S3 names each upload itself)
     ) -> ObjectInfo:
         client = self.get_client()
         description: dict[str, Any] = {"Metadata": metadata}
@@ -359,14 +343,10 @@ class S3Bucket(ObstoreBucket):
                 client.abort_multipart_upload(**target)
             raise
 
-    def _holds(self, key: str, write_id: str) -> bool:
-        """Whether the object is the one that this write made, though its answer was lost."""
-        try:
-            with self._errors("read", key):
-                found = self.get_client().head_object(Bucket=self.bucket_name, Key=self._key(key))
-        except ConnectorError:
-            return False
-        return bool(found["Metadata"].get(WRITE_ID) == write_id)
+    def _write_id(self, key: str) -> str | None:
+        with self._errors("read", key):
+            found = self.get_client().head_object(Bucket=self.bucket_name, Key=self._key(key))
+        return cast("str | None", found["Metadata"].get(WRITE_ID))
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
         base = f"{self.bucket_folder}/" if self.bucket_folder else ""
