@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 Parameters = Mapping[str, Any] | Sequence[Any]
 """The values of a statement: by name for `:name`, in order for `%s`."""
+
+
+LITERALS = r"""
+    '(?:[^']|'')*' | "(?:[^"]|"")*"            # strings and quoted names
+    | --[^\n]* | /\*.*?\*/                     # comments
+    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
+"""
+"""What of a statement is not looked into for parameters, as a pattern of `re.VERBOSE`."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,9 @@ class Column:
 
 class Dialect(ABC):
     """The SQL of one engine: names, types and the statements of the write modes."""
+
+    literals: ClassVar[str] = LITERALS
+    """What of a statement holds no parameters: `LITERALS`, or what this engine has in their place."""
 
     stage_prefix: ClassVar[str] = "CREATE TEMPORARY TABLE"
 
@@ -139,25 +151,25 @@ class Dialect(ABC):
         return self.insert(table, columns, stage, f" WHERE NOT EXISTS ({known})")
 
 
-_TOKEN = re.compile(
-    r"""
-    '(?:[^']|'')*' | "(?:[^"]|"")*"          # strings and quoted names
-    | --[^\n]* | /\*.*?\*/                     # comments
-    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
-    | :: | :=                                  # casts and assignments
-    | (?<![\w:]):(?P<name>[A-Za-z_]\w*)        # a parameter
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+@functools.cache
+def _pattern(literals: str, forms: str) -> re.Pattern[str]:
+    return re.compile(f"{literals}|{forms}", re.VERBOSE | re.DOTALL)
+
+
+_COLON = r"""
+    :: | :=                                      # casts and assignments
+    | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)      # a parameter; after a name it is a path into a value
+"""
+_PERCENT = r"""
+    %\((?P<name>[A-Za-z_]\w*)\)s                # a parameter by name
+    | (?P<next>%s)\b                             # the next one in order
+"""
 
 
 def bind(
-    sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str], *, token: re.Pattern[str] = _TOKEN
+    sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str], *, literals: str = LITERALS
 ) -> str:
     """The statement with each `:name` outside of strings, quoted names and comments replaced by the driver's own form.
-
-    `token` matches what is no parameter as a whole, and a parameter with its name as the group `name`; an engine that
-    quotes in its own way gives its own.
 
     >>> bind("select ':a', b::text from t where c = :day", {"day": 1}, lambda name: f"${name}")
     "select ':a', b::text from t where c = $day"
@@ -176,22 +188,10 @@ def bind(
             )
         return placeholder(name)
 
-    return token.sub(bound, sql)
+    return _pattern(literals, _COLON).sub(bound, sql)
 
 
-_OTHER_FORMS = re.compile(
-    r"""
-    '(?:[^']|'')*' | "(?:[^"]|"")*"          # strings and quoted names
-    | --[^\n]* | /\*.*?\*/                     # comments
-    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
-    | %\((?P<name>[A-Za-z_]\w*)\)s             # a parameter by name
-    | (?P<next>%s)\b                           # the next one in order
-    """,
-    re.VERBOSE | re.DOTALL,
-)
-
-
-def named(sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
+def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
     """The statement with its parameters as `:name`, and these by name.
 
     The forms of the DB-API's drivers, in which statements for other collections are written, are taken too: `%(name)s`,
@@ -218,7 +218,7 @@ def named(sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] 
             return f":p{used}"
         return match[0]
 
-    text = _OTHER_FORMS.sub(colon, sql)
+    text = _pattern(literals, _PERCENT).sub(colon, sql)
     if not isinstance(parameters, Mapping) and used != len(parameters):
         raise InvalidInputError(f"The statement has {used} times %s, and {len(parameters)} parameters were given.")
     return text, _by_name(parameters)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.block import ConnectorBlock
-from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
+from blocks.errors import (
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+)
 from blocks.identity import with_load_id
 from blocks.ledger import Ledger, find_report
 from blocks.loader import Loader, LoadRequest, plan_load
@@ -68,6 +76,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         """
         raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
 
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of the driver's that the engine met."""
+        return TerminalError(f"Could not run a query in {self.uri()}: {type(error).__name__}.")
+
     def dbt_output(self) -> dict[str, Any]:
         """This database as the output of a dbt profile; what is secret is a `SecretStr` in it.
 
@@ -75,6 +87,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             UnsupportedError: dbt has no adapter for it here.
         """
         raise UnsupportedError(f"{type(self).__name__} cannot be the target of a dbt project here.")
+
+    def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
+        return named(sql, parameters, literals=self.dialect.literals)
 
     def _session(self) -> contextlib.closing[Session]:
         return contextlib.closing(self._connect())
@@ -92,20 +107,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
             AmbiguousError: The connection was lost after the statement was sent; look before you run it again.
         """
         with self._session() as session:
-            session.execute(*named(operation, parameters))
+            session.execute(*self._named(operation, parameters))
 
     @operation
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
         """Nothing. Runs the statement once for each item, all in one transaction."""
         with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
-                session.execute(*named(operation, parameters))
+                session.execute(*self._named(operation, parameters))
 
     @operation
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
         """The first row of a query, None where it has none."""
         with self._session() as session:
-            return next(iter(session.fetch(*named(operation, parameters), size=1)), None)
+            return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
     @operation
     def fetch_many(  # type: ignore[override]
@@ -113,13 +128,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
     ) -> list[tuple[Any, ...]]:
         """The first `size` rows of a query. The same call twice gives the same rows."""
         with self._session() as session:
-            return session.fetch(*named(operation, parameters), size=size)
+            return session.fetch(*self._named(operation, parameters), size=size)
 
     @operation
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
         """All rows of a query, as tuples."""
         with self._session() as session:
-            return session.fetch(*named(operation, parameters))
+            return session.fetch(*self._named(operation, parameters))
 
     async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
         """As `execute.aio`, by the name that some of Prefect's collections have for it."""
@@ -176,7 +191,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
         is_query = re.search(r"\s", source.strip()) is not None
         # A line end, because the query may end in a comment.
         sql = source.strip().rstrip(";") + "\n" if is_query else f"SELECT * FROM {self.dialect.table(source)}"
-        sql, values = named(sql, parameters)
+        sql, values = self._named(sql, parameters)
 
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:

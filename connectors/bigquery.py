@@ -122,15 +122,11 @@ RESERVED_NAMES = re.compile(
     r"_CHANGE_TIMESTAMP"
 )
 
-TOKEN = re.compile(
-    r"""
+LITERALS = r"""
     [rRbB]{0,2}('{3}|\"{3})(?:\\.|.)*?\1                                             # strings of many lines
     | [rRbB]{0,2}'(?:[^'\\\n]|\\.)*' | [rRbB]{0,2}"(?:[^"\\\n]|\\.)*" | `(?:[^`\\]|\\.)*`  # strings, quoted names
     | (?:--|\#)[^\n]* | /\*.*?\*/                                                     # comments
-    | (?<![\w:]):(?P<name>[A-Za-z_]\w*)                                               # a parameter
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+"""
 
 FILE_FORMATS: dict[str, dict[str, Any]] = {
     "parquet": {
@@ -434,6 +430,7 @@ class BigQueryDialect(Dialect):
     between, and the rows of several partitions not at one moment.
     """
 
+    literals: ClassVar[str] = LITERALS
     case_counts: ClassVar[bool] = False
     ddl_commits: ClassVar[bool] = True
 
@@ -1024,7 +1021,7 @@ class BigQuerySession(ScriptedSession):
             used[name] = query_parameter(prefix + name, values[name])
             return f"@{prefix}{name}"
 
-        return (bind(sql, values, placeholder, token=TOKEN) if values else sql), list(used.values())
+        return (bind(sql, values, placeholder, literals=LITERALS) if values else sql), list(used.values())
 
     def _query(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
         """The finished job of a statement."""

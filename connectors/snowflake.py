@@ -67,16 +67,11 @@ FILE_FORMATS = {
 
 READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
 
-TOKEN = re.compile(
-    r"""
+LITERALS = r"""
     '(?:[^'\\]|\\.|'')*' | "(?:[^"]|"")*"     # strings and quoted names
     | --[^\n]* | //[^\n]* | /\*.*?\*/            # comments
     | (\$\$).*?\1                               # dollar-quoted strings
-    | :: | :=                                  # casts and assignments
-    | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)    # a parameter; after a name it is a path into a VARIANT
-    """,
-    re.VERBOSE | re.DOTALL,
-)
+"""
 
 
 class Snowflake(Warehouse):
@@ -291,6 +286,7 @@ class Snowflake(Warehouse):
 class SnowflakeDialect(Dialect):
     """Lower-case names are Snowflake's unquoted ones; every other name is kept as written."""
 
+    literals: ClassVar[str] = LITERALS
     ddl_commits: ClassVar[bool] = True
 
     def name(self, name: str) -> str:
@@ -579,7 +575,7 @@ class SnowflakeSession(BulkSession):
             values.append(_bound((parameters or {})[name]))
             return "?"
 
-        text = bind(sql, parameters, placeholder, token=TOKEN) if parameters else sql
+        text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
         self._check_pause()
         cursor = self._connection.cursor().execute(text, values or None)
         self._last_s = self._block._clock()  # noqa: SLF001 (its own block)

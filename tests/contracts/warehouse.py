@@ -1173,6 +1173,15 @@ async def test_prefects_other_names_are_there(warehouse: Warehouse) -> None:
     assert sorted(await warehouse.fetch_all_async("SELECT id FROM t")) == [(1,), (2,)]
 
 
+def test_quoted_text_holds_no_parameters(warehouse: Warehouse) -> None:
+    """Each engine's own strings are left alone, whichever form the parameters have."""
+    escapes = r"[^'\\" in warehouse.dialect.literals
+    text = r"'a\'%s :x'" if escapes else "'a''%s :x'"
+    expected = "a'%s :x"
+    assert warehouse.fetch_one(f"SELECT {text}, %s", ("b",)) == (expected, "b")
+    assert warehouse.fetch_one(f"SELECT {text}, :b", {"b": "b"}) == (expected, "b")
+
+
 def test_a_parameter_that_is_not_given_is_named(warehouse: Warehouse) -> None:
     """The message names what is missing and what was given, and no value."""
     with pytest.raises(InvalidInputError, match=r"uses :day, which the parameters lack; given: \['dya'\]") as caught:
