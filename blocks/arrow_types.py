@@ -99,6 +99,29 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a l
     return kind
 
 
+def without_view(kind: pa.DataType) -> pa.DataType:
+    """The type as Arrow's kernels take it: many have none for views, in which polars hands out its text.
+
+    >>> import pyarrow as pa
+    >>> without_view(pa.string_view())
+    DataType(large_string)
+    """
+    if pa.types.is_string_view(kind):
+        return pa.large_string()
+    return pa.large_binary() if pa.types.is_binary_view(kind) else kind
+
+
+def filter_batch(batch: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch:
+    """The rows of the batch for which the mask is true."""
+    return pa.RecordBatch.from_arrays([filter_array(column, mask) for column in batch.columns], schema=batch.schema)
+
+
+def filter_array(values: pa.Array, mask: pa.Array) -> pa.Array:
+    """The values for which the mask is true."""
+    kind = without_view(values.type)
+    return values.filter(mask) if kind == values.type else values.cast(kind).filter(mask).cast(values.type)
+
+
 def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str] = ()) -> pa.RecordBatch:
     """The batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from blocks.arrow_types import cast_array, filter_array, filter_batch, without_view
 from blocks.artifacts import keep_markdown
 from blocks.errors import InvalidInputError
 from blocks.optional import lazy
@@ -191,8 +192,8 @@ class Contract:
                     found = run.look(batch)
                     for rule, mask in found.refused:
                         _set_aside(batch, rule, mask, rejects, scan.source)
-                    if found.kept.num_rows:
-                        yield found.kept
+                    if (kept := found.kept()).num_rows:
+                        yield kept
                 end(run)
 
         return Scan(find_schema, checked, source=scan.source, reopenable=scan.reopenable, fingerprint=scan.fingerprint)
@@ -257,7 +258,7 @@ class Contract:
 
     def _bound(self, column: pa.Field, what: str, value: Any) -> pa.Scalar:
         try:
-            scalar = _exact(value, _value_type(column.type))
+            scalar = _exact(value, without_view(_value_type(column.type)))
         except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
             scalar = None
         if scalar is None or (what == "ranges" and scalar.as_py() != scalar.as_py()):
@@ -344,10 +345,15 @@ class _Rule:
 
 @dataclass(frozen=True)
 class _Looked:
-    """What came of a batch: the rows that go on, and for each check the rows that it sets aside."""
+    """What came of a batch: its rows in the contract's form, and for each check the rows that it sets aside."""
 
-    kept: pa.RecordBatch
+    whole: pa.RecordBatch
+    stopped: Mask | None
     refused: tuple[tuple[_Rule, Mask], ...]
+
+    def kept(self) -> pa.RecordBatch:
+        """The rows that go on."""
+        return self.whole if self.stopped is None else filter_batch(self.whole, pa.array(~self.stopped))
 
 
 class _Pass:
@@ -401,10 +407,8 @@ class _Pass:
         columns += [batch.column(other.name) for other in self._others]
         whole = pa.RecordBatch.from_arrays(columns, schema=self.schema)
         stopping = [mask for rule, mask in broken if rule.severity != "warn"]
-        if not stopping:
-            return _Looked(whole, ())
-        refused = self._refused(broken, batch.num_rows)
-        return _Looked(whole.filter(pa.array(~np.logical_or.reduce(stopping))), refused)
+        stopped = np.logical_or.reduce(stopping) if stopping else None
+        return _Looked(whole, stopped, self._refused(broken, batch.num_rows))
 
     def report(self) -> QualityReport:
         """How all of the checks went."""
@@ -455,7 +459,7 @@ class _Pass:
                 valid = key.is_valid().to_numpy(zero_copy_only=False)
                 takes_part = valid if takes_part is None else takes_part & valid
         if takes_part is not None:
-            keys = [key.filter(pa.array(takes_part)) for key in keys]
+            keys = [filter_array(key, pa.array(takes_part)) for key in keys]
         if self._seen is None:
             self._seen = SeenKeys([key.type for key in keys])
         repeats = self._seen.repeats(keys)
@@ -474,7 +478,6 @@ class _Pass:
 
 def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
     """Where the schema of data does not fit the contract's, in words."""
-    from blocks.arrow_types import cast_array
     from blocks.columns import convertible, listed
 
     if missing := [name for name in contract.schema.names if name not in found.names]:
@@ -499,8 +502,6 @@ def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
 
 def _fitted(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
     """The values as the type, null where one does not fit it; and which do not."""
-    from blocks.arrow_types import cast_array
-
     try:
         return cast_array(values, kind), None
     except pa.ArrowException:
@@ -527,7 +528,7 @@ def _without_misfit_nulls(broken: list[tuple[_Rule, Mask]]) -> list[tuple[_Rule,
 def _set_aside(batch: pa.RecordBatch, rule: _Rule, mask: Mask, rejects: Rejects | None, source: str) -> None:
     if rejects is None:
         raise bad_row_error(source, rule.reason)
-    for row in batch.filter(pa.array(mask)).to_pylist():
+    for row in filter_batch(batch, pa.array(mask)).to_pylist():
         text = json.dumps(row, default=str, ensure_ascii=False)
         rejects.add(rule.reason, text, column=rule.columns[0] if len(rule.columns) == 1 else None)
 
@@ -579,7 +580,9 @@ def _value_type(kind: pa.DataType) -> pa.DataType:
 
 
 def _decoded(values: pa.Array) -> pa.Array:
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+    kind = without_view(values.type)
+    return values if kind == values.type else values.cast(kind)
 
 
 def _one(scalar: pa.Scalar) -> pa.Array:

@@ -13,6 +13,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blocks.arrow_types import filter_batch
 from blocks.errors import InvalidInputError, QualityError
 from blocks.optional import lazy
 
@@ -177,9 +178,9 @@ class Scan:
                     continue
                 if rejects is None:
                     raise bad_row_error(self.source, reason)
-                for row in batch.filter(bad).to_pylist():
+                for row in filter_batch(batch, bad).to_pylist():
                     rejects.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
-                yield batch.filter(pc.invert(bad))
+                yield filter_batch(batch, pc.invert(bad))
 
         return self._derived(lambda: self.schema, kept)
 

@@ -77,6 +77,13 @@ def test_rejected_rows_are_kept_with_their_reason():
     ]
 
 
+def test_rows_of_a_polars_frame_can_be_refused():
+    """Polars hands out its text as views, which Arrow itself cannot filter."""
+    data = as_scan(pl.DataFrame({"id": [1, 2], "status": ["new", "lost"]}))
+    checked = data.reject(lambda batch: pc.equal(batch["id"], 2), "status is lost", column="status")
+    assert [row["status"] for batch in checked.batches(Rejects()) for row in batch.to_pylist()] == ["new"]
+
+
 def test_rejected_rows_need_a_place():
     """Without rejects a refused row is an error that says the reason and no value."""
     scan, _ = counted()
