@@ -16,7 +16,14 @@ from pydantic import Field
 
 from blocks import errors
 from blocks.arrow_types import cast_array, plain_type
-from blocks.errors import AlreadyExistsError, ConnectorError, NotFoundError, TransientError, TypeLossError
+from blocks.errors import (
+    AlreadyExistsError,
+    ConnectorError,
+    NotFoundError,
+    TransientError,
+    TypeLossError,
+    UnsupportedError,
+)
 from blocks.operation import operation
 from blocks.optional import lazy, require
 from blocks.session import BulkSession, Feed, Session
@@ -142,6 +149,32 @@ class DuckDB(Warehouse):
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
 
+    def get_engine(self) -> Any:
+        """A SQLAlchemy engine of this database, for tools that check data by SQL. Each statement commits by itself."""
+        from blocks.duckdb_sqlalchemy import create_engine
+
+        return self._cached("engine", lambda: create_engine(self.get_client, self.close_client))
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of DuckDB's."""
+        return translate(error, "run a query", self.uri())
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This database as the output of a dbt profile. While dbt runs it has the file to itself.
+
+        Raises:
+            UnsupportedError: It is in memory, where dbt would find a database of its own, or may only be read.
+        """
+        if self.path == ":memory:":
+            raise UnsupportedError(
+                "dbt runs in a process of its own, which sees no ':memory:' of this one. Give a file."
+            )
+        if self.read_only:
+            raise UnsupportedError(f"{self.uri()} is read_only, and dbt writes to its target.")
+        Path(self._file).parent.mkdir(parents=True, exist_ok=True)
+        settings = {"settings": {"memory_limit": self.memory_limit}} if self.memory_limit else {}
+        return {"type": "duckdb", "path": self._file, "schema": "main", **settings}
+
     def writer_lock(self) -> Any:
         """The lock that a transaction of this process holds while it writes to this database."""
         if self.path == ":memory:":
@@ -152,6 +185,13 @@ class DuckDB(Warehouse):
         """Close a client of `get_client`; the last one of this process closes the file."""
         with _doors[self._file] if self.path != ":memory:" else contextlib.nullcontext():
             client.close()
+
+    def close(self) -> None:
+        """Nothing. Drops what the block keeps open, the engine included; the next call opens it again."""
+        with self._lock:
+            if engine := self._live.pop("engine", None):
+                engine.dispose()
+        super().close()
 
     @property
     def _file(self) -> str:

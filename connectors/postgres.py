@@ -225,6 +225,14 @@ class Postgres(Warehouse):
             lambda: sqlalchemy.create_engine("postgresql+psycopg://", creator=self.connect_psycopg, pool_pre_ping=True),
         )
 
+    def get_engine(self) -> Any:
+        """The engine of `get_client`."""
+        return self.get_client()
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of psycopg's."""
+        return error if isinstance(error, ConnectorError) else translate(error, "run a query", self.uri())
+
     def close(self) -> None:
         """Nothing. Disposes the SQLAlchemy engine; the next call makes it again."""
         with self._lock:

@@ -1,0 +1,129 @@
+"""DuckDB by SQLAlchemy, for tools that check data by SQL; and a DuckDB for a while, for data that is in no database.
+
+duckdb-engine alone does not do for them: they fetch a result after its connection went back to the pool, whose
+rollback empties it. Here each statement has a cursor of its own, which nothing else touches, and commits by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blocks.errors import ConnectorError, InvalidInputError, TerminalError
+from blocks.optional import require
+from blocks.session import Feed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from blocks.scan import Scan
+
+EXTRA = "great-expectations"
+SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false")
+TABLE = "data"
+"""The table of a DuckDB for a while."""
+THREADS = 2
+"""Each thread of DuckDB keeps some of the data that it works on in memory."""
+
+
+def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> Any:
+    """A SQLAlchemy engine over DuckDB; each statement commits by itself.
+
+    Args:
+        connect: Opens a connection of DuckDB.
+        close: Closes it.
+    """
+    sqlalchemy = require("sqlalchemy", extra=EXTRA)
+    duckdb_engine = require("duckdb_engine", extra=EXTRA)
+
+    class Connection(duckdb_engine.ConnectionWrapper):  # type: ignore[misc, name-defined]  # untyped
+        def __init__(self, connection: Any) -> None:
+            super().__init__(connection)
+            self._connection = connection
+
+        def cursor(self) -> Any:
+            cursor = self._connection.cursor()
+            for setting in SETTINGS:
+                cursor.execute(f"SET {setting}")
+            return duckdb_engine.CursorWrapper(cursor, self)
+
+        def begin(self) -> None:
+            """Nothing: each statement is a transaction."""
+
+        commit = rollback = begin
+
+        def close(self) -> None:
+            close(self._connection)
+            self.closed = True
+
+    engine = sqlalchemy.create_engine("duckdb://", creator=lambda: Connection(connect()))
+    # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
+    engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
+    return engine
+
+
+@contextlib.contextmanager
+def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Iterator[Held]:
+    """The scan's rows as the table `data` of a DuckDB file that is deleted afterwards; memory stays bounded.
+
+    Args:
+        scan: The data.
+        columns: Only these of its columns, or all.
+        memory_limit: The most memory DuckDB uses, such as "100MB"; what does not fit it keeps in the file.
+    """
+    duckdb = require("duckdb", extra=EXTRA)
+    with tempfile.TemporaryDirectory(prefix="etl-quality-") as folder:
+        config = {"memory_limit": memory_limit, "threads": THREADS, "temp_directory": str(Path(folder) / "spill")}
+        try:
+            database = duckdb.connect(str(Path(folder) / "data.duckdb"), config=config)
+        except duckdb.Error:
+            raise InvalidInputError(
+                f"DuckDB does not take memory_limit {memory_limit!r}. Give a size such as '100MB'."
+            ) from None
+        with contextlib.closing(database):
+            yield Held(database, scan, scan.schema.names if columns is None else list(columns))
+
+
+class Held:
+    """The rows of a scan as a table of DuckDB."""
+
+    def __init__(self, database: Any, scan: Scan, columns: list[str]) -> None:
+        self._database = database
+        for setting in (*SETTINGS, "preserve_insertion_order = false"):
+            database.execute(f"SET {setting}")
+        chosen = scan if columns == scan.schema.names else scan.select(columns)
+        feed = Feed(chosen.schema, chosen.batches())
+        database.register("_etl_feed", feed.reader())
+        duckdb = require("duckdb", extra=EXTRA)
+        try:
+            self.rows = int(database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed").fetchall()[0][0])
+        except duckdb.Error as error:
+            if feed.error is not None:
+                raise feed.error from None
+            raise translate(error, scan.source) from None
+        finally:
+            database.unregister("_etl_feed")
+
+    def engine(self) -> Any:
+        """A SQLAlchemy engine over it."""
+        return create_engine(self._database.cursor, lambda cursor: cursor.close())
+
+    def query(self, sql: str) -> Any:
+        """The rows of a query as an Arrow table."""
+        cursor = self._database.cursor()
+        for setting in SETTINGS:
+            cursor.execute(f"SET {setting}")
+        with contextlib.closing(cursor):
+            return cursor.sql(sql).to_arrow_table()
+
+
+def translate(error: BaseException, source: str) -> ConnectorError:
+    """The error of this package for one of DuckDB's, without its words: they may hold a value."""
+    name = type(error).__name__
+    if name == "OutOfMemoryException":
+        return TerminalError(f"Could not check {source}: DuckDB needs more memory. Raise memory_limit.")
+    if name in ("BinderException", "CatalogException", "ConversionException", "InvalidInputException"):
+        return InvalidInputError(f"Could not check {source}: DuckDB does not take it as it is ({name}).")
+    return TerminalError(f"Could not check {source}: DuckDB failed with {name}.")

@@ -1,0 +1,293 @@
+"""Great Expectations, driven by its own parts: a suite against a frame in memory, or in SQL through an engine.
+
+Each validation has a context of its own, so that two at once do not disturb each other, nor the context of a caller who
+uses Great Expectations directly. What comes back holds counts and aggregates; unexpected values stay where they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import threading
+import types
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from blocks.errors import InvalidInputError
+from blocks.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blocks.errors import ConnectorError
+
+EXTRA = "great-expectations"
+POSITION = "etl_position"
+"""The key in `meta` that says which expectation of the suite a result belongs to."""
+WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
+
+_importing = threading.Lock()
+
+
+def great_expectations() -> Any:
+    """Great Expectations, imported at the first call (6 s, 300 MB), with its telemetry and progress bars off."""
+    with _importing:
+        return _prepared()
+
+
+@functools.cache
+def _prepared() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # at its import it uses what Python deprecates
+        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+        gx = require("great_expectations", extra=EXTRA)
+        require("great_expectations.expectations", extra=EXTRA)
+    logger = logging.getLogger("great_expectations")
+    if logger.level == logging.NOTSET:  # it logs statements, and values with them
+        logger.setLevel(logging.CRITICAL + 1)
+    _set_project()
+    _define_datasource()
+    return gx
+
+
+def _set_project() -> None:
+    """Nothing. Some of its parts ask whether the current project is in its cloud; where there is none, they fail."""
+    factory = require("great_expectations.data_context.data_context.context_factory", extra=EXTRA)
+    try:
+        factory.project_manager.is_using_cloud()
+    except require("great_expectations.exceptions", extra=EXTRA).DataContextRequiredError:
+        factory.set_context(new_context())
+
+
+def new_context(**options: Any) -> Any:
+    """A context in memory that nobody else sees."""
+    contexts = require("great_expectations.data_context", extra=EXTRA)
+    base = require("great_expectations.data_context.types.base", extra=EXTRA)
+    config = base.DataContextConfig(
+        store_backend_defaults=base.InMemoryStoreBackendDefaults(),
+        progress_bars=base.ProgressBarsConfig(globally=False, metric_calculations=False),
+        analytics_enabled=False,
+        **options,
+    )
+    return contexts.EphemeralDataContext(project_config=config)
+
+
+def known_types() -> list[str]:
+    """The types of expectation that Great Expectations knows here, the user's own included."""
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra=EXTRA)
+    return [str(name) for name in registry.list_registered_expectation_implementations()]
+
+
+def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
+    """Great Expectations' own expectation.
+
+    Raises:
+        InvalidInputError: Its arguments are not what this type of expectation takes.
+    """
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra=EXTRA)
+    try:
+        return registry.get_expectation_impl(kind)(**kwargs, meta=dict(meta))
+    except Exception as error:  # noqa: BLE001 (of pydantic, and whatever a custom expectation raises)
+        reasons = [
+            f"{'.'.join(str(part) for part in each['loc'] if part != '__root__')}: {each['msg']}".removeprefix(": ")
+            for each in (error.errors() if hasattr(error, "errors") else [])
+        ]
+        raise InvalidInputError(
+            f"{kind} does not take these arguments: {'; '.join(reasons) or type(error).__name__}."
+        ) from None
+
+
+def make_suite(name: str, asked: Sequence[tuple[Asked, str]]) -> Any:
+    """Great Expectations' own suite, of expectations and their severities."""
+    own = []
+    for each, severity in asked:
+        own.append(make_expectation(each.type, each.kwargs, each.meta))
+        own[-1].severity = severity
+    return great_expectations().ExpectationSuite(name=name, expectations=own)
+
+
+def is_row_level(kind: str) -> bool:
+    """Whether an expectation of this type holds or not for each row."""
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra=EXTRA)
+    base = require("great_expectations.expectations.expectation", extra=EXTRA)
+    maps = (base.ColumnMapExpectation, base.ColumnPairMapExpectation, base.MulticolumnMapExpectation)
+    return issubclass(registry.get_expectation_impl(kind), maps)
+
+
+@dataclass
+class Outcome:
+    """How one expectation went.
+
+    Attributes:
+        success: Whether it holds.
+        result: What Great Expectations found; the caller picks what may be told.
+        failed_with: What kept it from being evaluated, as Great Expectations says it; never to be told as it is.
+        error: What kept it from being evaluated, where it was the database.
+        native: Great Expectations' own result.
+    """
+
+    success: bool
+    result: dict[str, Any] = field(default_factory=dict)
+    failed_with: str | None = None
+    error: ConnectorError | None = None
+    native: Any = None
+
+
+def frame_batch(frame: Any) -> Any:
+    """A pandas frame, for Great Expectations."""
+    great_expectations()
+    asset = new_context().data_sources.add_pandas("etl").add_dataframe_asset("data")
+    return asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": frame})
+
+
+def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None) -> Any:
+    """A table, or a query that begins with SELECT, for Great Expectations; it makes no temporary table for it.
+
+    Args:
+        engine: A SQLAlchemy engine.
+        table: `table` or `schema.table`.
+        query: Or the query.
+    """
+    great_expectations()
+    source = new_context().data_sources.add_etl_engine("etl", connection_string="etl://")
+    schema, _, name = (table or "").rpartition(".")
+    source.use(engine, (f'"{schema}"' if schema != schema.lower() else schema) or None)
+    if query is not None:
+        asset = source.add_query_asset("data", query=query)
+    else:
+        quoted_name = require("sqlalchemy", extra=EXTRA).sql.quoted_name
+        asset = source.add_table_asset("data", table_name=quoted_name(name, None))
+    return asset.add_batch_definition_whole_table("all").get_batch()
+
+
+def _define_datasource() -> None:
+    """Nothing. Makes the kind of data source known that takes an engine as it is; its class is all that is needed."""
+    fluent = require("great_expectations.datasource.fluent", extra=EXTRA)
+    pydantic = require("great_expectations.compatibility.pydantic", extra=EXTRA)
+    engines = require("great_expectations.execution_engine", extra=EXTRA)
+
+    class EtlEngineDatasource(fluent.SQLDatasource):  # type: ignore[misc, name-defined]  # untyped
+        type: Literal["etl_engine"] = "etl_engine"
+        _given: Any = pydantic.PrivateAttr(None)
+        _given_schema: Any = pydantic.PrivateAttr(None)
+        _used: Any = pydantic.PrivateAttr(None)
+
+        def use(self, engine: Any, schema: str | None) -> None:
+            self._given, self._given_schema = engine, schema
+
+        @property
+        def schema_(self) -> str | None:
+            schema: str | None = self._given_schema
+            return schema
+
+        def get_engine(self) -> Any:
+            return self._given
+
+        def test_connection(self, test_assets: bool = True) -> None:
+            """Nothing: the engine is given afterwards, and whoever gives it has looked at the table."""
+
+        def get_execution_engine(self) -> Any:
+            if self._used is None:
+                self._used = engines.SqlAlchemyExecutionEngine(engine=self._given, create_temp_table=False)
+                if self._given.dialect.name == "duckdb":
+                    self._used.dialect_module = _duckdb_dialect(self._given.dialect)
+            return self._used
+
+
+class _Exactly(type):
+    """A class whose instances are those of another one, without those of its subclasses."""
+
+    kind: type
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return type(value) is cls.kind
+
+
+def _duckdb_dialect(dialect: Any) -> types.ModuleType:
+    """What Great Expectations asks the module of a dialect, for DuckDB, which it does not know.
+
+    It picks the function for regular expressions by a name in there: DuckDB has the one that Dremio has. The types are
+    those that duckdb-engine finds, by the names that DuckDB has for them.
+    """
+    sqltypes = require("sqlalchemy.types", extra=EXTRA)
+    module = types.ModuleType("duckdb_dialect")
+    names = vars(sqltypes) | {name.upper(): kind for name, kind in dialect.ischema_names.items()}
+    exact = {
+        "BIGINT": dialect.ischema_names["int8"],
+        "INTEGER": dialect.ischema_names["int4"],
+        "SMALLINT": dialect.ischema_names["int2"],
+        "DOUBLE": dialect.ischema_names["float8"],
+        "DECIMAL": sqltypes.NUMERIC,
+    }
+    vars(module).update({name: kind for name, kind in names.items() if isinstance(kind, type)})
+    vars(module).update({name: _Exactly(name, (), {"kind": kind}) for name, kind in exact.items()})
+    vars(module)["DremioDialect"] = dialect
+    return module
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One expectation, as Great Expectations takes it."""
+
+    type: str
+    kwargs: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def evaluate(
+    batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any] | None = None
+) -> list[Outcome]:
+    """How each of the expectations went, in their order."""
+    own = [
+        make_expectation(each.type, each.kwargs, {**each.meta, POSITION: position})
+        for position, each in enumerate(asked)
+    ]
+    try:
+        native = batch.validate(
+            great_expectations().ExpectationSuite(name=suite, expectations=own),
+            result_format=dict(result_format or WITHOUT_VALUES),
+        )
+    except Exception as error:  # noqa: BLE001 (a custom expectation may raise anything)
+        return [Outcome(success=False, failed_with=f"{type(error).__name__}: {error}") for _ in asked]
+    outcomes = [Outcome(success=False, failed_with="no result") for _ in asked]
+    for each in native.results:
+        position = each.expectation_config.meta[POSITION]
+        outcomes[position] = Outcome(bool(each.success), dict(each.result or {}), _exception(each), native=each)
+    return outcomes
+
+
+def _exception(result: Any) -> str | None:
+    info = result.exception_info or {}
+    found = [info] if "raised_exception" in info else [each for each in info.values() if isinstance(each, dict)]
+    raised = [each for each in found if each.get("raised_exception")]
+    if not raised:
+        return None
+    text = "\n".join(f"{each.get('exception_traceback', '')}\n{each.get('exception_message', '')}" for each in raised)
+    return text.strip() or "an exception"
+
+
+def reason(outcome: Outcome) -> str:
+    """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
+
+    >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))
+    'it cannot be asked in SQL here; pass a pandas frame'
+    >>> reason(Outcome(success=False, failed_with="metrics cannot be computed on column of type VARCHAR."))
+    'it cannot be asked of a column of type VARCHAR'
+    """
+    text = outcome.failed_with or ""
+    if found := re.search(r"cannot be computed on column of type ([\w() ,]+)", text):
+        return f"it cannot be asked of a column of type {found[1].strip()}"
+    if re.search(r"No provider found|not supported for dialect|NotImplementedError|KeyError: 'SqlAlchemy", text):
+        return "it cannot be asked in SQL here; pass a pandas frame"
+    if re.search(r"column.{0,200}does not exist", text, re.DOTALL):
+        return "a column that it names is not there"
+    if outcome.error is not None:
+        return str(outcome.error).rstrip(".")
+    errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
+    return f"Great Expectations could not evaluate it ({errors[-1] if errors else 'no reason given'})"

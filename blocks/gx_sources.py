@@ -1,0 +1,201 @@
+"""Where Great Expectations looks: a frame in memory, a warehouse through its engine, or a scan in a DuckDB for a while.
+
+Each source says which rows are unexpected by their key, with the exact types of the data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from blocks import gx
+from blocks.duckdb_sqlalchemy import TABLE, held, translate
+from blocks.errors import AccessDeniedError, AuthError, ConnectorError, InvalidInputError, TransientError
+from blocks.optional import lazy, require
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from blocks.scan import Scan
+    from blocks.warehouse import Warehouse
+else:
+    pa = lazy("pyarrow")
+
+
+class Source(ABC):
+    """Data as Great Expectations checks it.
+
+    Attributes:
+        name: Where it is, without secrets.
+        columns: The names of its columns.
+        batch: It, as a batch of Great Expectations.
+    """
+
+    name: str
+    columns: Sequence[str]
+    batch: Any
+
+    @abstractmethod
+    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+        """The key of each row for which an expectation about `columns` does not hold."""
+
+    def evaluate(self, suite: str, asked: Sequence[gx.Asked]) -> list[gx.Outcome]:
+        """How each of the expectations went, in their order.
+
+        One that cannot be evaluated takes others with it that are asked in the same statement: those that failed so
+        are asked again one by one.
+
+        Raises:
+            ConnectorError: The data could not be reached, which says nothing of it.
+        """
+        outcomes = gx.evaluate(self.batch, suite, asked)
+        for position, outcome in enumerate(outcomes):
+            if outcome.failed_with is not None:
+                self._forget()
+                outcomes[position] = gx.evaluate(self.batch, suite, [asked[position]])[0]
+                outcomes[position].error = self._last_error()
+        return outcomes
+
+    def _forget(self) -> None:  # noqa: B027 (a frame has nothing to forget)
+        """Nothing. What failed until now does not count any more, unless the data cannot be reached."""
+
+    def _last_error(self) -> ConnectorError | None:
+        """What failed since then."""
+        return None
+
+
+class FrameSource(Source):
+    """A pandas frame."""
+
+    def __init__(self, frame: Any, name: str) -> None:
+        self.name = name
+        self._frame = frame.reset_index(drop=True)
+        self.columns = [str(column) for column in frame.columns]
+        self.batch = gx.frame_batch(self._frame)
+
+    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:  # noqa: ARG002
+        """The key of each row for which the expectation does not hold."""
+        found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"})[0]
+        positions = sorted(found.result.get("unexpected_index_list") or [])
+        try:
+            return pa.Table.from_pandas(self._frame.loc[positions, list(key)], preserve_index=False)
+        except pa.ArrowException:
+            raise InvalidInputError(f"A column of the key ({', '.join(key)}) holds values of several types.") from None
+
+
+class SqlSource(Source):
+    """What an engine reaches.
+
+    Args:
+        engine: A SQLAlchemy engine.
+        name: Where the data is.
+        columns: The names of its columns.
+        read: Runs a query and returns its rows.
+        translate: The error of this package for one of the driver's.
+        quote: A quoted name of a column.
+        table: The table.
+        query: Or the query.
+    """
+
+    def __init__(
+        self,
+        engine: Any,
+        name: str,
+        columns: Sequence[str],
+        *,
+        read: Callable[[str], pa.Table],
+        translate: Callable[[BaseException], ConnectorError],
+        quote: Callable[[str], str],
+        table: str | None = None,
+        query: str | None = None,
+    ) -> None:
+        self.name, self.columns = name, columns
+        self._read, self._quote, self._query = read, quote, query
+        self._errors: list[ConnectorError] = []
+        self._engine = engine.execution_options()  # its events are those of this validation only
+        sqlalchemy = require("sqlalchemy", extra=gx.EXTRA)
+
+        def remember(context: Any) -> None:
+            self._errors.append(translate(context.original_exception))
+
+        sqlalchemy.event.listen(self._engine, "handle_error", remember)
+        self.batch = gx.sql_batch(self._engine, table=table, query=query)
+
+    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+        """The key of each row for which the expectation does not hold."""
+        result_format = {
+            **gx.WITHOUT_VALUES,
+            "return_unexpected_index_query": True,
+            "unexpected_index_column_names": list(key),
+        }
+        found = gx.evaluate(self.batch, "unexpected", [asked], result_format)[0]
+        sql = str(found.result["unexpected_index_query"]).strip().rstrip(";")
+        if self._query is not None:  # which it forgets to put in brackets
+            sql = sql.replace(f"FROM {self._query}", f"FROM ({self._query}) AS etl_query")
+        # The same column may be in it twice, so that all of them get names of their own.
+        own = [f"etl_{number}" for number in range(len(key) + len(columns))]
+        names = ", ".join(f"{self._quote(mine)} AS {self._quote(name)}" for mine, name in zip(own, key, strict=False))
+        return self._read(f"SELECT {names} FROM ({sql}\n) AS etl_rows ({', '.join(map(self._quote, own))})")
+
+    def _forget(self) -> None:
+        self._last_error()
+        self._errors.clear()
+
+    def _last_error(self) -> ConnectorError | None:
+        for error in self._errors:
+            if isinstance(error, (TransientError, AuthError, AccessDeniedError)):
+                raise error
+        with contextlib.suppress(require("sqlalchemy", extra=gx.EXTRA).exc.SQLAlchemyError):
+            self._engine.connect().close()  # what it raises while it connects is an error of this package
+        return self._errors[-1] if self._errors else None
+
+
+def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query: str | None) -> SqlSource:
+    """A table or a query of a warehouse, checked there; nothing is written."""
+    if table is not None:
+        columns = type(warehouse).table_schema(warehouse, table).names
+        name = warehouse.uri(table)
+    else:
+        scan = warehouse.scan(f"SELECT * FROM ({query}\n) AS q")
+        columns, name = scan.schema.names, scan.source
+        query = f"SELECT * FROM ({query}\n) AS q"
+    return SqlSource(
+        engine,
+        name,
+        columns,
+        read=lambda sql: warehouse.scan(sql).to_arrow(),
+        translate=warehouse.engine_error,
+        quote=warehouse.dialect.name,
+        table=table,
+        query=query,
+    )
+
+
+@contextlib.contextmanager
+def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Iterator[SqlSource]:
+    """A scan, as a table of a DuckDB that is deleted afterwards.
+
+    Args:
+        scan: The data.
+        columns: The columns that are needed; all where None.
+        memory_limit: The most memory that DuckDB uses.
+    """
+    names = scan.schema.names
+    needed = None if columns is None else [name for name in names if name in columns] or names[:1]
+    with held(scan, needed, memory_limit=memory_limit) as database:
+        engine = database.engine()
+        try:
+            yield SqlSource(
+                engine,
+                scan.source,
+                names,
+                read=database.query,
+                translate=lambda error: translate(error, scan.source),
+                quote=lambda name: '"' + name.replace('"', '""') + '"',
+                table=TABLE,
+            )
+        finally:
+            engine.dispose()
