@@ -13,7 +13,7 @@ import weakref
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from blocks.arrow_types import filter_batch
+from blocks.arrow_types import cast_batch, filter_batch, without_view
 from blocks.errors import InvalidInputError, QualityError
 from blocks.optional import lazy
 
@@ -223,14 +223,16 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     if isinstance(data, pa.Table):
-        return Scan(
-            data.schema,
-            lambda _: data.to_batches(max_chunksize=65_536),
-            source=source,
-            fingerprint=lambda: content_digest(data),
+        return _without_views(
+            Scan(
+                data.schema,
+                lambda _: data.to_batches(max_chunksize=65_536),
+                source=source,
+                fingerprint=lambda: content_digest(data),
+            )
         )
     if isinstance(data, pa.RecordBatchReader):
-        return Scan(data.schema, lambda _: data, source=source, reopenable=False)
+        return _without_views(Scan(data.schema, lambda _: data, source=source, reopenable=False))
     if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
         return as_scan(pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None), source=source)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
@@ -243,6 +245,14 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
         f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, or "
         "anything else with __arrow_c_stream__."
     )
+
+
+def _without_views(scan: Scan) -> Scan:
+    """The scan with text as Arrow's kernels take it; polars hands it out as views, which few of them take."""
+    schema = pa.schema([field.with_type(without_view(field.type)) for field in scan.schema])
+    if schema == scan.schema:
+        return scan
+    return scan.map_batches(lambda batch: cast_batch(batch, schema), schema=schema)
 
 
 def content_digest(table: pa.Table) -> str:

@@ -7,6 +7,7 @@ import io
 import json
 import threading
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -70,6 +71,12 @@ def test_partitions_are_folders_and_come_back_as_columns(store):
     found = scan(store, "orders")
     assert found.schema == pa.schema([("id", pa.int64()), ("note", pa.string()), ("date", pa.date32())])
     assert found.select(["id", "date", "note"]).to_arrow().sort_by("id").equals(ORDERS)
+
+
+def test_a_polars_frame_can_be_partitioned_by_text(store):
+    """Polars hands out its text as views, which Arrow itself cannot sort into partitions."""
+    write_table(store, pl.DataFrame({"id": [1, 2, 3], "shop": ["a", "b", "a"]}), "lake", partition_by=["shop"])
+    assert keys(store) == ["lake/shop=a/part-0.parquet", "lake/shop=b/part-0.parquet"]
 
 
 def test_rows_keep_their_order_in_a_partition(store):

@@ -80,6 +80,7 @@ def test_rejected_rows_are_kept_with_their_reason():
 def test_rows_of_a_polars_frame_can_be_refused():
     """Polars hands out its text as views, which Arrow itself cannot filter."""
     data = as_scan(pl.DataFrame({"id": [1, 2], "status": ["new", "lost"]}))
+    assert data.schema.field("status").type == pa.large_string()
     checked = data.reject(lambda batch: pc.equal(batch["id"], 2), "status is lost", column="status")
     assert [row["status"] for batch in checked.batches(Rejects()) for row in batch.to_pylist()] == ["new"]
 
