@@ -1,0 +1,1000 @@
+"""dbt: a project of models, seeds, snapshots and tests, built in a warehouse by dbt itself, in a process of its own.
+
+* dbt is never imported here: its runner keeps state between invocations, and cannot be stopped from outside.
+* What it does is read from its log while it runs. https://docs.getdbt.com/reference/events-logging
+* What has to be done again is told to it as `dbt retry` is: by the results of the invocation before.
+  https://docs.getdbt.com/reference/commands/retry
+* Secrets go to it in its environment, under a prefix whose values it keeps out of all that it writes.
+  https://docs.getdbt.com/reference/dbt-jinja-functions/env_var#secrets
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import datetime as dt
+import functools
+import hashlib
+import importlib.metadata
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+
+from prefect.blocks.abstract import JobBlock
+from prefect.blocks.abstract import JobRun as PrefectJobRun
+from prefect.settings import PREFECT_HOME
+from prefect.states import Cancelled, Completed, Failed
+from prefect.types import SecretDict
+from pydantic import Field, SecretStr, field_validator
+
+from blocks.artifacts import keep_markdown
+from blocks.block import ConnectorBlock, resolve
+from blocks.dbt_results import (
+    DbtFailedError,
+    DbtNode,
+    DbtResult,
+    DbtTransientError,
+    is_transient_message,
+    without_values,
+)
+from blocks.errors import (
+    ConnectorError,
+    InvalidInputError,
+    MissingDriverError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+)
+from blocks.job import interruptible_by, interruption, pause, watched_operation
+from blocks.node_runs import NodeRuns
+from blocks.operation import operation
+from blocks.process import Process
+from blocks.retry import RetryPolicy, call_with_retry
+from blocks.warehouse import Warehouse
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import State
+
+Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
+
+
+class Package(NamedTuple):
+    """A package of dbt's, and the extra that installs it."""
+
+    name: str
+    extra: str
+
+
+DBT = Package("dbt-core", extra="dbt")
+ADAPTERS = {
+    "bigquery": Package("dbt-bigquery", extra="dbt-bigquery"),
+    "duckdb": Package("dbt-duckdb", extra="dbt"),
+    "postgres": Package("dbt-postgres", extra="dbt-postgres"),
+    "snowflake": Package("dbt-snowflake", extra="dbt-snowflake"),
+}
+
+START = "from dbt.cli.main import cli; cli()"
+SECRET = "DBT_ENV_SECRET_ETL_"  # noqa: S105 (a prefix)
+PROFILE = "etl"
+GRACE_S = 10.0
+"""How long dbt may take to end its queries on the server, before it is killed."""
+
+FULL_REFRESH = ("build", "run", "seed", "compile")
+MAKES = ("build", "run", "seed", "snapshot")
+"""The commands that make tables."""
+RESUMED = ("build", "run", "test", "seed", "snapshot")
+"""The commands of which only a part may be done again; the others only read."""
+NEEDS_NODES = (*RESUMED, "source freshness")
+ASSETS = ("model", "seed", "snapshot")
+
+ARTIFACTS = {
+    "manifest": "manifest.json",
+    "run_results": "run_results.json",
+    "sources": "sources.json",
+    "catalog": "catalog.json",
+    "docs": "index.html",
+    "partial_parse": "partial_parse.msgpack",
+    "compiled": "compiled",
+}
+"""What is kept of an invocation. https://docs.getdbt.com/reference/artifacts/dbt-artifacts"""
+PARSED = ARTIFACTS["partial_parse"]
+
+# Lines of dbt's log at info level that hold names and counts. Any other is dropped: it may be a statement or a row.
+SAID = {
+    "AdapterRegistered",
+    "BuildingCatalog",
+    "ConcurrencyLine",
+    "FinishedRunningStats",
+    "FoundStats",
+    "FreshnessCheckComplete",
+    "JinjaLogInfo",
+    "LogBatchResult",
+    "LogFreshnessResult",
+    "LogFunctionResult",
+    "LogHookEndLine",
+    "LogHookStartLine",
+    "LogModelResult",
+    "LogNodeNoOpResult",
+    "LogSeedResult",
+    "LogSnapshotResult",
+    "LogStartBatch",
+    "LogStartLine",
+    "LogTestResult",
+    "MainReportVersion",
+    "SkippingDetails",
+    "StatsLine",
+    "UnableToPartialParse",
+}
+# What is said at the end of every failed or warned node is said with the node already, without values.
+SAID_ALREADY = ("RunResult", "AdapterEvent", "CheckNodeTestFailure", "EndOfRunSummary")
+LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
+
+# A DuckDB file is open in one process at a time: builds of this process take turns.
+_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtResult; pydantic would make a class of it
+    """A dbt project, whose nodes are task runs, and of which a retry takes only what failed and what that kept back.
+
+    Example:
+        Load a saved project and build it:
+        ```python
+        from connectors.dbt import DbtProject
+
+        project = DbtProject.load("BLOCK_NAME")
+        print(project.build())
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "ETL dbt Project"
+    _block_type_slug: ClassVar[str] = "etl-dbt-project"
+    _logo_url: ClassVar[Any] = (
+        "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
+        "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
+    )
+    _documentation_url: ClassVar[Any] = "https://docs.getdbt.com/docs/build/projects"
+
+    project_dir: Path = Field(description="The directory with dbt_project.yml; it may be read-only.")
+    target: Warehouse | str | None = Field(
+        default=None,
+        description="The warehouse block to build in, or the name of a saved one such as etl-postgres/shop; empty "
+        "means that the project's own profiles.yml says where.",
+    )
+    target_name: str | None = Field(
+        default=None,
+        description="What dbt calls the target: `target.name` in models; 'prod' where a warehouse is given, else the "
+        "default of profiles.yml.",
+    )
+    profiles_dir: Path | None = Field(
+        default=None,
+        description="The directory of profiles.yml where no warehouse is given; empty means DBT_PROFILES_DIR, else the "
+        "project's directory, else ~/.dbt.",
+    )
+    threads: int = Field(default=4, ge=1, description="How many nodes run at the same time.")
+    timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="How long dbt may run, in seconds; it is stopped after that, with its queries. By default it may "
+        "run as long as it takes.",
+    )
+    retry_nodes: Literal["transient", "any", "never"] = Field(
+        default="transient",
+        description="Which failed nodes are tried again: those that failed with something that passes, any but failed "
+        "tests, or none. Nodes that succeeded never are.",
+    )
+    executable: Path | None = Field(
+        default=None,
+        description="The dbt command to run, such as the one of another virtual environment; by default the dbt "
+        "that is installed beside this package.",
+    )
+    target_path: Path | None = Field(
+        default=None,
+        description="The directory that keeps dbt's artifacts; by default 'target' in the project's directory, or a "
+        "directory in Prefect's home where that is read-only.",
+    )
+    environment: SecretDict | None = Field(
+        default=None,
+        description="Environment variables for dbt, beside those of this process; `env_var` finds them in the project.",
+    )
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _saved_within(cls, value: Any) -> Any:
+        # Prefect hands out what a saved block refers to without its type, and a Warehouse could be of any.
+        if isinstance(value, dict) and "block_type_slug" in value:
+            return cls.get_block_class_from_key(value["block_type_slug"])(**value)
+        return value
+
+    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
+        # The schema of this block does not say which fields of some Warehouse are secret: they would not be masked.
+        if isinstance(self.target, Warehouse) and self.target._block_document_id is None:  # noqa: SLF001
+            raise InvalidInputError(
+                "Save the target as a block of its own first, or name a saved one: its secrets would be shown."
+            )
+        return super()._to_block_document(*args, **kwargs)
+
+    # --- commands ---
+
+    def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return arguments if arguments.get("token") else arguments | {"token": uuid.uuid4().hex}
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def build(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt build` did: seeds, models, snapshots and tests in the order of their dependencies.
+
+        Args:
+            select: What to take, in dbt's syntax, such as "orders+" or "tag:daily"; by default everything.
+            exclude: What to leave out of that.
+            vars: The project's variables. They are written into dbt's artifacts, so they are no place for secrets.
+            full_refresh: Whether incremental models and seeds are made anew.
+            raise_on_failure: Whether a failed node is an error; else the result says it.
+            token: Names this call, so that its next try knows of the one before. By default each call has its own.
+
+        Raises:
+            DbtFailedError: A node failed, or dbt took longer than `timeout_s`; `result` says how each node ended.
+            DbtTransientError: Nodes failed with something that passes, and the tries are used up.
+            InvalidInputError: The project is wrong, or nothing is selected.
+        """
+        return self._run(Request("build", select, exclude, vars, full_refresh), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def run(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt run` did: the models only. The arguments and errors are those of `build`."""
+        return self._run(Request("run", select, exclude, vars, full_refresh), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def test(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt test` found. The arguments and errors are those of `build`."""
+        return self._run(Request("test", select, exclude, vars), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def seed(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt seed` loaded of the project's CSV files. The arguments and errors are those of `build`."""
+        return self._run(Request("seed", select, exclude, vars, full_refresh), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def snapshot(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt snapshot` kept. The arguments and errors are those of `build`."""
+        return self._run(Request("snapshot", select, exclude, vars), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def source_freshness(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt source freshness` found of the age of the sources. Arguments and errors are those of `build`."""
+        return self._run(Request("source freshness", select, exclude, vars), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def compile(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt compile` made: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
+        return self._run(Request("compile", select, exclude, vars, full_refresh), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def docs_generate(
+        self,
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """What `dbt docs generate` made: the artifacts `catalog` and `docs`. Arguments as with `build`."""
+        return self._run(Request("docs generate", select, exclude, vars), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def retry_failed(self, *, raise_on_failure: bool = True, token: str = "") -> DbtResult:
+        """What was done of that which failed or was skipped in the last command, as its artifacts have it.
+
+        It is `dbt retry`, over the artifacts in `target_path`; also failed tests are run again.
+
+        Args:
+            raise_on_failure: As with `build`.
+            token: As with `build`.
+
+        Raises:
+            NotFoundError: There are no artifacts of a command that can be retried.
+            DbtFailedError: A node failed again.
+        """
+        last = _read_json(self._artifacts_folder() / ARTIFACTS["run_results"])
+        command = (last or {}).get("args", {}).get("which", "")
+        if last is None or command not in RESUMED:
+            raise NotFoundError(
+                f"There are no results in {self._artifacts_folder()} of a command that can be retried. Build first."
+            )
+        again = {
+            row["unique_id"] for row in last["results"] if row["status"] not in ("success", "pass", "warn", "no-op")
+        }
+        if not again:
+            raise InvalidInputError(f"Nothing is to be retried: the last {command} of {self._name} had no failure.")
+        call = self._calls.setdefault(token, Call(results=last, again=again))
+        call.results = call.results or last
+        return self._run(Request(command), token, raise_on_failure)
+
+    @functools.partial(watched_operation, prepare="_fix_token")
+    def deps(self, *, token: str = "") -> None:  # noqa: ARG002 (every command has one)
+        """Nothing. Installs the packages that the project asks for into its directory, which has to be writable."""
+        with self._workplace() as place:
+            self._invoke(place, ["deps"], NodeRuns(self.logger, tool="dbt"), Watch("deps"))
+
+    @watched_operation
+    def check(self) -> str:
+        """One sentence that says that the project can be parsed and that dbt reaches its warehouse."""
+        runs = NodeRuns(self.logger, tool="dbt")
+        with self._workplace() as place:
+            self._invoke(place, ["debug"], runs, watch := Watch("debug"))
+            self._invoke(place, ["parse", f"--threads={self.threads}"], runs, watch)
+        return f"{self._name} can be parsed, and {watch.version or 'dbt'} reaches {place.where}."
+
+    @functools.partial(operation, prepare="_fix_token")
+    def trigger(  # type: ignore[override]  # Prefect's is awaitable
+        self,
+        command: Command = "build",
+        select: str | Sequence[str] = (),
+        *,
+        exclude: str | Sequence[str] = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        token: str = "",
+    ) -> DbtRun:
+        """The command, started and not waited for. It ends with this process at the latest.
+
+        Args:
+            command: What dbt is to do.
+            select: As with `build`.
+            exclude: As with `build`.
+            vars: As with `build`.
+            full_refresh: As with `build`.
+            token: As with `build`.
+        """
+        return DbtRun(self, Request(command, select, exclude, vars, full_refresh), token)
+
+    # --- what they share ---
+
+    @property
+    def _name(self) -> str:
+        return self.project_dir.expanduser().resolve().name
+
+    @property
+    def _calls(self) -> dict[str, Call]:
+        """What is known of the calls whose next try may come, by token."""
+        return self._cached("calls", dict)
+
+    def warehouse(self) -> Warehouse | None:
+        """The warehouse that is built in, None where the project's own profile says where."""
+        return None if self.target is None else resolve(self.target, Warehouse)
+
+    def _run(self, request: Request, token: str, raise_on_failure: bool) -> DbtResult:
+        call = self._calls.setdefault(token, Call())
+        try:
+            with self._workplace() as place:
+                result = self._try(request, call, place)
+        except TransientError:
+            call.tries += 1
+            raise
+        except BaseException:
+            self._calls.pop(token, None)
+            raise
+        call.tries += 1
+        if call.again and (raise_on_failure or call.tries < self.retry.attempts):
+            words = "; ".join(str(node) for node in result.failures if node.unique_id in call.again)
+            raise DbtTransientError(f"dbt {request.command} of {self._name} did not get through: {words}", result)
+        self._calls.pop(token, None)
+        keep_markdown(f"dbt {request.command} {self._name}", result.markdown(), description=f"dbt {request.command}")
+        self.logger.info("%s", result)
+        return result.raise_for_failures() if raise_on_failure else result
+
+    def _try(self, request: Request, call: Call, place: Place) -> DbtResult:
+        arguments = request.arguments(self.threads)
+        if call.again and call.results is not None:
+            state = place.folder / "state"
+            state.mkdir()
+            rows = [row for row in call.results["results"] if row["unique_id"] in call.again]
+            (state / ARTIFACTS["run_results"]).write_text(json.dumps(call.results | {"results": rows}), "utf-8")
+            arguments = ["retry", f"--state={state}", f"--threads={self.threads}"]
+        watch = Watch(request.command, place=place, nodes=call.nodes)
+        folder = self._artifacts_folder()
+        with contextlib.suppress(OSError):
+            shutil.copyfile(folder / PARSED, place.target / PARSED)
+        with NodeRuns(self.logger, tool="dbt") as runs:
+            error = None
+            try:
+                self._invoke(place, arguments, runs, watch)
+            except DbtStoppedError as stopped:
+                error = stopped
+        call.take(_read_json(place.target / ARTIFACTS["run_results"]))
+        artifacts = _publish(place.target, folder, call.results if request.command in RESUMED else None)
+        result = DbtResult(
+            project=self._name,
+            command=request.command,
+            target=place.where,
+            nodes=tuple(call.nodes.values()),
+            tries=call.tries + 1,
+            artifacts=artifacts,
+            started_at=call.started_at,
+            finished_at=dt.datetime.now(dt.UTC),
+        )
+        if error is not None:
+            raise DbtFailedError(f"{error} {result}", result)
+        if not call.nodes and request.command in NEEDS_NODES:
+            raise InvalidInputError(
+                f"dbt {request.command} of {self._name} found nothing to do{request.selection}. Check what is selected."
+            )
+        call.again = self._to_retry(request, call, _read_json(place.target / ARTIFACTS["manifest"]) or {})
+        return result
+
+    def _to_retry(self, request: Request, call: Call, manifest: dict[str, Any]) -> set[str]:
+        """The failed nodes that are worth another try, and the skipped ones that nothing else keeps back."""
+        failed = {key: node for key, node in call.nodes.items() if node.is_failed}
+        if self.retry_nodes == "never":
+            return set()
+        again = {
+            key
+            for key, node in failed.items()
+            if node.is_transient
+            or (self.retry_nodes == "any" and not (node.resource_type == "test" and node.status == "fail"))
+        }
+        if not again or request.command not in RESUMED:
+            return again
+        parents = manifest.get("parent_map", {})
+        tested = defaultdict(set)
+        for key in failed:
+            for parent in parents.get(key, ()) if key.startswith(("test.", "unit_test.")) else ():
+                tested[parent].add(key)
+        for key, node in call.nodes.items():
+            if node.status == "skipped":
+                above = _ancestors(key, parents)
+                causes = {each for each in above if each in failed}.union(*(tested[each] for each in above))
+                if causes <= again:
+                    again.add(key)
+        return again
+
+    def _invoke(self, place: Place, arguments: list[str], runs: NodeRuns, watch: Watch) -> None:
+        """Nothing. Runs dbt to its end.
+
+        Raises:
+            DbtStoppedError: It took too long.
+            ConnectorError: It could not do what it was asked to, apart from single nodes that failed.
+        """
+        with self._turn(place):
+            process = Process(
+                [*self._command(place), *FLAGS, *arguments, f"--project-dir={self._directory()}", *place.arguments],
+                folder=place.folder,
+                environment=place.environment,
+                errors=place.folder / "stderr",
+                grace_s=GRACE_S,
+            )
+            try:
+                for line in process.lines(timeout_s=self.timeout_s):
+                    watch.read(line, runs)
+            except TimeoutError:
+                raise DbtStoppedError(
+                    f"dbt took longer than {self.timeout_s:g} s and was stopped; so were its queries."
+                ) from None
+            finally:
+                code = process.close()
+        if code == 0 or watch.has_finished:
+            return
+        raise watch.error(arguments[0], self._name, code, (place.folder / "stderr").read_text("utf-8", "replace"))
+
+    @contextlib.contextmanager
+    def _turn(self, place: Place) -> Iterator[None]:
+        """One dbt of this process at a time, where the database is a file that only one process can have open."""
+        if place.exclusive is None:
+            yield
+            return
+        lock = _turns[place.exclusive]
+        while not lock.acquire(timeout=0.1):
+            pause(0.0 if not interruption().is_set() else 0.1)
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def _workplace(self) -> Iterator[Place]:
+        """A private directory for one invocation, with the profile, and the environment that has its secrets."""
+        self._directory()
+        warehouse = self.warehouse()
+        environment = {**os.environ, **{key: str(value) for key, value in self._own_environment().items()}}
+        arguments = []
+        exclusive, adapter = None, None
+        with tempfile.TemporaryDirectory(prefix="etl-dbt-", ignore_cleanup_errors=True) as name:
+            folder = Path(name)
+            if warehouse is None:
+                arguments += [f"--profiles-dir={self.profiles_dir.expanduser().resolve()}"] if self.profiles_dir else []
+                arguments += [f"--target={self.target_name}"] if self.target_name else []
+                where = f"target {self.target_name}" if self.target_name else "its profile's target"
+            else:
+                target_name = self.target_name or "prod"
+                output = warehouse.dbt_output()
+                adapter, where = output["type"], warehouse.uri()
+                exclusive = output["path"] if adapter == "duckdb" else None
+                text, secrets = profile(output, target_name, self.threads)
+                (folder / "profiles.yml").write_text(text, "utf-8")
+                environment |= secrets
+                arguments += [f"--profiles-dir={folder}", f"--profile={PROFILE}", f"--target={target_name}"]
+            for name_, kept in (("DBT_TARGET_PATH", folder / "target"), ("DBT_LOG_PATH", folder / "logs")):
+                kept.mkdir()
+                environment[name_] = str(kept)
+            environment |= {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONUNBUFFERED": "1"}
+            yield Place(folder, folder / "target", environment, arguments, where, adapter, exclusive, warehouse)
+
+    def _own_environment(self) -> dict[str, Any]:
+        return self.environment.get_secret_value() if self.environment else {}
+
+    def _directory(self) -> Path:
+        folder = self.project_dir.expanduser().resolve()
+        if not (folder / "dbt_project.yml").is_file():
+            raise NotFoundError(f"There is no dbt_project.yml in {folder}. Give the directory of a dbt project.")
+        return folder
+
+    def _artifacts_folder(self) -> Path:
+        """Where artifacts are kept."""
+        if self.target_path:
+            return self.target_path.expanduser().resolve()
+        folder = self._directory() / "target"
+        if os.access(folder if folder.exists() else folder.parent, os.W_OK):
+            return folder
+        digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+        return Path(PREFECT_HOME.value()) / "etl-dbt" / f"{self._name}-{digest}"
+
+    def _command(self, place: Place) -> list[str]:
+        """How dbt is called.
+
+        Raises:
+            MissingDriverError: It is not installed, or its adapter is not.
+        """
+        if self.executable:
+            path = self.executable.expanduser()
+            if not (found := shutil.which(str(path))):
+                raise NotFoundError(f"There is no command {path}. Give the path of a dbt, or leave executable empty.")
+            return [found]
+        for package in (DBT, *([ADAPTERS[place.adapter]] if place.adapter else [])):
+            try:
+                importlib.metadata.distribution(package.name)
+            except importlib.metadata.PackageNotFoundError:
+                raise MissingDriverError(
+                    f"{package.name} is not installed. Install it with: pip install 'etl-blocks[{package.extra}]'"
+                ) from None
+        # -P: nothing of the current directory is imported, dbt takes every module called dbt_... for a plugin.
+        return [sys.executable, "-P", "-c", START]
+
+
+FLAGS = ["--log-format=json", "--log-level=debug", "--log-level-file=none", "--no-use-colors"]
+
+
+class DbtStoppedError(TerminalError):
+    """dbt was stopped before its end."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command of dbt with what it is asked to take."""
+
+    command: str
+    select: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
+    vars: Mapping[str, Any] | None = None
+    full_refresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.command not in (*NEEDS_NODES, "compile", "docs generate"):
+            raise InvalidInputError(f"No command {self.command!r:.50} here. Take one of: {', '.join(NEEDS_NODES)}, ...")
+        if self.full_refresh and self.command not in FULL_REFRESH:
+            raise InvalidInputError(f"dbt {self.command} has no full_refresh.")
+
+    @property
+    def selection(self) -> str:
+        """What is selected, for messages."""
+        chosen = {"select": _words(self.select), "exclude": _words(self.exclude)}
+        return "".join(f" for {name} {' '.join(words)!r}" for name, words in chosen.items() if words)
+
+    def arguments(self, threads: int) -> list[str]:
+        """The command line.
+
+        >>> Request("run", "orders+ customers", exclude=["tag:slow"], full_refresh=True).arguments(2)
+        ['run', '--threads=2', '--select', 'orders+', 'customers', '--exclude', 'tag:slow', '--full-refresh']
+        """
+        words = [*self.command.split(), f"--threads={threads}"]
+        for name, chosen in (("--select", _words(self.select)), ("--exclude", _words(self.exclude))):
+            if any(word.startswith("-") for word in chosen):
+                raise InvalidInputError(f"{name[2:]} takes names, and {' '.join(chosen)!r} begins like an option.")
+            words += [name, *chosen] if chosen else []
+        words += ["--full-refresh"] if self.full_refresh else []
+        return words + (["--vars", json.dumps(dict(self.vars))] if self.vars else [])
+
+
+@dataclass
+class Call:
+    """What is known of a call from its earlier tries.
+
+    Attributes:
+        tries: How many there were.
+        results: dbt's results of them all, as `dbt retry` reads them.
+        again: The nodes that the next try takes; none means all.
+        nodes: How each node ended last.
+    """
+
+    tries: int = 0
+    results: dict[str, Any] | None = None
+    again: set[str] = field(default_factory=set)
+    nodes: dict[str, DbtNode] = field(default_factory=dict)
+    started_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    def take(self, results: dict[str, Any] | None) -> None:
+        """Nothing. Newer results take the place of those of the same nodes."""
+        if results is None:
+            return
+        if self.results is None:
+            self.results = results
+            return
+        rows = {row["unique_id"]: row for row in (*self.results["results"], *results["results"])}
+        self.results = self.results | {"results": list(rows.values()), "elapsed_time": results.get("elapsed_time", 0.0)}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one invocation happens."""
+
+    folder: Path
+    target: Path
+    environment: dict[str, str] = field(repr=False)
+    arguments: list[str]
+    where: str
+    adapter: str | None
+    exclusive: str | None
+    warehouse: Warehouse | None = field(repr=False)
+
+
+class Watch:
+    """Reads dbt's log while it is written: what it says of nodes becomes their runs, the rest goes to the log."""
+
+    def __init__(self, command: str, *, place: Place | None = None, nodes: dict[str, DbtNode] | None = None) -> None:
+        self.command = command
+        self.nodes = {} if nodes is None else nodes
+        self.version = ""
+        self.has_finished = False
+        self._place = place
+        self._errors: list[str] = []
+        self._manifest: dict[str, Any] | None = None
+
+    def read(self, line: str, runs: NodeRuns) -> None:
+        """Nothing. Takes one line; what is no event of dbt's is dropped."""
+        try:
+            event = json.loads(line)
+            info, data = event["info"], event["data"]
+            name, level, words = info["name"], info["level"], str(info["msg"])
+        except (ValueError, KeyError, TypeError):
+            return
+        node = data.get("node_info") or {}
+        key = node.get("unique_id") or ""
+        if name == "NodeStart":
+            self._start(key, node, runs)
+        elif name == "NodeFinished":
+            self._finish(key, node, data.get("run_result") or {}, runs)
+        elif name in ("EndOfRunSummary", "FreshnessCheckComplete", "CatalogWritten"):
+            self.has_finished = True
+        elif name == "MainReportVersion":
+            self.version = words.removeprefix("Running with ").replace("=", " ")
+        elif level == "error" and not name.startswith(("RunResult", "Log")):
+            self._errors.append(words)
+        if name in SAID or (level == "warn" and not name.startswith(SAID_ALREADY)):
+            for text in words.splitlines():
+                runs.log(key, LEVELS.get(level, logging.INFO), text)
+
+    def _start(self, key: str, node: dict[str, Any], runs: NodeRuns) -> None:
+        makes, of = None, []
+        if runs.is_recorded and self.command in MAKES and node.get("resource_type") in ASSETS:
+            makes = self._address(key)
+            of = [address for each in self._made_of(key) if (address := self._address(each))]
+        runs.start(key, makes=makes, of=of)
+
+    def _finish(self, key: str, info: dict[str, Any], result: dict[str, Any], runs: NodeRuns) -> None:
+        node = dbt_node(info, result)
+        self.nodes[key] = node
+        if node.is_failed:
+            runs.log(key, logging.ERROR, str(node))
+        runs.finish(key, state_of(node), {"rows": node.rows, "seconds": node.seconds, "status": node.status})
+
+    def _address(self, key: str) -> str | None:
+        """Where a node's table is, as the warehouse calls it."""
+        manifest = self._manifested()
+        node = manifest.get("nodes", {}).get(key) or manifest.get("sources", {}).get(key) or {}
+        if not node.get("relation_name"):
+            return None
+        table = f"{node['schema']}.{node.get('alias') or node.get('identifier') or node['name']}"
+        if self._place and self._place.warehouse:
+            return self._place.warehouse.uri(table)
+        adapter = manifest.get("metadata", {}).get("adapter_type") or "dbt"
+        return f"{adapter}://{node.get('database') or ''}/{table}"
+
+    def _made_of(self, key: str) -> list[str]:
+        """The nodes that are tables and that this one reads; what is ephemeral is looked through."""
+        nodes = self._manifested().get("nodes", {})
+        found: dict[str, None] = {}
+        waiting = list(nodes.get(key, {}).get("depends_on", {}).get("nodes", ()))
+        while waiting:
+            parent = waiting.pop()
+            if nodes.get(parent, {}).get("config", {}).get("materialized") == "ephemeral":
+                waiting += nodes[parent].get("depends_on", {}).get("nodes", ())
+            else:
+                found[parent] = None
+        return list(found)
+
+    def _manifested(self) -> dict[str, Any]:
+        if self._manifest is None:
+            path = self._place.target / ARTIFACTS["manifest"] if self._place else None
+            self._manifest = (path and _read_json(path)) or {}
+        return self._manifest
+
+    def error(self, verb: str, project: str, code: int | None, said: str) -> ConnectorError:
+        """The error for an invocation that ended before its nodes did."""
+        raw = "\n".join(self._errors)
+        words = without_values(raw.removeprefix("Encountered an error:").strip()) if raw else ""
+        if not words:
+            usage = [line for line in said.splitlines() if line.startswith(("Error: ", "ModuleNotFoundError: "))]
+            words = usage[-1] if usage else f"it ended with code {code} and no word"
+        if "ModuleNotFoundError: No module named 'dbt'" in words:
+            return MissingDriverError(
+                f"{DBT.name} is not installed. Install it with: pip install 'etl-blocks[{DBT.extra}]'"
+            )
+        message = f"dbt {verb} of {project} did not run: {words.rstrip('.')}."
+        if is_transient_message(raw):
+            return TransientError(message)
+        if "dbt deps" in raw:
+            return InvalidInputError(f"{message} Call deps() first.")
+        return InvalidInputError(message)
+
+
+class DbtRun(PrefectJobRun[DbtResult]):
+    """A command of dbt that runs while its caller does something else."""
+
+    def __init__(self, project: DbtProject, request: Request, token: str) -> None:
+        self.project = project
+        self.request = request
+        self._given_up = threading.Event()
+        self._outcome: DbtResult | BaseException | None = None
+        context = contextvars.copy_context()
+        context.run(interruptible_by, self._given_up)
+        self._thread = threading.Thread(target=context.run, args=(self._work, token), name="etl-dbt", daemon=True)
+        self._thread.start()
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """Its operations only wait: nothing of them is tried again."""
+        return RetryPolicy(attempts=1)
+
+    @watched_operation
+    def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
+        """Returns once dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.2)
+                pause(0.01)
+        except BaseException:
+            self._given_up.set()
+            self._thread.join()
+            raise
+
+    @operation
+    def fetch_result(self) -> DbtResult:  # type: ignore[override]  # Prefect's is awaitable
+        """What dbt did.
+
+        Raises:
+            InvalidInputError: It has not ended.
+            DbtFailedError: A node failed, or dbt took too long.
+            TerminalError: It was cancelled.
+        """
+        if self._thread.is_alive():
+            raise InvalidInputError("dbt has not ended. Call wait_for_completion() before fetch_result().")
+        if isinstance(self._outcome, DbtResult):
+            return self._outcome
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        raise TerminalError(f"dbt {self.request.command} was cancelled.")
+
+    @operation
+    def cancel(self) -> None:
+        """Nothing. Stops dbt and its queries, and returns when nothing of it runs any more."""
+        self._given_up.set()
+        self._thread.join()
+
+    def _work(self, token: str) -> None:
+        try:
+            self._outcome = call_with_retry(self.project.retry, lambda: self._try(token), sleep=pause)
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
+            self._outcome = error
+
+    def _try(self, token: str) -> DbtResult:
+        return self.project._run(self.request, token, raise_on_failure=True)  # noqa: SLF001 (one of us)
+
+
+def profile(output: Mapping[str, Any], target_name: str, threads: int) -> tuple[str, dict[str, str]]:
+    """The text of a profiles.yml for one output, and the environment that has its secrets.
+
+    >>> text, secrets = profile({"type": "postgres", "password": SecretStr("s3cret")}, "prod", 4)
+    >>> json.loads(text)["etl"]["outputs"]["prod"]["password"], secrets
+    ("{{ env_var('DBT_ENV_SECRET_ETL_0') }}", {'DBT_ENV_SECRET_ETL_0': 's3cret'})
+    """
+    secrets: dict[str, str] = {}
+
+    def hidden(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: hidden(each) for key, each in value.items()}
+        if isinstance(value, SecretStr):
+            text = value.get_secret_value()
+        elif isinstance(value, str) and "{" in value:  # what looks like a template would be rendered
+            text = value
+        else:
+            return value
+        name = f"{SECRET}{len(secrets)}"
+        secrets[name] = text
+        return f"{{{{ env_var('{name}') }}}}"
+
+    outputs = {target_name: hidden(output) | {"threads": threads}}
+    return json.dumps({PROFILE: {"target": target_name, "outputs": outputs}}, indent=1), secrets
+
+
+def dbt_node(info: Mapping[str, Any], result: Mapping[str, Any]) -> DbtNode:
+    """A node as dbt's events `NodeFinished` have it."""
+    relation = info.get("node_relation") or {}
+    status = str(result.get("status") or info.get("node_status") or "")
+    words = str(result.get("message") or "")
+    rows = (result.get("adapter_response") or {}).get("rows_affected")
+    failures = int(result.get("num_failures") or 0)
+    is_test = info.get("resource_type") in ("test", "unit_test")
+    node = DbtNode(
+        unique_id=info["unique_id"],
+        name=info.get("node_name", ""),
+        resource_type=info.get("resource_type", ""),
+        status=status,
+        seconds=float(result.get("execution_time") or 0.0),
+        rows=int(rows) if isinstance(rows, int | float) and rows >= 0 else None,
+        relation=f"{relation['schema']}.{relation['alias']}" if relation.get("relation_name") else None,
+        failures=failures if is_test else None,
+        started_at=_time(info.get("node_started_at")),
+        finished_at=_time(info.get("node_finished_at")),
+    )
+    if node.is_failed:
+        return node.model_copy(update={"message": without_values(words), "is_transient": is_transient_message(words)})
+    if status == "warn":
+        return node.model_copy(
+            update={"message": without_values(words) or (f"Got {failures} results" if failures else "")}
+        )
+    return node
+
+
+def state_of(node: DbtNode) -> State[Any]:
+    """The state of a node's task run."""
+    if node.is_failed:
+        return Failed(message=node.message or node.status)
+    if node.status == "skipped":
+        return Cancelled(name="Skipped", message="Something before it failed.")
+    if node.status == "warn":
+        return Completed(name="Warned", message=node.message or None)
+    what = node.status if node.rows is None else f"{node.rows} rows"
+    return Completed(message=f"{what} in {node.seconds:.2f} s")
+
+
+def _publish(made: Path, folder: Path, results: dict[str, Any] | None) -> dict[str, Path]:
+    """The artifacts by name, each of which is in its place at once and as a whole."""
+    kept = {}
+    for name, file in ARTIFACTS.items():
+        source = made / file
+        if source.is_file():
+            data = source.read_bytes()
+            if name == "run_results" and results is not None:
+                data = json.dumps(results).encode()
+            kept[name] = _replace(folder / file, data)
+        elif source.is_dir():
+            for each in sorted(path for path in source.rglob("*") if path.is_file()):
+                _replace(folder / each.relative_to(made), each.read_bytes())
+            kept[name] = folder / file
+    return kept
+
+
+def _replace(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        beside.write_bytes(data)
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
+
+
+def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(parents.get(key, ()))
+    while waiting:
+        parent = waiting.pop()
+        if parent not in found:
+            found.add(parent)
+            waiting += parents.get(parent, ())
+    return found
+
+
+def _words(chosen: str | Sequence[str]) -> list[str]:
+    return chosen.split() if isinstance(chosen, str) else [word for each in chosen for word in each.split()]
+
+
+def _time(text: str | None) -> dt.datetime | None:
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC) if text else None
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    try:
+        read: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return read
