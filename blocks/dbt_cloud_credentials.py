@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, field_validator
@@ -140,7 +141,9 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     @field_validator("api_endpoint")
     @classmethod
     def _keeps_the_token(cls, value: str | None) -> str | None:
-        if value and not re.match(r"https://|http://(127\.0\.0\.1|\[::1\]|localhost)[:/]", value):
+        address = urlsplit(value or "https:")
+        here = address.scheme == "http" and address.hostname in {"127.0.0.1", "::1", "localhost"}
+        if not (here or address.scheme == "https"):
             raise ValueError("api_endpoint is an https:// address; without TLS only this machine is spoken to")
         return value and value.rstrip("/")
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import io
+import itertools
 import json
 import re
 import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import quote
 
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
@@ -56,6 +58,13 @@ SETTLE_S = (1.0, 2.0, 4.0, 8.0, 15.0)
 SPOOLED_BYTES = 2**23
 LONGEST_LOG = 4_000
 """Characters of a log that an error shows at most."""
+
+
+SECRET = re.compile(
+    r"""([\w-]*(?:password|passwd|pwd|passphrase|secret|token|credential|(?:api|private|access)_?key)[\w-]*"""
+    r"""["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;]+)""",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -214,7 +223,7 @@ class DbtCloudJob(Job):
         Raises:
             NotFoundError: It never ran, or the token may not see it.
         """
-        for run in self._runs(1):
+        for run in next(self._pages(1)):
             return self._as_run(str(run["id"]))
         raise NotFoundError(f"{self._name} has no run that the token may see.")
 
@@ -260,12 +269,20 @@ class DbtCloudJob(Job):
         mark = f" [{token}]"
 
         def find() -> dict[str, Any] | None:
-            runs = self._runs(RUNS_LOOKED_AT, include_related="trigger")
-            return next((run for run in runs if _cause(run).endswith(mark)), None)
+            """The run of the token. Of several, started at the same moment, the first; the others are ended."""
+            for page in self._pages(include_related="trigger"):
+                marked = [run for run in page if _cause(run).endswith(mark)]
+                for run in marked[:-1]:
+                    if run["status"] not in OUTCOMES:
+                        self.logger.warning("Run %s of %s is one too many and will be stopped.", run["id"], self._name)
+                        self._stop(str(run["id"]), "")
+                if marked:
+                    return marked[-1]
+            return None
 
-        if token in self._unused:
-            self._unused.remove(token)
-        elif found := find():
+        is_new = token in self._unused
+        self._unused.discard(token)
+        if not is_new and (found := find()):
             return self._told(found)
         overrides = {
             name: getattr(self, name)
@@ -274,22 +291,20 @@ class DbtCloudJob(Job):
         }
         body = {"cause": f"{self.cause or _caller()}"[: LONGEST_CAUSE - len(mark)] + mark}
         body |= {name: value for name, value in overrides.items() if value is not None}
-        return self._told(
-            self._once(
-                lambda: self._ask(
-                    "POST", f"jobs/{self.job_id}/run/", "start", self._name, MAY_RUN, body=body, once=True
-                ),
-                find,
-                f"To look for it once more, and start it if it is not there, trigger it with token={token!r}.",
-            )
+        path = f"jobs/{self.job_id}/run/"
+        started = self._once(
+            lambda: self._ask("POST", path, "start", self._name, MAY_RUN, body=body, once=True),
+            find,
+            f"To look for it once more, and start it if it is not there, trigger it with token={token!r}.",
         )
+        return self._told(started if is_new else find() or started)
 
     def _retry(self, run_id: str) -> str:
         place = f"{self._name} ({run_id})"
 
         def find() -> dict[str, Any] | None:
             """The retry: of two runs that belong together the later one, whichever of them names the other."""
-            for run in self._runs(RUNS_LOOKED_AT):
+            for run in itertools.chain.from_iterable(self._pages()):
                 named = int(run.get("retrying_run_id") or 0)
                 if int(run["id"]) == int(run_id):
                     return self._get(str(named)) if named > int(run_id) else None
@@ -301,15 +316,15 @@ class DbtCloudJob(Job):
             return self._told(found)
         run = self._get(run_id)
         if run["status"] != ERROR or run.get("can_retry") is False:
-            why = NO_RETRY.get(run.get("retry_not_supported_reason") or "", "it did not fail")
+            reason = run.get("retry_not_supported_reason") or "RETRY_NOT_FAILED_RUN"
+            why = NO_RETRY.get(reason, reason)
             raise InvalidInputError(f"{place} cannot be retried from where it failed: {why}. Start the job as a whole.")
-        return self._told(
-            self._once(
-                lambda: self._ask("POST", f"runs/{run_id}/retry/", "retry", place, MAY_RUN, once=True),
-                find,
-                "Call retry_failed() of the run again: it looks first.",
-            )
+        started = self._once(
+            lambda: self._ask("POST", f"runs/{run_id}/retry/", "retry", place, MAY_RUN, once=True),
+            find,
+            "Call retry_failed() of the run again: it looks first.",
         )
+        return self._told(started)
 
     def _once(
         self, send: Callable[[], dict[str, Any]], find: Callable[[], dict[str, Any] | None], advice: str
@@ -385,15 +400,15 @@ class DbtCloudJob(Job):
         run = self._ask("GET", f"runs/{run_id}/", "look at", place, MAY_SEE, params=params)
         return cast("dict[str, Any]", run)
 
-    def _runs(self, limit: int, **params: str) -> Iterator[dict[str, Any]]:
-        """The runs of the job, the latest first, page by page, at most so many."""
-        place, page = f"the runs of {self._name}", min(limit, PAGE)
-        for offset in range(0, limit, page):
+    def _pages(self, limit: int = RUNS_LOOKED_AT, **params: str) -> Iterator[list[dict[str, Any]]]:
+        """The runs of the job page by page, the latest first, at most so many."""
+        place, length = f"the runs of {self._name}", min(limit, PAGE)
+        for offset in range(0, limit, length):
             order: dict[str, str | int] = {"job_definition_id": self.job_id, "order_by": "-id"}
-            query = order | {"limit": page, "offset": offset} | params
-            runs = self._ask("GET", "runs/", "list", place, MAY_SEE, params=query)
-            yield from runs
-            if len(runs) < page:
+            query = order | {"limit": length, "offset": offset} | params
+            page = self._ask("GET", "runs/", "list", place, MAY_SEE, params=query)
+            yield page
+            if len(page) < length:
                 return
 
     def _read(self, folder: str, path: str, params: dict[str, str | int]) -> Any:
@@ -599,8 +614,6 @@ def _quoted(path: str) -> str:
     Raises:
         InvalidInputError: It leads elsewhere.
     """
-    from urllib.parse import quote
-
     parts = path.split("/")
     if not path or {"", ".", ".."} & set(parts):
         raise InvalidInputError(f"{path!r:.100} is no path of an artifact; artifacts() has those that there are.")
@@ -610,14 +623,13 @@ def _quoted(path: str) -> str:
 def _without_secrets(text: str) -> str:
     r"""A log without colours, and without what looks like a secret; dbt Cloud itself hides DBT_ENV_SECRET values.
 
-    >>> _without_secrets("\x1b[31mpostgres://me:pw@db/x\x1b[0m password: hunter2, token=abc")
-    'postgres://***@db/x password: ***, token=***'
+    >>> _without_secrets("\x1b[31mpostgres://me:pw@db/x\x1b[0m password: 'hunter 2', aws_secret_key=abc")
+    'postgres://***@db/x password: ***, aws_secret_key=***'
     """
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
     text = re.sub(r"(?<=://)[^/\s@]+(?=@)", "***", text)
-    return re.sub(
-        r"(?i)\b((?:[\w-]*(?:password|passphrase|secret|token|api_?key))[\"']?\s*[:=]\s*)[^\s,;]+", r"\1***", text
-    )
+    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 ***", text)
+    return SECRET.sub(r"\1***", text)
 
 
 def _cell(text: str) -> str:
