@@ -319,6 +319,33 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
             transport="rest",
         )
 
+    def dbt_output(self) -> dict[str, Any]:
+        """The identity as dbt's profiles for BigQuery have it; what is secret is a `SecretStr` in it.
+
+        https://docs.getdbt.com/docs/core/connect-data-platform/bigquery-setup
+
+        Raises:
+            UnsupportedError: dbt cannot ask Google itself without any identity.
+        """
+        own: dict[str, Any] = {"method": "oauth"}
+        if self.service_account_file:
+            own = {"method": "service-account", "keyfile": str(self.service_account_file.expanduser())}
+        elif self.service_account_info:
+            key = self.service_account_info.get_secret_value()
+            own = {"method": "service-account-json", "keyfile_json": {name: SecretStr(key[name]) for name in key}}
+        elif self.access_token:
+            own = {"method": "oauth-secrets", "token": self.access_token}
+        elif self.anonymous:
+            if not self.endpoint_url:
+                raise UnsupportedError("dbt has no anonymous access to BigQuery. Give an identity.")
+            own = {"method": "oauth-secrets", "token": "anonymous"}  # emulators do not look at it
+        output = {
+            "impersonate_service_account": self.impersonate_service_account,
+            "quota_project": self.quota_project_id,
+            "api_endpoint": self.endpoint_url,
+        }
+        return own | {name: value for name, value in output.items() if value is not None}
+
     def _client_options(self) -> dict[str, Any]:
         return {"api_endpoint": self.endpoint_url} if self.endpoint_url else {}
 

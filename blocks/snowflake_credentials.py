@@ -291,6 +291,26 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         except connector.Error as error:
             raise snowflake_error("connect to", self.place, error) from None
 
+    def dbt_output(self) -> dict[str, Any]:
+        """The login as dbt's profiles have it; what is secret is a `SecretStr` in it."""
+        key = SecretStr(self._pem()) if self.private_key else None
+        has_key = bool(self.private_key or self.private_key_path)
+        chosen = self.endpoint if self.authenticator == "okta_endpoint" else self.authenticator
+        return {
+            "account": self.account,
+            "user": self.user,
+            "password": None if has_key else self.password,
+            "private_key": key,
+            "private_key_path": str(self.private_key_path.expanduser()) if self.private_key_path else None,
+            "private_key_passphrase": self.private_key_passphrase,
+            "authenticator": None if has_key or self.authenticator == "snowflake" else chosen,
+            "token": self.token,
+            "workload_identity_provider": self.workload_identity_provider,
+            "host": self.host,
+            "port": self.port if self.host else None,
+            "protocol": self.protocol if self.host else None,
+        }
+
     def _login(self) -> dict[str, Any]:
         def plain(secret: SecretStr | None) -> str | None:
             return secret.get_secret_value() if secret else None
@@ -313,6 +333,25 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             arguments |= {"authenticator": "snowflake_jwt", "private_key": self._private_key(), "password": None}
         return {name: value for name, value in arguments.items() if value is not None}
 
+    def _pem(self) -> str:
+        """The text of the private key.
+
+        Raises:
+            AuthError: It is no PEM.
+        """
+        text = self.private_key.get_secret_value() if self.private_key else ""
+        # Forms and secret stores turn the line ends of a PEM into blanks, or into \n in letters.
+        try:
+            return "\n".join([*_pem_parts(text.replace("\\n", "\n")), ""])
+        except ValueError as error:
+            raise self._key_error(error) from None
+
+    def _key_error(self, error: Exception) -> AuthError:
+        return AuthError(
+            f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the passphrase "
+            "its own?"
+        )
+
     def _private_key(self) -> bytes:
         """The private key as the driver takes it: DER, not encrypted."""
         serialization = require("cryptography.hazmat.primitives.serialization", extra="snowflake")
@@ -320,17 +359,12 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         password = secret.get_secret_value().encode() if secret else None
         try:
             if self.private_key:
-                # Forms and secret stores turn the line ends of a PEM into blanks, or into \n in letters.
-                head, body, foot = _pem_parts(self.private_key.get_secret_value().replace("\\n", "\n"))
-                pem = f"{head}\n{body}\n{foot}\n".encode()
+                pem = self._pem().encode()
             else:
                 pem = Path(str(self.private_key_path)).expanduser().read_bytes()
             key = serialization.load_pem_private_key(pem, password=password)
         except (ValueError, TypeError, OSError) as error:
-            raise AuthError(
-                f"Could not use the private key for {self.place}: {type(error).__name__}. Is it PEM, and the "
-                "passphrase its own?"
-            ) from None
+            raise self._key_error(error) from None
         der: bytes = key.private_bytes(
             serialization.Encoding.DER, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )

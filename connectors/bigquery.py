@@ -362,6 +362,21 @@ class BigQuery(Warehouse):
             lambda: self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location),
         )
 
+    def dbt_output(self) -> dict[str, Any]:
+        """This dataset as the output of a dbt profile.
+
+        Raises:
+            UnsupportedError: dbt cannot ask as this identity.
+        """
+        output = self.gcp_credentials.dbt_output() | {
+            "type": "bigquery",
+            "project": self.project or self.gcp_credentials.get_project(),
+            "dataset": self.dataset,
+            "location": self.location,
+            "maximum_bytes_billed": self.maximum_bytes_billed,
+        }
+        return {name: value for name, value in output.items() if value is not None}
+
     def close(self) -> None:
         """Nothing. Drops what the block keeps open; the next call opens it again."""
         with self._lock:

@@ -6,7 +6,9 @@ Errors: https://www.postgresql.org/docs/current/errcodes-appendix.html (SQLSTATE
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
+import os
 import re
 import threading
 from functools import cached_property
@@ -239,6 +241,27 @@ class Postgres(Warehouse):
             if engine := self._live.pop("engine", None):
                 engine.dispose()
         super().close()
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This database as the output of a dbt profile; what is empty is found as libpq finds it.
+
+        https://docs.getdbt.com/docs/core/connect-data-platform/postgres-setup
+        """
+        output = {
+            "type": "postgres",
+            "host": self.host,
+            "port": self.port,
+            "dbname": self.database,
+            "schema": self.schema_,
+            "user": self.username or os.environ.get("PGUSER") or getpass.getuser(),
+            "password": self.password or "",  # dbt asks for one; an empty one is none
+            "sslmode": self.ssl_mode,
+            "sslrootcert": self.ssl_root_cert,
+            "connect_timeout": self.connect_timeout_s,
+            "keepalives_idle": 30,
+            "application_name": "etl-blocks dbt",
+        }
+        return {name: value for name, value in output.items() if value is not None}
 
     def _connect(self) -> Session:
         return PostgresSession(self)

@@ -46,6 +46,7 @@ from blocks.operation import operation
 from blocks.optional import lazy, require
 from blocks.session import BulkSession, Session
 from blocks.sql import Column, Dialect, bind
+from blocks.warehouse import Warehouse
 from connectors import postgres
 from connectors.postgres import UNCONSTRAINED, Postgres, PostgresDialect, PostgresSession
 
@@ -242,6 +243,14 @@ class Redshift(Postgres):
         rights = "reads and writes" if create else "reads, and may not create tables,"
         said = version.rpartition(", ")[2]
         return f"{self.uri()} answers ({said}); {user} {rights} in schema {self.schema_}. {self.bucket().check()}"
+
+    def dbt_output(self) -> dict[str, Any]:
+        """Nothing: dbt's adapter for Redshift is none of those that are tried here.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        return Warehouse.dbt_output(self)
 
     def get_client(self) -> Any:
         """A new psycopg connection, for everything that this block has no method for. Close it."""

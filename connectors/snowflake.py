@@ -24,7 +24,14 @@ from pydantic import Field, PrivateAttr
 
 from blocks import errors
 from blocks.arrow_types import cast_array, plain_type
-from blocks.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError, TypeLossError
+from blocks.errors import (
+    AlreadyExistsError,
+    AmbiguousError,
+    ConnectorError,
+    TransientError,
+    TypeLossError,
+    UnsupportedError,
+)
 from blocks.ledger import Ledger, find_report
 from blocks.load import LoadPlan, LoadReport
 from blocks.operation import operation
@@ -271,6 +278,30 @@ class Snowflake(Warehouse):
             "session_parameters": parameters | self.session_parameters,
         }
         return self.credentials.get_client(**(arguments | options))
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This schema as the output of a dbt profile.
+
+        https://docs.getdbt.com/docs/core/connect-data-platform/snowflake-setup
+
+        Raises:
+            UnsupportedError: There are session_parameters, which a dbt profile has no place for.
+        """
+        if self.session_parameters:
+            raise UnsupportedError(
+                "A dbt profile has no session parameters. Set them for the user, or in the project's on-run-start hook."
+            )
+        output = self.credentials.dbt_output() | {
+            "type": "snowflake",
+            "database": self.database,
+            "schema": self.schema_,
+            "warehouse": self.warehouse,
+            "role": self.role or self.credentials.role,
+            "query_tag": json.dumps({"app": "etl-blocks dbt"}),
+            "client_session_keep_alive": True,
+            "connect_timeout": self.login_timeout_s,
+        }
+        return {name: value for name, value in output.items() if value is not None}
 
     def _connect(self) -> Session:
         return SnowflakeSession(self)
