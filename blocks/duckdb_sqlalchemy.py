@@ -38,6 +38,21 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
     sqlalchemy = require("sqlalchemy", extra=EXTRA)
     duckdb_engine = require("duckdb_engine", extra=EXTRA)
 
+    class Cursor(duckdb_engine.CursorWrapper):  # type: ignore[misc, name-defined]  # untyped
+        def __init__(self, cursor: Any, connection: Any) -> None:
+            super().__init__(cursor, connection)
+            self._cursor = cursor
+
+        @property
+        def description(self) -> list[tuple[Any, ...]] | None:
+            """With the types as text: SQLAlchemy keeps them, and DuckDB complains of its own at the end of Python."""
+            found = self._cursor.description
+            return found and [(name, str(kind), *rest) for name, kind, *rest in found]
+
+        def close(self) -> None:
+            """Let go of the file."""
+            self._cursor.close()
+
     class Connection(duckdb_engine.ConnectionWrapper):  # type: ignore[misc, name-defined]  # untyped
         def __init__(self, connection: Any) -> None:
             super().__init__(connection)
@@ -47,7 +62,7 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             cursor = self._connection.cursor()
             for setting in SETTINGS:
                 cursor.execute(f"SET {setting}")
-            return duckdb_engine.CursorWrapper(cursor, self)
+            return Cursor(cursor, self)
 
         def begin(self) -> None:
             """Nothing: each statement is a transaction."""

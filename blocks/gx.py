@@ -20,7 +20,9 @@ from blocks.errors import InvalidInputError
 from blocks.optional import require
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from blocks.errors import ConnectorError
 
@@ -28,6 +30,7 @@ EXTRA = "great-expectations"
 POSITION = "etl_position"
 """The key in `meta` that says which expectation of the suite a result belongs to."""
 WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
+WITH_SAMPLES = {"result_format": "SUMMARY", "partial_unexpected_count": 20}
 
 _importing = threading.Lock()
 
@@ -40,14 +43,14 @@ def great_expectations() -> Any:
 
 @functools.cache
 def _prepared() -> Any:
+    logger = logging.getLogger("great_expectations")
+    if logger.level == logging.NOTSET:  # it logs statements, and values with them
+        logger.setLevel(logging.CRITICAL + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # at its import it uses what Python deprecates
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         gx = require("great_expectations", extra=EXTRA)
         require("great_expectations.expectations", extra=EXTRA)
-    logger = logging.getLogger("great_expectations")
-    if logger.level == logging.NOTSET:  # it logs statements, and values with them
-        logger.setLevel(logging.CRITICAL + 1)
     _set_project()
     _define_datasource()
     return gx
@@ -102,12 +105,12 @@ def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, An
         ) from None
 
 
-def make_suite(name: str, asked: Sequence[tuple[Asked, str]]) -> Any:
-    """Great Expectations' own suite, of expectations and their severities."""
+def make_suite(name: str, asked: Sequence[Asked]) -> Any:
+    """Great Expectations' own suite."""
     own = []
-    for each, severity in asked:
+    for each in asked:
         own.append(make_expectation(each.type, each.kwargs, each.meta))
-        own[-1].severity = severity
+        own[-1].severity = each.severity
     return great_expectations().ExpectationSuite(name=name, expectations=own)
 
 
@@ -238,11 +241,10 @@ class Asked:
     type: str
     kwargs: Mapping[str, Any]
     meta: Mapping[str, Any] = field(default_factory=dict)
+    severity: str = "critical"
 
 
-def evaluate(
-    batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any] | None = None
-) -> list[Outcome]:
+def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any]) -> list[Outcome]:
     """How each of the expectations went, in their order."""
     own = [
         make_expectation(each.type, each.kwargs, {**each.meta, POSITION: position})
@@ -251,7 +253,7 @@ def evaluate(
     try:
         native = batch.validate(
             great_expectations().ExpectationSuite(name=suite, expectations=own),
-            result_format=dict(result_format or WITHOUT_VALUES),
+            result_format=dict(result_format),
         )
     except Exception as error:  # noqa: BLE001 (a custom expectation may raise anything)
         return [Outcome(success=False, failed_with=f"{type(error).__name__}: {error}") for _ in asked]
@@ -270,6 +272,71 @@ def _exception(result: Any) -> str | None:
         return None
     text = "\n".join(f"{each.get('exception_traceback', '')}\n{each.get('exception_message', '')}" for each in raised)
     return text.strip() or "an exception"
+
+
+def render_docs(
+    folder: Path, suite: str, outcomes: Sequence[tuple[Asked, Outcome]], *, run_name: str, started_at: dt.datetime
+) -> str | None:
+    """The path, in the local folder, of the page of this run in the Data Docs that are now in there; None if it failed.
+
+    Args:
+        folder: An empty folder.
+        suite: The name of the suite.
+        outcomes: How each expectation went. What `result` holds is shown, and nothing else.
+        run_name: The name of the run.
+        started_at: When it began.
+    """
+    suite, run_name = _file_name(suite), _file_name(run_name)
+    core = require("great_expectations.core.expectation_validation_result", extra=EXTRA)
+    configurations = require("great_expectations.expectations.expectation_configuration", extra=EXTRA)
+    util = require("great_expectations.util", extra=EXTRA)
+    identifiers = require("great_expectations.data_context.types.resource_identifiers", extra=EXTRA)
+    run_id = require("great_expectations.core.run_identifier", extra=EXTRA).RunIdentifier(run_name, started_at)
+    backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+    site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
+    index = {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+    context = new_context(data_docs_sites={"site": {**site, **index}})
+    context.suites.add(make_suite(suite, [asked for asked, _ in outcomes]))
+    results = [
+        core.ExpectationValidationResult(
+            success=outcome.success,
+            expectation_config=configurations.ExpectationConfiguration(
+                type=asked.type, kwargs=dict(asked.kwargs), meta=dict(asked.meta), severity=asked.severity
+            ),
+            result=util.convert_to_json_serializable(outcome.result),
+            exception_info={
+                "raised_exception": outcome.failed_with is not None,
+                "exception_message": outcome.failed_with,
+                "exception_traceback": outcome.failed_with,
+            },
+        )
+        for asked, outcome in outcomes
+    ]
+    held = sum(result.success for result in results)
+    key = identifiers.ValidationResultIdentifier(identifiers.ExpectationSuiteIdentifier(suite), run_id, "data")
+    context.validation_results_store.set(
+        key,
+        core.ExpectationSuiteValidationResult(
+            success=held == len(results),
+            results=results,
+            suite_name=suite,
+            statistics={
+                "evaluated_expectations": len(results),
+                "successful_expectations": held,
+                "unsuccessful_expectations": len(results) - held,
+                "success_percent": 100 * held / len(results) if results else None,
+            },
+            meta={"run_id": run_id, "great_expectations_version": great_expectations().__version__},
+        ),
+    )
+    context.build_data_docs()
+    pages = (folder / "validations").rglob("*.html")
+    return next((path.relative_to(folder).as_posix() for path in pages), None)
+
+
+def _file_name(text: str) -> str:
+    """The text as the pages' file names take it."""
+    return re.sub(r"[^\w.=+-]+", "_", text)
 
 
 def reason(outcome: Outcome) -> str:

@@ -15,7 +15,7 @@ from blocks.errors import AccessDeniedError, AuthError, ConnectorError, InvalidI
 from blocks.optional import lazy, require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -30,11 +30,13 @@ class Source(ABC):
 
     Attributes:
         name: Where it is, without secrets.
-        columns: The names of its columns.
+        schema: Its columns, where it is in Arrow or in a database.
+        columns: Their names.
         batch: It, as a batch of Great Expectations.
     """
 
     name: str
+    schema: pa.Schema
     columns: Sequence[str]
     batch: Any
 
@@ -42,7 +44,7 @@ class Source(ABC):
     def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
         """The key of each row for which an expectation about `columns` does not hold."""
 
-    def evaluate(self, suite: str, asked: Sequence[gx.Asked]) -> list[gx.Outcome]:
+    def evaluate(self, suite: str, asked: Sequence[gx.Asked], result_format: Mapping[str, Any]) -> list[gx.Outcome]:
         """How each of the expectations went, in their order.
 
         One that cannot be evaluated takes others with it that are asked in the same statement: those that failed so
@@ -51,11 +53,11 @@ class Source(ABC):
         Raises:
             ConnectorError: The data could not be reached, which says nothing of it.
         """
-        outcomes = gx.evaluate(self.batch, suite, asked)
+        outcomes = gx.evaluate(self.batch, suite, asked, result_format)
         for position, outcome in enumerate(outcomes):
             if outcome.failed_with is not None:
                 self._forget()
-                outcomes[position] = gx.evaluate(self.batch, suite, [asked[position]])[0]
+                outcomes[position] = gx.evaluate(self.batch, suite, [asked[position]], result_format)[0]
                 outcomes[position].error = self._last_error()
         return outcomes
 
@@ -74,6 +76,7 @@ class FrameSource(Source):
         self.name = name
         self._frame = frame.reset_index(drop=True)
         self.columns = [str(column) for column in frame.columns]
+        self.schema = pa.schema([(column, pa.null()) for column in self.columns])
         self.batch = gx.frame_batch(self._frame)
 
     def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:  # noqa: ARG002
@@ -92,7 +95,7 @@ class SqlSource(Source):
     Args:
         engine: A SQLAlchemy engine.
         name: Where the data is.
-        columns: The names of its columns.
+        schema: Its columns.
         read: Runs a query and returns its rows.
         translate: The error of this package for one of the driver's.
         quote: A quoted name of a column.
@@ -104,7 +107,7 @@ class SqlSource(Source):
         self,
         engine: Any,
         name: str,
-        columns: Sequence[str],
+        schema: pa.Schema,
         *,
         read: Callable[[str], pa.Table],
         translate: Callable[[BaseException], ConnectorError],
@@ -112,7 +115,7 @@ class SqlSource(Source):
         table: str | None = None,
         query: str | None = None,
     ) -> None:
-        self.name, self.columns = name, columns
+        self.name, self.schema, self.columns = name, schema, schema.names
         self._read, self._quote, self._query = read, quote, query
         self._errors: list[ConnectorError] = []
         self._engine = engine.execution_options()  # its events are those of this validation only
@@ -156,16 +159,16 @@ class SqlSource(Source):
 def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query: str | None) -> SqlSource:
     """A table or a query of a warehouse, checked there; nothing is written."""
     if table is not None:
-        columns = type(warehouse).table_schema(warehouse, table).names
+        schema = type(warehouse).table_schema(warehouse, table)
         name = warehouse.uri(table)
     else:
         scan = warehouse.scan(f"SELECT * FROM ({query}\n) AS q")
-        columns, name = scan.schema.names, scan.source
+        schema, name = scan.schema, scan.source
         query = f"SELECT * FROM ({query}\n) AS q"
     return SqlSource(
         engine,
         name,
-        columns,
+        schema,
         read=lambda sql: warehouse.scan(sql).to_arrow(),
         translate=warehouse.engine_error,
         quote=warehouse.dialect.name,
@@ -191,7 +194,7 @@ def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str)
             yield SqlSource(
                 engine,
                 scan.source,
-                names,
+                scan.schema,
                 read=database.query,
                 translate=lambda error: translate(error, scan.source),
                 quote=lambda name: '"' + name.replace('"', '""') + '"',

@@ -9,7 +9,9 @@ import contextlib
 import datetime as dt
 import difflib
 import json
+import mimetypes
 import re
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -18,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, mod
 from blocks import gx
 from blocks.artifacts import keep_markdown
 from blocks.block import ConnectorBlock, resolve
-from blocks.errors import InvalidInputError, QualityError, UnsupportedError
+from blocks.errors import ConnectorError, InvalidInputError, QualityError, UnsupportedError
 from blocks.gx_sources import FrameSource, Source, scan_source, table_source
 from blocks.object_store import ObjectStore
 from blocks.operation import operation
@@ -75,7 +77,10 @@ AGGREGATES = {
     "unexpected_rows_expectation": "rows found",
 }
 """What of an observation may be told. A smallest, largest, middle or most common value is a value of a row."""
+COUNTS = ("element_count", "unexpected_count", "unexpected_percent", "missing_count", "missing_percent")
 LONGEST_DETAIL = 200
+UNUSED = ".gif"
+"""Of the static files of Data Docs, 3 of 4 MB are pictures of a tour that the pages do not show."""
 
 
 class Expectation(BaseModel):
@@ -125,7 +130,8 @@ class Expectation(BaseModel):
 
     def asked(self) -> gx.Asked:
         """It as Great Expectations takes it."""
-        return gx.Asked(self.type, self.kwargs, self.meta)
+        kept = {KEPT_SEVERITY: self.severity} if self.severity == "quarantine" else {}
+        return gx.Asked(self.type, self.kwargs, self.meta | kept, "warning" if self.severity == "warn" else "critical")
 
 
 class _Place(NamedTuple):
@@ -250,17 +256,7 @@ class DataQuality(ConnectorBlock):
 
     def to_suite(self) -> Any:
         """An `ExpectationSuite` of Great Expectations."""
-        severities = {"fail": "critical", "warn": "warning", "quarantine": "critical"}
-        return gx.make_suite(
-            self.suite_name,
-            [
-                (
-                    gx.Asked(each.type, each.kwargs, each.meta | _kept(each.severity)),
-                    severities[each.severity],
-                )
-                for each in self.expectations
-            ],
-        )
+        return gx.make_suite(self.suite_name, [each.asked() for each in self.expectations])
 
     @operation
     def check(self) -> str:
@@ -349,16 +345,18 @@ class DataQuality(ConnectorBlock):
             *checks, rows = self._results(source, outcomes)
             share = self.max_rejected if max_rejected is None else max_rejected
             rejected, quarantined, too_many = self._rejected(source, checks, rows.rows or 0, share)
-            report = QualityReport(
-                source=source.name,
-                suite=self.suite_name,
-                run_name=run_name or f"{started_at:%Y%m%dT%H%M%S.%fZ}",
-                rows=rows.rows,
-                checks=tuple(checks),
-                rows_quarantined=quarantined,
-                started_at=started_at,
-                finished_at=dt.datetime.now(dt.UTC),
-            )
+        report = QualityReport(
+            source=source.name,
+            suite=self.suite_name,
+            run_name=run_name or f"{started_at:%Y%m%dT%H%M%S.%fZ}",
+            rows=rows.rows,
+            checks=tuple(checks),
+            rows_quarantined=quarantined,
+            started_at=started_at,
+            finished_at=dt.datetime.now(dt.UTC),
+        )
+        if bucket := self._bucket():
+            report = report.model_copy(update={"docs": self._publish_docs(bucket, report, outcomes)})
         self.logger.info("%s", report)
         keep_markdown(
             f"quality-{self.suite_name}", report.markdown(), description=f"{self.suite_name}: {report.source}"
@@ -411,6 +409,31 @@ class DataQuality(ConnectorBlock):
         """The bucket of the docs, None where there is none."""
         return None if self.docs is None else resolve(self.docs, ObjectStore)
 
+    def _publish_docs(self, bucket: ObjectStore, report: QualityReport, outcomes: Sequence[gx.Outcome]) -> str | None:
+        """Where the page of this run is. Without it the verdict still stands: what goes wrong here is a warning."""
+        shown = [
+            (expected.asked(), self._shown_in_docs(outcome, check))
+            for expected, outcome, check in zip(self.expectations, outcomes, report.checks, strict=False)
+        ]
+        with tempfile.TemporaryDirectory(prefix="etl-docs-") as name:
+            folder = Path(name)
+            page = gx.render_docs(
+                folder, self.suite_name, shown, run_name=report.run_name, started_at=report.started_at
+            )
+            if page is None:
+                self.logger.warning("Great Expectations could not render the Data Docs of %s.", self.suite_name)
+                return None
+            try:
+                return upload_docs(folder, bucket, self.docs_prefix, page)
+            except ConnectorError as error:
+                self.logger.warning("The Data Docs of %s were not published: %s", self.suite_name, error)
+                return None
+
+    def _shown_in_docs(self, outcome: gx.Outcome, check: CheckResult) -> gx.Outcome:
+        told = {*COUNTS, "observed_value"} if check.check in AGGREGATES else set(COUNTS)
+        result = {name: value for name, value in outcome.result.items() if self.docs_samples or name in told}
+        return gx.Outcome(outcome.success, result, check.detail if outcome.failed_with is not None else None)
+
     def _check_expectations(self) -> None:
         known = gx.known_types()
         for each in self.expectations:
@@ -425,7 +448,7 @@ class DataQuality(ConnectorBlock):
     def _outcomes(self, source: Source) -> list[gx.Outcome]:
         """How each expectation went; the last one counts the rows."""
         asked = [*(each.asked() for each in self.expectations), gx.Asked(ROW_COUNT, {"min_value": 0})]
-        return source.evaluate(self.suite_name, asked)
+        return source.evaluate(self.suite_name, asked, gx.WITH_SAMPLES if self.docs_samples else gx.WITHOUT_VALUES)
 
     def _results(self, source: Source, outcomes: Sequence[gx.Outcome]) -> list[CheckResult]:
         """The outcomes in the words of the report."""
@@ -466,7 +489,7 @@ class DataQuality(ConnectorBlock):
         if most <= share * rows:
             for check, expected in broken:
                 found.append((check.name, source.unexpected(expected.asked(), expected.columns, self.key)))
-        rejected, quarantined = reject(found, self.key)
+        rejected, quarantined = reject(found, self.key, source.schema)
         quarantined = max(quarantined, most)
         if quarantined <= share * rows:
             return rejected, quarantined, None
@@ -481,24 +504,34 @@ class DataQuality(ConnectorBlock):
         )
 
 
-def reject(found: Sequence[tuple[str, pa.Table]], key: Sequence[str]) -> tuple[pa.Table, int]:
+def reject(found: Sequence[tuple[str, pa.Table]], key: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, int]:
     """The keys with the reason why each is rejected, and how many rows they are; a row may have several reasons.
 
-    >>> table, rows = reject([("unique(a)", pa.table({"a": [1, 1]})), ("between(a)", pa.table({"a": [1]}))], ["a"])
+    >>> one, two = pa.table({"a": [1]}), pa.table({"a": [1, 1]})
+    >>> table, rows = reject([("unique(a)", two), ("between(a)", one)], ["a"], one.schema)
     >>> table.to_pydict(), rows
     ({'a': [1, 1, 1], 'reason': ['unique(a)', 'unique(a)', 'between(a)']}, 2)
     """
     tables = [table.append_column(REASON, pa.array([reason] * len(table), pa.string())) for reason, table in found]
     if not tables:
-        return pa.table({name: pa.nulls(0) for name in key} | {REASON: pa.array([], pa.string())}), 0
+        fields = [schema.field(name) for name in key if name in schema.names]
+        return pa.schema([*fields, pa.field(REASON, pa.string())]).empty_table(), 0
     rejected = pa.concat_tables(tables, promote_options="permissive")
     counted = rejected.group_by([*key, REASON], use_threads=False).aggregate([([], "count_all")])
     rows = counted.group_by(list(key), use_threads=False).aggregate([("count_all", "max")])
     return rejected, pc.sum(rows.column("count_all_max")).as_py() or 0
 
 
-def _kept(severity: Severity) -> dict[str, str]:
-    return {KEPT_SEVERITY: severity} if severity == "quarantine" else {}
+def upload_docs(folder: Path, bucket: ObjectStore, prefix: str, page: str) -> str:
+    """Where the page is, once all that it and the index need is there; the index comes last."""
+    prefix = f"{prefix.strip('/')}/".removeprefix("/")
+    there = {item["Key"] for item in bucket.list_objects(f"{prefix}static")}
+    files = {f"{prefix}{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
+    wanted = [key for key in files if not key.endswith(UNUSED) and key not in there]
+    for key in sorted(wanted, key=lambda key: (key == f"{prefix}index.html", "/static/" not in f"/{key}", key)):
+        media_type = mimetypes.guess_type(key)[0]
+        bucket.write_path(key, files[key].read_bytes(), content_type=media_type)
+    return bucket.uri(prefix + page)
 
 
 def _shown(observed: Any) -> str:
