@@ -2,7 +2,14 @@
 
 from blocks.aws_credentials import AwsCredentials
 from blocks.azure_credentials import AzureBlobStorageCredentials
+from blocks.dbt_cloud_credentials import DbtCloudCredentials
 from blocks.gcp_credentials import GcpCredentials
 from blocks.snowflake_credentials import SnowflakeCredentials
 
-__all__ = ["AwsCredentials", "AzureBlobStorageCredentials", "GcpCredentials", "SnowflakeCredentials"]
+__all__ = [
+    "AwsCredentials",
+    "AzureBlobStorageCredentials",
+    "DbtCloudCredentials",
+    "GcpCredentials",
+    "SnowflakeCredentials",
+]

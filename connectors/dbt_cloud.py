@@ -61,7 +61,7 @@ LONGEST_LOG = 4_000
 
 
 SECRET = re.compile(
-    r"""([\w-]*(?:password|passwd|pwd|passphrase|secret|token|credential|(?:api|private|access)_?key)[\w-]*"""
+    r"""((?:password|passwd|pwd|passphrase|secret|token|credential|(?:api|private|access)_?key)[\w-]*"""
     r"""["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;]+)""",
     re.IGNORECASE,
 )
@@ -188,8 +188,8 @@ class DbtCloudJob(Job):
 
         Args:
             token: Names this start, in at most 32 letters and digits; it is in the cause of the run. A second call
-                with the same one gets the run of the first. By default each call is a start of its own, whose tries
-                have one token.
+                with the same one gets the run of the first, if that is among the job's last 1,000. By default each
+                call is a start of its own, whose tries have one token.
 
         Raises:
             AmbiguousError: The answer was lost, and no run of this start is to be seen.
@@ -359,7 +359,9 @@ class DbtCloudJob(Job):
         if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
             log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
             reason = f"{reason.rstrip('.')}. " if reason else ""
-            reason += f"Step {failed['index']}, {failed['name']}, failed" + (f"; its log ends:\n{log}" if log else "")
+            reason += f"Step {failed['index']}, {_step(failed).name}, failed" + (
+                f"; its log ends:\n{log}" if log else ""
+            )
         return DbtCloudStatus(
             run_id,
             _state(run),
@@ -428,8 +430,8 @@ class DbtCloudJob(Job):
 
     def _end_of(self, log: str) -> str:
         """The last lines of a log, without colours and secrets."""
-        lines = [line for line in self._safe(log).splitlines() if line.strip()]
-        return "\n".join(lines[len(lines) - min(self.log_lines, len(lines)) :])[-LONGEST_LOG:]
+        lines = [line for line in log.splitlines() if line.strip()]
+        return self._safe("\n".join(lines[len(lines) - min(self.log_lines, len(lines)) :]))[-LONGEST_LOG:]
 
     def _safe(self, text: str) -> str:
         return _without_secrets(self.dbt_cloud_credentials.hide(text))
@@ -582,7 +584,7 @@ def _step(step: dict[str, Any]) -> DbtCloudStep:
     ended = "skipped" if state == "Skipped" else OUTCOMES.get(step["status"], "running")
     return DbtCloudStep(
         int(step["index"]),
-        str(step["name"]),
+        _without_secrets(str(step["name"])),
         state,
         cast("Any", ended),
         _time(step.get("started_at")),
@@ -627,7 +629,7 @@ def _without_secrets(text: str) -> str:
     'postgres://***@db/x password: ***, aws_secret_key=***'
     """
     text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    text = re.sub(r"(?<=://)[^/\s@]+(?=@)", "***", text)
+    text = re.sub(r"://\S+@", "://***@", text)
     text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 ***", text)
     return SECRET.sub(r"\1***", text)
 

@@ -7,7 +7,9 @@ import logging
 import ssl
 import threading
 import time
+import tracemalloc
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
@@ -267,6 +269,16 @@ def test_two_starts_at_once_are_one_run(cloud: DbtCloud, job: DbtCloudJob, caplo
     assert "one too many" in caplog.text
 
 
+def test_a_crowd_gets_one_run(cloud: DbtCloud, job: DbtCloudJob) -> None:
+    """Whoever starts the same token when, with lost answers among them, one run is left to run, and all have that."""
+    cloud.drop_answer("POST", f"jobs/{job.job_id}/run/", times=2, skip=1)
+    cloud.refuse("POST", f"jobs/{job.job_id}/run/", status=503, skip=3)
+    with ThreadPoolExecutor(6) as pool:
+        ids = set(pool.map(lambda _: job.model_copy().trigger(token="day1").run_id, range(12)))
+    runs = cloud.runs_of(job.job_id)
+    assert ids == {str(run.run_id) for run in runs if run.status != 30} == {str(runs[0].run_id)}
+
+
 def test_a_token_of_our_own_is_not_looked_for(cloud: DbtCloud, job: DbtCloudJob) -> None:
     """Before its first try there is nothing to find: one request."""
     job.trigger()
@@ -406,6 +418,19 @@ def test_artifacts_of_a_job(job: DbtCloudJob) -> None:
     """Those of its last successful run."""
     job.run()
     assert job.get_artifact("manifest.json") == {"metadata": {"project_name": "jaffle_shop"}}
+
+
+def test_a_large_artifact_takes_no_memory(cloud: DbtCloud, job: DbtCloudJob, tmp_path: Path) -> None:
+    """A manifest of a large project goes to a bucket as it arrives."""
+    job.run()
+    cloud.runs_of(job.job_id)[0].artifacts[6]["manifest.json"] = large = bytes(2**25)
+    tracemalloc.start()
+    try:
+        job.last_run().save_artifacts(LocalFiles(basepath=str(tmp_path)), paths=["manifest.json"])
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert (tmp_path / "manifest.json").read_bytes() == large
 
 
 def test_a_broken_download_is_no_artifact(cloud: DbtCloud, job: DbtCloudJob, tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_a_step_needs_no_more_than_is_documented() -> None:
     """The word for its state, and its times, are on the wire and not in the API's description."""
     assert _step(SCHEMA_OF_A_RUN) == DbtCloudStep(4, "Invoke dbt with `dbt build`", "Running", "running")
     assert _step(SCHEMA_OF_A_RUN | {"status": 20}).outcome == "failed"
+    assert _step(SCHEMA_OF_A_RUN | {"name": "dbt run --vars '{api_key: x}'"}).name == "dbt run --vars '{api_key: ***"
     assert _step(SCHEMA_OF_A_RUN | {"status": 77, "started_at": "soon"}) == DbtCloudStep(
         4, "Invoke dbt with `dbt build`", "77", "running"
     )
@@ -153,6 +154,7 @@ def test_a_page_has_the_steps() -> None:
         f'{{"private_key": "{CANARY}", "x": 1}}',
         f"AWS_SECRET_ACCESS_KEY={CANARY};",
         f"snowflake://me:{CANARY}@account/db",
+        f"postgres://me:a/b@{CANARY}@host/db",
         f"Authorization: Bearer {CANARY}",
         f"--token \x1b[1m= {CANARY}",
     ],

@@ -15,8 +15,8 @@ https://github.com/dbt-labs/dbt-cloud-openapi-spec/blob/master/openapi-v2.yaml:
     GET  accounts/{a}/runs/{r}/artifacts/{p}  Retrieve Run Artifact
 
 The pages do not say, and were taken from what people report or chosen here: the texts of refusals, that a refused
-retry is a 400, the number that goes with the word Skipped, what a cancel of an ended run says, and on which of two
-runs `retrying_run_id` stands.
+retry is a 400, the longest cause, the number that goes with the word Skipped, what a cancel of an ended run says, that
+a list of artifacts takes a step, and on which of two runs `retrying_run_id` stands.
 """
 
 from __future__ import annotations
