@@ -1,8 +1,9 @@
 """Keys of a stream: which rows repeat one that came before. Exact over any number of rows, in bounded memory.
 
-Each key becomes a word of 64 bits, and the words that came so far are kept in sorted runs: 8 bytes a key, the long
-runs in temporary files. A key of one number, date or time is its word. Any other key is hashed, and a word that comes
-again is a suspicion only: the keys themselves, which DuckDB keeps within its memory limit and else on disk, decide.
+Each key becomes a word of 64 bits, and the words that came so far are kept in sorted runs behind a filter that knows
+most of the new ones: 8 bytes a key, the long runs in temporary files. A key of one number, date or time is its word.
+Any other key is hashed, and a word that comes again is a suspicion only: the keys themselves, which DuckDB keeps within
+its memory limit and else on disk, decide.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 
 RUN_WORDS = 2**22
 """How many words stay in memory (32 MB) until they go to a file."""
+
+FILTER_BITS = 27
+"""The size of the filter: 2^27 bits are 16 MB, and spare 9 of 10 searches among 10 million words."""
 
 KEPT_KEYS_MEMORY = "128MB"
 """What DuckDB may hold in memory of keys that are more than a number."""
@@ -101,23 +105,31 @@ class _WordSet:
         self._run_words = run_words
         self._runs: list[Words] = []
         self._files: list[Words] = []
+        self._filter = np.zeros(2**FILTER_BITS // 8, np.uint8)  # a bit is set where some word was: a Bloom filter
 
     def found(self, ordered: Words) -> NDArray[np.bool_]:
         """Which of the words, given in their order, are here."""
         found = np.zeros(len(ordered), bool)
-        for run in (*self._files, *self._runs):
-            start, end = np.searchsorted(ordered, run[[0, -1]])
-            if start == len(ordered) or (end == 0 and run[-1] != ordered[0]):
-                continue
-            places = np.searchsorted(run, ordered)
+        if not len(ordered):
+            return found
+        near = [run for run in (*self._files, *self._runs) if run[0] <= ordered[-1] and run[-1] >= ordered[0]]
+        if not near:
+            return found
+        byte, bit = _filter_places(ordered)
+        maybe = np.flatnonzero(self._filter[byte] & bit)
+        words = ordered[maybe]
+        for run in near:
+            places = np.searchsorted(run, words)
             places[places == len(run)] = 0  # greater than all of them, so not the first
-            found |= run[places] == ordered
+            found[maybe] |= run[places] == words
         return found
 
     def add(self, ordered: Words) -> None:
         """Nothing. These words, given in their order, are here from now on."""
         if not len(ordered):
             return
+        byte, bit = _filter_places(ordered)
+        np.bitwise_or.at(self._filter, byte, bit)
         self._runs.append(ordered)
         while len(self._runs) > 1 and len(self._runs[-2]) < 2 * len(self._runs[-1]):
             self._merge(2)
@@ -136,6 +148,12 @@ class _WordSet:
         merged = np.concatenate(self._runs[-count:])
         merged.sort(kind="stable")  # which merges what is in order already
         self._runs[-count:] = [merged]
+
+
+def _filter_places(words: Words) -> tuple[Words, NDArray[np.uint8]]:
+    """The byte and the bit of the filter that each word has, spread evenly whatever the words are."""
+    places = (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - FILTER_BITS)
+    return places >> np.uint64(3), np.uint8(1) << (places & np.uint64(7)).astype(np.uint8)
 
 
 class _KeptKeys:
