@@ -4,6 +4,7 @@ PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 BIN = .venv/bin
 DECLARED = pyproject.toml constraints.txt
+ELT = '.[dbt,great-expectations]'
 # Newer ones need a newer Node than the long-lived Linuxes have.
 AZURITE = azurite@3.35.0
 BIGQUERY = integration_tests/standins/bigquery-constraints.txt
@@ -13,10 +14,13 @@ SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 
-.PHONY: run test azurite standins test-minimal check bench campaign constraints clean
+.PHONY: run run-elt test azurite standins test-minimal check bench campaign constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
+
+run-elt: .venv/elt  ## raw files -> dbt -> Great Expectations on the data shipped with it: no account, no server
+	$(BIN)/etl run elt_with_dbt
 
 test: .venv/all azurite standins test-minimal  ## everything, against real servers on loopback
 	$(BIN)/pytest -n 3 --dist loadfile  # half of the time is spent waiting
@@ -66,6 +70,10 @@ endef
 
 .venv/base: $(DECLARED)
 	$(call install,.venv,--editable .)
+	@touch $@
+
+.venv/elt: .venv/base
+	$(call install,.venv,--editable $(ELT))
 	@touch $@
 
 .venv/all: .venv/base
