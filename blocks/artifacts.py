@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-from prefect.artifacts import create_markdown_artifact
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext, TaskRunContext
 
 
@@ -16,9 +17,21 @@ def keep_markdown(key: str, markdown: str, *, description: str = "") -> None:
         markdown: The page, without secrets and without rows.
         description: One line on it.
     """
-    if FlowRunContext.get() is None and TaskRunContext.get() is None:
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    if flow is None and task is None:
         return
-    create_markdown_artifact(markdown, key=artifact_key(key), description=description or None)
+    run = flow.flow_run if flow else None
+    page = ArtifactCreate(
+        type="markdown",
+        key=artifact_key(key),
+        description=description or None,
+        data=markdown,
+        flow_run_id=task.task_run.flow_run_id if task else run.id if run else None,
+        task_run_id=task.task_run.id if task else None,
+    )
+    # create_markdown_artifact leaves a socket open, and in an async flow gives a coroutine that nobody awaits.
+    with get_client(sync_client=True) as client:
+        client.create_artifact(page)
 
 
 def artifact_key(text: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
+import gc
 import json
 import logging
 import pickle
@@ -589,8 +591,11 @@ def test_no_value_of_a_row_is_told(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
 def test_a_run_keeps_the_report() -> None:
-    """A contract is a parameter of a flow; its reports are artifacts of the run, in the load of a task's thread too."""
+    """A contract is a parameter of a flow; its reports are artifacts of the run, those of a load's thread and of an
+    async flow too.
+    """
 
     @flow
     def checked(contract: Contract) -> int:
@@ -598,11 +603,18 @@ def test_a_run_keeps_the_report() -> None:
         with DuckDB() as warehouse:
             return warehouse.load(contract.enforce(GOOD), "t").rows
 
-    state = checked(orders(name="Orders of the shop"), return_state=True)
-    assert state.result() == 3
+    @flow
+    async def checked_async(contract: Contract) -> int:
+        return checked.fn(contract)
+
+    contract = orders(name="Orders of the shop")
+    states = [checked(contract, return_state=True), asyncio.run(checked_async(contract, return_state=True))]
+    gc.collect()  # Prefect leaves its client's sockets to the collector
+    assert [state.result() for state in states] == [3, 3]
     with get_client(sync_client=True) as client:
         pages = client.request("POST", "/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
-    kept = [page for page in reversed(pages) if page["flow_run_id"] == str(state.state_details.flow_run_id)]
-    assert [page["key"] for page in kept] == ["orders-of-the-shop"] * 2
-    assert "| range(amount) | failed | 2 of 5 | at least 0 |" in kept[0]["data"]
-    assert kept[1]["data"].startswith("# Orders of the shop: passed")
+    for state in states:
+        kept = [page for page in reversed(pages) if page["flow_run_id"] == str(state.state_details.flow_run_id)]
+        assert [page["key"] for page in kept] == ["orders-of-the-shop"] * 2
+        assert "| range(amount) | failed | 2 of 5 | at least 0 |" in kept[0]["data"]
+        assert kept[1]["data"].startswith("# Orders of the shop: passed")
