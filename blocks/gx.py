@@ -159,12 +159,13 @@ def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None
     """
     great_expectations()
     source = new_context().data_sources.add_etl_engine("etl", connection_string="etl://")
+    quoted_name = require("sqlalchemy", extra=EXTRA).sql.quoted_name
     schema, _, name = (table or "").rpartition(".")
-    source.use(engine, (f'"{schema}"' if schema != schema.lower() else schema) or None)
+    exact = True if schema != schema.lower() else None  # else it would make it lower case
+    source.use(engine, quoted_name(schema, exact) if schema else None)
     if query is not None:
         asset = source.add_query_asset("data", query=query)
     else:
-        quoted_name = require("sqlalchemy", extra=EXTRA).sql.quoted_name
         asset = source.add_table_asset("data", table_name=quoted_name(name, None))
     return asset.add_batch_definition_whole_table("all").get_batch()
 

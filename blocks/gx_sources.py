@@ -6,12 +6,13 @@ Each source says which rows are unexpected by their key, with the exact types of
 from __future__ import annotations
 
 import contextlib
+import uuid
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from blocks import gx
 from blocks.duckdb_sqlalchemy import TABLE, held, translate
-from blocks.errors import AccessDeniedError, AuthError, ConnectorError, InvalidInputError, TransientError
+from blocks.errors import AccessDeniedError, AuthError, ConnectorError, InvalidInputError, TerminalError, TransientError
 from blocks.optional import lazy, require
 
 if TYPE_CHECKING:
@@ -41,8 +42,8 @@ class Source(ABC):
     batch: Any
 
     @abstractmethod
-    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
-        """The key of each row for which an expectation about `columns` does not hold."""
+    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
+        """The key of each of the `count` rows for which an expectation does not hold."""
 
     def evaluate(self, suite: str, asked: Sequence[gx.Asked], result_format: Mapping[str, Any]) -> list[gx.Outcome]:
         """How each of the expectations went, in their order.
@@ -79,7 +80,7 @@ class FrameSource(Source):
         self.schema = pa.schema([(column, pa.null()) for column in self.columns])
         self.batch = gx.frame_batch(self._frame)
 
-    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:  # noqa: ARG002
+    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:  # noqa: ARG002 (it finds all)
         """The key of each row for which the expectation does not hold."""
         found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"})[0]
         positions = sorted(found.result.get("unexpected_index_list") or [])
@@ -96,9 +97,7 @@ class SqlSource(Source):
         engine: A SQLAlchemy engine.
         name: Where the data is.
         schema: Its columns.
-        read: Runs a query and returns its rows.
         translate: The error of this package for one of the driver's.
-        quote: A quoted name of a column.
         table: The table.
         query: Or the query.
     """
@@ -109,14 +108,11 @@ class SqlSource(Source):
         name: str,
         schema: pa.Schema,
         *,
-        read: Callable[[str], pa.Table],
         translate: Callable[[BaseException], ConnectorError],
-        quote: Callable[[str], str],
         table: str | None = None,
         query: str | None = None,
     ) -> None:
         self.name, self.schema, self.columns = name, schema, schema.names
-        self._read, self._quote, self._query = read, quote, query
         self._errors: list[ConnectorError] = []
         self._engine = engine.execution_options()  # its events are those of this validation only
         sqlalchemy = require("sqlalchemy", extra=gx.EXTRA)
@@ -125,23 +121,27 @@ class SqlSource(Source):
             self._errors.append(translate(context.original_exception))
 
         sqlalchemy.event.listen(self._engine, "handle_error", remember)
-        self.batch = gx.sql_batch(self._engine, table=table, query=query)
+        try:
+            self.batch = gx.sql_batch(self._engine, table=table, query=query)
+        except Exception as error:  # noqa: BLE001 (Great Expectations wraps what it meets in errors of its own)
+            raise self._last_error() or TerminalError(f"Could not check {name}: {type(error).__name__}.") from None
 
-    def unexpected(self, asked: gx.Asked, columns: Sequence[str], key: Sequence[str]) -> pa.Table:
+    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
         """The key of each row for which the expectation does not hold."""
         result_format = {
-            **gx.WITHOUT_VALUES,
-            "return_unexpected_index_query": True,
+            "result_format": "SUMMARY",
+            "partial_unexpected_count": count,
             "unexpected_index_column_names": list(key),
+            "return_unexpected_index_query": False,
+            "exclude_unexpected_values": True,
         }
+        self._forget()
         found = gx.evaluate(self.batch, "unexpected", [asked], result_format)[0]
-        sql = str(found.result["unexpected_index_query"]).strip().rstrip(";")
-        if self._query is not None:  # which it forgets to put in brackets
-            sql = sql.replace(f"FROM {self._query}", f"FROM ({self._query}) AS etl_query")
-        # The same column may be in it twice, so that all of them get names of their own.
-        own = [f"etl_{number}" for number in range(len(key) + len(columns))]
-        names = ", ".join(f"{self._quote(mine)} AS {self._quote(name)}" for mine, name in zip(own, key, strict=False))
-        return self._read(f"SELECT {names} FROM ({sql}\n) AS etl_rows ({', '.join(map(self._quote, own))})")
+        if found.failed_with is not None:
+            raise self._last_error() or TerminalError(f"{self.name}: {gx.reason(found)}, for {asked.type}.")
+        fields = [self.schema.field(name) for name in key]
+        values = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
+        return pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))
 
     def _forget(self) -> None:
         self._last_error()
@@ -169,9 +169,7 @@ def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query:
         engine,
         name,
         schema,
-        read=lambda sql: warehouse.scan(sql).to_arrow(),
         translate=warehouse.engine_error,
-        quote=warehouse.dialect.name,
         table=table,
         query=query,
     )
@@ -195,10 +193,21 @@ def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str)
                 engine,
                 scan.source,
                 scan.schema,
-                read=database.query,
                 translate=lambda error: translate(error, scan.source),
-                quote=lambda name: '"' + name.replace('"', '""') + '"',
                 table=TABLE,
             )
         finally:
             engine.dispose()
+
+
+def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    """The values as a driver gives them, in the type that the column has in Arrow."""
+    try:
+        if field.type == pa.uuid():
+            plain = [None if value is None else uuid.UUID(str(value)).bytes for value in values]
+            return pa.array(plain, pa.binary(16)).cast(pa.uuid())
+        return pa.array(values, field.type)
+    except (pa.ArrowException, TypeError, ValueError):
+        raise InvalidInputError(
+            f"Column {field.name} cannot be part of the key: its values do not come back as {field.type}."
+        ) from None

@@ -488,7 +488,7 @@ class DataQuality(ConnectorBlock):
         most = max((check.failed_rows or 0 for check, _ in broken), default=0)
         if most <= share * rows:
             for check, expected in broken:
-                found.append((check.name, source.unexpected(expected.asked(), expected.columns, self.key)))
+                found.append((check.name, source.unexpected(expected.asked(), self.key, check.failed_rows or 0)))
         rejected, quarantined = reject(found, self.key, source.schema)
         quarantined = max(quarantined, most)
         if quarantined <= share * rows:
