@@ -18,6 +18,7 @@ from pydantic import Field, HttpUrl
 
 from blocks.artifacts import keep_markdown
 from blocks.dbt_cloud_credentials import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
+from blocks.dbt_results import DbtNode, is_transient_message, without_values
 from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
 from blocks.job import Job, JobFailedError, JobRun, JobStatus, pause, watch, watched_operation
 from blocks.operation import operation
@@ -45,6 +46,9 @@ NO_RETRY = {
     "RETRY_UNSUPPORTED_VERSION": "its version of dbt cannot retry; 1.6 and later can",
 }
 """https://docs.getdbt.com/docs/deploy/retry-jobs"""
+
+WITH_RESULTS = {"build", "run", "test", "seed", "snapshot", "source", "clone", "retry"}
+"""Commands of dbt after which run_results.json says what became of each node."""
 
 MAY_RUN = "a permission set that may run jobs of the project, such as Job Runner or Job Admin"
 MAY_SEE = "a permission set that may see jobs of the project, such as Job Viewer or Job Admin"
@@ -513,6 +517,28 @@ class DbtCloudRun(JobRun):
         return self.job._read(f"runs/{self.run_id}/artifacts/", path, _of(step))  # noqa: SLF001 (one of us)
 
     @operation
+    def nodes(self, *, step: int | None = None) -> tuple[DbtNode, ...]:
+        """How each node of the project ended, from run_results.json, without values of rows.
+
+        Args:
+            step: The index of a step; by default all steps that build or test, and of a node its last one.
+
+        Raises:
+            NotFoundError: The step left no results.
+        """
+        steps = [step] if step else [each.index for each in self._look().steps if _has_results(each)]
+        found: dict[str, DbtNode] = {}
+        for each in steps:
+            try:
+                results = self.job._read(f"runs/{self.run_id}/artifacts/", "run_results.json", _of(each))  # noqa: SLF001
+            except NotFoundError:  # a command that failed before it began
+                if step:
+                    raise
+            else:
+                found |= {node.unique_id: node for node in map(_node, results["results"])}
+        return tuple(found.values())
+
+    @operation
     def save_artifacts(
         self, bucket: ObjectStore, prefix: str = "", *, paths: list[str] | None = None, step: int | None = None
     ) -> list[str]:
@@ -590,6 +616,43 @@ def _step(step: dict[str, Any]) -> DbtCloudStep:
         _time(step.get("started_at")),
         _time(step.get("finished_at")),
     )
+
+
+def _has_results(step: DbtCloudStep) -> bool:
+    command = step.name.partition("`")[2].partition("`")[0]
+    return step.outcome in {"succeeded", "failed"} and not WITH_RESULTS.isdisjoint(command.split())
+
+
+def _node(result: dict[str, Any]) -> DbtNode:
+    """A node: https://docs.getdbt.com/reference/artifacts/run-results-json"""
+    kind, _, name = (*str(result["unique_id"]).split("."), "", "")[:3]
+    rows = (result.get("adapter_response") or {}).get("rows_affected")
+    timing: list[dict[str, Any]] = result.get("timing") or []
+    executed = next((each for each in timing if each.get("name") == "execute"), {})
+    return DbtNode(
+        unique_id=result["unique_id"],
+        name=name,
+        resource_type=kind,
+        status=result["status"],
+        seconds=result.get("execution_time") or 0.0,
+        rows=rows if isinstance(rows, int) and rows >= 0 else None,
+        message=without_values(result.get("message") or ""),
+        relation=_relation(result.get("relation_name") or ""),
+        failures=result.get("failures"),
+        is_transient=result["status"] in {"error", "fail"} and is_transient_message(result.get("message") or ""),
+        started_at=_time(executed.get("started_at")),
+        finished_at=_time(executed.get("completed_at")),
+    )
+
+
+def _relation(quoted: str) -> str | None:
+    """The table or view as `schema.name`.
+
+    >>> _relation('"shop"."main"."orders"')
+    'main.orders'
+    """
+    parts = [part.strip('"`') for part in re.findall(r'"[^"]*"|`[^`]*`|[^.]+', quoted)]
+    return ".".join(parts[-2:]) or None
 
 
 def _state(thing: dict[str, Any]) -> str:

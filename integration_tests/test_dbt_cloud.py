@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import logging
 import ssl
@@ -398,7 +399,8 @@ def test_artifacts(broken: DbtCloudJob, tmp_path: Path) -> None:
     failed(run)
     names = ["compiled/jaffle shop/models/orders.sql", "manifest.json", "run_results.json"]
     assert run.artifacts() == run.artifacts(step=4) == names
-    assert run.get_artifact("run_results.json")["results"] == [{"status": "error"}]
+    results = run.get_artifact("run_results.json")["results"]
+    assert [result["status"] for result in results] == ["success", "error", "skipped"]
     assert run.get_artifact("run_results.json", step=4)["args"] == {"invocation_command": "dbt seed"}
     assert run.get_artifact(names[0]) == b"select 1 as order_id"
     bucket = LocalFiles(basepath=str(tmp_path))
@@ -412,6 +414,26 @@ def test_artifacts(broken: DbtCloudJob, tmp_path: Path) -> None:
             run.get_artifact(wrong)
     with pytest.raises(NotFoundError):
         broken.get_artifact("manifest.json")
+
+
+def test_nodes_say_how_they_ended(cloud: DbtCloud, broken: DbtCloudJob) -> None:
+    """Of all steps that build, or of one; what the database quoted of a row is left out."""
+    run = broken.trigger()
+    failed(run)
+    nodes = {node.unique_id: node for node in run.nodes()}
+    assert list(nodes) == ["seed.shop.raw_orders", "model.shop.orders", "test.shop.unique_orders_id.5d"]
+    orders = nodes["model.shop.orders"]
+    assert (orders.name, orders.resource_type, orders.status, orders.is_failed) == ("orders", "model", "error", True)
+    assert orders.message == "Database Error in model orders (models/orders.sql): deadlock detected"
+    assert (orders.is_transient, orders.relation, orders.rows) == (True, "main.orders", None)
+    assert nodes["seed.shop.raw_orders"].rows == 12
+    assert nodes["seed.shop.raw_orders"].finished_at == dt.datetime(2026, 4, 30, 6, 0, 2, 500_000, tzinfo=dt.UTC)
+    assert nodes["test.shop.unique_orders_id.5d"].name == "unique_orders_id"
+    assert [node.unique_id for node in run.nodes(step=4)] == ["seed.shop.raw_orders"]
+    del cloud.runs_of(broken.job_id)[0].artifacts[5]["run_results.json"]
+    assert [node.unique_id for node in run.nodes()] == ["seed.shop.raw_orders"]
+    with pytest.raises(NotFoundError, match=r"run_results.json of dbt Cloud"):
+        run.nodes(step=5)
 
 
 def test_artifacts_of_a_job(job: DbtCloudJob) -> None:
@@ -576,6 +598,8 @@ def test_jobs_in_flows(
     assert [run.retries is None for run in cloud.runs_of(broken.job_id)] == [True, False, True]
     assert cloud.runs_of(broken.job_id)[0].trigger["cause"].startswith("Prefect flow run ")
     of_it = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(nightly_id)]))
+    broken.save("nightly", overwrite=True)
+    assert DbtCloudJob.load("nightly") == broken
     expected = {
         "DbtCloudJob.trigger",
         "DbtCloudRun.wait_for_completion",

@@ -320,11 +320,31 @@ class DbtCloud(HttpFaultProxy):
 
 
 def _artifacts(command: str, *, failed: bool) -> dict[str, bytes]:
-    results = {"args": {"invocation_command": command}, "results": [{"status": "error" if failed else "success"}]}
+    names = {"dbt seed": ["seed.shop.raw_orders"], "dbt build": ["seed.shop.raw_orders", "model.shop.orders"]}
+    nodes = [_result(name) for name in names.get(command, [])]
+    if failed:
+        nodes[-1:] = [_result("model.shop.orders", failed=True), _result("test.shop.unique_orders_id.5d", skipped=True)]
+    results = {"args": {"invocation_command": command}, "results": nodes}
     return {
         "manifest.json": json.dumps({"metadata": {"project_name": "jaffle_shop"}}).encode(),
         "run_results.json": json.dumps(results).encode(),
         "compiled/jaffle shop/models/orders.sql": b"select 1 as order_id",
+    }
+
+
+def _result(name: str, *, failed: bool = False, skipped: bool = False) -> dict[str, Any]:
+    """A node as https://schemas.getdbt.com/dbt/run-results/v6.json has it."""
+    done = {"name": "execute", "started_at": "2026-04-30T06:00:01Z", "completed_at": "2026-04-30T06:00:02.5Z"}
+    message = "Database Error in model orders (models/orders.sql)\n  deadlock detected\n  DETAIL:  Key (id)=(7)"
+    return {
+        "unique_id": name,
+        "status": "error" if failed else "skipped" if skipped else "success",
+        "message": message if failed else None if skipped else "INSERT 0 12",
+        "execution_time": 0.0 if skipped else 1.5,
+        "failures": None,
+        "adapter_response": {} if failed or skipped else {"rows_affected": 12},
+        "relation_name": None if name.startswith("test") else f'"shop"."main"."{name.split(".")[2]}"',
+        "timing": [] if skipped else [{"name": "compile"}, done],
     }
 
 
