@@ -356,6 +356,8 @@ def reason(outcome: Outcome) -> str:
     if re.search(r"column.{0,200}does not exist", text, re.DOTALL):
         return "a column that it names is not there"
     if outcome.error is not None:
-        return str(outcome.error).rstrip(".")
+        return re.split(r"\s+LINE \d+:", str(outcome.error))[0].rstrip(".")  # where the statement would follow
+    if "KeyError: 'type'" in text:
+        return "the type of a query's column is not known; name a table"
     errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
     return f"Great Expectations could not evaluate it ({errors[-1] if errors else 'no reason given'})"

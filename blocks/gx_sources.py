@@ -140,7 +140,7 @@ class SqlSource(Source):
         if found.failed_with is not None:
             raise self._last_error() or TerminalError(f"{self.name}: {gx.reason(found)}, for {asked.type}.")
         fields = [self.schema.field(name) for name in key]
-        values = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
+        values: dict[str, Any] = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
         return pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))
 
     def _forget(self) -> None:

@@ -256,6 +256,14 @@ class Redshift(Postgres):
         """A new psycopg connection, for everything that this block has no method for. Close it."""
         return self.connect_psycopg()
 
+    def get_engine(self) -> Any:
+        """Never: SQLAlchemy's PostgreSQL asks for what Redshift does not know.
+
+        Raises:
+            UnsupportedError: Always.
+        """
+        raise errors.UnsupportedError(f"{self.uri()} has no SQLAlchemy engine. Read through scan() instead.")
+
     def connect_psycopg(self, label: str = "") -> Any:
         """A new psycopg connection that commits each statement; the caller closes it."""
         psycopg = require("psycopg", extra="redshift")

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
+import importlib.util
 import itertools
 import json
 import re
@@ -243,6 +245,31 @@ class Snowflake(Warehouse):
     def get_client(self) -> Any:
         """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
         return self.connect()
+
+    def get_engine(self) -> Any:
+        """A SQLAlchemy engine over connections of this block, where snowflake-sqlalchemy is installed.
+
+        Raises:
+            UnsupportedError: It is not.
+        """
+        if importlib.util.find_spec("snowflake.sqlalchemy") is None:
+            raise errors.UnsupportedError("There is no SQLAlchemy engine without snowflake-sqlalchemy. Install it.")
+        sqlalchemy = require("sqlalchemy", extra="great-expectations")
+        make = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
+        return self._cached("engine", lambda: sqlalchemy.create_engine("snowflake://", creator=make))
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of the driver's."""
+        if isinstance(error, ConnectorError):
+            return error
+        return snowflake_error("run a query", f"in {self.uri()}", error)
+
+    def close(self) -> None:
+        """Nothing. Disposes the SQLAlchemy engine; the next call makes it again."""
+        with self._lock:
+            if engine := self._live.pop("engine", None):
+                engine.dispose()
+        super().close()
 
     def get_connection(self, **options: Any) -> Any:
         """Prefect's name for `get_client`; `options` go to the driver's `connect`."""
