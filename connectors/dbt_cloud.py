@@ -273,15 +273,9 @@ class DbtCloudJob(Job):
         mark = f" [{token}]"
 
         def find() -> dict[str, Any] | None:
-            """The run of the token. Of several, started at the same moment, the first; the others are ended."""
             for page in self._pages(include_related="trigger"):
-                marked = [run for run in page if _cause(run).endswith(mark)]
-                for run in marked[:-1]:
-                    if run["status"] not in OUTCOMES:
-                        self.logger.warning("Run %s of %s is one too many and will be stopped.", run["id"], self._name)
-                        self._stop(str(run["id"]), "")
-                if marked:
-                    return marked[-1]
+                if marked := [run for run in page if _cause(run).endswith(mark)]:
+                    return self._first_of(marked)
             return None
 
         is_new = token in self._unused
@@ -302,6 +296,19 @@ class DbtCloudJob(Job):
             f"To look for it once more, and start it if it is not there, trigger it with token={token!r}.",
         )
         return self._told(started if is_new else find() or started)
+
+    def _first_of(self, runs: list[dict[str, Any]]) -> dict[str, Any]:
+        """The first of the runs of one token, which are given the latest first.
+
+        While it goes on, others are there because they were started at the same moment; they are stopped. Once it has
+        ended, another one may be its retry.
+        """
+        *others, first = runs
+        for run in others:
+            if {first["status"], run["status"]}.isdisjoint(OUTCOMES):
+                self.logger.warning("Run %s of %s is one too many and will be stopped.", run["id"], self._name)
+                self._stop(str(run["id"]), "")
+        return first
 
     def _retry(self, run_id: str) -> str:
         place = f"{self._name} ({run_id})"

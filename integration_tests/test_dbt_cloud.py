@@ -377,6 +377,16 @@ def test_a_job_takes_up_its_last_run(cloud: DbtCloud, broken: DbtCloudJob) -> No
     assert first.retry_failed().run_id == second.run_id
 
 
+def test_a_retry_is_not_one_too_many(cloud: DbtCloud, broken: DbtCloudJob) -> None:
+    """It may have the token of the run that it takes up, and goes on when that is asked for."""
+    run = broken.trigger(token="day1")
+    failed(run)
+    cloud.jobs[broken.job_id].held = True
+    retry = run.retry_failed()
+    assert broken.trigger(token="day1").run_id == run.run_id
+    assert retry.status().outcome == "running"
+
+
 def test_a_run_that_is_not_the_last_is_not_retried(cloud: DbtCloud, broken: DbtCloudJob) -> None:
     """The reason is in plain words; a retry whose fate is unknown is no reason for another."""
     run = broken.trigger()

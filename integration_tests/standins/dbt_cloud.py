@@ -16,7 +16,8 @@ https://github.com/dbt-labs/dbt-cloud-openapi-spec/blob/master/openapi-v2.yaml:
 
 The pages do not say, and were taken from what people report or chosen here: the texts of refusals, that a refused
 retry is a 400, the longest cause, the number that goes with the word Skipped, what a cancel of an ended run says, that
-a list of artifacts takes a step, and on which of two runs `retrying_run_id` stands.
+a list of artifacts takes a step, that a retry has the cause of the run that failed, and on which of the two runs
+`retrying_run_id` stands.
 """
 
 from __future__ import annotations
@@ -270,7 +271,7 @@ class DbtCloud(HttpFaultProxy):
         if reason := self._no_retry(run):
             raise Refused(400, f"Run cannot be retried: {reason}")
         at = next(step["index"] for step in run.steps if step["status"] == 20) - 4
-        retry = self.start(run.job_id, {"cause": "Retried"}, retries=run.run_id)
+        retry = self.start(run.job_id, run.trigger, retries=run.run_id)
         retry.commands = run.commands[at:]
         return {"data": self._shown(retry)}
 
