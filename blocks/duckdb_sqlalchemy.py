@@ -6,7 +6,9 @@ rollback empties it. Here each statement has a cursor of its own, which nothing 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +30,7 @@ THREADS = 2
 """Each thread of DuckDB keeps some of the data that it works on in memory."""
 
 
-def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> Any:
+def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> Any:  # noqa: C901 (two small classes)
     """A SQLAlchemy engine over DuckDB; each statement commits by itself.
 
     Args:
@@ -42,15 +44,27 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
         def __init__(self, cursor: Any, connection: Any) -> None:
             super().__init__(cursor, connection)
             self._cursor = cursor
+            self._rows: list[Any] = []
+            self.description: list[tuple[Any, ...]] | None = None
 
-        @property
-        def description(self) -> list[tuple[Any, ...]] | None:
-            """With the types as text: SQLAlchemy keeps them, and DuckDB complains of its own at the end of Python."""
+        def execute(self, statement: str, parameters: Any = None, context: Any = None) -> None:
+            """Runs the statement and takes its rows, which are fetched when the connection is closed already."""
+            super().execute(statement, parameters, context)
             found = self._cursor.description
-            return found and [(name, str(kind), *rest) for name, kind, *rest in found]
+            # The types as text: SQLAlchemy keeps them, and DuckDB complains of its own at the end of Python.
+            self.description = found and [(name, str(kind), *rest) for name, kind, *rest in found]
+            self._rows = self._cursor.fetchall()[::-1] if found else []
+
+        def fetchone(self) -> Any:
+            return self._rows.pop() if self._rows else None
+
+        def fetchmany(self, size: int | None = None) -> list[Any]:
+            return [self._rows.pop() for _ in range(min(size or 1, len(self._rows)))]
+
+        def fetchall(self) -> list[Any]:
+            return self.fetchmany(len(self._rows))
 
         def close(self) -> None:
-            """Let go of the file."""
             self._cursor.close()
 
     class Connection(duckdb_engine.ConnectionWrapper):  # type: ignore[misc, name-defined]  # untyped
@@ -73,10 +87,25 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             close(self._connection)
             self.closed = True
 
-    engine = sqlalchemy.create_engine("duckdb://", creator=lambda: Connection(connect()))
+    _forget_at_exit()
+    engine = sqlalchemy.create_engine(
+        "duckdb://",
+        creator=lambda: Connection(connect()),
+        poolclass=sqlalchemy.pool.NullPool,  # an idle connection would keep other processes from the file
+    )
     # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
     engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
     return engine
+
+
+@functools.cache
+def _forget_at_exit() -> None:
+    """Nothing. SQLAlchemy remembers what it asked of each dialect, and so keeps DuckDB from ending before Python does,
+    which DuckDB would then complain of on the screen.
+    """
+    dialect = require("sqlalchemy.dialects.postgresql", extra=EXTRA).base.PGDialect
+    remembered = [each.cache_clear for each in vars(dialect).values() if hasattr(each, "cache_clear")]
+    atexit.register(lambda: [forget() for forget in remembered])
 
 
 @contextlib.contextmanager
@@ -124,14 +153,6 @@ class Held:
     def engine(self) -> Any:
         """A SQLAlchemy engine over it."""
         return create_engine(self._database.cursor, lambda cursor: cursor.close())
-
-    def query(self, sql: str) -> Any:
-        """The rows of a query as an Arrow table."""
-        cursor = self._database.cursor()
-        for setting in SETTINGS:
-            cursor.execute(f"SET {setting}")
-        with contextlib.closing(cursor):
-            return cursor.sql(sql).to_arrow_table()
 
 
 def translate(error: BaseException, source: str) -> ConnectorError:
