@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect import flow, task
-from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-from prefect.testing.utilities import prefect_test_harness
 
 from blocks.aws_credentials import AwsCredentials
 from blocks.errors import (
@@ -43,6 +41,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from blocks.object_store import ObjectStore
+    from integration_tests.standins.aws import AwsServer
     from integration_tests.standins.s3 import S3Server
     from tests.contracts.object_store import MakeStore
 
@@ -511,12 +510,6 @@ def test_a_lost_answer_to_a_conditional_write_is_looked_up(far_store: S3Bucket, 
 # In Prefect
 
 
-@pytest.fixture(scope="module")
-def prefect_server() -> Iterator[None]:
-    with prefect_test_harness(), temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
-        yield
-
-
 @pytest.mark.usefixtures("prefect_server")
 @pytest.mark.parametrize("kind", ["files", "bucket"])
 def test_results_of_flows_are_kept_in_a_store(kind: str, make_store: MakeStore, tmp_path: Path) -> None:
@@ -566,24 +559,13 @@ def test_operations_are_task_runs_in_a_flow(store: ObjectStore, tmp_path: Path) 
 # Roles
 
 
-@pytest.fixture(scope="module")
-def aws() -> Iterator[str]:
-    """The address of a stand-in for AWS's other services."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address=HOST, port=free_port(), verbose=False)
-    server.start()
-    yield f"http://{HOST}:{server._port}"
-    server.stop()
-
-
-def test_a_role_is_assumed_and_renewed(aws: str) -> None:
+def test_a_role_is_assumed_and_renewed(aws_server: AwsServer) -> None:
     """A role's keys differ from the identity's own, and are taken anew when their time is nearly up."""
     credentials = AwsCredentials(
         aws_access_key_id="own",
         aws_secret_access_key="own secret",
         region_name="eu-central-1",
-        endpoint_url=aws,
+        endpoint_url=aws_server.url,
         assume_role_arn="arn:aws:iam::123456789012:role/loader",
         assume_role_external_id="external",
         assume_role_duration_s=900,  # botocore renews what has less than 15 minutes left: each time, here
@@ -620,10 +602,10 @@ class RoleProxy(HttpFaultProxy):
         return answer
 
 
-def test_a_flow_outlives_its_role(aws: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flow_outlives_its_role(aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an hour, and after the next, both clients of one block sign with a key that was lent anew."""
     monkeypatch.setattr("connectors.s3.KEYS_HOLD", dt.timedelta(0))  # obstore has a clock of its own
-    with RoleProxy(aws) as proxy:
+    with RoleProxy(aws_server.url) as proxy:
         credentials = AwsCredentials(
             aws_access_key_id="own",
             aws_secret_access_key="own secret",
