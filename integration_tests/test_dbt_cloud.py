@@ -223,8 +223,9 @@ def test_a_run_that_shows_late_is_found(cloud: DbtCloud, job: DbtCloudJob) -> No
 
 
 def test_a_start_that_nobody_knows_of_is_ambiguous(cloud: DbtCloud, job: DbtCloudJob) -> None:
-    """It is not sent again on a guess; with its token it is looked for, and then started once."""
+    """It is not sent again, also where a look failed; with its token it is looked for, and then started once."""
     cloud.refuse("POST", f"jobs/{job.job_id}/run/", status=504)
+    cloud.refuse("GET", r"runs/\?", status=503, skip=1)
     with pytest.raises(AmbiguousError, match=r"504.*may have happened.*trigger it with token='orders1'"):
         job.trigger(token="orders1")
     assert (posts(cloud), cloud.runs_of(job.job_id)) == (1, [])
@@ -572,15 +573,17 @@ def test_an_unknown_authority_gets_no_token(job: DbtCloudJob, tmp_path: Path, mo
         thread.start()
         address = {"api_endpoint": f"https://{HOST}:{server.server_port}"}
         fields = {name: getattr(job.dbt_cloud_credentials, name) for name in ("api_key", "account_id", "retry")}
-        with pytest.raises(TerminalError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"):
-            DbtCloudCredentials(**fields, **address).check()
-        assert seen == []
-        monkeypatch.setenv("SSL_CERT_FILE", str(authority))
-        with pytest.raises(AuthError):
-            DbtCloudCredentials(**fields, **address).check()
-        assert seen == ["Bearer dbtc_runner"]
-        server.shutdown()
-        thread.join()
+        try:
+            with pytest.raises(TerminalError, match=r"CERTIFICATE_VERIFY_FAILED.*SSL_CERT_FILE"):
+                DbtCloudCredentials(**fields, **address).check()
+            assert seen == []
+            monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+            with pytest.raises(AuthError):
+                DbtCloudCredentials(**fields, **address).check()
+            assert seen == ["Bearer dbtc_runner"]
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 # Prefect
