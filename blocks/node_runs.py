@@ -24,6 +24,7 @@ from prefect.context import AssetContext, FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.tasks import MaterializingTask, Task
+from prefect.transactions import Transaction
 from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
 
 if TYPE_CHECKING:
@@ -104,6 +105,8 @@ class NodeRuns:
             assets = [asset_key(makes)]
             task = MaterializingTask(body, assets=assets, materialized_by=self._tool, asset_deps=asset_deps, **options)
         context = contextvars.copy_context()
+        # What has been built stays so when the work as a whole fails: it is no part of the transaction around it.
+        context.run(Transaction.__var__.set, None)  # type: ignore[arg-type]
         node.thread = threading.Thread(
             target=context.run, args=(functools.partial(task, return_state=True),), name=name, daemon=True
         )

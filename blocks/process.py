@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GUARD = Path(__file__).with_name("guard.py")
 SLICE_S = 0.5
-"""The longest single wait: Prefect's timeouts and cancellations reach a thread between two of them."""
+"""How long a single wait is: Prefect's timeouts and cancellations reach a thread between two of them."""
 
 
 class Process:
@@ -83,7 +83,7 @@ class Process:
         why: BaseException | None = None
         while True:
             try:
-                line = self._lines.get(timeout=max(0.0, min(SLICE_S, until - clock())))
+                line = self._lines.get(timeout=SLICE_S)
             except queue.Empty:
                 line = b""
                 self._end_orphans()

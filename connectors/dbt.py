@@ -23,6 +23,7 @@ import shutil
 import sys
 import tempfile
 import threading
+import time
 import uuid
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,7 @@ from prefect.blocks.abstract import JobRun as PrefectJobRun
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
 from prefect.types import SecretDict
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
 from blocks.artifacts import keep_markdown
 from blocks.block import ConnectorBlock, resolve
@@ -55,7 +56,7 @@ from blocks.errors import (
     TerminalError,
     TransientError,
 )
-from blocks.job import interruptible_by, interruption, pause, watched_operation
+from blocks.job import interruptible_by, pause, watched_operation
 from blocks.node_runs import NodeRuns
 from blocks.operation import operation
 from blocks.process import Process
@@ -89,6 +90,9 @@ PROFILE = "etl"
 GRACE_S = 10.0
 """How long dbt may take to end its queries on the server, before it is killed."""
 
+MOST_CALLS = 100
+"""So many calls whose tries were given up are remembered at most."""
+
 FULL_REFRESH = ("build", "run", "seed", "compile")
 MAKES = ("build", "run", "seed", "snapshot")
 """The commands that make tables."""
@@ -96,6 +100,7 @@ RESUMED = ("build", "run", "test", "seed", "snapshot")
 """The commands of which only a part may be done again; the others only read."""
 NEEDS_NODES = (*RESUMED, "source freshness")
 ASSETS = ("model", "seed", "snapshot")
+HOOK = "operation"
 
 ARTIFACTS = {
     "manifest": "manifest.json",
@@ -206,6 +211,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         default=None,
         description="Environment variables for dbt, beside those of this process; `env_var` finds them in the project.",
     )
+
+    _clock: Any = PrivateAttr(default=time.monotonic)
 
     @field_validator("target", mode="before")
     @classmethod
@@ -434,6 +441,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     def _run(self, request: Request, token: str, raise_on_failure: bool) -> DbtResult:
         call = self._calls.setdefault(token, Call())
+        for forgotten in list(self._calls)[:-MOST_CALLS]:
+            del self._calls[forgotten]
         try:
             with self._workplace() as place:
                 result = self._try(request, call, place)
@@ -444,12 +453,14 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             self._calls.pop(token, None)
             raise
         call.tries += 1
-        if call.again and (raise_on_failure or call.tries < self.retry.attempts):
-            words = "; ".join(str(node) for node in result.failures if node.unique_id in call.again)
-            raise DbtTransientError(f"dbt {request.command} of {self._name} did not get through: {words}", result)
-        self._calls.pop(token, None)
         keep_markdown(f"dbt {request.command} {self._name}", result.markdown(), description=f"dbt {request.command}")
         self.logger.info("%s", result)
+        if call.again and (call.tries < self.retry.attempts or raise_on_failure):
+            again = [str(node) for node in result.failures if node.unique_id in call.again]
+            message = f"dbt {request.command} of {self._name} did not get through: {'; '.join(again)}"
+            if call.tries < self.retry.attempts or all(node.is_transient for node in result.failures):
+                raise DbtTransientError(message, result)
+        self._calls.pop(token, None)
         return result.raise_for_failures() if raise_on_failure else result
 
     def _try(self, request: Request, call: Call, place: Place) -> DbtResult:
@@ -471,6 +482,9 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             except DbtStoppedError as stopped:
                 error = stopped
         call.take(_read_json(place.target / ARTIFACTS["run_results"]))
+        call.nodes = {key: node for key, node in call.nodes.items() if node.resource_type != HOOK} | failed_hooks(
+            call.results
+        )
         artifacts = _publish(place.target, folder, call.results if request.command in RESUMED else None)
         result = DbtResult(
             project=self._name,
@@ -504,6 +518,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         }
         if not again or request.command not in RESUMED:
             return again
+        if not any(node.status == "skipped" for node in call.nodes.values()):  # a hook at the end is not run by itself
+            again -= {key for key in again if failed[key].resource_type == HOOK}
         parents = manifest.get("parent_map", {})
         tested = defaultdict(set)
         for key in failed:
@@ -533,7 +549,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
                 grace_s=GRACE_S,
             )
             try:
-                for line in process.lines(timeout_s=self.timeout_s):
+                for line in process.lines(timeout_s=self.timeout_s, clock=self._clock):
                     watch.read(line, runs)
             except TimeoutError:
                 raise DbtStoppedError(
@@ -553,7 +569,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             return
         lock = _turns[place.exclusive]
         while not lock.acquire(timeout=0.1):
-            pause(0.0 if not interruption().is_set() else 0.1)
+            pause(0.001)
         try:
             yield
         finally:
@@ -931,6 +947,19 @@ def dbt_node(info: Mapping[str, Any], result: Mapping[str, Any]) -> DbtNode:
             update={"message": without_values(words) or (f"Got {failures} results" if failures else "")}
         )
     return node
+
+
+def failed_hooks(results: Mapping[str, Any] | None) -> dict[str, DbtNode]:
+    """The hooks of the project that failed, which dbt tells of in its results only."""
+    rows = [row for row in (results or {}).get("results", ()) if row["unique_id"].startswith(f"{HOOK}.")]
+    nodes = [
+        dbt_node(
+            {"unique_id": row["unique_id"], "node_name": row["unique_id"].rpartition(".")[2], "resource_type": HOOK},
+            row,
+        )
+        for row in rows
+    ]
+    return {node.unique_id: node for node in nodes if node.is_failed}
 
 
 def state_of(node: DbtNode) -> State[Any]:
