@@ -24,7 +24,39 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-@pytest.fixture(params=["file", "memory"])
+ALIKE_IN_MEMORY = {
+    "test_a_parameter_that_is_not_given_is_named",
+    "test_a_type_that_no_column_holds_is_refused",
+    "test_an_allowed_loss_makes_no_value_up",
+    "test_an_error_amid_a_result_is_told_apart",
+    "test_any_value_comes_back_exactly",
+    "test_arguments_that_do_not_fit_are_refused",
+    "test_columns_may_have_any_name",
+    "test_errors_of_sql_are_told_apart",
+    "test_parameters_are_bound_by_name",
+    "test_parameters_may_be_written_as_elsewhere",
+    "test_quoted_text_holds_no_parameters",
+    "test_tables_and_schemas_may_have_any_name",
+    "test_types_of_duckdb_are_read",
+    "test_types_that_fit_are_loaded",
+    "test_types_that_lose_something_are_refused",
+}
+"""What is about SQL, names and types, for which it makes no difference where the database is."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every promise in memory, and but for those that are alike there in a file; `--thorough` has all in both."""
+    if "warehouse" in metafunc.fixturenames:
+        in_file = metafunc.config.getoption("--thorough") or metafunc.definition.originalname not in ALIKE_IN_MEMORY
+        metafunc.parametrize("warehouse", ["file", "memory"] if in_file else ["memory"], indirect=True)
+
+
+def test_what_is_left_out_is_there() -> None:
+    """A test that was renamed does not stay in the list by its old name."""
+    assert {name for name in ALIKE_IN_MEMORY if name not in globals()} == set()
+
+
+@pytest.fixture
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckDB]:
     retry = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
     with DuckDB(path=":memory:" if request.param == "memory" else str(tmp_path / "test.duckdb"), retry=retry) as block:
