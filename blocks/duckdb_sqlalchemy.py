@@ -14,13 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.errors import ConnectorError, InvalidInputError, TerminalError
-from blocks.optional import require
+from blocks.optional import lazy, require
 from blocks.session import Feed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import pyarrow as pa
+
     from blocks.scan import Scan
+else:
+    pa = lazy("pyarrow")
 
 EXTRA = "great-expectations"
 SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false")
@@ -149,6 +153,7 @@ class Held:
             raise translate(error, scan.source) from None
         finally:
             database.unregister("_etl_feed")
+            pa.default_memory_pool().release_unused()
 
     def engine(self) -> Any:
         """A SQLAlchemy engine over it."""

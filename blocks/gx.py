@@ -10,6 +10,7 @@ import functools
 import logging
 import os
 import re
+import sys
 import threading
 import types
 import warnings
@@ -33,6 +34,11 @@ WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
 WITH_SAMPLES = {"result_format": "SUMMARY", "partial_unexpected_count": 20}
 
 _importing = threading.Lock()
+
+
+def is_loaded() -> bool:
+    """Whether Great Expectations is imported already."""
+    return "great_expectations" in sys.modules
 
 
 def great_expectations() -> Any:

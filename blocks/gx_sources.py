@@ -114,17 +114,25 @@ class SqlSource(Source):
     ) -> None:
         self.name, self.schema, self.columns = name, schema, schema.names
         self._errors: list[ConnectorError] = []
-        self._engine = engine.execution_options()  # its events are those of this validation only
-        sqlalchemy = require("sqlalchemy", extra=gx.EXTRA)
-
-        def remember(context: Any) -> None:
-            self._errors.append(translate(context.original_exception))
-
-        sqlalchemy.event.listen(self._engine, "handle_error", remember)
+        self._engine = engine.execution_options()
+        self._translate = translate
+        self._events().listen(self._engine, "handle_error", self._remember)
         try:
             self.batch = gx.sql_batch(self._engine, table=table, query=query)
         except Exception as error:  # noqa: BLE001 (Great Expectations wraps what it meets in errors of its own)
+            self.close()
             raise self._last_error() or TerminalError(f"Could not check {name}: {type(error).__name__}.") from None
+
+    def close(self) -> None:
+        """Nothing. Listens no more to the engine, which may be somebody else's."""
+        self._events().remove(self._engine, "handle_error", self._remember)
+
+    def _events(self) -> Any:
+        return require("sqlalchemy", extra=gx.EXTRA).event
+
+    def _remember(self, context: Any) -> None:
+        if context.engine is self._engine:  # the engine that it was made of tells of its own errors too
+            self._errors.append(self._translate(context.original_exception))
 
     def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
         """The key of each row for which the expectation does not hold."""
@@ -156,7 +164,8 @@ class SqlSource(Source):
         return self._errors[-1] if self._errors else None
 
 
-def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query: str | None) -> SqlSource:
+@contextlib.contextmanager
+def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query: str | None) -> Iterator[SqlSource]:
     """A table or a query of a warehouse, checked there; nothing is written."""
     if table is not None:
         schema = type(warehouse).table_schema(warehouse, table)
@@ -165,14 +174,9 @@ def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query:
         scan = warehouse.scan(f"SELECT * FROM ({query}\n) AS q")
         schema, name = scan.schema, scan.source
         query = f"SELECT * FROM ({query}\n) AS q"
-    return SqlSource(
-        engine,
-        name,
-        schema,
-        translate=warehouse.engine_error,
-        table=table,
-        query=query,
-    )
+    source = SqlSource(engine, name, schema, translate=warehouse.engine_error, table=table, query=query)
+    with contextlib.closing(source):
+        yield source
 
 
 @contextlib.contextmanager
@@ -188,16 +192,11 @@ def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str)
     needed = None if columns is None else [name for name in names if name in columns] or names[:1]
     with held(scan, needed, memory_limit=memory_limit) as database:
         engine = database.engine()
-        try:
-            yield SqlSource(
-                engine,
-                scan.source,
-                scan.schema,
-                translate=lambda error: translate(error, scan.source),
-                table=TABLE,
-            )
-        finally:
-            engine.dispose()
+        source = SqlSource(
+            engine, scan.source, scan.schema, translate=lambda error: translate(error, scan.source), table=TABLE
+        )
+        with contextlib.closing(source):
+            yield source
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

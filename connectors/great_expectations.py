@@ -339,8 +339,11 @@ class DataQuality(ConnectorBlock):
     ) -> tuple[Audit, QualityError | None]:
         """The audit, and the error where too many rows would be quarantined."""
         started_at = dt.datetime.now(dt.UTC)
-        self._check_expectations()
+        if known := gx.is_loaded():
+            self._check_expectations()
         with self._source(place) as source:
+            if not known:  # it is imported only now, so that what a scan takes while it is read does not add to that
+                self._check_expectations()
             outcomes = self._outcomes(source)
             *checks, rows = self._results(source, outcomes)
             share = self.max_rejected if max_rejected is None else max_rejected
@@ -388,7 +391,8 @@ class DataQuality(ConnectorBlock):
             except UnsupportedError:
                 data = data.scan(table or query or "")
             else:
-                yield table_source(data, engine, table=table, query=query and query.strip().rstrip(";"))
+                with table_source(data, engine, table=table, query=query and query.strip().rstrip(";")) as source:
+                    yield source
                 return
         elif isinstance(data, ObjectStore):
             data = data.scan(prefix or "")
