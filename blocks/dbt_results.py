@@ -127,7 +127,7 @@ def without_values(message: str) -> str:
         return " ".join(text.split())
     head, _, rest = text.partition("\n")
     if not re.match(r"(Database|Runtime) Error\b", head):
-        head, rest = "", text
+        head, rest = "", head
     said = " ".join(REST.split(rest, maxsplit=1)[0].split())
     label = LABEL.match(said)
     end = label.end() if label else 0

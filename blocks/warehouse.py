@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
@@ -43,7 +43,7 @@ else:
     pa = lazy("pyarrow")
 
 
-class Warehouse(ConnectorBlock, DatabaseBlock, ABC):
+class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect would not save a block that has one
     """A SQL database: statements, queries as Arrow streams, and loads that happen exactly once.
 
     Parameters of statements are named: `fetch_all("select * from t where d = :day", {"day": day})`. They are bound by

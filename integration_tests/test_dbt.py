@@ -500,7 +500,7 @@ def test_packages_are_asked_for_and_installed(duckdb: DuckDB, tmp_path: Path) ->
 
 @pytest.mark.usefixtures("thorough")
 def test_a_project_with_its_own_profile(tmp_path: Path) -> None:
-    """Without a target dbt goes where the project's own profiles.yml says, here by a dbt command of one's own choice."""
+    """It goes where its own profiles.yml says; here by a dbt command of one's own choice."""
     outputs = {"dev": {"type": "duckdb", "path": str(tmp_path / "own.duckdb")}}
     files = SHOP | {"profiles.yml": json.dumps({"shop": {"target": "dev", "outputs": outputs}})}
     folder = make_project(tmp_path / "shop", files)

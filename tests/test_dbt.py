@@ -1,0 +1,663 @@
+"""DbtProject without dbt: profiles, its log, what is tried again; and processes that do not outlive their owner."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow
+from prefect.types.names import validate_valid_asset_key
+from pydantic import SecretStr, ValidationError
+
+from blocks.block import resolve
+from blocks.dbt_results import (
+    DbtFailedError,
+    DbtNode,
+    DbtResult,
+    DbtTransientError,
+    is_transient_message,
+    without_values,
+)
+from blocks.errors import (
+    AuthError,
+    InvalidInputError,
+    MissingDriverError,
+    NotFoundError,
+    TransientError,
+    UnsupportedError,
+)
+from blocks.gcp_credentials import GcpCredentials
+from blocks.job import interruptible_by
+from blocks.node_runs import NodeRuns, asset_key
+from blocks.process import Process
+from blocks.retry import is_transient
+from blocks.snowflake_credentials import SnowflakeCredentials
+from connectors import dbt
+from connectors.bigquery import BigQuery
+from connectors.dbt import Call, DbtProject, Request, Watch, dbt_node, failed_hooks, profile, state_of
+from connectors.duckdb import DuckDB
+from connectors.local import MemoryFiles
+from connectors.postgres import Postgres
+from connectors.redshift import Redshift
+from connectors.snowflake import Snowflake
+
+CANARY = "c4n4ry"
+KEY = f"-----BEGIN PRIVATE KEY-----\n{CANARY}\n-----END PRIVATE KEY-----\n"
+RECORDED = Path(__file__).with_name("dbt_build.jsonl")
+NOW = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> DbtProject:
+    (tmp_path / "dbt_project.yml").write_text("name: shop\n")
+    return DbtProject(project_dir=tmp_path, target=DuckDB(path=str(tmp_path / "shop.duckdb")))
+
+
+def node(key: str, status: str, **more: Any) -> DbtNode:
+    kind, _, name = key.split(".")[:3]
+    return DbtNode(unique_id=key, name=name, resource_type=kind, status=status, **more)
+
+
+def result(*nodes: DbtNode) -> DbtResult:
+    return DbtResult(project="shop", command="build", target="duckdb://x", nodes=nodes, started_at=NOW, finished_at=NOW)
+
+
+# Profiles
+
+SNOWFLAKE = {"account": "org-account", "user": "LOADER"}
+LOGINS = [
+    Postgres(host="h", database="d", username="u", password=CANARY, schema="s"),
+    Snowflake(credentials=SnowflakeCredentials(**SNOWFLAKE, password=CANARY), database="d"),
+    Snowflake(
+        credentials=SnowflakeCredentials(**SNOWFLAKE, private_key=KEY, private_key_passphrase=CANARY), database="d"
+    ),
+    Snowflake(credentials=SnowflakeCredentials(**SNOWFLAKE, authenticator="oauth", token=CANARY), database="d"),
+    BigQuery(gcp_credentials=GcpCredentials(access_token=CANARY, project="p"), dataset="d"),
+    BigQuery(
+        gcp_credentials=GcpCredentials(
+            service_account_info={"type": "service_account", "private_key": KEY, "client_email": CANARY}, project="p"
+        ),
+        dataset="d",
+    ),
+]
+
+
+@pytest.mark.parametrize("warehouse", LOGINS, ids=lambda each: type(each).__name__)
+def test_no_secret_is_in_the_profile(warehouse: Any) -> None:
+    """It is in the environment, under names whose values dbt keeps out of its logs."""
+    text, secrets = profile(warehouse.dbt_output(), "prod", 4)
+    assert CANARY not in text
+    assert any(CANARY in value for value in secrets.values())
+    output = json.loads(text)["etl"]["outputs"]["prod"]
+    assert output["type"] == type(warehouse).__name__.lower()
+    assert output["threads"] == 4
+    assert all(f"{{{{ env_var('{name}') }}}}" in text and name.startswith("DBT_ENV_SECRET_") for name in secrets)
+
+
+def test_what_looks_like_a_template_is_not_rendered() -> None:
+    """A name with braces reaches dbt as it is, by the environment."""
+    text, secrets = profile({"type": "duckdb", "path": "/data/{{ x }}.duckdb"}, "prod", 1)
+    assert secrets == {"DBT_ENV_SECRET_ETL_0": "/data/{{ x }}.duckdb"}
+    assert "{{ x }}" not in text
+
+
+@pytest.mark.parametrize(
+    ("credentials", "expected"),
+    [
+        ({"password": CANARY}, {"password"}),
+        ({"private_key_path": "/k.p8"}, {"private_key_path"}),
+        ({"private_key": KEY.replace("\n", "\\n")}, {"private_key"}),
+        ({"authenticator": "externalbrowser"}, {"authenticator"}),
+        ({"authenticator": "username_password_mfa", "password": CANARY}, {"authenticator", "password"}),
+        (
+            {"authenticator": "workload_identity", "workload_identity_provider": "aws"},
+            {"authenticator", "workload_identity_provider"},
+        ),
+        (
+            {"authenticator": "okta_endpoint", "endpoint": "https://o", "password": CANARY},
+            {"authenticator", "password"},
+        ),
+    ],
+)
+def test_every_login_of_snowflake_is_said_to_dbt(credentials: dict[str, Any], expected: set[str]) -> None:
+    """Exactly the fields that this login needs, beside those of every login."""
+    block = Snowflake(credentials=SnowflakeCredentials(**SNOWFLAKE, **credentials), database="d", role="r")
+    common = {
+        "account", "user", "type", "database", "schema", "role", "query_tag", "client_session_keep_alive",
+        "connect_timeout",
+    }  # fmt: skip
+    output = block.dbt_output()
+    assert set(output) - common == expected
+    if "private_key" in output:
+        assert output["private_key"].get_secret_value() == KEY
+
+
+@pytest.mark.parametrize(
+    ("identity", "method"),
+    [
+        ({}, "oauth"),
+        ({"service_account_file": "/k.json"}, "service-account"),
+        ({"service_account_info": {"type": "x"}}, "service-account-json"),
+        ({"access_token": CANARY, "impersonate_service_account": "a@b", "quota_project_id": "q"}, "oauth-secrets"),
+        ({"anonymous": True, "endpoint_url": "http://localhost:1"}, "oauth-secrets"),
+    ],
+)
+def test_every_identity_of_google_is_said_to_dbt(identity: dict[str, Any], method: str) -> None:
+    """Also whom it acts as, and who pays."""
+    output = BigQuery(gcp_credentials=GcpCredentials(project="p", **identity), dataset="d", location="EU").dbt_output()
+    assert output["method"] == method
+    assert (output["project"], output["dataset"], output["location"]) == ("p", "d", "EU")
+    assert output.get("impersonate_service_account") == identity.get("impersonate_service_account")
+    assert output.get("quota_project") == identity.get("quota_project_id")
+    assert output.get("api_endpoint") == identity.get("endpoint_url")
+
+
+@pytest.mark.parametrize(
+    ("block", "why"),
+    [
+        (DuckDB(), "process of its own"),
+        (DuckDB(path="x.duckdb", read_only=True), "read_only"),
+        (Redshift(host="h", staging="etl-s3-bucket/x"), "Redshift cannot be the target of a dbt project"),
+        (BigQuery(gcp_credentials=GcpCredentials(anonymous=True, project="p"), dataset="d"), "no anonymous access"),
+        (
+            Snowflake(
+                credentials=SnowflakeCredentials(**SNOWFLAKE, password="p"),
+                database="d",
+                session_parameters={"WEEK_START": 1},
+            ),
+            "no session parameters",
+        ),
+    ],
+)
+def test_what_dbt_cannot_use_is_refused(block: Any, why: str) -> None:
+    """With the reason, before anything runs."""
+    with pytest.raises(UnsupportedError, match=why):
+        block.dbt_output()
+
+
+def test_a_key_that_is_none_says_so() -> None:
+    """And does not show it."""
+    block = Snowflake(credentials=SnowflakeCredentials(**SNOWFLAKE, private_key=CANARY), database="d")
+    with pytest.raises(AuthError, match="private key") as caught:
+        block.dbt_output()
+    assert CANARY not in str(caught.value)
+
+
+# Words
+
+KEPT = {
+    'Database Error in model a (models/a.sql)\n  relation "raw.orders" does not exist\n  LINE 3: select 1 from x\n'
+    "                 ^\n  compiled code at target/run/a.sql": 'relation "raw.orders" does not exist',
+    'Database Error in model a\n  column "totl" does not exist': 'column "totl" does not exist',
+    "Database Error in model a\n  permission denied for schema raw": "permission denied for schema raw",
+    'Database Error in model a\n  duplicate key value violates unique constraint "pk"\n'
+    f"  DETAIL:  Key ({CANARY})":
+        'duplicate key value violates unique constraint "pk"',
+    "Runtime Error in model a\n  Catalog Error: Table with name raw does not exist!\n  Did you mean x":
+        "Table with name raw does not exist!",
+    "Database Error in model a\n  002003 (42S02): SQL compilation error:\n  Object 'D.S.T' does not exist or not "
+    "authorized.": "002003 (42S02): SQL compilation error: Object 'D.S.T' does not exist or not authorized",
+    "Database Error in model a\n  Not found: Table p:d.t was not found in location US\n  compiled code at x":
+        "Not found: Table p:d.t was not found in location US",
+    "Compilation Error in model a\n  'ref_' is undefined. This can happen when": "'ref_' is undefined",
+    "Got 3 results, configured to fail if != 0": "Got 3 results, configured to fail if != 0",
+}  # fmt: skip
+HIDDEN = [
+    f"Runtime Error in model a\n  Conversion Error: Could not convert string '{CANARY}' to INT32",
+    f'Runtime Error in model a\n  Constraint Error: Duplicate key "id: {CANARY}" violates primary key constraint',
+    f'Database Error in model a\n  invalid input syntax for type integer: "{CANARY}"',
+    f'Database Error in model a\n  value "{CANARY}" is out of range for type integer',
+    f'Database Error in model a\n  division by zero\n  CONTEXT:  SQL function "f" {CANARY}',
+    f"Database Error in model a\n  null value violates\n  DETAIL:  Failing row contains ({CANARY}, 1).",
+    f"Database Error in model a\n  100038 (22018): Numeric value '{CANARY}' is not recognized",
+    f"Database Error in model a\n  100090 (42P18): Duplicate row detected\n  Row Values: [{CANARY}]",
+    f"Database Error in model a\n  Failed to cast variant value {CANARY} to FIXED",
+    f"Database Error in model a\n  Bad int64 value: {CANARY}",
+    f"Database Error in model a\n  Invalid date: '{CANARY}'",
+    f"Database Error in model a\n  UPDATE/MERGE must match at most one source row for each target row: {CANARY!r}",
+    f"actual differs from expected:\n\n@@ ,id\n,{CANARY}",
+    f'Database Error\n  connection to server at "{CANARY}", port 5432 failed',
+]
+
+
+@pytest.mark.parametrize("message", KEPT, ids=range(len(KEPT)))
+def test_names_are_said(message: str) -> None:
+    """What helps, and is no row: names of tables and columns, and dbt's own words."""
+    said = without_values(message)
+    assert KEPT[message] in said
+    assert CANARY not in said
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("message", HIDDEN, ids=range(len(HIDDEN)))
+def test_values_are_not_said(message: str) -> None:
+    """What a database quotes of rows goes no further; where the node is stays."""
+    said = without_values(message)
+    assert CANARY not in said
+    assert message.partition("\n")[0].partition(" in ")[0] in said or "differs" in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "deadlock detected",
+        "could not serialize access due to concurrent update",
+        "canceling statement due to lock timeout",
+        "SSL connection has been closed unexpectedly",
+        "server closed the connection unexpectedly",
+        'connection to server at "db", port 5432 failed: Connection refused',
+        'could not translate host name "db" to address: Temporary failure in name resolution',
+        "FATAL:  sorry, too many clients already",
+        "the database system is starting up",
+        'IO Error: Could not set lock on file "x.duckdb": Conflicting lock is held in python (PID 1)',
+        "TransactionContext Error: Conflict on update!",
+        "000625 (57014): Statement 'x' has locked table 'T' in transaction 1 and this lock has not yet been released.",
+        "250001 (08001): Failed to connect to DB",
+        "390114 (08001): Authentication token has expired.",
+        "Could not serialize access to table p:d.t due to concurrent update",
+        "503 POST https://bigquery.googleapis.com: Visibility check was unavailable",
+        "Exceeded rate limits: too many table update operations for this table",
+        "The job encountered an internal error during execution and was unable to complete successfully.",
+    ],
+)
+def test_what_passes_is_tried_again(words: str) -> None:
+    """Lost connections, locks, deadlocks, throttling, servers that start."""
+    assert is_transient_message(f"Database Error in model a (a.sql)\n  {words}")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        'Database Error in model a (a.sql)\n  relation "raw" does not exist',
+        "Database Error in model a (a.sql)\n  002003 (42S02): SQL compilation error:\n  Object 'T' does not exist",
+        "Database Error in model a (a.sql)\n  100038 (22018): Numeric value 'connection refused' is not recognized",
+        "Compilation Error in model a (a.sql)\n  connection refused is undefined",
+        "Got 503 results, configured to fail if != 0",
+        "Database Error in model a (a.sql)\n  Resources exceeded during query execution",
+    ],
+)
+def test_what_does_not_pass_is_not(words: str) -> None:
+    """Wrong SQL, wrong data and failed tests stay wrong."""
+    assert not is_transient_message(words)
+
+
+# Its log
+
+
+class Runs(NodeRuns):
+    """Node runs outside of a run, whose states are kept."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.getLogger("test.dbt"), tool="dbt")
+        self.started: list[str] = []
+        self.states: dict[str, Any] = {}
+
+    def start(self, name: str, **_: Any) -> None:
+        """Keep its name."""
+        self.started.append(name)
+
+    def finish(self, name: str, state: Any, metadata: Any = None) -> None:
+        """Keep its state."""
+        self.states[name] = (state.name, state.type.name, metadata["rows"])
+
+
+def test_a_recorded_build_is_read(caplog: pytest.LogCaptureFixture) -> None:
+    """The log of a real build: each node, how it ended, and no statement and no value of a row."""
+    runs, watch = Runs(), Watch("build")
+    with caplog.at_level(logging.DEBUG):
+        for line in (*RECORDED.read_text().splitlines(), "no json", "[]", '{"info": 1}', ""):
+            watch.read(line, runs)
+    assert watch.has_finished
+    assert watch.version == "dbt 1.11.16"
+    assert set(runs.started) == set(runs.states) == set(watch.nodes)
+    assert runs.states["seed.shop.raw"] == ("Completed", "COMPLETED", 3)
+    assert runs.states["model.shop.bad"] == ("Failed", "FAILED", None)
+    assert runs.states["model.shop.child"] == ("Skipped", "CANCELLED", None)
+    warned = next(each for each in watch.nodes.values() if each.status == "warn")
+    assert runs.states[warned.unique_id][:2] == ("Warned", "COMPLETED")
+    assert (warned.failures, warned.message) == (2, "Got 2 results, configured to warn if != 0")
+    orders = watch.nodes["model.shop.orders"]
+    assert (orders.relation, orders.name, orders.resource_type) == ("main.orders", "orders", "model")
+    assert orders.started_at < orders.finished_at
+    assert "START sql table model main.orders" in caplog.text
+    assert "Conversion Error: Could not convert string … to INT32" in caplog.text
+    assert "canary-value" in RECORDED.read_text()
+    for text in (caplog.text, *(each.model_dump_json() for each in watch.nodes.values())):
+        assert "canary-value" not in text
+        assert "select" not in text.lower()
+
+
+@pytest.mark.parametrize(
+    ("event", "said", "kind", "match"),
+    [
+        (
+            "Encountered an error:\nRuntime Error\n  Could not find profile named 'x'",
+            "",
+            InvalidInputError,
+            "named 'x'",
+        ),
+        ("Encountered an error:\nDatabase Error\n  Connection refused", "", TransientError, "refused"),
+        ('Encountered an error:\nCompilation Error\n  Run "dbt deps" to install', "", InvalidInputError, r"deps\(\)"),
+        ("", "Usage: x\nError: No such option '--x'.", InvalidInputError, "No such option"),
+        ("", "ModuleNotFoundError: No module named 'dbt'", MissingDriverError, r"etl-blocks\[dbt\]"),
+        ("", "Traceback\n  secret line", InvalidInputError, "code 2"),
+    ],
+)
+def test_an_invocation_that_fails_as_a_whole(event: str, said: str, kind: type, match: str) -> None:
+    """The error has dbt's words, or the last ones of the command line; never a traceback."""
+    watch = Watch("build")
+    if event:
+        watch.read(
+            json.dumps({"info": {"name": "MainEncounteredError", "level": "error", "msg": event}, "data": {}}), Runs()
+        )
+    with pytest.raises(kind, match=match) as caught:
+        raise watch.error("build", "shop", 2, said)
+    assert "secret line" not in str(caught.value)
+
+
+def test_hooks_that_fail_are_nodes() -> None:
+    """Its results are the only place that tells of them."""
+    rows = [
+        {"unique_id": "operation.shop.shop-on-run-end-0", "status": "error", "message": f"x failed, error: '{CANARY}'"},
+        {"unique_id": "operation.shop.shop-on-run-end-1", "status": "success"},
+        {"unique_id": "model.shop.a", "status": "error"},
+    ]
+    found = failed_hooks({"results": rows})
+    assert list(found) == ["operation.shop.shop-on-run-end-0"]
+    assert CANARY not in str(found)
+    assert failed_hooks(None) == {}
+
+
+# What is tried again
+
+PARENTS = {
+    "model.s.a": [], "model.s.b": [], "model.s.c": ["model.s.a"], "model.s.d": ["model.s.b"],
+    "model.s.e": ["model.s.c", "model.s.d"], "model.s.f": ["model.s.t"], "test.s.x": ["model.s.t"], "model.s.t": [],
+    "model.s.g": ["model.s.c"],
+}  # fmt: skip
+
+
+def call_of(**statuses: str) -> Call:
+    """A call after a try; a transient failure is written as 'passes'."""
+    nodes = {}
+    for name, status in statuses.items():
+        key = f"{'test' if name == 'x' else 'model'}.s.{name}"
+        nodes[key] = node(key, "error" if status == "passes" else status, is_transient=status == "passes")
+    return Call(nodes=nodes)
+
+
+CASES = [
+    ("transient", {"a": "passes", "b": "error", "c": "skipped", "d": "skipped", "e": "skipped", "g": "skipped"}, "acg"),
+    ("any", {"a": "passes", "b": "error", "c": "skipped", "d": "skipped", "e": "skipped"}, "abcde"),
+    ("never", {"a": "passes", "c": "skipped"}, ""),
+    ("transient", {"a": "success", "b": "error", "d": "skipped"}, ""),
+    ("transient", {"a": "passes", "t": "success", "x": "fail", "f": "skipped", "c": "skipped"}, "ac"),
+    ("any", {"t": "success", "x": "fail", "f": "skipped"}, ""),
+    ("any", {"a": "error", "t": "success", "x": "error", "f": "skipped"}, "axf"),
+]
+
+
+@pytest.mark.parametrize(("which", "statuses", "expected"), CASES)
+def test_only_what_failed_and_what_that_kept_back(
+    project: DbtProject, which: Any, statuses: dict[str, str], expected: str
+) -> None:
+    """A skipped node is tried again where every failure before it is; a failed test is never."""
+    chosen = project.model_copy(update={"retry_nodes": which})
+    again = chosen._to_retry(Request("build"), call_of(**statuses), {"parent_map": PARENTS})
+    assert {key.rpartition(".")[2] for key in again} == set(expected)
+
+
+def test_results_of_all_tries_are_one() -> None:
+    """Newer ones take the place of older ones; what the call was asked stays that of the first."""
+    call = Call()
+    call.take(None)
+    call.take({"args": {"which": "build"}, "results": [{"unique_id": "a", "status": "error"}, {"unique_id": "b"}]})
+    call.take({"args": {"which": "retry"}, "results": [{"unique_id": "a", "status": "success"}]})
+    assert call.results == {
+        "args": {"which": "build"},
+        "elapsed_time": 0.0,
+        "results": [{"unique_id": "a", "status": "success"}, {"unique_id": "b"}],
+    }
+
+
+# Requests, results
+
+
+@pytest.mark.parametrize(
+    ("request_", "match"),
+    [
+        (lambda: Request("drop"), "No command 'drop'"),
+        (lambda: Request("test", full_refresh=True), "no full_refresh"),
+        (lambda: Request("run", select="--vars x").arguments(1), "begins like an option"),
+        (lambda: Request("run", exclude=["-x"]).arguments(1), "begins like an option"),
+    ],
+)
+def test_what_dbt_has_not_is_refused(request_: Any, match: str) -> None:
+    """Before anything is started."""
+    with pytest.raises(InvalidInputError, match=match):
+        request_()
+
+
+def test_a_result_reads_well() -> None:
+    """One line for a log, a page for people, nodes by name."""
+    good = node("model.shop.a", "success", rows=3, seconds=0.5)
+    bad = node("model.shop.b", "error", message="relation | gone")
+    late = node("model.shop.c", "skipped")
+    whole = result(good, bad, late)
+    assert str(whole) == (
+        "dbt build of shop: 1 success, 1 error, 1 skipped in 0.0 s; model.shop.b: error (relation | gone)"
+    )
+    assert whole.counts == {"success": 1, "error": 1, "skipped": 1}
+    assert (whole.failures, whole.skipped, whole.warnings, whole.passed) == ((bad,), (late,), (), False)
+    assert whole.node("a") == whole.node("model.shop.a") == good
+    with pytest.raises(KeyError):
+        whole.node("nobody")
+    page = whole.markdown().splitlines()
+    assert page[0] == "# dbt build of shop: failed"
+    assert page[6] == r"| model.shop.b | error |  | 0.00 | relation \| gone |"
+    assert result(good).raise_for_failures().passed
+
+
+@pytest.mark.parametrize("kind", [DbtFailedError, DbtTransientError])
+def test_errors_travel_between_processes(kind: Any) -> None:
+    """With the result; one of them is worth another try, the other is not."""
+    error = kind("why", result(node("model.shop.b", "error")))
+    other = pickle.loads(pickle.dumps(error))  # noqa: S301
+    assert (str(other), other.result, is_transient(other)) == ("why", error.result, kind is DbtTransientError)
+
+
+def test_a_nodes_state_says_what_it_did() -> None:
+    """Rows where the database counted them."""
+    info = {"unique_id": "model.s.a", "node_name": "a", "resource_type": "model"}
+    made = dbt_node(info, {"status": "success", "adapter_response": {"rows_affected": 12.0}, "execution_time": 0.25})
+    assert state_of(made).message == "12 rows in 0.25 s"
+    assert state_of(node("model.s.a", "success", seconds=1)).message == "success in 1.00 s"
+
+
+# The block
+
+
+def test_it_needs_a_project(tmp_path: Path) -> None:
+    """A directory without dbt_project.yml is an error that says so, before dbt is started."""
+    with pytest.raises(NotFoundError, match=r"no dbt_project.yml"):
+        DbtProject(project_dir=tmp_path).build()
+    with pytest.raises(ValidationError, match="did you mean 'threads'"):
+        DbtProject(project_dir=tmp_path, thread=1)
+
+
+def test_it_needs_dbt(project: DbtProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dbt, or its adapter, the error has the pip line; a command that is not there is named."""
+    monkeypatch.setattr(dbt, "DBT", dbt.Package("dbt-nowhere", extra="dbt"))
+    with pytest.raises(MissingDriverError, match=r"pip install 'etl-blocks\[dbt\]'"):
+        project.build()
+    with pytest.raises(NotFoundError, match="no command /nowhere/dbt"):
+        project.model_copy(update={"executable": Path("/nowhere/dbt")}).build()
+
+
+def test_nothing_can_be_retried_before_a_build(project: DbtProject) -> None:
+    """There are no artifacts yet."""
+    with pytest.raises(NotFoundError, match="Build first"):
+        project.retry_failed()
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_it_is_saved_with_its_target(tmp_path: Path) -> None:
+    """By the name of a saved warehouse, or with a saved one; one that is not saved would show its secrets."""
+    warehouse = Postgres(host="h", database="d", username="u", password=CANARY)
+    with pytest.raises(InvalidInputError, match="Save the target"):
+        DbtProject(project_dir=tmp_path, target=warehouse).save("unsaved")
+    warehouse.save("dbt-shop", overwrite=True)
+    saved = Postgres.load("dbt-shop")
+    for name, target in (("by-name", "etl-postgres/dbt-shop"), ("by-block", saved)):
+        DbtProject(project_dir=tmp_path, target=target, environment={"TOKEN": CANARY}).save(name, overwrite=True)
+        loaded = resolve(f"etl-dbt-project/{name}", DbtProject)
+        found = loaded.warehouse()
+        assert type(found) is Postgres
+        assert found.password == SecretStr(CANARY)
+        assert CANARY not in repr(loaded)
+    with pytest.raises(NotFoundError, match="No saved block"):
+        DbtProject(project_dir=tmp_path, target="etl-postgres/nobody").warehouse()
+    MemoryFiles().save("dbt-files", overwrite=True)
+    with pytest.raises(InvalidInputError, match="type Warehouse is needed"):
+        DbtProject(project_dir=tmp_path, target="etl-memory-files/dbt-files").warehouse()
+
+
+def test_addresses_become_keys_of_assets() -> None:
+    """Whatever is in them, Prefect takes them."""
+    for uri in ("duckdb:///a b/c#d.duckdb/main.x", f"Postgres://h:1/d/s.{'x' * 600}", "bigquery://p/d.t"):
+        assert validate_valid_asset_key(asset_key(uri))
+
+
+# Processes
+
+TALKS = "import time\nprint('ready', flush=True)\ntime.sleep(600)"
+STUBBORN = (
+    "import signal, subprocess, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+    "print(child.pid, flush=True)\ntime.sleep(600)"
+)
+
+
+def start(code: str, folder: Path, grace_s: float = 5) -> Process:
+    command = [sys.executable, "-c", code]
+    return Process(command, folder=folder, environment=dict(os.environ), errors=folder / "stderr", grace_s=grace_s)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+def until(condition: Any) -> None:
+    done = threading.Event()
+    for _ in range(600):
+        if condition():
+            return
+        done.wait(0.05)
+    raise AssertionError("it did not happen")
+
+
+def test_a_process_is_read_to_its_end(tmp_path: Path) -> None:
+    """Its lines, its exit code, its standard error."""
+    process = start("import sys; print('a'); print('ä'); print('no', file=sys.stderr); sys.exit(3)", tmp_path)
+    assert list(process.lines()) == ["a\n", "ä\n"]
+    assert process.close() == 3
+    assert (tmp_path / "stderr").read_text() == "no\n"
+
+
+def test_a_process_may_clean_up_when_its_time_is_over(tmp_path: Path) -> None:
+    """It gets SIGINT first; what it says then is read as well."""
+    code = "import time\ntry:\n print('ready', flush=True)\n time.sleep(600)\nexcept KeyboardInterrupt:\n print('bye')"
+    process = start(code, tmp_path)
+    seen: list[str] = []
+    with pytest.raises(TimeoutError):
+        seen.extend(process.lines(timeout_s=10, clock=lambda: 11.0 if seen else 0.0))
+    assert seen == ["ready\n", "bye\n"]
+    assert process.close() == 0
+
+
+def test_a_process_that_does_not_end_is_killed_with_its_children(tmp_path: Path) -> None:
+    """After the time of grace, all of its group."""
+    process = start(STUBBORN, tmp_path, grace_s=0.1)
+    child = int(next(process.lines()))
+    assert is_running(child)
+    assert process.close() is None
+    until(lambda: not is_running(child))
+
+
+def test_an_interrupted_wait_ends_the_process(tmp_path: Path) -> None:
+    """As when an awaitable is cancelled."""
+    event, ended = threading.Event(), []
+
+    def work() -> None:
+        interruptible_by(event)
+        process = start(TALKS, tmp_path)
+        try:
+            for _ in process.lines():
+                event.set()
+        except BaseException as error:  # noqa: BLE001 (what it is, is the question)
+            ended.append((type(error).__name__, process.close()))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert ended[0][0] == "CancelledError"
+
+
+def test_a_process_goes_with_its_guard(tmp_path: Path) -> None:
+    """Where somebody kills the guard, the rest of the group is killed by us."""
+    process = start(STUBBORN, tmp_path)
+    lines = process.lines()
+    child = int(next(lines))
+    process._guard.send_signal(signal.SIGKILL)
+    assert list(lines) == []
+    assert process.close() is None
+    until(lambda: not is_running(child))
+
+
+OWNER = """
+import os, sys
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from tests.test_dbt import STUBBORN, start
+process = start(STUBBORN, Path(sys.argv[1]), grace_s=0.1)
+print(next(process.lines()), flush=True)
+os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_process_goes_with_its_owner(tmp_path: Path) -> None:
+    """Also after kill -9 of the owner nothing of it runs on."""
+    root = str(Path(__file__).parents[1])
+    owner = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", OWNER.format(root=root), str(tmp_path)], capture_output=True, text=True, check=False
+    )
+    assert owner.returncode == -signal.SIGKILL, owner.stderr
+    until(lambda: not is_running(int(owner.stdout)))
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_node_that_is_never_finished_failed(caplog: pytest.LogCaptureFixture) -> None:
+    """Where the work was stopped, the task runs of its nodes do not stay as running."""
+
+    @flow
+    def stops() -> None:
+        with NodeRuns(logging.getLogger("test.dbt"), tool="dbt") as runs:
+            runs.start("model.{shop}.a")
+            runs.log("model.{shop}.a", logging.INFO, "100 %s done")
+
+    stops()
+    assert "100 %s done" in caplog.text
+    assert "It was stopped before it ended." in caplog.text
