@@ -105,7 +105,7 @@ def ingest(table: str, source: ObjectStore, warehouse: Warehouse) -> LoadReport:
     raw = TABLES[table]
     info = source.head_object(raw.file)
     rows = source.scan(raw.file, schema=raw.schema, options=CSV, on_error="quarantine")
-    load_id = f"{table}/{info.last_modified.isoformat()}/{info.etag}"
+    load_id = f"{table}/{info.last_modified:%Y%m%dT%H%M%S}/{info.version or info.etag}"
     return warehouse.load(rows, table, mode="replace", load_id=load_id, max_rejected=MAX_REJECTED)
 
 
