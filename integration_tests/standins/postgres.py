@@ -107,6 +107,7 @@ class PostgresServer:
         self._binaries = binaries
         self._data = self._folder / "data"
         self._process: subprocess.Popen[bytes] | None = None
+        self._connection: psycopg.Connection[Any] | None = None
         self.ca_file: Path | None = None
         self.port = free_port()
         self._initialise()
@@ -155,14 +156,19 @@ class PostgresServer:
     def new_database(self) -> Address:
         """A fresh, empty database."""
         name = f"test_{uuid.uuid4().hex[:12]}"
-        with self.address.connect() as connection:
-            connection.execute(f"create database {name}")
+        copy_files = self._own_connection().info.server_version >= 150_000  # a third of the work that a log of it is
+        self._own_connection().execute(f"create database {name}" + (" strategy file_copy" if copy_files else ""))
         return replace(self.address, database=name)
 
     def drop_database(self, address: Address) -> None:
         """Remove a database, whoever is still connected to it."""
-        with self.address.connect() as connection:
-            connection.execute(f"drop database if exists {address.database} with (force)")
+        self._own_connection().execute(f"drop database if exists {address.database} with (force)")
+
+    def _own_connection(self) -> psycopg.Connection[Any]:
+        """A connection that stays open as long as the server runs: hundreds of tests ask for a database."""
+        if self._connection is None or self._connection.closed:
+            self._connection = self.address.connect()
+        return self._connection
 
     @property
     def pid(self) -> int:
@@ -184,6 +190,8 @@ class PostgresServer:
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
         """End it: SIGINT rolls back and closes, SIGQUIT aborts without a shutdown, SIGTERM waits for the clients."""
+        if self._connection is not None:
+            self._connection.close()
         if self._process is not None:
             stop(self._process, sig=how)
             self._process = None
