@@ -9,6 +9,7 @@ import tempfile
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,12 +31,24 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--thorough", action="store_true", help="every case of the long tables (minutes)")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Each property is tried with fewer examples in every run than with `--thorough`; a failure is one all the same."""
+    config.addinivalue_line("markers", "thorough: runs with --thorough only; the cases beside it show the same promise")
+    settings.register_profile("every run", max_examples=30)
+    settings.register_profile("thorough", max_examples=100)
+    settings.load_profile("thorough" if config.getoption("--thorough") else "every run")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect them."""
+    """Deselect them, and what is for `--thorough`."""
+    left_out: set[pytest.Item] = set()
     if config.getoption("--without-server"):
-        left_out = [item for item in items if "prefect_server" in getattr(item, "fixturenames", ())]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in set(left_out)]
+        left_out |= {item for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
+    if not config.getoption("--thorough"):
+        left_out |= {item for item in items if item.get_closest_marker("thorough")}
+    if left_out:
+        config.hook.pytest_deselected(items=list(left_out))
+        items[:] = [item for item in items if item not in left_out]
 
 
 @pytest.fixture(scope="session")

@@ -56,7 +56,7 @@ CANARY = "c4n4ry"
 
 all_modes = pytest.mark.parametrize("mode", MODES)
 quick = settings(
-    max_examples=10,
+    max_examples=settings.default.max_examples // 10,  # each is four round trips to a server
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
 )
@@ -832,7 +832,7 @@ def exact(column: pa.ChunkedArray | pa.Array) -> list[Any]:
 
 
 @pytest.mark.parametrize("names", GROUPS, ids=lambda names: f"{names[0]} to {names[-1]}")
-@settings(quick, max_examples=5)
+@quick
 @given(data=st.data())
 def test_any_value_comes_back_exactly(
     warehouse: Warehouse, unsupported_types: set[str], names: list[str], data: st.DataObject
