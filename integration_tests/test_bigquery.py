@@ -529,8 +529,15 @@ def assert_loaded_once(warehouse: BigQuery, size: int, *, loads: int = 1) -> Non
 
 
 @pytest.mark.usefixtures("hurried")
-@pytest.mark.parametrize("fault", ["drop_answer", "refuse"])
-@pytest.mark.parametrize("mode", ARGUMENTS)
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [
+        ("append", "drop_answer"),
+        ("upsert", "refuse"),
+        pytest.param("append", "refuse", marks=pytest.mark.thorough),
+        pytest.param("upsert", "drop_answer", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_request_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProxy, mode: Any, fault: str) -> None:
     """Whichever request of a load is cut off, before or after the server did it, the rows are there once."""
 
@@ -762,8 +769,18 @@ def test_a_loader_is_killed_amid_the_rows(warehouse: BigQuery, mode: Any) -> Non
     assert_loaded_once(warehouse, SIZE, loads=2)
 
 
-@pytest.mark.parametrize("moment", ["_etl_stage_.*CREATE_NEVER|CREATE_NEVER.*_etl_stage_", "BEGIN TRANSACTION"])
-@pytest.mark.parametrize("mode", ARGUMENTS)
+STAGING, APPLYING = "_etl_stage_.*CREATE_NEVER|CREATE_NEVER.*_etl_stage_", "BEGIN TRANSACTION"
+
+
+@pytest.mark.parametrize(
+    ("mode", "moment"),
+    [
+        ("append", STAGING),
+        ("upsert", APPLYING),
+        pytest.param("append", APPLYING, marks=pytest.mark.thorough),
+        pytest.param("upsert", STAGING, marks=pytest.mark.thorough),
+    ],
+)
 def test_a_loader_is_killed_while_its_job_runs(
     warehouse: BigQuery, standin: BigQueryServer, mode: Any, moment: str
 ) -> None:
@@ -777,7 +794,7 @@ def test_a_loader_is_killed_while_its_job_runs(
         again = pool.submit(warehouse.load, data, "t", mode=mode, load_id="monday", **arguments)
         standin.release()
         report = again.result(timeout=60)
-    assert report.already_loaded == (moment == "BEGIN TRANSACTION")
+    assert report.already_loaded == (moment == APPLYING)
     assert_loaded_once(warehouse, SIZE, loads=2)
 
 

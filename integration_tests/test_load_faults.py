@@ -116,8 +116,15 @@ def test_the_answer_to_commit_is_lost(behind: Postgres, direct: Postgres, proxy:
     assert_loaded_once(direct, 100_000, loads=2)
 
 
-@pytest.mark.parametrize("fault", ["drop_answer_to", "drop_request"])
-@pytest.mark.parametrize("mode", ["append", "upsert"])
+@pytest.mark.parametrize(
+    ("mode", "fault"),
+    [
+        ("append", "drop_request"),
+        ("upsert", "drop_answer_to"),
+        pytest.param("append", "drop_answer_to", marks=pytest.mark.thorough),
+        pytest.param("upsert", "drop_request", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_statement_may_be_lost(
     behind: Postgres, direct: Postgres, proxy: FaultProxy, mode: Mode, fault: str
 ) -> None:
@@ -229,8 +236,15 @@ def test_the_backend_is_terminated_amid_the_rows(direct: Postgres, mode: Mode) -
     assert_loaded_once(direct, 100_000)
 
 
-@pytest.mark.parametrize("mode", ["append", "upsert"])
-@pytest.mark.parametrize("how", ["crash", "restart"])
+@pytest.mark.parametrize(
+    ("mode", "how"),
+    [
+        ("append", "crash"),
+        ("upsert", "restart"),
+        pytest.param("append", "restart", marks=pytest.mark.thorough),
+        pytest.param("upsert", "crash", marks=pytest.mark.thorough),
+    ],
+)
 def test_the_server_goes_down_amid_the_rows(mode: Mode, how: str) -> None:
     """A server that crashes, or is stopped, and comes back costs a retry and no row."""
     with PostgresServer() as server:
