@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from prefect.blocks.abstract import JobBlock
 from prefect.blocks.abstract import JobRun as PrefectJobRun
+from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
 from prefect.types import SecretDict
@@ -850,6 +851,8 @@ class DbtRun(PrefectJobRun[DbtResult]):
         self._outcome: DbtResult | BaseException | None = None
         context = contextvars.copy_context()
         context.run(interruptible_by, self._given_up)
+        # The client of the task run that starts this is closed when that ends.
+        context.run(SyncClientContext.__var__.set, None)  # type: ignore[arg-type]
         self._thread = threading.Thread(target=context.run, args=(self._work, token), name="etl-dbt", daemon=True)
         self._thread.start()
 

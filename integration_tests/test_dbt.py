@@ -388,23 +388,26 @@ def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: 
 # Two at once
 
 
-def test_two_builds_at_once_do_not_disturb_each_other(duckdb: DuckDB, postgres: Postgres, tmp_path: Path) -> None:
-    """The same project into two warehouses, and into one file where only one process can be, from threads."""
+def test_two_builds_at_once_do_not_disturb_each_other(
+    request: pytest.FixtureRequest, duckdb: DuckDB, postgres: Postgres, tmp_path: Path
+) -> None:
+    """The same project into two warehouses; and, with --thorough, another one into the same file, one at a time."""
     folder = make_project(tmp_path / "shop", SHOP)
     other = make_project(tmp_path / "other", SHOP | {"models/orders.sql": "select 1 as id, 10 as amount"})
+    once = RetryPolicy(attempts=1)
     projects = [
-        DbtProject(project_dir=folder, target=duckdb, retry=RetryPolicy(attempts=1)),
-        DbtProject(project_dir=folder, target=postgres, retry=RetryPolicy(attempts=1)),
-        DbtProject(project_dir=other, target=duckdb, target_name="dev", retry=RetryPolicy(attempts=1)),
+        DbtProject(project_dir=folder, target=duckdb, retry=once),
+        DbtProject(project_dir=folder, target=postgres, retry=once),
     ]
+    if request.config.getoption("--thorough"):
+        projects.append(DbtProject(project_dir=other, target=duckdb, target_name="dev", retry=once))
     with ThreadPoolExecutor(len(projects)) as pool:
         results = list(pool.map(lambda project: project.build(), projects))
     for project, result in zip(projects, results, strict=True):
         assert result.passed
         assert result.target == project.warehouse().uri()
         assert len(result.nodes) == 5
-        kept = json.loads(result.artifacts["run_results"].read_text())
-        assert len(kept["results"]) == 5
+        assert len(json.loads(result.artifacts["run_results"].read_text())["results"]) == 5
     assert postgres.fetch_one("select count(*) from orders") == (3,)
     assert not list((folder / "target").glob(".*"))
 
@@ -429,7 +432,7 @@ sources:
 }
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def thorough(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--thorough"):
         pytest.skip("dbt takes 4 s of CPU an invocation; --thorough runs it")
@@ -463,6 +466,25 @@ def test_every_command(duckdb: DuckDB, tmp_path: Path) -> None:
         project.retry_failed()
     with pytest.raises(InvalidInputError, match="found nothing to do for select 'nowhere'"):
         project.run("nowhere")
+
+
+@pytest.mark.usefixtures("thorough", "prefect_server")
+def test_a_build_beside_other_work(duckdb: DuckDB, tmp_path: Path) -> None:
+    """What `trigger` started is waited for later; its nodes are task runs as well."""
+    project = DbtProject(project_dir=make_project(tmp_path / "shop", SHOP), target=duckdb, retry=RETRY)
+    seen: list[Any] = []
+
+    @flow
+    def nightly() -> None:
+        seen.append(get_run_context().flow_run.name)
+        run = project.trigger()
+        run.wait_for_completion()
+        seen.append(run.fetch_result())
+
+    nightly()
+    assert seen[1].counts == {"success": 3, "pass": 1, "warn": 1}
+    names = {run.name: run.state.name for run in task_runs(seen[0], 8)}
+    assert names["model.shop.orders"] == "Completed"
 
 
 @pytest.mark.usefixtures("thorough")
