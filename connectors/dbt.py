@@ -121,30 +121,12 @@ PARSED = ARTIFACTS["partial_parse"]
 
 # Lines of dbt's log at info level that hold names and counts. Any other is dropped: it may be a statement or a row.
 SAID = {
-    "AdapterRegistered",
-    "BuildingCatalog",
-    "ConcurrencyLine",
-    "FinishedRunningStats",
-    "FoundStats",
-    "FreshnessCheckComplete",
-    "JinjaLogInfo",
-    "LogBatchResult",
-    "LogFreshnessResult",
-    "LogFunctionResult",
-    "LogHookEndLine",
-    "LogHookStartLine",
-    "LogModelResult",
-    "LogNodeNoOpResult",
-    "LogSeedResult",
-    "LogSnapshotResult",
-    "LogStartBatch",
-    "LogStartLine",
-    "LogTestResult",
-    "MainReportVersion",
-    "SkippingDetails",
-    "StatsLine",
+    "AdapterRegistered", "BuildingCatalog", "ConcurrencyLine", "FinishedRunningStats", "FoundStats",
+    "FreshnessCheckComplete", "JinjaLogInfo", "LogBatchResult", "LogFreshnessResult", "LogFunctionResult",
+    "LogHookEndLine", "LogHookStartLine", "LogModelResult", "LogNodeNoOpResult", "LogSeedResult", "LogSnapshotResult",
+    "LogStartBatch", "LogStartLine", "LogTestResult", "MainReportVersion", "SkippingDetails", "StatsLine",
     "UnableToPartialParse",
-}
+}  # fmt: skip
 # What is said at the end of every failed or warned node is said with the node already, without values.
 SAID_ALREADY = ("RunResult", "AdapterEvent", "CheckNodeTestFailure", "EndOfRunSummary")
 LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
@@ -828,11 +810,13 @@ class Watch:
         words = without_values(raw.removeprefix("Encountered an error:").strip()) if raw else ""
         if not words:
             usage = [line for line in said.splitlines() if line.startswith(("Error: ", "ModuleNotFoundError: "))]
-            words = usage[-1] if usage else f"it ended with code {code} and no word"
+            words = usage[-1] if usage else ""
         if "ModuleNotFoundError: No module named 'dbt'" in words:
             return MissingDriverError(
                 f"{DBT.name} is not installed. Install it with: pip install 'etl-blocks[{DBT.extra}]'"
             )
+        if not words:
+            return TerminalError(f"dbt {verb} of {project} ended with code {code} and without a word.")
         message = f"dbt {verb} of {project} did not run: {words.rstrip('.')}."
         if is_transient_message(raw):
             return TransientError(message)

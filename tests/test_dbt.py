@@ -33,6 +33,7 @@ from blocks.errors import (
     InvalidInputError,
     MissingDriverError,
     NotFoundError,
+    TerminalError,
     TransientError,
     UnsupportedError,
 )
@@ -350,7 +351,7 @@ def test_a_recorded_build_is_read(caplog: pytest.LogCaptureFixture) -> None:
         ('Encountered an error:\nCompilation Error\n  Run "dbt deps" to install', "", InvalidInputError, r"deps\(\)"),
         ("", "Usage: x\nError: No such option '--x'.", InvalidInputError, "No such option"),
         ("", "ModuleNotFoundError: No module named 'dbt'", MissingDriverError, r"etl-blocks\[dbt\]"),
-        ("", "Traceback\n  secret line", InvalidInputError, "code 2"),
+        ("", "Traceback\n  secret line", TerminalError, "code 2"),
     ],
 )
 def test_an_invocation_that_fails_as_a_whole(event: str, said: str, kind: type, match: str) -> None:
