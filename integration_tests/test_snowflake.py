@@ -195,6 +195,7 @@ def test_rows_go_in_several_files(warehouse: Snowflake, snowflake_server: Snowfl
     assert snowflake_server.stages() == stages
 
 
+@pytest.mark.usefixtures("prefect_server")
 def test_the_query_tag_names_the_load(warehouse: Snowflake, snowflake_server: SnowflakeServer) -> None:
     """Every statement of a load can be found in the query history by load_id and flow run."""
 
