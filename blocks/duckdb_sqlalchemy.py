@@ -130,23 +130,31 @@ def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Ite
             raise InvalidInputError(
                 f"DuckDB does not take memory_limit {memory_limit!r}. Give a size such as '100MB'."
             ) from None
-        with contextlib.closing(database):
-            yield Held(database, scan, scan.schema.names if columns is None else list(columns))
+        rows = Held(database, scan)
+        try:
+            rows.read(scan.schema.names if columns is None else list(columns))
+            yield rows
+        finally:
+            rows.close()
 
 
 class Held:
     """The rows of a scan as a table of DuckDB."""
 
-    def __init__(self, database: Any, scan: Scan, columns: list[str]) -> None:
-        self._database = database
+    def __init__(self, database: Any, scan: Scan) -> None:
+        self._database, self._scan = database, scan
+
+    def read(self, columns: Sequence[str]) -> None:
+        """Nothing. Reads the scan into the table."""
+        database, scan = self._database, self._scan
         for setting in (*SETTINGS, "preserve_insertion_order = false"):
             database.execute(f"SET {setting}")
-        chosen = scan if columns == scan.schema.names else scan.select(columns)
+        chosen = scan if list(columns) == scan.schema.names else scan.select(list(columns))
         feed = Feed(chosen.schema, chosen.batches())
         database.register("_etl_feed", feed.reader())
         duckdb = require("duckdb", extra=EXTRA)
         try:
-            self.rows = int(database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed").fetchall()[0][0])
+            database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed")
         except duckdb.Error as error:
             if feed.error is not None:
                 raise feed.error from None
@@ -157,7 +165,15 @@ class Held:
 
     def engine(self) -> Any:
         """A SQLAlchemy engine over it."""
-        return create_engine(self._database.cursor, lambda cursor: cursor.close())
+        return create_engine(self._cursor, lambda cursor: cursor.close())
+
+    def _cursor(self) -> Any:
+        return self._database.cursor()
+
+    def close(self) -> None:
+        """Nothing. Closes the database, and lets go of it: Great Expectations may keep an engine."""
+        self._database.close()
+        self._database = None
 
 
 def translate(error: BaseException, source: str) -> ConnectorError:

@@ -57,6 +57,9 @@ def _prepared() -> Any:
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         gx = require("great_expectations", extra=EXTRA)
         require("great_expectations.expectations", extra=EXTRA)
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("great_expectations."):  # one of them has a level of its own
+            logging.getLogger(name).setLevel(logging.NOTSET)
     _set_project()
     _define_datasource()
     return gx
@@ -101,6 +104,8 @@ def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, An
     registry = require("great_expectations.expectations.registry", extra=EXTRA)
     try:
         return registry.get_expectation_impl(kind)(**kwargs, meta=dict(meta))
+    except Warning:  # where those are errors
+        raise
     except Exception as error:  # noqa: BLE001 (of pydantic, and whatever a custom expectation raises)
         reasons = [
             f"{'.'.join(str(part) for part in each['loc'] if part != '__root__')}: {each['msg']}".removeprefix(": ")
@@ -366,4 +371,4 @@ def reason(outcome: Outcome) -> str:
     if "KeyError: 'type'" in text:
         return "the type of a query's column is not known; name a table"
     errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
-    return f"Great Expectations could not evaluate it ({errors[-1] if errors else 'no reason given'})"
+    return f"Great Expectations could not evaluate it ({errors[0] if errors else 'no reason given'})"

@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from blocks import gx
 from blocks.duckdb_sqlalchemy import TABLE, held, translate
-from blocks.errors import AccessDeniedError, AuthError, ConnectorError, InvalidInputError, TerminalError, TransientError
+from blocks.errors import (
+    AccessDeniedError,
+    AuthError,
+    ConnectorError,
+    InvalidInputError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+)
 from blocks.optional import lazy, require
 
 if TYPE_CHECKING:
@@ -146,10 +154,16 @@ class SqlSource(Source):
         self._forget()
         found = gx.evaluate(self.batch, "unexpected", [asked], result_format)[0]
         if found.failed_with is not None:
-            raise self._last_error() or TerminalError(f"{self.name}: {gx.reason(found)}, for {asked.type}.")
+            raise self._last_error() or TerminalError(f"{self.name}: {asked.type}: {gx.reason(found)}.")
         fields = [self.schema.field(name) for name in key]
         values: dict[str, Any] = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
-        return pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))
+        rejected = pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))
+        if rejected.num_rows != count:
+            raise UnsupportedError(
+                f"{self.name}: {asked.type} does not hold for {count} rows, and Great Expectations names "
+                f"{rejected.num_rows} of them in SQL. Give it severity fail, or check the data again if it is changing."
+            )
+        return rejected
 
     def _forget(self) -> None:
         self._last_error()

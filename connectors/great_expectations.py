@@ -519,7 +519,7 @@ def reject(found: Sequence[tuple[str, pa.Table]], key: Sequence[str], schema: pa
     tables = [table.append_column(REASON, pa.array([reason] * len(table), pa.string())) for reason, table in found]
     if not tables:
         fields = [schema.field(name) for name in key if name in schema.names]
-        return pa.schema([*fields, pa.field(REASON, pa.string())]).empty_table(), 0
+        return pa.Table.from_batches([], schema=pa.schema([*fields, pa.field(REASON, pa.string())])), 0
     rejected = pa.concat_tables(tables, promote_options="permissive")
     counted = rejected.group_by([*key, REASON], use_threads=False).aggregate([([], "count_all")])
     rows = counted.group_by(list(key), use_threads=False).aggregate([("count_all", "max")])

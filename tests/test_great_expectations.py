@@ -1,0 +1,563 @@
+"""Great Expectations: what a suite says of data, wherever it is, and what is told of it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import os
+import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
+from pydantic import ValidationError
+
+from blocks.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
+from blocks.quality import Audit, ChecksFailedError, QualityReport
+from blocks.scan import Scan
+from connectors.duckdb import DuckDB
+from connectors.great_expectations import DataQuality, Expectation
+from connectors.local import LocalFiles, MemoryFiles
+
+pytest.importorskip("great_expectations")
+pytest.importorskip("duckdb_engine")
+pd = pytest.importorskip("pandas")
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+CANARY = "c4n4ry-value"
+AMOUNT = Decimal("7654321.98")
+
+ORDERS = pa.table(
+    {
+        "order_id": pa.array([1, 2, 2, None, 5, 6], pa.int64()),
+        "amount": pa.array([Decimal(1), Decimal("2.50"), AMOUNT, Decimal(-4), None, Decimal(6)], pa.decimal128(12, 2)),
+        "status": ["new", "paid", "paid", CANARY, "new", None],
+        "email": ["a1@x.io", "b2@x.io", "c3@x.io", f"{CANARY}\\d", "e5@x.io", "100%"],
+        "day": [dt.date(2026, 4, day) for day in range(1, 7)],
+    }
+)
+
+
+def expect(kind: str, severity: str = "fail", **kwargs: Any) -> dict[str, Any]:
+    return {"type": f"expect_{kind}", "kwargs": kwargs, "severity": severity}
+
+
+EVERYTHING = [
+    expect("column_values_to_not_be_null", "quarantine", column="order_id"),
+    expect("column_values_to_be_unique", "quarantine", column="order_id"),
+    expect("column_values_to_be_between", "quarantine", column="amount", min_value=0, max_value=1000),
+    expect("column_values_to_be_between", "quarantine", column="day", min_value="2026-04-02"),
+    expect("column_values_to_be_in_set", "quarantine", column="status", value_set=["new", "paid"]),
+    expect("column_values_to_match_regex", "quarantine", column="email", regex=r"^[a-z]\d@x\.io$"),
+    expect("column_values_to_not_match_regex", "quarantine", column="email", regex=r"^\d"),
+    expect("column_value_lengths_to_be_between", "quarantine", column="email", max_value=8),
+    expect("compound_columns_to_be_unique", "warn", column_list=["order_id", "status"]),
+    expect("column_pair_values_to_be_equal", "quarantine", column_A="order_id", column_B="amount"),
+    expect("column_values_to_be_null", "warn", column="status"),
+    expect("table_row_count_to_be_between", min_value=6, max_value=6),
+    expect("column_mean_to_be_between", column="amount", min_value=1_000_000),
+    expect("column_sum_to_be_between", column="order_id", max_value=16),
+    expect("column_unique_value_count_to_be_between", column="status", min_value=3, max_value=3),
+    expect("column_max_to_be_between", "warn", column="amount", max_value=1000),
+    expect("column_median_to_be_between", column="order_id", min_value=2, max_value=2),
+    expect("column_to_exist", column="day"),
+    expect("table_columns_to_match_set", column_set=["order_id", "amount", "status", "email", "day"]),
+]
+COUNTS = [1, 2, 2, 1, 1, 2, 1, 1, 2, 4, 5, None, None, None, None, None, None, None, None]
+"""For how many rows each of them does not hold, whoever counts."""
+BROKEN_QUIETLY = {
+    "expect_column_max_to_be_between",
+    "expect_column_values_to_be_null",
+    "expect_compound_columns_to_be_unique",
+}
+REJECTED = {
+    "column_values_to_not_be_null(order_id)": {4},
+    "column_values_to_be_unique(order_id)": {2, 3},
+    "column_values_to_be_between(amount)": {3, 4},
+    "column_values_to_be_between(day)": {1},
+    "column_values_to_be_in_set(status)": {4},
+    "column_values_to_match_regex(email)": {4, 6},
+    "column_values_to_not_match_regex(email)": {6},
+    "column_value_lengths_to_be_between(email)": {4},
+    "column_pair_values_to_be_equal(order_id, amount)": {2, 3, 4, 5},
+}
+"""The day of the month of each row that is rejected for a reason."""
+
+
+def quality(*expectations: dict[str, Any], **fields: Any) -> DataQuality:
+    return DataQuality(
+        **{"suite_name": "orders", "expectations": list(expectations), "key": ["order_id", "day"], **fields}
+    )
+
+
+@pytest.fixture(scope="module")
+def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDB]:
+    with DuckDB(path=str(tmp_path_factory.mktemp("shop") / "shop.duckdb")) as block:
+        block.load(ORDERS, "orders")
+        block.load(ORDERS, "Odd Table")
+        yield block
+
+
+@pytest.fixture(scope="module")
+def bucket() -> MemoryFiles:
+    block = MemoryFiles()
+    block.write_table(ORDERS, "orders")
+    return block
+
+
+def places(warehouse: DuckDB, bucket: MemoryFiles) -> dict[str, tuple[Any, dict[str, str]]]:
+    batches = ORDERS.to_batches(max_chunksize=2)
+    return {
+        "scan": (Scan(ORDERS.schema, lambda _: batches, source="batches of two"), {}),
+        "reader": (pa.RecordBatchReader.from_batches(ORDERS.schema, batches), {}),
+        "table": (warehouse, {"table": "orders"}),
+        "odd table": (warehouse, {"table": "Odd Table"}),
+        "query": (warehouse, {"query": "with o as (select * from orders) select * from o -- all;"}),
+        "bucket": (bucket, {"prefix": "orders"}),
+    }
+
+
+def rejected_days(audit: Audit) -> dict[str, set[int]]:
+    days: dict[str, set[int]] = {}
+    for row in audit.rejected.to_pylist():
+        days.setdefault(row["reason"].removeprefix("expect_"), set()).add(row["day"].day)
+    return days
+
+
+@pytest.mark.parametrize("place", ["scan", "reader", "table", "odd table", "query", "bucket"])
+def test_the_same_suite_counts_the_same_everywhere(warehouse: DuckDB, bucket: MemoryFiles, place: str) -> None:
+    """Tables, queries, scans and folders: the same rows fail, and their keys come with their own types."""
+    data, where = places(warehouse, bucket)[place]
+    audit = quality(*EVERYTHING, max_rejected=1).audit(data, **where)
+    report = audit.report
+    assert [check.failed_rows for check in report.checks] == COUNTS
+    assert {check.check for check in report.warnings} == BROKEN_QUIETLY
+    assert (report.passed, report.rows, report.rows_quarantined) == (True, 6, 6)
+    assert audit.rejected.column_names == ["order_id", "day", "reason"]
+    assert audit.rejected.schema.types == [pa.int64(), pa.date32(), pa.string()]
+    assert audit.rejected.num_rows == 15
+    assert rejected_days(audit) == REJECTED
+
+
+def test_a_pandas_frame_counts_the_same() -> None:
+    """It is checked as it is, in memory: bounds of other types than its values have cannot be compared with them."""
+    frame = ORDERS.to_pandas(date_as_object=False).astype({"amount": float})
+    frame.index = [7] * len(frame)
+    audit = quality(*EVERYTHING, max_rejected=1).audit(frame, raise_on_failure=False)
+    assert [check.failed_rows for check in audit.report.checks] == [*COUNTS[:3], None, *COUNTS[4:]]
+    assert "could not be evaluated: Great Expectations could not evaluate it (" in audit.report.checks[3].detail
+    assert {check.check for check in audit.report.warnings} == BROKEN_QUIETLY
+    assert {name: days for name, days in REJECTED.items() if "day" not in name} == rejected_days(audit)
+    assert audit.report.rows == 6
+
+
+def test_a_polars_frame_and_dicts_are_taken() -> None:
+    """Whatever holds a table is."""
+    polars = pytest.importorskip("polars")
+    suite = quality(expect("column_values_to_be_unique", column="a"), key=[])
+    for data in (polars.DataFrame({"a": [1, 2]}), [{"a": 1}, {"a": 2}]):
+        assert suite.validate(data).rows == 2
+
+
+# The intents of prefect-great-expectations
+
+
+NEWEST: dict[str, Any] = {"limit": 100, "sort": "ID_DESC"}
+NO_FILTERS: dict[str, Any] = {
+    "artifact_filter": ArtifactFilter(),
+    "flow_run_filter": FlowRunFilter(),
+    "task_run_filter": TaskRunFilter(),
+    "offset": 0,
+    **NEWEST,
+}
+GOOD = [expect("column_values_to_be_between", column="amount", min_value=0)]
+SMALL = pa.table({"order_id": [1, 2], "amount": [1.5, 2.5]})
+BAD = pa.table({"order_id": [1, 2], "amount": [1.5, -2.5]})
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_in_a_flow_it_is_a_task_run_with_a_page() -> None:
+    """By the name of a saved block: a failed validation raises and has its report; both leave an artifact."""
+    quality(*GOOD, suite_name="Nightly orders").save("nightly", overwrite=True)
+
+    @flow
+    def nightly(data: str) -> QualityReport:
+        return DataQuality.load("nightly").validate(SMALL if data == "good" else BAD, run_name=f"run {data}")
+
+    assert nightly("good").passed
+    with pytest.raises(ChecksFailedError) as failed:
+        nightly("bad")
+    assert failed.value.report.failures[0].failed_rows == 1
+    assert failed.value.report.run_name == "run bad"
+    with get_client(sync_client=True) as client:
+        runs = [run for run in client.read_task_runs(**NEWEST) if run.name.startswith("DataQuality.validate")]
+        pages = [each.data for each in client.read_artifacts(**NO_FILTERS) if each.key == "quality-nightly-orders"]
+    assert sorted(run.state_name for run in runs) == ["Completed", "Failed"]
+    assert all(run.run_count == 1 for run in runs)  # a retry would not help
+    assert sorted(page.splitlines()[0] for page in pages) == ["# Nightly orders: failed", "# Nightly orders: passed"]
+
+
+def test_a_failure_raises_unless_told_otherwise() -> None:
+    """By default; the block may say otherwise, and the call goes before the block."""
+    loud, quiet = quality(*GOOD), quality(*GOOD, raise_on_failure=False)
+    with pytest.raises(ChecksFailedError, match=r"orders does not hold for the data: .*\(amount\): 1 of 2 rows"):
+        loud.validate(BAD)
+    assert not loud.validate(BAD, raise_on_failure=False).passed
+    assert not quiet.validate(BAD).passed
+    with pytest.raises(ChecksFailedError):
+        quiet.validate(BAD, raise_on_failure=True)
+
+
+def test_a_run_has_a_name() -> None:
+    """The given one, else the time."""
+    assert quality(*GOOD).validate(SMALL, run_name="April").run_name == "April"
+    assert quality(*GOOD).validate(SMALL).run_name.startswith("20")
+
+
+def test_a_suite_has_a_severity_for_each() -> None:
+    """Only `fail` refuses the data."""
+    warns = quality(expect("column_values_to_be_between", "warn", column="amount", min_value=0)).validate(BAD)
+    assert (warns.passed, len(warns.warnings)) == (True, 1)
+
+
+# Suites from elsewhere
+
+
+NEW = {
+    "name": "shop",
+    "id": "f6e8b8b0-0000-4000-8000-000000000000",
+    "expectations": [
+        {
+            "type": "expect_column_values_to_be_between",
+            "kwargs": {"column": "amount", "min_value": 0, "batch_id": "x"},
+            "meta": {"owner": "ann"},
+            "severity": "critical",
+            "id": "f6e8b8b0-0000-4000-8000-000000000001",
+            "description": "No refunds here.",
+        },
+        {"type": "expect_column_to_exist", "kwargs": {"column": "order_id"}, "meta": None, "severity": "info"},
+    ],
+    "meta": {"great_expectations_version": "1.24.1"},
+    "notes": None,
+}
+OLD = {
+    "expectation_suite_name": "shop",
+    "data_asset_type": None,
+    "expectations": [
+        {
+            "expectation_type": "expect_column_values_to_be_between",
+            "kwargs": {"column": "amount", "min_value": 0},
+            "meta": {"owner": "ann", "description": "No refunds here."},
+        },
+        {"expectation_type": "expect_column_to_exist", "kwargs": {"column": "order_id"}},
+    ],
+}
+
+
+def test_a_suite_of_each_spelling_loads(tmp_path: Path) -> None:
+    """Of Great Expectations 1.x and 0.x, as a dict or a file."""
+    (tmp_path / "shop.json").write_text(json.dumps(NEW))
+    new = DataQuality.from_suite(tmp_path / "shop.json", raise_on_failure=False)
+    old = DataQuality.from_suite(OLD, raise_on_failure=False)
+    assert new.suite_name == old.suite_name == "shop"
+    assert [each.severity for each in new.expectations] == ["fail", "warn"]
+    assert new.expectations[0] == old.expectations[0]
+    assert new.expectations[0].meta == {"owner": "ann", "description": "No refunds here."}
+    assert [check.passed for check in new.validate(BAD).checks] == [False, True]
+
+
+def test_its_own_objects_are_taken_and_given_back() -> None:
+    """A suite in Python goes in, comes out as it was, and a severity that it has no word for survives."""
+    import great_expectations as gx
+    import great_expectations.expectations as gxe
+
+    unique = gxe.ExpectColumnValuesToBeUnique(column="order_id", severity="warning")
+    suite = gx.ExpectationSuite(name="shop", expectations=[unique])
+    block = DataQuality.from_suite(suite)
+    assert block.expectations == [Expectation(**expect("column_values_to_be_unique", "warn", column="order_id"))]
+    assert block.to_suite().expectations[0] == unique
+    assert DataQuality(suite_name="shop", expectations=[unique]) == block
+    strict = quality(expect("column_values_to_be_unique", "quarantine", column="order_id"))
+    again = DataQuality.from_suite(strict.to_suite(), key=strict.key)
+    assert again.expectations == strict.expectations
+
+
+@pytest.mark.parametrize("suite", ["/nowhere/shop.json", {"name": "x"}, 7])
+def test_what_is_no_suite_is_refused(suite: Any) -> None:
+    with pytest.raises(InvalidInputError, match=r"is no suite|Could not read a suite"):
+        DataQuality.from_suite(suite)
+
+
+# Quarantine
+
+
+def test_rows_are_quarantined_up_to_a_share(warehouse: DuckDB) -> None:
+    """More of them are an error, before their keys are fetched; a validation that does not raise only counts them."""
+    suite = quality(expect("column_values_to_be_between", "quarantine", column="amount", min_value=0), max_rejected=0.2)
+    audit = suite.audit(warehouse, table="orders")
+    assert (audit.report.passed, audit.report.rows_quarantined, audit.rejected.num_rows) == (True, 1, 1)
+    for call in (suite.audit, suite.validate):
+        with pytest.raises(QualityError, match=r"1 of 6 rows would be quarantined .* allows 10.00%"):
+            call(warehouse, table="orders", max_rejected=0.1)
+    assert suite.validate(warehouse, table="orders", max_rejected=0, raise_on_failure=False).rows_quarantined == 1
+
+
+def test_mostly_is_a_tolerance(warehouse: DuckDB) -> None:
+    """What it lets pass is not quarantined."""
+    suite = quality(expect("column_values_to_be_between", "quarantine", column="amount", min_value=0, mostly=0.5))
+    audit = suite.audit(warehouse, table="orders")
+    assert audit.rejected.num_rows == 0
+    assert audit.rejected.schema.types == [pa.int64(), pa.date32(), pa.string()]
+
+
+def test_rows_outside_of_its_condition_stay(warehouse: DuckDB) -> None:
+    """An expectation with a condition rejects only rows for which that is true."""
+    paid = {"type": "comparison", "column": {"name": "status"}, "operator": "==", "parameter": "paid"}
+    suite = quality(
+        expect("column_values_to_be_between", "quarantine", column="order_id", min_value=100, row_condition=paid),
+        max_rejected=1,
+    )
+    assert {row["day"].day for row in suite.audit(warehouse, table="orders").rejected.to_pylist()} == {2, 3}
+
+
+def test_rows_that_cannot_be_named_are_an_error(warehouse: DuckDB) -> None:
+    """Great Expectations counts duplicates over several columns in SQL, and does not say which rows they are."""
+    suite = quality(
+        expect("compound_columns_to_be_unique", "quarantine", column_list=["order_id", "status"]), max_rejected=1
+    )
+    with pytest.raises(UnsupportedError, match="does not hold for 2 rows, and Great Expectations names 0 of them"):
+        suite.audit(warehouse, table="orders")
+
+
+@pytest.mark.parametrize(
+    "kind", ["column_mean_to_be_between", "column_values_to_be_of_type", "table_row_count_to_equal"]
+)
+def test_only_rows_can_be_quarantined(kind: str) -> None:
+    with pytest.raises(ValidationError, match="is not about single rows"):
+        quality(expect(kind, "quarantine", column="a"))
+
+
+def test_a_quarantine_needs_a_key() -> None:
+    with pytest.raises(ValidationError, match="needs key"):
+        quality(expect("column_values_to_be_unique", "quarantine", column="a"), key=[])
+
+
+# What goes wrong
+
+
+def test_check_names_the_nearest_type() -> None:
+    """And says which argument does not fit."""
+    assert quality(*GOOD).check() == "orders has 1 expectations, all of them known."
+    with pytest.raises(InvalidInputError, match="Did you mean expect_column_values_to_be_unique"):
+        quality(expect("column_values_to_be_uniqe", column="a")).check()
+    with pytest.raises(InvalidInputError, match=r"does not take these arguments: .*colum"):
+        quality(expect("column_values_to_be_unique", colum="a")).check()
+
+
+def test_what_cannot_be_evaluated_fails_in_our_words(warehouse: DuckDB) -> None:
+    """Each by itself; the others keep their results."""
+    suite = quality(
+        expect("column_values_to_be_between", column="nope", min_value=0),
+        expect("column_values_to_be_between", column="status", min_value=0),
+        expect("column_values_to_match_strftime_format", column="status", strftime_format="%Y"),
+        *GOOD,
+        raise_on_failure=False,
+    )
+    for data, where in ((ORDERS, {}), (warehouse, {"table": "orders"})):
+        *broken, good = suite.validate(data, **where).checks
+        assert good.failed_rows == 1
+        reasons = [check.detail.partition("could not be evaluated: ")[2] for check in broken]
+        assert reasons == [
+            "there is no column nope",
+            "it cannot be asked of a column of type VARCHAR",
+            "it cannot be asked in SQL here; pass a pandas frame",
+        ]
+
+
+@pytest.mark.parametrize(
+    ("data", "where"),
+    [("frame", {"table": "orders"}), ("warehouse", {}), ("warehouse", {"table": "a", "query": "b"}), ("bucket", {})],
+)
+def test_arguments_have_to_fit(warehouse: DuckDB, bucket: MemoryFiles, data: str, where: dict[str, str]) -> None:
+    given = {"frame": SMALL, "warehouse": warehouse, "bucket": bucket}[data]
+    with pytest.raises(InvalidInputError, match="takes"):
+        quality(*GOOD).validate(given, **where)
+
+
+def test_a_missing_table_is_not_a_failed_check(warehouse: DuckDB) -> None:
+    with pytest.raises(NotFoundError, match="nowhere"):
+        quality(*GOOD).validate(warehouse, table="nowhere")
+
+
+def test_an_error_of_the_data_is_its_own() -> None:
+    """What a scan raises while it is read comes through."""
+
+    def fail(_: object) -> Iterator[pa.RecordBatch]:
+        yield SMALL.to_batches()[0]
+        raise NotFoundError("the second file is gone")
+
+    with pytest.raises(NotFoundError, match="the second file is gone"):
+        quality(*GOOD).validate(Scan(SMALL.schema, fail, source="files"))
+
+
+# What is told
+
+
+def all_that_is_told(suite: DataQuality, data: Any, caplog: pytest.LogCaptureFixture, **where: Any) -> str:
+    with caplog.at_level(logging.DEBUG):
+        report = suite.validate(data, **where, raise_on_failure=False)
+        with pytest.raises(ChecksFailedError) as failed:
+            suite.validate(data, **where)
+    return "".join([str(report), report.markdown(), report.model_dump_json(), str(failed.value), caplog.text])
+
+
+SECRETIVE = [
+    *[{**each, "severity": "fail"} for each in EVERYTHING],
+    expect("column_most_common_value_to_be_in_set", column="status", value_set=["paid"]),
+    expect("column_distinct_values_to_be_in_set", column="status", value_set=["paid"]),
+    expect("column_min_to_be_between", column="amount", min_value=0),
+    expect(
+        "column_quantile_values_to_be_between",
+        column="amount",
+        quantile_ranges={"quantiles": [1], "value_ranges": [[0, 1]]},
+    ),
+    expect("column_values_to_be_between", column="status", min_value=0),
+]
+
+
+@pytest.mark.parametrize("place", ["pandas", "table"])
+def test_no_value_is_told(
+    warehouse: DuckDB, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    """Not in the report, its page, the error, the logs, nor in the Data Docs."""
+    monkeypatch.setattr(logging.getLogger("prefect.DataQuality"), "propagate", True)
+    suite = quality(*SECRETIVE, docs=LocalFiles(basepath=str(tmp_path)))
+    data, where = {
+        "pandas": (ORDERS.to_pandas(), {}),
+        "table": (warehouse, {"table": "orders"}),
+    }[place]
+    told = all_that_is_told(suite, data, caplog, **where)
+    pages = "".join(path.read_text("utf-8") for path in tmp_path.rglob("*.html"))
+    assert "expect_column_values_to_be_in_set(status): 1 of 6 rows" in told
+    assert "must belong to this set" in pages
+    for text in (told, pages):
+        assert CANARY not in text
+        assert str(AMOUNT) not in text
+        assert "Traceback" not in text
+
+
+def test_docs_are_published_with_their_index_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under the given folder; what never changes is sent once; samples are shown where that is wanted."""
+    sent: list[str] = []
+    original = MemoryFiles._upload
+
+    def upload(self: MemoryFiles, key: str, *args: Any) -> Any:
+        sent.append(key)
+        return original(self, key, *args)
+
+    monkeypatch.setattr(MemoryFiles, "_upload", upload)
+    bucket = MemoryFiles()
+    suite = quality(*GOOD, docs=bucket, docs_prefix="site/", raise_on_failure=False)
+    first = suite.validate(ORDERS, run_name="a/b")
+    assert sent[-1] == "site/index.html"
+    assert sent[0].startswith("site/static/")
+    assert first.docs is not None
+    assert first.docs.startswith(bucket.uri("site/validations/orders/a_b"))
+    assert f"({first.docs})" in first.markdown()
+    sent.clear()
+    with_samples = suite.model_copy(update={"docs_samples": True})
+    second = with_samples.validate(ORDERS, run_name="c")
+    assert [key.split("/")[1] for key in sent] == ["expectations", "validations", "index.html"]
+    page = next(key for key in sent if "validations" in key)
+    assert second.docs == bucket.uri(page)
+    assert b"-4" in bucket.read_path(page)
+
+
+def test_a_verdict_does_not_need_its_docs(tmp_path: Path) -> None:
+    """Where they cannot be published, that is a warning."""
+    (tmp_path / "file").write_text("")
+    suite = quality(*GOOD, docs=LocalFiles(basepath=str(tmp_path / "file")))
+    assert suite.validate(SMALL).docs is None
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_saved_one_finds_its_bucket(tmp_path: Path) -> None:
+    """It is saved by name or as a saved block; one that is not saved is refused, as its secrets would show."""
+    bucket = LocalFiles(basepath=str(tmp_path))
+    with pytest.raises(InvalidInputError, match="Save the bucket"):
+        quality(*GOOD, docs=bucket).save("shown")
+    bucket.save("docs", overwrite=True)
+    for docs in (bucket, "etl-local-files/docs"):
+        quality(*EVERYTHING, docs=docs).save("orders", overwrite=True)
+        loaded = DataQuality.load("orders")
+        assert loaded.expectations == quality(*EVERYTHING).expectations
+        assert loaded._bucket() == bucket
+
+
+# Processes and threads
+
+
+def test_two_validations_at_once_do_not_meet(warehouse: DuckDB) -> None:
+    """Each sees its own data and suite, whatever context the caller uses beside them."""
+    import great_expectations as gx
+
+    own = gx.get_context(mode="ephemeral")
+    few = quality(*EVERYTHING[:3], max_rejected=1)
+    suites = [quality(expect("table_row_count_to_equal", value=rows), suite_name=f"s{rows}") for rows in range(1, 5)]
+    data = [pa.table({"a": list(range(rows))}) for rows in range(1, 5)]
+    with ThreadPoolExecutor(4) as pool:
+        reports = list(pool.map(lambda suite, table: suite.validate(table), suites, data))
+        tables = list(pool.map(lambda _: few.validate(warehouse, table="orders"), "ab"))
+    assert [report.rows for report in reports] == list(range(1, 5))
+    assert all([check.failed_rows for check in table.checks] == COUNTS[:3] for table in tables)
+    assert gx.data_context.data_context.context_factory.project_manager.get_current_project() is own
+
+
+def test_a_block_goes_to_another_process() -> None:
+    """With all that it expects."""
+    suite = quality(*EVERYTHING)
+    assert pickle.loads(pickle.dumps(suite)) == suite  # noqa: S301
+
+
+QUIET = """
+import logging, socket, sys
+logging.basicConfig(level=logging.INFO)
+def refuse(self, address, *_):
+    if self.family != socket.AF_UNIX:
+        print("TALKS TO", address)
+        raise OSError("no network here")
+socket.socket.connect = socket.socket.connect_ex = refuse
+from connectors.great_expectations import DataQuality
+assert "great_expectations" not in sys.modules
+import pyarrow as pa
+suite = DataQuality(suite_name="s", expectations=[
+    {"type": "expect_column_values_to_be_unique", "kwargs": {"column": "a"}, "severity": "quarantine"}
+], key=["a"])
+print(suite.validate(pa.table({"a": list(range(100))})).passed)
+"""
+
+
+def test_nobody_is_told_that_it_is_used() -> None:
+    """The import and a validation open no connection and print nothing; building a block imports nothing."""
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", QUIET],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.splitlines() == ["True"], done.stderr
+    assert "great_expectations" not in done.stderr
