@@ -370,7 +370,8 @@ DbtProject(project_dir=sys.argv[1], target=Postgres.model_validate_json(sys.stdi
 def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
     """Also when nobody is left to stop it, as after kill -9, it ends, and so do its queries."""
     folder = make_project(tmp_path / "shop", HANGS)
-    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdin=subprocess.PIPE)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it was working in stays behind
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdin=subprocess.PIPE, env=environment)
     fields = {**pg_database.fields(), "ssl_mode": postgres.ssl_mode}
     assert parent.stdin
     parent.stdin.write(json.dumps(fields, default=str).encode())
@@ -383,6 +384,7 @@ def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: 
         parent.wait()
     eventually(lambda: not dbt_processes(folder))
     eventually(lambda: not sessions(pg_database))
+    assert not [text for text in texts_in(tmp_path) if pg_database.password.encode() in text]
 
 
 # Two at once
