@@ -45,7 +45,7 @@ campaign: .venv/bench azurite standins  ## kills the pipeline ten times during a
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
 	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
-	$(BIN)/pytest -n 2 --thorough integration_tests/test_object_store_faults.py \
+	$(BIN)/pytest -n 2 --thorough integration_tests/test_object_store_faults.py integration_tests/test_elt_with_dbt.py \
 		integration_tests/test_bigquery.py integration_tests/test_load_faults.py tests/test_duckdb.py tests/test_formats.py
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
