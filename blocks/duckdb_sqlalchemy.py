@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
-EXTRA = "great-expectations"
 SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false")
 TABLE = "data"
 """The table of a DuckDB for a while."""
@@ -41,8 +40,8 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
         connect: Opens a connection of DuckDB.
         close: Closes it.
     """
-    sqlalchemy = require("sqlalchemy", extra=EXTRA)
-    duckdb_engine = require("duckdb_engine", extra=EXTRA)
+    sqlalchemy = require("sqlalchemy", extra="great-expectations")
+    duckdb_engine = require("duckdb_engine", extra="great-expectations")
 
     class Cursor(duckdb_engine.CursorWrapper):  # type: ignore[misc, name-defined]  # untyped
         def __init__(self, cursor: Any, connection: Any) -> None:
@@ -107,7 +106,7 @@ def _forget_at_exit() -> None:
     """Nothing. SQLAlchemy remembers what it asked of each dialect, and so keeps DuckDB from ending before Python does,
     which DuckDB would then complain of on the screen.
     """
-    dialect = require("sqlalchemy.dialects.postgresql", extra=EXTRA).base.PGDialect
+    dialect = require("sqlalchemy.dialects.postgresql", extra="great-expectations").base.PGDialect
     remembered = [each.cache_clear for each in vars(dialect).values() if hasattr(each, "cache_clear")]
     atexit.register(lambda: [forget() for forget in remembered])
 
@@ -121,7 +120,7 @@ def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Ite
         columns: Only these of its columns, or all.
         memory_limit: The most memory DuckDB uses, such as "100MB"; what does not fit it keeps in the file.
     """
-    duckdb = require("duckdb", extra=EXTRA)
+    duckdb = require("duckdb", extra="great-expectations")
     with tempfile.TemporaryDirectory(prefix="etl-quality-") as folder:
         config = {"memory_limit": memory_limit, "threads": THREADS, "temp_directory": str(Path(folder) / "spill")}
         try:
@@ -152,7 +151,7 @@ class Held:
         chosen = scan if list(columns) == scan.schema.names else scan.select(list(columns))
         feed = Feed(chosen.schema, chosen.batches())
         database.register("_etl_feed", feed.reader())
-        duckdb = require("duckdb", extra=EXTRA)
+        duckdb = require("duckdb", extra="great-expectations")
         try:
             database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed")
         except duckdb.Error as error:

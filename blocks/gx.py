@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from blocks.errors import ConnectorError
 
-EXTRA = "great-expectations"
 POSITION = "etl_position"
 """The key in `meta` that says which expectation of the suite a result belongs to."""
 WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
@@ -55,8 +54,8 @@ def _prepared() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # at its import it uses what Python deprecates
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
-        gx = require("great_expectations", extra=EXTRA)
-        require("great_expectations.expectations", extra=EXTRA)
+        gx = require("great_expectations", extra="great-expectations")
+        require("great_expectations.expectations", extra="great-expectations")
     for name in logging.root.manager.loggerDict:
         if name.startswith("great_expectations."):  # one of them has a level of its own
             logging.getLogger(name).setLevel(logging.NOTSET)
@@ -67,17 +66,17 @@ def _prepared() -> Any:
 
 def _set_project() -> None:
     """Nothing. Some of its parts ask whether the current project is in its cloud; where there is none, they fail."""
-    factory = require("great_expectations.data_context.data_context.context_factory", extra=EXTRA)
+    factory = require("great_expectations.data_context.data_context.context_factory", extra="great-expectations")
     try:
         factory.project_manager.is_using_cloud()
-    except require("great_expectations.exceptions", extra=EXTRA).DataContextRequiredError:
+    except require("great_expectations.exceptions", extra="great-expectations").DataContextRequiredError:
         factory.set_context(new_context())
 
 
 def new_context(**options: Any) -> Any:
     """A context in memory that nobody else sees."""
-    contexts = require("great_expectations.data_context", extra=EXTRA)
-    base = require("great_expectations.data_context.types.base", extra=EXTRA)
+    contexts = require("great_expectations.data_context", extra="great-expectations")
+    base = require("great_expectations.data_context.types.base", extra="great-expectations")
     config = base.DataContextConfig(
         store_backend_defaults=base.InMemoryStoreBackendDefaults(),
         progress_bars=base.ProgressBarsConfig(globally=False, metric_calculations=False),
@@ -90,7 +89,7 @@ def new_context(**options: Any) -> Any:
 def known_types() -> list[str]:
     """The types of expectation that Great Expectations knows here, the user's own included."""
     great_expectations()
-    registry = require("great_expectations.expectations.registry", extra=EXTRA)
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
     return [str(name) for name in registry.list_registered_expectation_implementations()]
 
 
@@ -101,7 +100,7 @@ def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, An
         InvalidInputError: Its arguments are not what this type of expectation takes.
     """
     great_expectations()
-    registry = require("great_expectations.expectations.registry", extra=EXTRA)
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
     try:
         return registry.get_expectation_impl(kind)(**kwargs, meta=dict(meta))
     except Warning:  # where those are errors
@@ -128,8 +127,8 @@ def make_suite(name: str, asked: Sequence[Asked]) -> Any:
 def is_row_level(kind: str) -> bool:
     """Whether an expectation of this type holds or not for each row."""
     great_expectations()
-    registry = require("great_expectations.expectations.registry", extra=EXTRA)
-    base = require("great_expectations.expectations.expectation", extra=EXTRA)
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
+    base = require("great_expectations.expectations.expectation", extra="great-expectations")
     maps = (base.ColumnMapExpectation, base.ColumnPairMapExpectation, base.MulticolumnMapExpectation)
     return issubclass(registry.get_expectation_impl(kind), maps)
 
@@ -170,7 +169,7 @@ def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None
     """
     great_expectations()
     source = new_context().data_sources.add_etl_engine("etl", connection_string="etl://")
-    quoted_name = require("sqlalchemy", extra=EXTRA).sql.quoted_name
+    quoted_name = require("sqlalchemy", extra="great-expectations").sql.quoted_name
     schema, _, name = (table or "").rpartition(".")
     exact = True if schema != schema.lower() else None  # else it would make it lower case
     source.use(engine, quoted_name(schema, exact) if schema else None)
@@ -183,9 +182,9 @@ def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None
 
 def _define_datasource() -> None:
     """Nothing. Makes the kind of data source known that takes an engine as it is; its class is all that is needed."""
-    fluent = require("great_expectations.datasource.fluent", extra=EXTRA)
-    pydantic = require("great_expectations.compatibility.pydantic", extra=EXTRA)
-    engines = require("great_expectations.execution_engine", extra=EXTRA)
+    fluent = require("great_expectations.datasource.fluent", extra="great-expectations")
+    pydantic = require("great_expectations.compatibility.pydantic", extra="great-expectations")
+    engines = require("great_expectations.execution_engine", extra="great-expectations")
 
     class EtlEngineDatasource(fluent.SQLDatasource):  # type: ignore[misc, name-defined]  # untyped
         type: Literal["etl_engine"] = "etl_engine"
@@ -230,7 +229,7 @@ def _duckdb_dialect(dialect: Any) -> types.ModuleType:
     It picks the function for regular expressions by a name in there: DuckDB has the one that Dremio has. The types are
     those that duckdb-engine finds, by the names that DuckDB has for them.
     """
-    sqltypes = require("sqlalchemy.types", extra=EXTRA)
+    sqltypes = require("sqlalchemy.types", extra="great-expectations")
     module = types.ModuleType("duckdb_dialect")
     names = vars(sqltypes) | {name.upper(): kind for name, kind in dialect.ischema_names.items()}
     exact = {
@@ -299,11 +298,13 @@ def render_docs(
         started_at: When it began.
     """
     suite, run_name = _file_name(suite), _file_name(run_name)
-    core = require("great_expectations.core.expectation_validation_result", extra=EXTRA)
-    configurations = require("great_expectations.expectations.expectation_configuration", extra=EXTRA)
-    util = require("great_expectations.util", extra=EXTRA)
-    identifiers = require("great_expectations.data_context.types.resource_identifiers", extra=EXTRA)
-    run_id = require("great_expectations.core.run_identifier", extra=EXTRA).RunIdentifier(run_name, started_at)
+    core = require("great_expectations.core.expectation_validation_result", extra="great-expectations")
+    configurations = require("great_expectations.expectations.expectation_configuration", extra="great-expectations")
+    util = require("great_expectations.util", extra="great-expectations")
+    identifiers = require("great_expectations.data_context.types.resource_identifiers", extra="great-expectations")
+    run_id = require("great_expectations.core.run_identifier", extra="great-expectations").RunIdentifier(
+        run_name, started_at
+    )
     backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
     site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
     index = {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}

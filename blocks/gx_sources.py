@@ -136,7 +136,7 @@ class SqlSource(Source):
         self._events().remove(self._engine, "handle_error", self._remember)
 
     def _events(self) -> Any:
-        return require("sqlalchemy", extra=gx.EXTRA).event
+        return require("sqlalchemy", extra="great-expectations").event
 
     def _remember(self, context: Any) -> None:
         if context.engine is self._engine:  # the engine that it was made of tells of its own errors too
@@ -173,7 +173,7 @@ class SqlSource(Source):
         for error in self._errors:
             if isinstance(error, (TransientError, AuthError, AccessDeniedError)):
                 raise error
-        with contextlib.suppress(require("sqlalchemy", extra=gx.EXTRA).exc.SQLAlchemyError):
+        with contextlib.suppress(require("sqlalchemy", extra="great-expectations").exc.SQLAlchemyError):
             self._engine.connect().close()  # what it raises while it connects is an error of this package
         return self._errors[-1] if self._errors else None
 
