@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +91,7 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             close(self._connection)
             self.closed = True
 
-    _forget_at_exit()
+    _let_go_at_exit()
     engine = sqlalchemy.create_engine(
         "duckdb://",
         creator=lambda: Connection(connect()),
@@ -102,13 +103,23 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
 
 
 @functools.cache
-def _forget_at_exit() -> None:
-    """Nothing. SQLAlchemy remembers what it asked of each dialect, and so keeps DuckDB from ending before Python does,
-    which DuckDB would then complain of on the screen.
+def _let_go_at_exit() -> None:
+    """Nothing. At the end of Python duckdb-engine and SQLAlchemy's caches let go of DuckDB.
+
+    What keeps it beyond that (pandas does, through pyarrow, and all that it reaches) makes DuckDB print a page of
+    complaints to the screen of whoever waits for a report.
     """
     dialect = require("sqlalchemy.dialects.postgresql", extra="great-expectations").base.PGDialect
-    remembered = [each.cache_clear for each in vars(dialect).values() if hasattr(each, "cache_clear")]
-    atexit.register(lambda: [forget() for forget in remembered])
+    caches = [each for each in vars(dialect).values() if hasattr(each, "cache_clear")]
+
+    def let_go() -> None:
+        for cache in caches:
+            cache.cache_clear()
+        for name, module in list(sys.modules.items()):
+            if name.partition(".")[0] == "duckdb_engine":
+                vars(module).clear()
+
+    atexit.register(let_go)
 
 
 @contextlib.contextmanager
