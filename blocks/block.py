@@ -6,6 +6,7 @@ import copy
 import difflib
 import inspect
 import threading
+import typing
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from prefect.logging.loggers import LoggingAdapter
 
 T = TypeVar("T")
+B = TypeVar("B", bound="ConnectorBlock")
 
 ACRONYMS = {"arn", "aws", "id", "ssl", "url"}
 
@@ -87,13 +89,73 @@ class ConnectorBlock(Block, ABC):
     def _name_unknown_fields(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        known = {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+        known = cls._names()
         for key in values:
             if key not in known and key not in PREFECT_KEYS:
                 near = difflib.get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
                 raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
         return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
+
+    @classmethod
+    def _open_fields(cls) -> dict[str, type[ConnectorBlock]]:
+        """The fields that take a block of any type of a kind, such as any ObjectStore, and that kind."""
+        return {
+            name: kind
+            for name, field in cls.model_fields.items()
+            for kind in (field.annotation, *typing.get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, ConnectorBlock) and inspect.isabstract(kind)
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revive_open_fields(cls, values: Any) -> Any:
+        # Prefect hands out what a saved block refers to as the fields of it, and not always with its type.
+        if not isinstance(values, dict):
+            return values
+        revived = {
+            name: kind._revive(values[name])  # noqa: SLF001 (one of us)
+            for name, kind in cls._open_fields().items()
+            if isinstance(values.get(name), dict)
+        }
+        return values | revived
+
+    @classmethod
+    def _revive(cls, fields: dict[str, Any]) -> Self:
+        """A block of this kind with these fields, of the type that they name, or else of the one that they fit."""
+        if slug := fields.get("block_type_slug"):
+            return cls.get_block_class_from_key(slug)(**fields)
+        names = fields.keys() - PREFECT_KEYS
+        fitting = [kind for kind in _types_of(cls) if kind._names() >= names]  # noqa: SLF001 (one of us)
+        if not fitting:
+            raise ValueError(f"not a block of type {cls.__name__}, nor the name of a saved one")
+        return min(fitting, key=lambda kind: len(kind.model_fields))(**fields)
+
+    @classmethod
+    def _names(cls) -> set[str]:
+        return {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+
+    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
+        # The schema does not say which fields of some block of a kind are secret: they would not be masked.
+        for name in self._open_fields():
+            inner = getattr(self, name)
+            if isinstance(inner, ConnectorBlock) and inner._block_document_id is None:  # noqa: SLF001
+                raise InvalidInputError(
+                    f"Save the block in {name} by itself first, or give the name of a saved one: within this one its "
+                    "secrets would be shown."
+                )
+        return super()._to_block_document(*args, **kwargs)
+
+    @classmethod
+    def register_type_and_schema(cls, *args: Any, **kwargs: Any) -> Any:
+        """Nothing. Makes this type of block known to Prefect's server; what is only a kind of them is none."""
+        return None if inspect.isabstract(cls) else super().register_type_and_schema(*args, **kwargs)
+
+    @classmethod
+    async def aregister_type_and_schema(cls, *args: Any, **kwargs: Any) -> None:
+        """The same, awaitable."""
+        if not inspect.isabstract(cls):
+            await super().aregister_type_and_schema(*args, **kwargs)
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -104,6 +166,8 @@ class ConnectorBlock(Block, ABC):
         names = sorted(schema.get("properties", {}), key=lambda name: name in shared)
         for position, name in enumerate(names):
             schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
+        for name in cls._open_fields():  # a server would look for a block type of that name
+            schema["block_schema_references"].pop(name, None)
         return schema
 
     @abstractmethod
@@ -150,6 +214,16 @@ class ConnectorBlock(Block, ABC):
         other = type(self).__new__(type(self))
         other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return other
+
+
+def _types_of(kind: type[B]) -> list[type[B]]:
+    """The types of block of that kind which are imported."""
+    return [
+        each
+        for child in kind.__subclasses__()
+        for each in (child, *_types_of(child))
+        if not inspect.isabstract(each) and each._block_type_slug  # noqa: SLF001 (one of us)
+    ]
 
 
 def resolve(value: T | str, kind: type[T]) -> T:

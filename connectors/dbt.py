@@ -37,10 +37,10 @@ from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_HOME
 from prefect.states import Cancelled, Completed, Failed
 from prefect.types import SecretDict
-from pydantic import Field, PrivateAttr, SecretStr, field_validator
+from pydantic import Field, PrivateAttr, SecretStr
 
 from blocks.artifacts import keep_markdown
-from blocks.block import PREFECT_KEYS, ConnectorBlock, resolve
+from blocks.block import ConnectorBlock, resolve
 from blocks.dbt_results import (
     DbtFailedError,
     DbtNode,
@@ -65,7 +65,6 @@ from blocks.retry import RetryPolicy, call_with_retry
 from blocks.warehouse import Warehouse
 
 if TYPE_CHECKING:
-    from prefect.blocks.core import Block
     from prefect.client.schemas.objects import State
 
 Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
@@ -85,9 +84,6 @@ ADAPTERS = {
     "postgres": Package("dbt-postgres", extra="dbt-postgres"),
     "snowflake": Package("dbt-snowflake", extra="dbt-snowflake"),
 }
-
-TARGETS = ("etl-duckdb", "etl-postgres", "etl-snowflake", "etl-big-query")
-"""The types of warehouses that dbt can build in."""
 
 START = "from dbt.cli.main import cli; cli()"
 SECRET = "DBT_ENV_SECRET_ETL_"  # noqa: S105 (a prefix)
@@ -200,27 +196,6 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     )
 
     _clock: Any = PrivateAttr(default=time.monotonic)
-
-    @field_validator("target", mode="before")
-    @classmethod
-    def _saved_within(cls, value: Any) -> Any:
-        # Prefect hands out what a saved block refers to without its type; it is known by the names of its fields.
-        if not isinstance(value, dict):
-            return value
-        slugs = [value["block_type_slug"]] if "block_type_slug" in value else TARGETS
-        kinds = [cls.get_block_class_from_key(slug) for slug in slugs]
-        fitting = [kind for kind in kinds if kind.model_fields.keys() | _aliases(kind) >= value.keys() - PREFECT_KEYS]
-        if not fitting:
-            raise ValueError("target is a warehouse block, or the name of a saved one")
-        return min(fitting, key=lambda kind: len(kind.model_fields))(**value)
-
-    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
-        # The schema of this block does not say which fields of some Warehouse are secret: they would not be masked.
-        if isinstance(self.target, Warehouse) and self.target._block_document_id is None:  # noqa: SLF001
-            raise InvalidInputError(
-                "Save the target as a block of its own first, or name a saved one: its secrets would be shown."
-            )
-        return super()._to_block_document(*args, **kwargs)
 
     # --- commands ---
 
@@ -996,10 +971,6 @@ def _replace(path: Path, data: bytes) -> Path:
     finally:
         beside.unlink(missing_ok=True)
     return path
-
-
-def _aliases(kind: type[Block]) -> set[str]:
-    return {field.alias for field in kind.model_fields.values() if field.alias}
 
 
 def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:

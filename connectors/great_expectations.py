@@ -197,14 +197,6 @@ class DataQuality(ConnectorBlock):
     def _as_list(cls, given: Any) -> Any:
         return list(given) if isinstance(given, tuple) else given
 
-    @field_validator("docs", mode="before")
-    @classmethod
-    def _saved_within(cls, value: Any) -> Any:
-        # Prefect hands out what a saved block refers to without its type, and an ObjectStore could be of any.
-        if isinstance(value, dict):
-            return cls.get_block_class_from_key(value.get("block_type_slug", "etl-local-files"))(**value)
-        return value
-
     @model_validator(mode="after")
     def _rows_have_a_key(self) -> Self:
         for each in self.expectations:
@@ -215,15 +207,6 @@ class DataQuality(ConnectorBlock):
             if not self.key:
                 raise ValueError(f"{each.type} has severity quarantine, which needs key: the columns that name a row")
         return self
-
-    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
-        # The schema of this block does not say which fields of some ObjectStore are secret: they would not be masked.
-        if isinstance(self.docs, ObjectStore) and self.docs._block_document_id is None:  # noqa: SLF001 (one of us)
-            raise InvalidInputError(
-                "Save the bucket of the docs as a block of its own first, or name a saved one: its secrets would be "
-                "shown."
-            )
-        return super()._to_block_document(*args, **kwargs)
 
     @classmethod
     def from_suite(cls, suite: Any, **fields: Any) -> Self:

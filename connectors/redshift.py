@@ -186,28 +186,12 @@ class Redshift(Postgres):
 
     _clock: Callable[[], dt.datetime] = PrivateAttr(default_factory=lambda: utc_now)
 
-    @field_validator("staging", mode="before")
-    @classmethod
-    def _saved_within(cls, value: Any) -> Any:
-        # Prefect hands out what a saved block refers to without its type, and an ObjectStore could be of any.
-        if isinstance(value, dict):
-            return cls.get_block_class_from_key(value.get("block_type_slug", "etl-s3-bucket"))(**value)
-        return value
-
     @field_validator("staging")
     @classmethod
     def _stages_in_s3(cls, value: ObjectStore | str) -> ObjectStore | str:
         if isinstance(value, ObjectStore) and not value.uri().startswith("s3://"):
             raise ValueError(f"Redshift reads from S3 only, not from {value.uri()}")
         return value
-
-    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
-        # The schema of this block does not say which fields of some ObjectStore are secret: they would not be masked.
-        if isinstance(self.staging, ObjectStore) and self.staging._block_document_id is None:  # noqa: SLF001
-            raise errors.InvalidInputError(
-                "Save the staging bucket as a block of its own first, or name a saved one: its secrets would be shown."
-            )
-        return super()._to_block_document(*args, **kwargs)
 
     @model_validator(mode="after")
     def _one_login(self) -> Self:

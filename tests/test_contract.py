@@ -547,7 +547,7 @@ def test_each_try_is_checked_afresh() -> None:
     first = next(data.batches())
     assert first.num_rows == 2
     assert data.to_arrow() == data.to_arrow() == GOOD.cast(SCHEMA)
-    assert [report.rows for report in reports] == [3, 3]
+    assert {report.rows for report in reports} == {3}, "what read ahead of a try that was given up may report too"
     once = orders().enforce(GOOD.to_reader())
     once.to_arrow()
     with pytest.raises(InvalidInputError, match="read only once"):

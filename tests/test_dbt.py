@@ -515,7 +515,7 @@ def test_nothing_can_be_retried_before_a_build(project: DbtProject) -> None:
 def test_it_is_saved_with_its_target(tmp_path: Path) -> None:
     """By the name of a saved warehouse, or with a saved one; one that is not saved would show its secrets."""
     warehouse = Postgres(host="h", database="d", username="u", password=CANARY)
-    with pytest.raises(InvalidInputError, match="Save the target"):
+    with pytest.raises(InvalidInputError, match="Save the block in target"):
         DbtProject(project_dir=tmp_path, target=warehouse).save("unsaved")
     warehouse.save("dbt-shop", overwrite=True)
     saved = Postgres.load("dbt-shop")

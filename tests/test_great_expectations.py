@@ -496,7 +496,7 @@ def test_a_verdict_does_not_need_its_docs(tmp_path: Path) -> None:
 def test_a_saved_one_finds_its_bucket(tmp_path: Path) -> None:
     """It is saved by name or as a saved block; one that is not saved is refused, as its secrets would show."""
     bucket = LocalFiles(basepath=str(tmp_path))
-    with pytest.raises(InvalidInputError, match="Save the bucket"):
+    with pytest.raises(InvalidInputError, match="Save the block in docs"):
         quality(*GOOD, docs=bucket).save("shown")
     bucket.save("docs", overwrite=True)
     for docs in (bucket, "etl-local-files/docs"):

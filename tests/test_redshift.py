@@ -68,7 +68,7 @@ def test_a_saved_one_finds_its_bucket() -> None:
     """The bucket is a saved block, or the name of one; one that is not saved is refused, as its secrets would show."""
     keys = AwsCredentials(aws_access_key_id="id", aws_secret_access_key="c4n4ry")
     bucket = S3Bucket(bucket_name="my-staging", credentials=keys)
-    with pytest.raises(InvalidInputError, match="Save the staging bucket"):
+    with pytest.raises(InvalidInputError, match="Save the block in staging"):
         redshift(staging=bucket).save("shown")
     bucket.save("staging", overwrite=True)
     LocalFiles(basepath="x").save("local", overwrite=True)
