@@ -23,7 +23,7 @@ run-elt: .venv/elt  ## raw files -> dbt -> Great Expectations on the data shippe
 	$(BIN)/etl run elt_with_dbt
 
 test: .venv/all azurite standins test-minimal  ## everything, against real servers on loopback
-	$(BIN)/pytest -n 3 --dist loadfile  # half of the time is spent waiting
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder  # half of the time is spent waiting
 
 azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm; else its tests are skipped
 
@@ -41,12 +41,12 @@ check: .venv/all
 bench: .venv/bench standins
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-campaign: .venv/bench azurite standins  ## kills the pipeline ten times during a load; moves many and large objects (minutes)
+campaign: .venv/bench azurite standins  ## kills a pipeline ten times, moves many and large objects, tries every case (an hour)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
 	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
-	$(BIN)/pytest -n 2 --thorough integration_tests/test_object_store_faults.py integration_tests/test_elt_with_dbt.py \
-		integration_tests/test_bigquery.py integration_tests/test_load_faults.py tests/test_duckdb.py tests/test_formats.py
+	$(BIN)/python -m integration_tests.campaigns.quality_scale
+	$(BIN)/pytest -n 2 --dist loadfile --thorough
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv

@@ -112,7 +112,9 @@ def extra_of(block: type[ConnectorBlock]) -> str | None:
     """The extra that brings the block's driver, None where none is needed."""
     extras: Iterable[str] = project()["optional-dependencies"]  # type: ignore[assignment]
     kit = [base for base in block.__mro__ if base.__module__.startswith("blocks.")]
-    parts: list[Any] = [block, *kit, sys.modules[block.__module__]]
+    module = sys.modules[block.__module__]
+    used = [each for each in vars(module).values() if inspect.ismodule(each) and each.__name__.startswith("blocks.")]
+    parts: list[Any] = [block, *kit, module, *used]
     named = [extra for part in parts for extra in re.findall(r'extra="([\w-]+)"', inspect.getsource(part))]
     return next((extra for extra in named if extra in extras), None)
 

@@ -434,13 +434,7 @@ sources:
 }
 
 
-@pytest.fixture(scope="session")
-def thorough(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--thorough"):
-        pytest.skip("dbt takes 4 s of CPU an invocation; --thorough runs it")
-
-
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_every_command(duckdb: DuckDB, tmp_path: Path) -> None:
     """Each does what dbt's command of its name does, and says it in the same words."""
     project = DbtProject(project_dir=make_project(tmp_path / "shop", ALL), target=duckdb, retry=RETRY)
@@ -470,7 +464,8 @@ def test_every_command(duckdb: DuckDB, tmp_path: Path) -> None:
         project.run("nowhere")
 
 
-@pytest.mark.usefixtures("thorough", "prefect_server")
+@pytest.mark.thorough
+@pytest.mark.usefixtures("prefect_server")
 def test_a_build_beside_other_work(duckdb: DuckDB, tmp_path: Path) -> None:
     """What `trigger` started is waited for later; its nodes are task runs as well."""
     project = DbtProject(project_dir=make_project(tmp_path / "shop", SHOP), target=duckdb, retry=RETRY)
@@ -489,7 +484,7 @@ def test_a_build_beside_other_work(duckdb: DuckDB, tmp_path: Path) -> None:
     assert names["model.shop.orders"] == "Completed"
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_a_project_that_may_not_be_written_to(duckdb: DuckDB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its directory stays as it is; the artifacts are kept in Prefect's home, where the next call finds them."""
     folder = make_project(tmp_path / "shop", SHOP)
@@ -503,7 +498,7 @@ def test_a_project_that_may_not_be_written_to(duckdb: DuckDB, tmp_path: Path, mo
     assert sorted(folder.rglob("*")) == before
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_packages_are_asked_for_and_installed(duckdb: DuckDB, tmp_path: Path) -> None:
     """Without them the error says what to call; `deps` installs them."""
     package = {
@@ -522,7 +517,7 @@ def test_packages_are_asked_for_and_installed(duckdb: DuckDB, tmp_path: Path) ->
     assert project.run().counts == {"success": 1}
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_a_project_with_its_own_profile(tmp_path: Path) -> None:
     """It goes where its own profiles.yml says; here by a dbt command of one's own choice."""
     outputs = {"dev": {"type": "duckdb", "path": str(tmp_path / "own.duckdb")}}
@@ -538,7 +533,7 @@ def test_a_project_with_its_own_profile(tmp_path: Path) -> None:
         wrong.build()
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_a_server_that_is_not_there_passes(tmp_path: Path) -> None:
     """Dbt that does not reach its database is tried again as a whole, and the last error says so."""
     nowhere = Postgres(host="127.0.0.1", port=1, username="u", password="c4n4ry-pass")
@@ -560,7 +555,7 @@ INCREMENTAL = {
 }
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_bigquery(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     """A whole build, twice: the second one merges."""
     credentials = GcpCredentials(anonymous=True, endpoint_url=bigquery_server.url)
@@ -575,7 +570,7 @@ def test_bigquery(bigquery_server: BigQueryServer, tmp_path: Path) -> None:
     assert warehouse.fetch_all("select count(*), sum(amount) from daily") == [(3, 60)]
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_snowflake(snowflake_server: SnowflakeServer, tmp_path: Path) -> None:
     """A first build; the stand-in has no MERGE as dbt writes it, which is what the second one would need."""
     login = SnowflakeCredentials(account="standin", user=USER, password=PASSWORD, **snowflake_server.connection())

@@ -283,6 +283,7 @@ def postgres(pg_database: Address) -> Iterator[Postgres]:
         yield warehouse
 
 
+@pytest.mark.thorough
 def test_postgres_by_name_holds_the_same(shop: Shop, postgres: Postgres, files, pages, monkeypatch) -> None:
     """Row by row what DuckDB holds; where a check does not hold, the run fails after all is said."""
     few = {"type": "expect_table_row_count_to_be_between", "kwargs": {"max_value": 10}}
@@ -298,13 +299,7 @@ def test_postgres_by_name_holds_the_same(shop: Shop, postgres: Postgres, files, 
     assert contents(postgres) == shop.runs[0].tables
 
 
-@pytest.fixture(scope="session")  # before the servers are started
-def thorough(request: pytest.FixtureRequest) -> None:
-    if not request.config.getoption("--thorough"):
-        pytest.skip("a minute; run with --thorough")
-
-
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_a_second_run_on_postgres_changes_nothing(shop: Shop, postgres: Postgres, files, pages) -> None:
     """As on DuckDB."""
     for _ in range(2):
@@ -313,7 +308,7 @@ def test_a_second_run_on_postgres_changes_nothing(shop: Shop, postgres: Postgres
     assert all(load.already_loaded for load in report.loads)
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_bigquery_holds_the_same(shop: Shop, bigquery_server: BigQueryServer, files, pages) -> None:
     """Row by row what DuckDB holds, also after a second run."""
     credentials = GcpCredentials(anonymous=True, endpoint_url=bigquery_server.url)
@@ -325,7 +320,7 @@ def test_bigquery_holds_the_same(shop: Shop, bigquery_server: BigQueryServer, fi
     assert all(load.already_loaded for load in report.loads)
 
 
-@pytest.mark.usefixtures("thorough")
+@pytest.mark.thorough
 def test_snowflake_holds_the_same(shop: Shop, snowflake_server, files, pages) -> None:
     """Row by row what DuckDB holds. The stand-in has no temporary view with a schema, on which dbt's MERGE is built."""
     login = {"account": "standin", "user": snowflake.USER, "password": snowflake.PASSWORD}

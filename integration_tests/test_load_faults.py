@@ -148,7 +148,7 @@ def test_every_statement_may_be_lost(
         assert_loaded_once(direct.model_copy(update={"schema_": f"s{number}"}), 50)
 
 
-@pytest.mark.parametrize("fault", ["drop_answer_to", "drop_request"])
+@pytest.mark.parametrize("fault", ["drop_answer_to", pytest.param("drop_request", marks=pytest.mark.thorough)])
 def test_every_statement_of_publishing_may_be_lost(
     behind: Postgres, direct: Postgres, proxy: FaultProxy, fault: str
 ) -> None:

@@ -502,7 +502,11 @@ def assert_loaded_once(warehouse: Redshift, size: int, *, loads: int = 1) -> Non
 CASES: list[tuple[Mode, str]] = [(mode, fault) for mode in ("append", "upsert") for fault in FAULTS]
 
 
-@pytest.mark.parametrize("case", CASES, ids=" ".join)
+@pytest.mark.parametrize(
+    "case",
+    [CASES[0], *(pytest.param(case, marks=pytest.mark.thorough) for case in CASES[1:-1]), CASES[-1]],
+    ids=" ".join,
+)
 def test_every_statement_may_be_lost(
     behind: Redshift, warehouse: Redshift, proxy: FaultProxy, staging: S3Bucket, case: tuple[Mode, str]
 ) -> None:

@@ -132,7 +132,14 @@ def test_a_statement_that_may_have_run_is_said(behind: Snowflake, direct: Snowfl
     assert direct.fetch_one("SELECT count(*) FROM t") == (1,)
 
 
-@pytest.mark.parametrize(("mode", "kind"), [("append", "drop answer"), ("upsert", "drop answer"), ("upsert", "refuse")])
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        pytest.param("append", "drop answer", marks=pytest.mark.thorough),  # a minute each: the driver's own waits
+        ("upsert", "drop answer"),
+        pytest.param("upsert", "refuse", marks=pytest.mark.thorough),
+    ],
+)
 def test_every_request_may_be_lost(snowflake_server: SnowflakeServer, mode: Mode, kind: str) -> None:
     """Whichever request of a load is lost, before or after the service did it, the rows are there once."""
 

@@ -287,7 +287,7 @@ def test_save_is_all_or_nothing(capsys, tmp_path, text, message):
 @pytest.mark.usefixtures("prefect_server")
 def test_save_renews_a_block_that_fits_no_more(capsys, tmp_path):
     """After an upgrade, `etl save` is the way out that the error names."""
-    text = '[etl-duckdb.cli-old]\npath = "x"'
+    text = f'[etl-duckdb.cli-old]\npath = "{tmp_path}/x"'
     ran(capsys, "save", toml(tmp_path, text))
     outdate("etl-duckdb", "cli-old")
     assert "does not fit" in " ".join(check_lines(capsys, "etl-duckdb/cli-old", code=1))

@@ -549,6 +549,7 @@ print(suite.validate(pa.table({"a": list(range(100))})).passed)
 """
 
 
+@pytest.mark.thorough  # another import of it: 6 s
 def test_nobody_is_told_that_it_is_used() -> None:
     """The import and a validation open no connection and print nothing; building a block imports nothing."""
     done = subprocess.run(  # noqa: S603
