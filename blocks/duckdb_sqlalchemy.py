@@ -134,44 +134,50 @@ def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Ite
     duckdb = require("duckdb", extra="great-expectations")
     with tempfile.TemporaryDirectory(prefix="etl-quality-") as folder:
         config = {"memory_limit": memory_limit, "threads": THREADS, "temp_directory": str(Path(folder) / "spill")}
-        try:
+
+        def connect() -> Any:
             database = duckdb.connect(str(Path(folder) / "data.duckdb"), config=config)
+            for setting in (*SETTINGS, "preserve_insertion_order = false"):
+                database.execute(f"SET {setting}")
+            return database
+
+        try:
+            writer = connect()
         except duckdb.Error:
             raise InvalidInputError(
                 f"DuckDB does not take memory_limit {memory_limit!r}. Give a size such as '100MB'."
             ) from None
-        rows = Held(database, scan)
+        with contextlib.closing(writer):
+            _read(scan, scan.schema.names if columns is None else list(columns), writer)
+        rows = Held(connect())  # opened anew: what reading took is given back before the checks begin
         try:
-            rows.read(scan.schema.names if columns is None else list(columns))
             yield rows
         finally:
             rows.close()
 
 
+def _read(scan: Scan, columns: list[str], database: Any) -> None:
+    """Nothing. Reads the scan into the table."""
+    chosen = scan if columns == scan.schema.names else scan.select(columns)
+    feed = Feed(chosen.schema, chosen.batches())
+    database.register("_etl_feed", feed.reader())
+    duckdb = require("duckdb", extra="great-expectations")
+    try:
+        database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed")
+    except duckdb.Error as error:
+        if feed.error is not None:
+            raise feed.error from None
+        raise translate(error, scan.source) from None
+    finally:
+        database.unregister("_etl_feed")
+        pa.default_memory_pool().release_unused()
+
+
 class Held:
     """The rows of a scan as a table of DuckDB."""
 
-    def __init__(self, database: Any, scan: Scan) -> None:
-        self._database, self._scan = database, scan
-
-    def read(self, columns: Sequence[str]) -> None:
-        """Nothing. Reads the scan into the table."""
-        database, scan = self._database, self._scan
-        for setting in (*SETTINGS, "preserve_insertion_order = false"):
-            database.execute(f"SET {setting}")
-        chosen = scan if list(columns) == scan.schema.names else scan.select(list(columns))
-        feed = Feed(chosen.schema, chosen.batches())
-        database.register("_etl_feed", feed.reader())
-        duckdb = require("duckdb", extra="great-expectations")
-        try:
-            database.execute(f"CREATE TABLE {TABLE} AS SELECT * FROM _etl_feed")
-        except duckdb.Error as error:
-            if feed.error is not None:
-                raise feed.error from None
-            raise translate(error, scan.source) from None
-        finally:
-            database.unregister("_etl_feed")
-            pa.default_memory_pool().release_unused()
+    def __init__(self, database: Any) -> None:
+        self._database = database
 
     def engine(self) -> Any:
         """A SQLAlchemy engine over it."""
