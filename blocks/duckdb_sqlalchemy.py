@@ -11,6 +11,7 @@ import contextlib
 import functools
 import sys
 import tempfile
+import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,6 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             close(self._connection)
             self.closed = True
 
-    _let_go_at_exit()
     engine = sqlalchemy.create_engine(
         "duckdb://",
         creator=lambda: Connection(connect()),
@@ -99,15 +99,20 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
     )
     # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
     engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
+    _let_go_at_exit()
+    _engines.add(engine)
     return engine
+
+
+_engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @functools.cache
 def _let_go_at_exit() -> None:
-    """Nothing. At the end of Python duckdb-engine and SQLAlchemy's caches let go of DuckDB.
+    """Nothing. At the end of Python engines, duckdb-engine and SQLAlchemy's caches let go of DuckDB.
 
-    What keeps it beyond that (pandas does, through pyarrow, and all that it reaches) makes DuckDB print a page of
-    complaints to the screen of whoever waits for a report.
+    What keeps it beyond that (a flow keeps the blocks of its module, and they their engines; pandas does, through
+    pyarrow) makes DuckDB print a page of complaints to the screen of whoever waits for a report.
     """
     dialect = require("sqlalchemy.dialects.postgresql", extra="great-expectations").base.PGDialect
     caches = [each for each in vars(dialect).values() if hasattr(each, "cache_clear")]
@@ -115,6 +120,9 @@ def _let_go_at_exit() -> None:
     def let_go() -> None:
         for cache in caches:
             cache.cache_clear()
+        for engine in _engines:
+            vars(engine.dialect).clear()
+            vars(engine).clear()
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == "duckdb_engine":
                 vars(module).clear()
