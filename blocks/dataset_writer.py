@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -144,6 +144,8 @@ def write_table(
     folder = prefix.strip("/")
     if not folder:
         raise InvalidInputError("A dataset needs a folder of its own: pass its name as prefix.")
+    if mode not in get_args(WriteMode):
+        raise InvalidInputError(f"Unknown mode {mode!r:.50}. The modes are {', '.join(get_args(WriteMode))}.")
     if mode == "append" and load_id is None:
         load_id = uuid.uuid4().hex
     source = as_scan(data)

@@ -180,7 +180,7 @@ class DbtResult(BaseModel):
     @property
     def counts(self) -> dict[str, int]:
         """How many nodes ended how, by dbt's words."""
-        return dict(Counter(node.status for node in self.nodes))
+        return dict(sorted(Counter(node.status for node in self.nodes).items()))
 
     @property
     def failures(self) -> tuple[DbtNode, ...]:

@@ -17,7 +17,6 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-import logging
 import os
 import shutil
 import sys
@@ -29,28 +28,25 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 from prefect.blocks.abstract import JobBlock
 from prefect.blocks.abstract import JobRun as PrefectJobRun
 from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_HOME
-from prefect.states import Cancelled, Completed, Failed
 from prefect.types import SecretDict
 from pydantic import Field, PrivateAttr, SecretStr
 
 from blocks.artifacts import keep_markdown
 from blocks.block import ConnectorBlock, resolve
+from blocks.dbt_log import ARTIFACTS, DBT, HOOK, Package, Watch, failed_hooks, read_json
 from blocks.dbt_results import (
     DbtFailedError,
     DbtNode,
     DbtResult,
     DbtTransientError,
-    is_transient_message,
-    without_values,
 )
 from blocks.errors import (
-    ConnectorError,
     InvalidInputError,
     MissingDriverError,
     NotFoundError,
@@ -64,20 +60,9 @@ from blocks.process import Process
 from blocks.retry import RetryPolicy, call_with_retry
 from blocks.warehouse import Warehouse
 
-if TYPE_CHECKING:
-    from prefect.client.schemas.objects import State
-
 Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
 
 
-class Package(NamedTuple):
-    """A package of dbt's, and the extra that installs it."""
-
-    name: str
-    extra: str
-
-
-DBT = Package("dbt-core", extra="dbt")
 ADAPTERS = {
     "bigquery": Package("dbt-bigquery", extra="dbt-bigquery"),
     "duckdb": Package("dbt-duckdb", extra="dbt"),
@@ -95,37 +80,10 @@ MOST_CALLS = 100
 """So many calls whose tries were given up are remembered at most."""
 
 FULL_REFRESH = ("build", "run", "seed", "compile")
-MAKES = ("build", "run", "seed", "snapshot")
-"""The commands that make tables."""
 RESUMED = ("build", "run", "test", "seed", "snapshot")
 """The commands of which only a part may be done again; the others only read."""
 NEEDS_NODES = (*RESUMED, "source freshness")
-ASSETS = ("model", "seed", "snapshot")
-HOOK = "operation"
-
-ARTIFACTS = {
-    "manifest": "manifest.json",
-    "run_results": "run_results.json",
-    "sources": "sources.json",
-    "catalog": "catalog.json",
-    "docs": "index.html",
-    "partial_parse": "partial_parse.msgpack",
-    "compiled": "compiled",
-}
-"""What is kept of an invocation. https://docs.getdbt.com/reference/artifacts/dbt-artifacts"""
 PARSED = ARTIFACTS["partial_parse"]
-
-# Lines of dbt's log at info level that hold names and counts. Any other is dropped: it may be a statement or a row.
-SAID = {
-    "AdapterRegistered", "BuildingCatalog", "ConcurrencyLine", "FinishedRunningStats", "FoundStats",
-    "FreshnessCheckComplete", "JinjaLogInfo", "LogBatchResult", "LogFreshnessResult", "LogFunctionResult",
-    "LogHookEndLine", "LogHookStartLine", "LogModelResult", "LogNodeNoOpResult", "LogSeedResult", "LogSnapshotResult",
-    "LogStartBatch", "LogStartLine", "LogTestResult", "MainReportVersion", "SkippingDetails", "StatsLine",
-    "UnableToPartialParse",
-}  # fmt: skip
-# What is said at the end of every failed or warned node is said with the node already, without values.
-SAID_ALREADY = ("RunResult", "AdapterEvent", "CheckNodeTestFailure", "EndOfRunSummary")
-LEVELS = {"info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 # A DuckDB file is open in one process at a time: builds of this process take turns.
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -338,7 +296,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             NotFoundError: There are no artifacts of a command that can be retried.
             DbtFailedError: A node failed again.
         """
-        last = _read_json(self._artifacts_folder() / ARTIFACTS["run_results"])
+        last = read_json(self._artifacts_folder() / ARTIFACTS["run_results"])
         command = (last or {}).get("args", {}).get("which", "")
         if last is None or command not in RESUMED:
             raise NotFoundError(
@@ -438,7 +396,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             rows = [row for row in call.results["results"] if row["unique_id"] in call.again]
             (state / ARTIFACTS["run_results"]).write_text(json.dumps(call.results | {"results": rows}), "utf-8")
             arguments = ["retry", f"--state={state}", f"--threads={self.threads}"]
-        watch = Watch(request.command, place=place, nodes=call.nodes)
+        watch = Watch(request.command, target=place.target, warehouse=place.warehouse, nodes=call.nodes)
         folder = self._artifacts_folder()
         with contextlib.suppress(OSError):
             shutil.copyfile(folder / PARSED, place.target / PARSED)
@@ -448,7 +406,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
                 self._invoke(place, arguments, runs, watch)
             except DbtStoppedError as stopped:
                 error = stopped
-        call.take(_read_json(place.target / ARTIFACTS["run_results"]))
+        call.take(read_json(place.target / ARTIFACTS["run_results"]))
         call.nodes = {key: node for key, node in call.nodes.items() if node.resource_type != HOOK} | failed_hooks(
             call.results
         )
@@ -469,7 +427,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             raise InvalidInputError(
                 f"dbt {request.command} of {self._name} found nothing to do{request.selection}. Check what is selected."
             )
-        call.again = self._to_retry(request, call, _read_json(place.target / ARTIFACTS["manifest"]) or {})
+        call.again = self._to_retry(request, call, read_json(place.target / ARTIFACTS["manifest"]) or {})
         return result
 
     def _to_retry(self, request: Request, call: Call, manifest: dict[str, Any]) -> set[str]:
@@ -698,108 +656,6 @@ class Place:
     warehouse: Warehouse | None = field(repr=False)
 
 
-class Watch:
-    """Reads dbt's log while it is written: what it says of nodes becomes their runs, the rest goes to the log."""
-
-    def __init__(self, command: str, *, place: Place | None = None, nodes: dict[str, DbtNode] | None = None) -> None:
-        self.command = command
-        self.nodes = {} if nodes is None else nodes
-        self.version = ""
-        self.has_finished = False
-        self._place = place
-        self._errors: list[str] = []
-        self._manifest: dict[str, Any] | None = None
-
-    def read(self, line: str, runs: NodeRuns) -> None:
-        """Nothing. Takes one line; what is no event of dbt's is dropped."""
-        try:
-            event = json.loads(line)
-            info, data = event["info"], event["data"]
-            name, level, words = info["name"], info["level"], str(info["msg"])
-        except (ValueError, KeyError, TypeError):
-            return
-        node = data.get("node_info") or {}
-        key = node.get("unique_id") or ""
-        if name == "NodeStart":
-            self._start(key, node, runs)
-        elif name == "NodeFinished":
-            self._finish(key, node, data.get("run_result") or {}, runs)
-        elif name in ("EndOfRunSummary", "FreshnessCheckComplete", "CatalogWritten"):
-            self.has_finished = True
-        elif name == "MainReportVersion":
-            self.version = words.removeprefix("Running with ").replace("=", " ")
-        elif level == "error" and not name.startswith(("RunResult", "Log")):
-            self._errors.append(words)
-        if name in SAID or (level == "warn" and not name.startswith(SAID_ALREADY)):
-            for text in words.splitlines():
-                runs.log(key, LEVELS.get(level, logging.INFO), text)
-
-    def _start(self, key: str, node: dict[str, Any], runs: NodeRuns) -> None:
-        makes, of = None, []
-        if runs.is_recorded and self.command in MAKES and node.get("resource_type") in ASSETS:
-            makes = self._address(key)
-            of = [address for each in self._made_of(key) if (address := self._address(each))]
-        runs.start(key, makes=makes, of=of)
-
-    def _finish(self, key: str, info: dict[str, Any], result: dict[str, Any], runs: NodeRuns) -> None:
-        node = dbt_node(info, result)
-        self.nodes[key] = node
-        if node.is_failed:
-            runs.log(key, logging.ERROR, str(node))
-        runs.finish(key, state_of(node), {"rows": node.rows, "seconds": node.seconds, "status": node.status})
-
-    def _address(self, key: str) -> str | None:
-        """Where a node's table is, as the warehouse calls it."""
-        manifest = self._manifested()
-        node = manifest.get("nodes", {}).get(key) or manifest.get("sources", {}).get(key) or {}
-        if not node.get("relation_name"):
-            return None
-        table = f"{node['schema']}.{node.get('alias') or node.get('identifier') or node['name']}"
-        if self._place and self._place.warehouse:
-            return self._place.warehouse.uri(table)
-        adapter = manifest.get("metadata", {}).get("adapter_type") or "dbt"
-        return f"{adapter}://{node.get('database') or ''}/{table}"
-
-    def _made_of(self, key: str) -> list[str]:
-        """The nodes that are tables and that this one reads; what is ephemeral is looked through."""
-        nodes = self._manifested().get("nodes", {})
-        found: dict[str, None] = {}
-        waiting = list(nodes.get(key, {}).get("depends_on", {}).get("nodes", ()))
-        while waiting:
-            parent = waiting.pop()
-            if nodes.get(parent, {}).get("config", {}).get("materialized") == "ephemeral":
-                waiting += nodes[parent].get("depends_on", {}).get("nodes", ())
-            else:
-                found[parent] = None
-        return list(found)
-
-    def _manifested(self) -> dict[str, Any]:
-        if self._manifest is None:
-            path = self._place.target / ARTIFACTS["manifest"] if self._place else None
-            self._manifest = (path and _read_json(path)) or {}
-        return self._manifest
-
-    def error(self, verb: str, project: str, code: int | None, said: str) -> ConnectorError:
-        """The error for an invocation that ended before its nodes did."""
-        raw = "\n".join(self._errors)
-        words = without_values(raw.removeprefix("Encountered an error:").strip()) if raw else ""
-        if not words:
-            usage = [line for line in said.splitlines() if line.startswith(("Error: ", "ModuleNotFoundError: "))]
-            words = usage[-1] if usage else ""
-        if "ModuleNotFoundError: No module named 'dbt'" in words:
-            return MissingDriverError(
-                f"{DBT.name} is not installed. Install it with: pip install 'etl-blocks[{DBT.extra}]'"
-            )
-        if not words:
-            return TerminalError(f"dbt {verb} of {project} ended with code {code} and without a word.")
-        message = f"dbt {verb} of {project} did not run: {words.rstrip('.')}."
-        if is_transient_message(raw):
-            return TransientError(message)
-        if "dbt deps" in raw:
-            return InvalidInputError(f"{message} Call deps() first.")
-        return InvalidInputError(message)
-
-
 class DbtRun(PrefectJobRun[DbtResult]):
     """A command of dbt that runs while its caller does something else."""
 
@@ -891,60 +747,6 @@ def profile(output: Mapping[str, Any], target_name: str, threads: int) -> tuple[
     return json.dumps({PROFILE: {"target": target_name, "outputs": outputs}}, indent=1), secrets
 
 
-def dbt_node(info: Mapping[str, Any], result: Mapping[str, Any]) -> DbtNode:
-    """A node as dbt's events `NodeFinished` have it."""
-    relation = info.get("node_relation") or {}
-    status = str(result.get("status") or info.get("node_status") or "")
-    words = str(result.get("message") or "")
-    rows = (result.get("adapter_response") or {}).get("rows_affected")
-    failures = int(result.get("num_failures") or 0)
-    is_test = info.get("resource_type") in ("test", "unit_test")
-    node = DbtNode(
-        unique_id=info["unique_id"],
-        name=info.get("node_name", ""),
-        resource_type=info.get("resource_type", ""),
-        status=status,
-        seconds=float(result.get("execution_time") or 0.0),
-        rows=int(rows) if isinstance(rows, int | float) and rows >= 0 else None,
-        relation=f"{relation['schema']}.{relation['alias']}" if relation.get("relation_name") else None,
-        failures=failures if is_test else None,
-        started_at=_time(info.get("node_started_at")),
-        finished_at=_time(info.get("node_finished_at")),
-    )
-    if node.is_failed:
-        return node.model_copy(update={"message": without_values(words), "is_transient": is_transient_message(words)})
-    if status == "warn":
-        return node.model_copy(
-            update={"message": without_values(words) or (f"Got {failures} results" if failures else "")}
-        )
-    return node
-
-
-def failed_hooks(results: Mapping[str, Any] | None) -> dict[str, DbtNode]:
-    """The hooks of the project that failed, which dbt tells of in its results only."""
-    rows = [row for row in (results or {}).get("results", ()) if row["unique_id"].startswith(f"{HOOK}.")]
-    nodes = [
-        dbt_node(
-            {"unique_id": row["unique_id"], "node_name": row["unique_id"].rpartition(".")[2], "resource_type": HOOK},
-            row,
-        )
-        for row in rows
-    ]
-    return {node.unique_id: node for node in nodes if node.is_failed}
-
-
-def state_of(node: DbtNode) -> State[Any]:
-    """The state of a node's task run."""
-    if node.is_failed:
-        return Failed(message=node.message or node.status)
-    if node.status == "skipped":
-        return Cancelled(name="Skipped", message="Something before it failed.")
-    if node.status == "warn":
-        return Completed(name="Warned", message=node.message or None)
-    what = node.status if node.rows is None else f"{node.rows} rows"
-    return Completed(message=f"{what} in {node.seconds:.2f} s")
-
-
 def _publish(made: Path, folder: Path, results: dict[str, Any] | None) -> dict[str, Path]:
     """The artifacts by name, each of which is in its place at once and as a whole."""
     kept = {}
@@ -986,15 +788,3 @@ def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
 
 def _words(chosen: str | Sequence[str]) -> list[str]:
     return chosen.split() if isinstance(chosen, str) else [word for each in chosen for word in each.split()]
-
-
-def _time(text: str | None) -> dt.datetime | None:
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC) if text else None
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        read: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return read

@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
-import importlib.util
 import itertools
 import json
 import re
@@ -247,14 +246,9 @@ class Snowflake(Warehouse):
         return self.connect()
 
     def get_engine(self) -> Any:
-        """A SQLAlchemy engine over connections of this block, where snowflake-sqlalchemy is installed.
-
-        Raises:
-            UnsupportedError: It is not.
-        """
-        if importlib.util.find_spec("snowflake.sqlalchemy") is None:
-            raise errors.UnsupportedError("There is no SQLAlchemy engine without snowflake-sqlalchemy. Install it.")
-        sqlalchemy = require("sqlalchemy", extra="great-expectations")
+        """A SQLAlchemy engine over connections of this block."""
+        require("snowflake.sqlalchemy", extra="snowflake")
+        sqlalchemy = require("sqlalchemy", extra="snowflake")
         make = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
         return self._cached("engine", lambda: sqlalchemy.create_engine("snowflake://", creator=make))
 

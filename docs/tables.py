@@ -116,7 +116,8 @@ def extra_of(block: type[ConnectorBlock]) -> str | None:
     used = [each for each in vars(module).values() if inspect.ismodule(each) and each.__name__.startswith("blocks.")]
     parts: list[Any] = [block, *kit, module, *used]
     named = [extra for part in parts for extra in re.findall(r'extra="([\w-]+)"', inspect.getsource(part))]
-    return next((extra for extra in named if extra in extras), None)
+    own = module.__name__.rpartition(".")[2].replace("_", "-")
+    return next((extra for extra in ([own] if own in named else []) + named if extra in extras), None)
 
 
 def first_sentence(block: type[ConnectorBlock]) -> str:

@@ -37,7 +37,6 @@ def postgres(pg_database: Address) -> Iterator[Postgres]:
 
 @pytest.fixture
 def snowflake(request: pytest.FixtureRequest) -> Iterator[Snowflake]:
-    pytest.importorskip("snowflake.sqlalchemy")
     login = test_snowflake.credentials(request.getfixturevalue("snowflake_server"))
     name = new_schema_name()
     with Snowflake(credentials=login, **fields(name), network_timeout_s=20, retry=RETRY) as warehouse:

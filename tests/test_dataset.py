@@ -54,6 +54,16 @@ def rows(found):
 # Writing
 
 
+def test_an_unknown_mode_writes_nothing() -> None:
+    """Also one that a warehouse would know."""
+    store = MemoryFiles()
+    write_table(store, ORDERS, "orders")
+    before = {info["Key"]: info["ETag"] for info in store.list_objects()}
+    with pytest.raises(InvalidInputError, match="Unknown mode 'replace'"):
+        write_table(store, ORDERS.slice(0, 1), "orders", mode="replace")
+    assert before == {info["Key"]: info["ETag"] for info in store.list_objects()}
+
+
 def test_one_file_without_partitions(store):
     """Without partition_by there is one file in the folder, and the report says so."""
     report = write_table(store, ORDERS, "lake/orders")

@@ -20,6 +20,7 @@ from prefect.types.names import validate_valid_asset_key
 from pydantic import SecretStr, ValidationError
 
 from blocks.block import resolve
+from blocks.dbt_log import Watch, dbt_node, failed_hooks, state_of
 from blocks.dbt_results import (
     DbtFailedError,
     DbtNode,
@@ -45,7 +46,7 @@ from blocks.retry import is_transient
 from blocks.snowflake_credentials import SnowflakeCredentials
 from connectors import dbt
 from connectors.bigquery import BigQuery
-from connectors.dbt import Call, DbtProject, Request, Watch, dbt_node, failed_hooks, profile, state_of
+from connectors.dbt import Call, DbtProject, Request, profile
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
 from connectors.postgres import Postgres
@@ -456,7 +457,7 @@ def test_a_result_reads_well() -> None:
     late = node("model.shop.c", "skipped")
     whole = result(good, bad, late)
     assert str(whole) == (
-        "dbt build of shop: 1 success, 1 error, 1 skipped in 0.0 s; model.shop.b: error (relation | gone)"
+        "dbt build of shop: 1 error, 1 skipped, 1 success in 0.0 s; model.shop.b: error (relation | gone)"
     )
     assert whole.counts == {"success": 1, "error": 1, "skipped": 1}
     assert (whole.failures, whole.skipped, whole.warnings, whole.passed) == ((bad,), (late,), (), False)
