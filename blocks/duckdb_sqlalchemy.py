@@ -31,7 +31,7 @@ else:
 SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false")
 TABLE = "data"
 """The table of a DuckDB for a while."""
-THREADS = 2
+THREADS = 1
 """Each thread of DuckDB keeps some of the data that it works on in memory."""
 
 
