@@ -40,8 +40,10 @@ def snowflake(request: pytest.FixtureRequest) -> Iterator[Snowflake]:
     login = test_snowflake.credentials(request.getfixturevalue("snowflake_server"))
     name = new_schema_name()
     with Snowflake(credentials=login, **fields(name), network_timeout_s=20, retry=RETRY) as warehouse:
-        warehouse.model_copy(update={"schema_": "public"}).execute(f"CREATE SCHEMA {name}")
+        home = warehouse.model_copy(update={"schema_": "public"})
+        home.execute(f"CREATE SCHEMA {name}")
         yield warehouse
+        home.execute(f"DROP SCHEMA {name} CASCADE")
 
 
 @pytest.fixture

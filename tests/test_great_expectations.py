@@ -19,6 +19,7 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
+from prefect.runtime import flow_run
 from pydantic import ValidationError
 
 from blocks.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
@@ -192,8 +193,11 @@ def test_in_a_flow_it_is_a_task_run_with_a_page() -> None:
     """By the name of a saved block: a failed validation raises and has its report; both leave an artifact."""
     quality(*GOOD, suite_name="Nightly orders").save("nightly", overwrite=True)
 
+    own: list[str] = []
+
     @flow
     def nightly(data: str) -> QualityReport:
+        own.append(flow_run.id)
         return DataQuality.load("nightly").validate(SMALL if data == "good" else BAD, run_name=f"run {data}")
 
     assert nightly("good").passed
@@ -202,7 +206,7 @@ def test_in_a_flow_it_is_a_task_run_with_a_page() -> None:
     assert failed.value.report.failures[0].failed_rows == 1
     assert failed.value.report.run_name == "run bad"
     with get_client(sync_client=True) as client:
-        runs = [run for run in client.read_task_runs(**NEWEST) if run.name.startswith("DataQuality.validate")]
+        runs = [run for run in client.read_task_runs(**NEWEST) if str(run.flow_run_id) in own]
         pages = [each.data for each in client.read_artifacts(**NO_FILTERS) if each.key == "quality-nightly-orders"]
     assert sorted(run.state_name for run in runs) == ["Completed", "Failed"]
     assert all(run.run_count == 1 for run in runs)  # a retry would not help
