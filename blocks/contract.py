@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import difflib
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -47,8 +46,6 @@ else:
 OtherColumns = Literal["keep", "ignore", "fail"]
 Bounds = tuple[Any, Any]
 
-OF_COLUMNS = ("type", "not_null", "range", "allowed", "pattern")
-OF_TABLES = ("schema", "rows")
 NAMED_VALUES = 10
 
 
@@ -528,9 +525,8 @@ def _without_misfit_nulls(broken: list[tuple[_Rule, Mask]]) -> list[tuple[_Rule,
 def _set_aside(batch: pa.RecordBatch, rule: _Rule, mask: Mask, rejects: Rejects | None, source: str) -> None:
     if rejects is None:
         raise bad_row_error(source, rule.reason)
-    for row in filter_batch(batch, pa.array(mask)).to_pylist():
-        text = json.dumps(row, default=str, ensure_ascii=False)
-        rejects.add(rule.reason, text, column=rule.columns[0] if len(rule.columns) == 1 else None)
+    column = rule.columns[0] if len(rule.columns) == 1 else None
+    rejects.add_rows(filter_batch(batch, pa.array(mask)), rule.reason, column=column)
 
 
 def _tell(report: QualityReport, logger: LoggingAdapter | Any) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.artifacts import cell
 from blocks.errors import TerminalError, TransientError, lookup
 from blocks.snowflake_credentials import SNOWFLAKE_ERRORS
 
@@ -241,8 +242,7 @@ class DbtResult(BaseModel):
         ]
         for node in sorted(self.nodes, key=lambda node: (not node.is_failed, node.status != "skipped")):
             rows = "" if node.rows is None else str(node.rows)
-            message = node.message.replace("|", "\\|")
-            lines.append(f"| {node.unique_id} | {node.status} | {rows} | {node.seconds:.2f} | {message} |")
+            lines.append(f"| {node.unique_id} | {node.status} | {rows} | {node.seconds:.2f} | {cell(node.message)} |")
         return "\n".join([*lines, ""])
 
     def __str__(self) -> str:

@@ -142,14 +142,12 @@ class Outcome:
         result: What Great Expectations found; the caller picks what may be told.
         failed_with: What kept it from being evaluated, as Great Expectations says it; never to be told as it is.
         error: What kept it from being evaluated, where it was the database.
-        native: Great Expectations' own result.
     """
 
     success: bool
     result: dict[str, Any] = field(default_factory=dict)
     failed_with: str | None = None
     error: ConnectorError | None = None
-    native: Any = None
 
 
 def frame_batch(frame: Any) -> Any:
@@ -271,7 +269,7 @@ def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapp
     outcomes = [Outcome(success=False, failed_with="no result") for _ in asked]
     for each in native.results:
         position = each.expectation_config.meta[POSITION]
-        outcomes[position] = Outcome(bool(each.success), dict(each.result or {}), _exception(each), native=each)
+        outcomes[position] = Outcome(bool(each.success), dict(each.result or {}), _exception(each))
     return outcomes
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.errors import InvalidInputError, SchemaError
+from blocks.arrow_types import filter_batch
+from blocks.errors import InvalidInputError
 from blocks.loader import Loader
 from blocks.optional import lazy
+from blocks.quality import REASON
 from blocks.scan import as_scan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from blocks.loader import LoadRequest
     from blocks.planner import Planned
@@ -22,8 +24,11 @@ if TYPE_CHECKING:
     from blocks.sql import Column, Dialect
 else:
     pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
 
-REASON = "reason"
+
+KEPT_REASON = "_etl_reason"
+"""The reason beside a row of the source, which may have a column of that name."""
 
 
 class Publisher(Loader):
@@ -72,10 +77,6 @@ class Publisher(Loader):
     def _stage_keys(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
         """The query of the staged keys that are a row's of the source `s`; such rows are taken into the quarantine."""
         session, dialect = self._session, self._dialect
-        if REASON in fields:
-            raise SchemaError(
-                f"{self._uri}: the data has a column {REASON!r}, which is what rejected calls the reasons."
-            )
         keys = keys_with_reasons(rejected, fields)
         names = [name for name in keys.schema.names if name != REASON]
         columns = [dialect.column(field.name, field.type) for field in keys.schema]
@@ -84,13 +85,20 @@ class Publisher(Loader):
         session.ingest(session.staged_keys, schema, iter(keys.cast(schema).to_batches()), stage=True)
         same = " AND ".join(_same(dialect, column, nulls=bool(keys[column.name].null_count)) for column in columns[:-1])
         stage = dialect.name(session.staged_keys)
-        reason = f"r.{dialect.name(REASON)} AS {dialect.name(REASON)}"
+        nobody = f"NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {same})"
+        if unknown := session.fetch(f"SELECT count(*) FROM {stage} AS r WHERE {nobody}")[0][0]:
+            raise InvalidInputError(
+                f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
+                "which rows stay behind. Nothing was published. Audit the table as it is now."
+            )
+        reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
         _, batches = session.stream(f"SELECT s.*, {reason} FROM {self._source} AS s JOIN {stage} AS r ON {same}")
         for batch in batches:
-            for row in batch.to_pylist():
-                why = row.pop(REASON)
-                text = json.dumps(row, default=str, ensure_ascii=False)
-                self._rejects.add(why, text, column=names[0] if len(names) == 1 else None)
+            why = batch.column(KEPT_REASON)
+            rows = batch.drop_columns([KEPT_REASON])
+            for each in pc.unique(why).to_pylist():
+                chosen = filter_batch(rows, pc.equal(why, each))
+                self._rejects.add_rows(chosen, each, column=names[0] if len(names) == 1 else None)
         return f"SELECT 1 FROM {stage} AS r WHERE {same}"
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.artifacts import cell
 from blocks.errors import QualityError
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 Severity = Literal["warn", "fail", "quarantine"]
 """What follows from a check that does not hold: nothing but a word of warning; the data is refused as a whole; or the
 rows for which it does not hold are set aside and the rest may go on."""
+
+
+REASON = "reason"
+"""The column of rejected rows that says why."""
 
 
 class CheckResult(BaseModel):
@@ -109,7 +114,7 @@ class QualityReport(BaseModel):
         for check in self.checks:
             result = "ok" if check.passed else marks[check.severity]
             rows = "" if check.failed_rows is None else f"{check.failed_rows} of {check.rows}"
-            lines.append(f"| {_cell(check.name)} | {result} | {rows} | {_cell(check.detail)} |")
+            lines.append(f"| {cell(check.name)} | {result} | {rows} | {cell(check.detail)} |")
         if self.rows_quarantined:
             lines += ["", f"{self.rows_quarantined} rows are quarantined."]
         return "\n".join([*lines, *([] if self.docs is None else ["", f"[The whole page]({self.docs})"]), ""])
@@ -153,7 +158,3 @@ class ChecksFailedError(QualityError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.report,)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

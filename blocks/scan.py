@@ -63,6 +63,11 @@ class Rejects:
                 self._first_lines.setdefault(reason, line)
             self._spool.write(record + "\n")
 
+    def add_rows(self, rows: pa.RecordBatch, reason: str, *, column: str | None = None) -> None:
+        """Refuse all rows of a batch."""
+        for row in rows.to_pylist():
+            self.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
+
     def json_lines(self) -> Iterator[str]:
         """The refused rows, one JSON object a line, in the order in which they came."""
         with self._lock:
@@ -178,8 +183,7 @@ class Scan:
                     continue
                 if rejects is None:
                     raise bad_row_error(self.source, reason)
-                for row in filter_batch(batch, bad).to_pylist():
-                    rejects.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
+                rejects.add_rows(filter_batch(batch, bad), reason, column=column)
                 yield filter_batch(batch, pc.invert(bad))
 
         return self._derived(lambda: self.schema, kept)

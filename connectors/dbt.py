@@ -53,6 +53,7 @@ from blocks.errors import (
     TerminalError,
     TransientError,
 )
+from blocks.file_io import part_file
 from blocks.job import interruptible_by, pause, watched_operation
 from blocks.node_runs import NodeRuns
 from blocks.operation import operation
@@ -765,13 +766,10 @@ def _publish(made: Path, folder: Path, results: dict[str, Any] | None) -> dict[s
 
 
 def _replace(path: Path, data: bytes) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        beside.write_bytes(data)
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    with part_file(path) as part:
+        part.write(data)
+        part.flush()
+        Path(part.name).replace(path)
     return path
 
 

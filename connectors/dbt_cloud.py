@@ -16,7 +16,7 @@ from urllib.parse import quote
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
 
-from blocks.artifacts import keep_markdown
+from blocks.artifacts import cell, keep_markdown
 from blocks.dbt_cloud_credentials import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
 from blocks.dbt_results import DbtNode, is_transient_message, without_values
 from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
@@ -114,7 +114,7 @@ class DbtCloudStatus(JobStatus):
     def markdown(self) -> str:
         """The steps as a page for people."""
         rows = [
-            f"| {step.index} | {_cell(step.name)} | {step.state} | "
+            f"| {step.index} | {cell(step.name)} | {step.state} | "
             f"{'' if step.seconds is None else f'{step.seconds:.0f} s'} |"
             for step in self.steps
         ]
@@ -702,7 +702,3 @@ def _without_secrets(text: str) -> str:
     text = re.sub(r"://\S+@", "://***@", text)
     text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 ***", text)
     return SECRET.sub(r"\1***", text)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

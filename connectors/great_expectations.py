@@ -25,7 +25,7 @@ from blocks.gx_sources import FrameSource, Source, scan_source, table_source
 from blocks.object_store import ObjectStore
 from blocks.operation import operation
 from blocks.optional import lazy
-from blocks.quality import Audit, CheckResult, QualityReport, Severity
+from blocks.quality import REASON, Audit, CheckResult, QualityReport, Severity
 from blocks.scan import as_scan
 from blocks.warehouse import Warehouse
 
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
-
-REASON = "reason"
-"""The column of rejected rows that says why."""
 
 SEVERITIES: dict[str, Severity] = {"critical": "fail", "warning": "warn", "info": "warn"}
 """Great Expectations' own severities, in the words of reports."""

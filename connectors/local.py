@@ -197,11 +197,12 @@ class LocalFiles(ObjectStore):
         before = time.time() - older_than.total_seconds()
         root, removed = self._root(), 0
         with file_errors("sweep", root):
-            for path in root.rglob(f"*{PART_SUFFIX}"):
-                with contextlib.suppress(FileNotFoundError):  # finished meanwhile
-                    if path.stat().st_mtime <= before:
-                        path.unlink()
-                        removed += 1
+            for folder, _, names in os.walk(root):  # which passes over folders that go meanwhile; rglob fails
+                for path in (Path(folder, name) for name in names if name.endswith(PART_SUFFIX)):
+                    with contextlib.suppress(FileNotFoundError):  # finished meanwhile
+                        if path.stat().st_mtime <= before:
+                            path.unlink()
+                            removed += 1
         return removed
 
     @contextlib.contextmanager

@@ -128,10 +128,11 @@ def command_lines() -> Iterator[str]:
 
 
 def texts_in(folder: Path) -> Iterator[bytes]:
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file():
-                yield path.read_bytes()
+    """What is in the files of a folder, while others write there and remove: os.walk passes over what is gone."""
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield Path(place, name).read_bytes()
 
 
 def dbt_processes(project: Path) -> list[str]:
