@@ -23,7 +23,8 @@ ARROW = {"pyarrow", "numpy"}
 # Redshift speaks PostgreSQL's protocol, and its block is a Postgres: docs/decisions/0009-redshift-is-a-postgres.md
 SIBLINGS = {("redshift", "connectors.postgres")}
 
-CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*.py"))
+CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*"))  # a module, or a package of parts
+PACKAGES = sorted(path.parent for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("__init__.py"))
 MODULES = sorted(path for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("*.py"))
 
 
@@ -79,17 +80,17 @@ def test_no_driver_at_module_level(path):
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_down(path):
     """Templates take connectors, connectors take blocks; never the other way, and but for one never each other."""
-    layer = path.relative_to(ROOT).parts[0]
+    layer, name, *_ = path.relative_to(ROOT).with_suffix("").parts
     above = {"blocks": {"connectors", "templates"}, "connectors": {"connectors", "templates"}}[layer]
-    found = {name for name in imports(path, at_run_time=False) if name.split(".")[0] in above}
-    siblings = {name for name in found if (path.stem, ".".join(name.split(".")[:2])) in SIBLINGS}
-    assert found - siblings == set()
+    found = {".".join(each.split(".")[:2]) for each in imports(path, at_run_time=False) if each.split(".")[0] in above}
+    own = {f"connectors.{name}"} if layer == "connectors" else set()
+    assert found - own - {sibling for connector, sibling in SIBLINGS if connector == name} == set()
 
 
-@pytest.mark.parametrize("package", ["blocks", "connectors", "blocks/cli"])
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_packages_hold_names_only(package):
     """`__init__.py` has a docstring, imports and `__all__`; never code."""
-    for node in ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body:
+    for node in ast.parse((package / "__init__.py").read_text("utf-8")).body:
         is_docstring = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
         is_all = isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
         assert is_docstring or is_all or isinstance(node, ast.Import | ast.ImportFrom)

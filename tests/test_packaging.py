@@ -12,10 +12,16 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 ENTRY_POINTS = PROJECT["project"]["entry-points"]["prefect.collections"]
-CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*.py"))
+CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*"))  # a module, or a package of parts
 EMBEDDED = {"local", "duckdb"}
 WITHOUT_DRIVER = {"dbt_cloud"}  # httpx comes with Prefect
 PINS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+
+
+def code_of(module: str) -> str:
+    """The source of a module, or of all the modules of a package."""
+    path = ROOT / module.replace(".", "/")
+    return "".join(each.read_text("utf-8") for each in ([path.with_suffix(".py")], path.rglob("*.py"))[path.is_dir()])
 
 
 def names(requirements: list[str]) -> set[str]:
@@ -32,9 +38,9 @@ def test_every_connector_is_a_collection(connector):
 @pytest.mark.parametrize("connector", sorted(set(CONNECTORS) - EMBEDDED - WITHOUT_DRIVER))
 def test_every_connector_has_an_extra(connector):
     """The one that it, or the part of the kit that it is made of, names where a driver is missing; `all` takes it."""
-    code = (ROOT / "connectors" / f"{connector}.py").read_text("utf-8")
-    parts = [ROOT / "blocks" / f"{name}.py" for name in re.findall(r"^from blocks\.(\w+) import", code, re.MULTILINE)]
-    code += "".join(path.read_text("utf-8") for path in parts if path.exists())
+    code = code_of(f"connectors.{connector}")
+    parts = set(re.findall(r"^from (blocks\.\w+) import", code, re.MULTILINE))
+    code += "".join(code_of(part) for part in sorted(parts))
     named = set(re.findall(r'extra="([\w-]+)"', code)) & set(EXTRAS)
     assert named
     assert named <= {extra for each in EXTRAS["all"] for extra in re.search(r"\[(.*)\]", each)[1].split(",")}
@@ -48,10 +54,8 @@ def test_embedded_connectors_need_no_extra():
 
 def test_nothing_is_listed_that_is_not_there():
     """Each entry point names a module of this tree, and each extra is named by some code of it."""
-    for module in ENTRY_POINTS.values():
-        assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
-    code = [path.read_text("utf-8") for folder in ("blocks", "connectors") for path in (ROOT / folder).glob("*.py")]
-    named = {extra for text in code for extra in re.findall(r'extra="([\w-]+)"', text)}
+    assert all(code_of(module) for module in ENTRY_POINTS.values())
+    named = set(re.findall(r'extra="([\w-]+)"', code_of("blocks") + code_of("connectors")))
     assert set(EXTRAS) - {"all"} <= named
 
 
