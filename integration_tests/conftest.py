@@ -42,8 +42,6 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def pg_database(postgres_server: PostgresServer) -> Iterator[Address]:
-    """A fresh database of it."""
-    address = postgres_server.new_database()
-    yield address
-    postgres_server.drop_database(address)
+def pg_database(postgres_server: PostgresServer) -> Address:
+    """A database of it with nothing in it."""
+    return postgres_server.emptied_database()
