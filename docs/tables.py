@@ -103,20 +103,31 @@ def block_types() -> list[type[ConnectorBlock]]:
     found = []
     for name in project()["entry-points"]["prefect.collections"].values():  # type: ignore[index]
         module = importlib.import_module(name)
-        classes = [value for value in vars(module).values() if inspect.isclass(value) and value.__module__ == name]
+        classes = [value for value in vars(module).values() if inspect.isclass(value) and home_of(value) == name]
         found += [each for each in classes if issubclass(each, ConnectorBlock) and not inspect.isabstract(each)]
     return found
+
+
+def home_of(kind: type) -> str:
+    """Where a class is imported from: its module, or the package of which that is a part."""
+    return ".".join(kind.__module__.split(".")[:2])
 
 
 def extra_of(block: type[ConnectorBlock]) -> str | None:
     """The extra that brings the block's driver, None where none is needed."""
     extras: Iterable[str] = project()["optional-dependencies"]  # type: ignore[assignment]
     kit = [base for base in block.__mro__ if base.__module__.startswith("blocks.")]
-    module = sys.modules[block.__module__]
-    used = [each for each in vars(module).values() if inspect.ismodule(each) and each.__name__.startswith("blocks.")]
-    parts: list[Any] = [block, *kit, module, *used]
+    home = home_of(block)
+    own_modules = [module for name, module in sorted(sys.modules.items()) if f"{name}.".startswith(f"{home}.")]
+    used = [
+        each
+        for module in own_modules
+        for each in vars(module).values()
+        if inspect.ismodule(each) and each.__name__.startswith("blocks.")
+    ]
+    parts: list[Any] = [block, *kit, *own_modules, *used]
     named = [extra for part in parts for extra in re.findall(r'extra="([\w-]+)"', inspect.getsource(part))]
-    own = module.__name__.rpartition(".")[2].replace("_", "-")
+    own = home.rpartition(".")[2].replace("_", "-")
     return next((extra for extra in ([own] if own in named else []) + named if extra in extras), None)
 
 
@@ -132,7 +143,7 @@ def blocks_table() -> str:
         extra = extra_of(block)
         rows.append(
             [
-                f"`{block.__module__}.{block.__name__}`",
+                f"`{home_of(block)}.{block.__name__}`",
                 f"`{block.get_block_type_slug()}`",
                 f"`{extra}`" if extra else "none",
                 first_sentence(block),
