@@ -22,7 +22,8 @@ from blocks.errors import (
     TypeLossError,
 )
 from blocks.snowflake_credentials import SNOWFLAKE_ERRORS, SnowflakeCredentials, snowflake_error, without_data
-from connectors.snowflake import Snowflake, SnowflakeDialect
+from connectors.snowflake import Snowflake
+from connectors.snowflake.dialect import SnowflakeDialect
 
 if TYPE_CHECKING:
     from pathlib import Path

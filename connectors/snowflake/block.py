@@ -1,0 +1,296 @@
+"""The block: a schema of a Snowflake database, its settings, and how it connects."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import re
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from prefect.context import FlowRunContext
+from pydantic import Field, PrivateAttr
+
+from blocks import errors
+from blocks.errors import ConnectorError, UnsupportedError
+from blocks.operation import operation
+from blocks.optional import require
+from blocks.snowflake_credentials import SnowflakeCredentials, snowflake_error
+from blocks.warehouse import Warehouse
+from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
+from connectors.snowflake.files import FILE_FORMATS
+from connectors.snowflake.session import SnowflakeSession
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blocks.load import LoadReport
+    from blocks.object_store import ObjectStore
+    from blocks.session import BulkSession, Session
+    from blocks.sql import Dialect
+
+TAG_CHARACTERS = 2_000
+
+
+class Snowflake(Warehouse):
+    """A schema of a Snowflake database.
+
+    A name in lower case is Snowflake's unquoted one (`orders` is ORDERS there), in both directions; every other name is
+    kept exactly as written. It is the rule of snowflake-sqlalchemy and dbt.
+
+    Example:
+        Load a saved block and ask something:
+        ```python
+        from connectors.snowflake import Snowflake
+
+        warehouse = Snowflake.load("BLOCK_NAME")
+        warehouse.fetch_all("select 1")
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "ETL Snowflake"
+    _block_type_slug: ClassVar[str] = "etl-snowflake"
+    _logo_url: ClassVar[Any] = (
+        "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
+    )
+    _documentation_url: ClassVar[Any] = (
+        "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector"
+    )
+
+    credentials: SnowflakeCredentials = Field(description="Who logs in, and to which account.")
+    database: str = Field(description="The database.")
+    schema_: str = Field(
+        default="public", alias="schema", description="The schema of tables that are named without one."
+    )
+    warehouse: str | None = Field(
+        default=None, description="The virtual warehouse that computes; empty means the user's default."
+    )
+    role: str | None = Field(default=None, description="The role to work in; before the role of the credentials.")
+    session_parameters: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Parameters of each session, such as STATEMENT_TIMEOUT_IN_SECONDS; before this block's own.",
+    )
+    login_timeout_s: int = Field(default=60, ge=1, description="Seconds to wait for a login.")
+    network_timeout_s: int = Field(
+        default=240,
+        ge=1,
+        description="Seconds in which the driver repeats a request that gets no answer, then gives up. Less than the 5 "
+        "minutes after which Snowflake may abort a transaction that it hears nothing of.",
+    )
+    socket_timeout_s: int = Field(
+        default=90, ge=1, description="Seconds to wait for data of one answer; the service says something every 45."
+    )
+    lock_timeout_s: int = Field(
+        default=900,
+        ge=1,
+        description="Seconds to wait for another load that is being applied in this schema. Snowflake itself ends one "
+        "whose client has vanished, after 5 minutes.",
+    )
+    part_bytes: int = Field(
+        default=64 * 2**20, ge=1, description="Size of the Parquet files in which rows are sent; four go at a time."
+    )
+
+    _clock: Any = PrivateAttr(default=time.time)
+
+    def uri(self, table: str = "") -> str:
+        """`snowflake://account/database/schema.table`."""
+        name = table if not table or "." in table or " " in table else f"{self.schema_}.{table}"
+        return f"{self.credentials.place}/{self.database}" + (f"/{name}" if name else "")
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL of Snowflake."""
+        return SnowflakeDialect()
+
+    @operation
+    def check(self) -> str:
+        """One sentence that says that the account is reached, the login works and the schema can be used."""
+        with self._session() as session:
+            user, role, warehouse = session.fetch("SELECT current_user(), current_role(), current_warehouse()")[0]
+            known = session.fetch(
+                "SELECT count(*) FROM information_schema.schemata WHERE schema_name = :name",
+                {"name": stored_name(self.schema_)},
+            )[0][0]
+        if not known:
+            raise errors.NotFoundError(
+                f"There is no schema {self.schema_} in {self.uri()} that role {role} may use. Create it or grant USAGE."
+            )
+        return f"{self.uri()} answers; {user} works in role {role}, schema {self.schema_} and warehouse {warehouse}."
+
+    @operation
+    def multiquery(
+        self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None, *, as_transaction: bool = True
+    ) -> list[list[tuple[Any, ...]]]:
+        """The rows of each statement in turn; all of them happen, or none does, unless `as_transaction` is false.
+
+        A retry runs the transaction as a whole. A statement that shapes a table commits what came before it.
+
+        Raises:
+            AmbiguousError: The answer to COMMIT was lost; look before you run it again.
+        """
+        with self._session() as session, session.transaction() if as_transaction else contextlib.nullcontext():
+            return [session.fetch(query, parameters) for query in queries]
+
+    @operation
+    def copy_from(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        table: str,
+        *,
+        load_id: str,
+        storage_integration: str,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> LoadReport:
+        """What Snowflake copied straight from a folder of a bucket into a table that is there; no data passes here.
+
+        Columns meet by name. Once for each `load_id`, as `load` does: the COPY runs in the transaction of the claim,
+        and takes every file that is there then, also one that an earlier load took.
+
+        Raises:
+            NotFoundError: There is no such table, or no such storage integration.
+            InvalidInputError: A file does not fit; nothing was copied.
+        """
+        statement = (
+            f"COPY INTO {self.dialect.table(table)} FROM {_address(bucket, prefix)} "
+            f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
+            f"FILE_FORMAT = ({FILE_FORMATS[file_format]}) "
+            "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
+        )
+
+        def copy(session: BulkSession, load_id: str) -> LoadReport:
+            return cast("SnowflakeSession", session).copy_once(statement, table, load_id)
+
+        return self._once(load_id, copy)
+
+    @operation
+    def unload_to(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        source: str,
+        *,
+        storage_integration: str,
+        file_format: Literal["parquet", "csv"] = "parquet",
+    ) -> list[str]:
+        """The keys of the files that Snowflake wrote straight into a folder of a bucket; no data passes here.
+
+        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: files of an earlier
+        call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.
+        """
+        query = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
+        with contextlib.closing(SnowflakeSession(self)) as session:
+            rows = session.rows(
+                f"COPY INTO {_address(bucket, prefix)} FROM ({query}\n) "
+                f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
+                f"FILE_FORMAT = (TYPE = {file_format.upper()}) HEADER = TRUE OVERWRITE = TRUE DETAILED_OUTPUT = TRUE"
+            )
+        written = {row["FILE_NAME"].rpartition("/")[2] for row in rows}
+        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        if stale := [key for key in keys if key.rpartition("/")[2] not in written]:
+            bucket.delete_objects(stale)
+        return sorted(set(keys) - set(stale))
+
+    def get_client(self) -> Any:
+        """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
+        return self.connect()
+
+    def get_engine(self) -> Any:
+        """A SQLAlchemy engine over connections of this block."""
+        require("snowflake.sqlalchemy", extra="snowflake")
+        sqlalchemy = require("sqlalchemy", extra="snowflake")
+        make = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
+        return self._cached("engine", lambda: sqlalchemy.create_engine("snowflake://", creator=make))
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of the driver's."""
+        if isinstance(error, ConnectorError):
+            return error
+        return snowflake_error("run a query", f"in {self.uri()}", error)
+
+    def close(self) -> None:
+        """Nothing. Disposes the SQLAlchemy engine; the next call makes it again."""
+        with self._lock:
+            if engine := self._live.pop("engine", None):
+                engine.dispose()
+        super().close()
+
+    def get_connection(self, **options: Any) -> Any:
+        """Prefect's name for `get_client`; `options` go to the driver's `connect`."""
+        return self.connect(**options)
+
+    def connect(self, load_id: str | None = None, **options: Any) -> Any:
+        """A new connection whose query tag names the flow run and the load; the caller closes it."""
+        run = FlowRunContext.get()
+        tag = {
+            "app": "etl-blocks",
+            "flow_run": str(run.flow_run.id) if run and run.flow_run else None,
+            "load_id": load_id and load_id[: TAG_CHARACTERS // 8],
+        }
+        parameters = {
+            "QUERY_TAG": json.dumps({name: value for name, value in tag.items() if value}),
+            "TIMEZONE": "UTC",
+            "LOCK_TIMEOUT": self.lock_timeout_s,
+            "QUOTED_IDENTIFIERS_IGNORE_CASE": False,
+        }
+        arguments = {
+            "database": quoted(self.database),
+            "schema": quoted(self.schema_),
+            "warehouse": self.warehouse,
+            "role": self.role,
+            "autocommit": True,
+            "paramstyle": "qmark",
+            "arrow_number_to_decimal": True,
+            "client_session_keep_alive": load_id is not None or None,
+            "application": "etl-blocks",
+            "login_timeout": self.login_timeout_s,
+            "network_timeout": self.network_timeout_s,
+            "socket_timeout": self.socket_timeout_s,
+            "session_parameters": parameters | self.session_parameters,
+        }
+        return self.credentials.get_client(**(arguments | options))
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This schema as the output of a dbt profile.
+
+        https://docs.getdbt.com/docs/core/connect-data-platform/snowflake-setup
+
+        Raises:
+            UnsupportedError: There are session_parameters, which a dbt profile has no place for.
+        """
+        if self.session_parameters:
+            raise UnsupportedError(
+                "A dbt profile has no session parameters. Set them for the user, or in the project's on-run-start hook."
+            )
+        output = self.credentials.dbt_output() | {
+            "type": "snowflake",
+            "database": self.database,
+            "schema": self.schema_,
+            "warehouse": self.warehouse,
+            "role": self.role or self.credentials.role,
+            "query_tag": json.dumps({"app": "etl-blocks dbt"}),
+            "client_session_keep_alive": True,
+            "connect_timeout": self.login_timeout_s,
+        }
+        return {name: value for name, value in output.items() if value is not None}
+
+    def _connect(self) -> Session:
+        return SnowflakeSession(self)
+
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        return SnowflakeSession(self, load_id)
+
+    def lost_tries(self) -> dict[str, set[str]]:
+        """By load, the names of the transactions of this process whose COMMIT was not answered."""
+        return self._cached("lost", dict)
+
+
+def _address(bucket: ObjectStore, prefix: str) -> str:
+    """A folder of a bucket as the literal that COPY takes."""
+    return _text(bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/")
+
+
+def _text(value: str) -> str:
+    """A text as a literal, for statements that take no parameters."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
