@@ -47,8 +47,10 @@ from blocks.optional import lazy, require
 from blocks.session import BulkSession, Session
 from blocks.sql import Column, Dialect, bind
 from blocks.warehouse import Warehouse
-from connectors import postgres
-from connectors.postgres import UNCONSTRAINED, Postgres, PostgresDialect, PostgresSession
+from connectors.postgres import Postgres
+from connectors.postgres import errors as postgres
+from connectors.postgres.dialect import UNCONSTRAINED, PostgresDialect
+from connectors.postgres.session import PostgresSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -18,8 +18,7 @@ from blocks.ledger import LEDGER
 from blocks.load import LoadReport
 from blocks.retry import RetryPolicy
 from blocks.scan import Rejects, Scan
-from connectors import postgres
-from connectors.postgres import Postgres
+from connectors.postgres import Postgres, bulk_session
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.proxy import FaultProxy
 
@@ -365,7 +364,7 @@ def test_a_loader_vanishes(
 ) -> None:
     """A loader is killed and its server hears nothing of it: the same load, called again, ends it after a while."""
     mode, statement = moment
-    monkeypatch.setattr(postgres, "CLAIM_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(bulk_session, "CLAIM_TIMEOUT_S", 0.3)
     direct.load(table_of(0), "t", load_id="first")
     proxy.silence_after(statement)
     with loader(behind, mode, "monday") as process:
@@ -386,7 +385,7 @@ def test_a_killed_loader_is_run_again(direct: Postgres, mode: Mode) -> None:
         process.kill()
     started = time.monotonic()
     assert direct.load(table_of(SIZE), "t", mode=mode, load_id="monday", **ARGUMENTS[mode]).rows == SIZE
-    assert time.monotonic() - started < postgres.CLAIM_TIMEOUT_S
+    assert time.monotonic() - started < bulk_session.CLAIM_TIMEOUT_S
     assert_loaded_once(direct, SIZE, loads=2)
 
 

@@ -30,7 +30,8 @@ from blocks.errors import (
 )
 from blocks.ledger import LEDGER, QUARANTINE
 from blocks.retry import RetryPolicy
-from connectors.postgres import ERRORS, Postgres, translate
+from connectors.postgres import Postgres
+from connectors.postgres.errors import ERRORS, translate
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import CANARY, UTC, count, leak, rows, table_of
 
