@@ -7,16 +7,15 @@ import difflib
 import math
 from collections import Counter
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
-from decimal import Decimal
-from functools import partial
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from blocks.arrow_types import cast_array, filter_array, filter_batch, without_view
+from blocks.arrow_types import cast_array, filter_array, filter_batch
 from blocks.artifacts import keep_markdown
+from blocks.contract_rules import Bounds, Rule, column_rules, fitted, possible, span, without_misfit_nulls
 from blocks.errors import InvalidInputError
 from blocks.optional import lazy
 from blocks.progress import progress
@@ -29,24 +28,17 @@ if TYPE_CHECKING:
 
     import numpy as np
     import pyarrow as pa
-    import pyarrow.compute as pc
-    from numpy.typing import NDArray
     from prefect.logging.loggers import LoggingAdapter
     from pydantic_core import CoreSchema
 
+    from blocks.contract_rules import Mask
     from blocks.scan import Rejects
     from blocks.unique import SeenKeys
-
-    Mask = NDArray[np.bool_]
 else:
     np = lazy("numpy")
     pa = lazy("pyarrow")
-    pc = lazy("pyarrow.compute")
 
 OtherColumns = Literal["keep", "ignore", "fail"]
-Bounds = tuple[Any, Any]
-
-NAMED_VALUES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +98,7 @@ class Contract:
     rows: tuple[int | None, int | None] = (None, None)
     other_columns: OtherColumns = "fail"
     severity: Severity | Mapping[str, str] = "fail"
-    _rules: dict[str, tuple[_Rule, ...]] = field(init=False, repr=False, compare=False)
+    _rules: dict[str, tuple[Rule, ...]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         from blocks.columns import check_names, listed
@@ -208,62 +200,21 @@ class Contract:
         full_name = CheckResult(check=check, columns=columns, passed=True).name
         named = chosen.get(full_name, chosen.get(check))
         severity: Any = named or chosen.get("default", "fail")
-        return severity if named or severity in _possible(check) else "fail"
+        return severity if named or severity in possible(check) else "fail"
 
     def _by_column(self) -> dict[str, Any]:
         return {"key": self.key, "ranges": self.ranges, "allowed": self.allowed, "patterns": self.patterns}
 
-    def _column_rules(self, column: pa.Field) -> Iterator[_Rule]:
-        name, kind = column.name, column.type
-
-        def rule(check: str, asked: str, reason: str, test: Callable[[pa.Array], pa.Array] | None = None) -> _Rule:
-            made = _Rule(check, (name,), self.severity_of(check, name), asked, f"{name} {reason}", test)
-            if test:
-                made.try_out(kind, self.name)
-            return made
-
-        yield rule("type", str(kind), f"does not fit {kind}")
-        if name in self.key or not column.nullable:
-            yield rule("not_null", "", "is null", _is_valid)
-        if name in self.ranges:
-            low, high = self._bounds(column, self.ranges[name])
-            asked = _span(*(_shown(bound) for bound in self.ranges[name]))
-            yield rule("range", asked, "is out of range", partial(_in_range, low=low, high=high))
-        if name in self.allowed:
-            values = list(self.allowed[name])
-            if not values or isinstance(self.allowed[name], str):
-                raise InvalidInputError(f"{self.name}: allowed of {name!r} has to list at least one value.")
-            chosen = pa.concat_arrays([_one(self._bound(column, "allowed", value)) for value in values])
-            asked = "one of " + ", ".join(map(_shown, values[:NAMED_VALUES]))
-            asked += f" and {len(values) - NAMED_VALUES} more" if len(values) > NAMED_VALUES else ""
-            yield rule("allowed", asked, "is none of the allowed values", partial(_is_allowed, chosen=_zeros(chosen)))
-        if name in self.patterns:
-            pattern = self.patterns[name]
-            yield rule("pattern", pattern, "does not match its pattern", partial(_matches, pattern=pattern))
-
-    def _bounds(self, column: pa.Field, bounds: Bounds) -> tuple[pa.Scalar | None, pa.Scalar | None]:
-        if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or bounds[0] is bounds[1] is None:  # noqa: PLR2004
-            raise InvalidInputError(
-                f"{self.name}: the range of {column.name!r} is a least and a greatest value, one of which may be None."
-            )
-        if pa.types.is_boolean(column.type):
-            raise InvalidInputError(f"{self.name}: {column.name!r} is bool, which has no range. Use allowed.")
-        low, high = (None if bound is None else self._bound(column, "ranges", bound) for bound in bounds)
-        if low is not None and high is not None and pc.greater(low, high).as_py():
-            raise InvalidInputError(f"{self.name}: the range of {column.name!r} ends before it begins.")
-        return low, high
-
-    def _bound(self, column: pa.Field, what: str, value: Any) -> pa.Scalar:
-        try:
-            scalar = _exact(value, without_view(_value_type(column.type)))
-        except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
-            scalar = None
-        if scalar is None or (what == "ranges" and scalar.as_py() != scalar.as_py()):
-            raise InvalidInputError(
-                f"{self.name}: {what} of {column.name!r} has {_shown(value)}, a {type(value).__name__}, which is no "
-                f"exact value of {column.type}."
-            )
-        return scalar
+    def _column_rules(self, column: pa.Field) -> Iterator[Rule]:
+        return column_rules(
+            self.name,
+            column,
+            required=column.name in self.key or not column.nullable,
+            ranges=self.ranges,
+            allowed=self.allowed,
+            patterns=self.patterns,
+            severity_of=self.severity_of,
+        )
 
     def _check_key(self) -> None:
         from blocks.unique import can_be_key
@@ -290,54 +241,10 @@ class Contract:
                 near = difflib.get_close_matches(name, names, n=1)
                 hint = f" Did you mean {near[0]!r}?" if near else ""
                 raise InvalidInputError(f"{self.name}: severity names {name!r}, and there is no such check.{hint}")
-            if severity not in _possible(names[name]):
+            if severity not in possible(names[name]):
                 raise InvalidInputError(
-                    f"{self.name}: the severity of {name!r} is one of {', '.join(_possible(names[name]))}."
+                    f"{self.name}: the severity of {name!r} is one of {', '.join(possible(names[name]))}."
                 )
-
-
-@dataclass(frozen=True)
-class _Rule:
-    """One check of one column, or of the key."""
-
-    check: str
-    columns: tuple[str, ...]
-    severity: Severity
-    asked: str
-    reason: str
-    test: Callable[[pa.Array], pa.Array] | None = None
-
-    def broken_by(self, values: pa.Array) -> Mask | None:
-        """The rows for which it does not hold; None where it holds for all."""
-        if self.test is None:
-            return None
-        held = self.test(_decoded(values))
-        if pc.all(held, min_count=0).as_py():
-            return None
-        broken: Mask = pc.fill_null(pc.invert(held), fill_value=False).to_numpy(zero_copy_only=False)
-        return broken
-
-    def try_out(self, kind: pa.DataType, contract: str) -> None:
-        """Nothing, where Arrow can do this with values of the type."""
-        try:
-            self.broken_by(pa.array([None], kind))
-        except (pa.ArrowException, TypeError, ValueError) as error:
-            words = str(error).splitlines()[0]
-            raise InvalidInputError(
-                f"{contract}: {self.check} of {self.columns[0]!r}, which is {kind}: {words}"
-            ) from None
-
-    def result(self, rows: int | None, failed: int) -> CheckResult:
-        """How it went."""
-        return CheckResult(
-            check=self.check,
-            columns=self.columns,
-            severity=self.severity,
-            passed=not failed,
-            rows=rows,
-            failed_rows=failed,
-            detail=self.asked,
-        )
 
 
 @dataclass(frozen=True)
@@ -346,7 +253,7 @@ class _Looked:
 
     whole: pa.RecordBatch
     stopped: Mask | None
-    refused: tuple[tuple[_Rule, Mask], ...]
+    refused: tuple[tuple[Rule, Mask], ...]
 
     def kept(self) -> pa.RecordBatch:
         """The rows that go on."""
@@ -365,7 +272,7 @@ class _Pass:
         self._failed: Counter[tuple[str, tuple[str, ...]]] = Counter()
         self._seen: SeenKeys | None = None
         key = tuple(contract.key)
-        self._unique = _Rule(
+        self._unique = Rule(
             "unique", key, contract.severity_of("unique", *key), "", f"{', '.join(key)} comes in an earlier row"
         )
         found = scan.schema
@@ -385,16 +292,16 @@ class _Pass:
         """What goes on of the batch and what does not."""
         self._rows += batch.num_rows
         columns: list[pa.Array] = []
-        broken: list[tuple[_Rule, Mask]] = []
+        broken: list[tuple[Rule, Mask]] = []
         for column in self._contract.schema:
             values = batch.column(column.name)
             of_type, *rules = self._contract._rules[column.name]  # noqa: SLF001 (one of us)
             if values.type != column.type:
-                values, misfit = _fitted(values, column.type)
+                values, misfit = fitted(values, column.type)
                 broken += [(of_type, misfit)] if misfit is not None else []
             columns.append(values)
             broken += [(rule, mask) for rule in rules if (mask := rule.broken_by(values)) is not None]
-        broken = _without_misfit_nulls(broken)
+        broken = without_misfit_nulls(broken)
         if self._contract.key:
             aside = [mask for rule, mask in broken if rule.severity == "quarantine"]
             repeats = self._repeats(dict(zip(self._contract.schema.names, columns, strict=True)), aside)
@@ -432,10 +339,10 @@ class _Pass:
         if low is high is None:
             return []
         held = (low or 0) <= self._rows <= (math.inf if high is None else high)
-        detail = f"{_span(*(None if bound is None else str(bound) for bound in (low, high)))}, found {self._rows}"
+        detail = f"{span(*(None if bound is None else str(bound) for bound in (low, high)))}, found {self._rows}"
         return [CheckResult(check="rows", severity=self._contract.severity_of("rows"), passed=held, detail=detail)]
 
-    def _refused(self, broken: list[tuple[_Rule, Mask]], rows: int) -> tuple[tuple[_Rule, Mask], ...]:
+    def _refused(self, broken: list[tuple[Rule, Mask]], rows: int) -> tuple[tuple[Rule, Mask], ...]:
         """The rows to set aside, each under the first check that it breaks."""
         taken, refused = np.zeros(rows, bool), []
         for rule, mask in broken:
@@ -497,32 +404,7 @@ def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
             yield f"{column.name!r} is {kind} and cannot become {column.type} without loss"
 
 
-def _fitted(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
-    """The values as the type, null where one does not fit it; and which do not."""
-    try:
-        return cast_array(values, kind), None
-    except pa.ArrowException:
-        if len(values) == 1:
-            return pa.array([None], kind), np.array([True])
-    middle = len(values) // 2
-    halves = [_fitted(values[:middle], kind), _fitted(values[middle:], kind)]
-    masks = [np.zeros(len(half), bool) if mask is None else mask for half, mask in halves]
-    return pa.concat_arrays([half for half, _ in halves]), np.concatenate(masks)
-
-
-def _without_misfit_nulls(broken: list[tuple[_Rule, Mask]]) -> list[tuple[_Rule, Mask]]:
-    """The same, where a value that does not fit its type is no null besides."""
-    misfits = {rule.columns: mask for rule, mask in broken if rule.check == "type"}
-    if not misfits:
-        return broken
-    real = [
-        (rule, mask & ~misfits[rule.columns] if rule.check == "not_null" and rule.columns in misfits else mask)
-        for rule, mask in broken
-    ]
-    return [(rule, mask) for rule, mask in real if mask.any()]
-
-
-def _set_aside(batch: pa.RecordBatch, rule: _Rule, mask: Mask, rejects: Rejects | None, source: str) -> None:
+def _set_aside(batch: pa.RecordBatch, rule: Rule, mask: Mask, rejects: Rejects | None, source: str) -> None:
     if rejects is None:
         raise bad_row_error(source, rule.reason)
     column = rule.columns[0] if len(rule.columns) == 1 else None
@@ -540,85 +422,3 @@ def _logger() -> LoggingAdapter | Any:
         return get_run_logger()
     except MissingContextError:
         return get_logger("Contract")
-
-
-def _possible(check: str) -> tuple[str, ...]:
-    return {"schema": ("fail",), "rows": ("warn", "fail"), "type": ("fail", "quarantine")}.get(
-        check, ("warn", "fail", "quarantine")
-    )
-
-
-def _is_valid(values: pa.Array) -> pa.Array:
-    return values.is_valid()
-
-
-def _in_range(values: pa.Array, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Array:
-    parts = [pc.greater_equal(values, low)] if low is not None else []
-    parts += [pc.less_equal(values, high)] if high is not None else []
-    return parts[0] if len(parts) == 1 else pc.and_(*parts)
-
-
-def _is_allowed(values: pa.Array, chosen: pa.Array) -> pa.Array:
-    return pc.if_else(values.is_valid(), pc.is_in(_zeros(values), value_set=chosen), pa.scalar(None, pa.bool_()))
-
-
-def _matches(values: pa.Array, pattern: str) -> pa.Array:
-    return pc.match_substring_regex(values, rf"\A(?:{pattern})\z")
-
-
-def _zeros(values: pa.Array) -> pa.Array:
-    """Floats without a -0.0, which Arrow tells from 0.0 when it looks a value up."""
-    return pc.add(values, pa.scalar(0, values.type)) if pa.types.is_floating(values.type) else values
-
-
-def _value_type(kind: pa.DataType) -> pa.DataType:
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _decoded(values: pa.Array) -> pa.Array:
-    values = values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
-    kind = without_view(values.type)
-    return values if kind == values.type else values.cast(kind)
-
-
-def _one(scalar: pa.Scalar) -> pa.Array:
-    return pa.repeat(scalar, 1)
-
-
-def _exact(value: Any, kind: pa.DataType) -> pa.Scalar | None:  # noqa: PLR0911 (one kind of type a line)
-    """The value as exactly that type, None where it is none; a float's type rounds, as it does with all values."""
-    types = pa.types
-    if isinstance(value, pa.Scalar):
-        return value.cast(kind) if value.is_valid else None
-    if value is None or (isinstance(value, bool) != types.is_boolean(kind)):
-        return None
-    if types.is_floating(kind):
-        return pa.scalar(float(value), pa.float64()).cast(kind) if isinstance(value, (int, float, Decimal)) else None
-    if types.is_decimal(kind):
-        number = Decimal(str(value)) if isinstance(value, (int, float, Decimal)) else None
-        return None if number is None or not number.is_finite() else pa.scalar(number, kind)
-    if types.is_date(kind):
-        return pa.scalar(value, kind) if isinstance(value, date) and not isinstance(value, datetime) else None
-    if types.is_timestamp(kind):
-        zoned = isinstance(value, datetime) and value.tzinfo is not None
-        if not isinstance(value, datetime) or zoned != (kind.tz is not None):
-            return None
-    scalar = pa.scalar(value, kind)
-    return scalar if scalar.as_py() == value else None
-
-
-def _span(low: str | None, high: str | None) -> str:
-    """The bounds in words.
-
-    >>> _span("0", None), _span("1", "9")
-    ('at least 0', 'between 1 and 9')
-    """
-    if low is None:
-        return f"at most {high}"
-    return f"at least {low}" if high is None else f"between {low} and {high}"
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, pa.Scalar):
-        value = value.as_py()
-    return None if value is None else str(value) if isinstance(value, (date, Decimal)) else repr(value)
