@@ -20,7 +20,7 @@ from prefect.types.names import validate_valid_asset_key
 from pydantic import SecretStr, ValidationError
 
 from blocks.block import resolve
-from blocks.dbt_log import Watch, dbt_node, failed_hooks, state_of
+from blocks.dbt_log import Package, Watch, dbt_node, failed_hooks, state_of
 from blocks.dbt_results import (
     DbtFailedError,
     DbtNode,
@@ -44,9 +44,10 @@ from blocks.node_runs import NodeRuns, asset_key
 from blocks.process import Process
 from blocks.retry import is_transient
 from blocks.snowflake_credentials import SnowflakeCredentials
-from connectors import dbt
 from connectors.bigquery import BigQuery
-from connectors.dbt import Call, DbtProject, Request, profile
+from connectors.dbt import DbtProject
+from connectors.dbt.process import profile
+from connectors.dbt.request import Call, Request
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
 from connectors.postgres import Postgres
@@ -499,7 +500,7 @@ def test_it_needs_a_project(tmp_path: Path) -> None:
 
 def test_it_needs_dbt(project: DbtProject, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without dbt, or its adapter, the error has the pip line; a command that is not there is named."""
-    monkeypatch.setattr(dbt, "DBT", dbt.Package("dbt-nowhere", extra="dbt"))
+    monkeypatch.setattr("connectors.dbt.process.DBT", Package("dbt-nowhere", extra="dbt"))
     with pytest.raises(MissingDriverError, match=r"pip install 'etl-blocks\[dbt\]'"):
         project.build()
     with pytest.raises(NotFoundError, match="no command /nowhere/dbt"):

@@ -1,0 +1,91 @@
+"""What is asked of dbt, and what of it its earlier tries have done."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from blocks.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from blocks.dbt_results import DbtNode
+
+Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
+
+FULL_REFRESH = ("build", "run", "seed", "compile")
+RESUMED = ("build", "run", "test", "seed", "snapshot")
+"""The commands of which only a part may be done again; the others only read."""
+NEEDS_NODES = (*RESUMED, "source freshness")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A command of dbt with what it is asked to take."""
+
+    command: str
+    select: str | Sequence[str] = ()
+    exclude: str | Sequence[str] = ()
+    vars: Mapping[str, Any] | None = None
+    full_refresh: bool = False
+
+    def __post_init__(self) -> None:
+        if self.command not in (*NEEDS_NODES, "compile", "docs generate"):
+            raise InvalidInputError(f"No command {self.command!r:.50} here. Take one of: {', '.join(NEEDS_NODES)}, ...")
+        if self.full_refresh and self.command not in FULL_REFRESH:
+            raise InvalidInputError(f"dbt {self.command} has no full_refresh.")
+
+    @property
+    def selection(self) -> str:
+        """What is selected, for messages."""
+        chosen = {"select": _words(self.select), "exclude": _words(self.exclude)}
+        return "".join(f" for {name} {' '.join(words)!r}" for name, words in chosen.items() if words)
+
+    def arguments(self, threads: int) -> list[str]:
+        """The command line.
+
+        >>> Request("run", "orders+ customers", exclude=["tag:slow"], full_refresh=True).arguments(2)
+        ['run', '--threads=2', '--select', 'orders+', 'customers', '--exclude', 'tag:slow', '--full-refresh']
+        """
+        words = [*self.command.split(), f"--threads={threads}"]
+        for name, chosen in (("--select", _words(self.select)), ("--exclude", _words(self.exclude))):
+            if any(word.startswith("-") for word in chosen):
+                raise InvalidInputError(f"{name[2:]} takes names, and {' '.join(chosen)!r} begins like an option.")
+            words += [name, *chosen] if chosen else []
+        words += ["--full-refresh"] if self.full_refresh else []
+        return words + (["--vars", json.dumps(dict(self.vars))] if self.vars else [])
+
+
+@dataclass
+class Call:
+    """What is known of a call from its earlier tries.
+
+    Attributes:
+        tries: How many there were.
+        results: dbt's results of them all, as `dbt retry` reads them.
+        again: The nodes that the next try takes; none means all.
+        nodes: How each node ended last.
+    """
+
+    tries: int = 0
+    results: dict[str, Any] | None = None
+    again: set[str] = field(default_factory=set)
+    nodes: dict[str, DbtNode] = field(default_factory=dict)
+    started_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+
+    def take(self, results: dict[str, Any] | None) -> None:
+        """Nothing. Newer results take the place of those of the same nodes."""
+        if results is None:
+            return
+        if self.results is None:
+            self.results = results
+            return
+        rows = {row["unique_id"]: row for row in (*self.results["results"], *results["results"])}
+        self.results = self.results | {"results": list(rows.values()), "elapsed_time": results.get("elapsed_time", 0.0)}
+
+
+def _words(chosen: str | Sequence[str]) -> list[str]:
+    return chosen.split() if isinstance(chosen, str) else [word for each in chosen for word in each.split()]

@@ -1,0 +1,85 @@
+"""A command of dbt in a thread of its own."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from typing import TYPE_CHECKING
+
+from prefect.blocks.abstract import JobRun as PrefectJobRun
+from prefect.context import SyncClientContext
+
+from blocks.dbt_results import DbtResult
+from blocks.errors import InvalidInputError, TerminalError
+from blocks.job import interruptible_by, pause, watched_operation
+from blocks.operation import operation
+from blocks.retry import RetryPolicy, call_with_retry
+
+if TYPE_CHECKING:
+    from connectors.dbt.project import DbtProject
+    from connectors.dbt.request import Request
+
+
+class DbtRun(PrefectJobRun[DbtResult]):
+    """A command of dbt that runs while its caller does something else."""
+
+    def __init__(self, project: DbtProject, request: Request, token: str) -> None:
+        self.project = project
+        self.request = request
+        self._given_up = threading.Event()
+        self._outcome: DbtResult | BaseException | None = None
+        context = contextvars.copy_context()
+        context.run(interruptible_by, self._given_up)
+        # The client of the task run that starts this is closed when that ends.
+        context.run(SyncClientContext.__var__.set, None)  # type: ignore[arg-type]
+        self._thread = threading.Thread(target=context.run, args=(self._work, token), name="etl-dbt", daemon=True)
+        self._thread.start()
+
+    @property
+    def retry(self) -> RetryPolicy:
+        """Its operations only wait: nothing of them is tried again."""
+        return RetryPolicy(attempts=1)
+
+    @watched_operation
+    def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
+        """Returns once dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
+        try:
+            while self._thread.is_alive():
+                self._thread.join(0.2)
+                pause(0.01)
+        except BaseException:
+            self._given_up.set()
+            self._thread.join()
+            raise
+
+    @operation
+    def fetch_result(self) -> DbtResult:  # type: ignore[override]  # Prefect's is awaitable
+        """What dbt did.
+
+        Raises:
+            InvalidInputError: It has not ended.
+            DbtFailedError: A node failed, or dbt took too long.
+            TerminalError: It was cancelled.
+        """
+        if self._thread.is_alive():
+            raise InvalidInputError("dbt has not ended. Call wait_for_completion() before fetch_result().")
+        if isinstance(self._outcome, DbtResult):
+            return self._outcome
+        if isinstance(self._outcome, Exception):
+            raise self._outcome
+        raise TerminalError(f"dbt {self.request.command} was cancelled.")
+
+    @operation
+    def cancel(self) -> None:
+        """Nothing. Stops dbt and its queries, and returns when nothing of it runs any more."""
+        self._given_up.set()
+        self._thread.join()
+
+    def _work(self, token: str) -> None:
+        try:
+            self._outcome = call_with_retry(self.project.retry, lambda: self._try(token), sleep=pause)
+        except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
+            self._outcome = error
+
+    def _try(self, token: str) -> DbtResult:
+        return self.project._run(self.request, token, raise_on_failure=True)  # noqa: SLF001 (one of us)
