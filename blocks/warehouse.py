@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import weakref
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             UnsupportedError: There is none that works; read through `scan` instead.
         """
         raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
+
+    def _kept_engine(self, make: Callable[[Self], Any]) -> Any:
+        """The SQLAlchemy engine that `make` makes of a copy of this block, made once.
+
+        The connections in its pool end with the block, closed or not: a service allows few, and what checked a table
+        may keep the engine. An engine that knew the block itself would keep that alive, and its pool with it.
+        """
+
+        def made() -> Any:
+            engine = make(self.model_copy())
+            self._live["end of engine"] = weakref.finalize(self, engine.dispose)
+            return engine
+
+        return self._cached("engine", made)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of the driver's that the engine met."""
@@ -165,7 +180,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Nothing. Drops what the block keeps open; the next call opens it again."""
         with self._lock:
             for client in self._live.values():
-                if close := getattr(client, "close", None):
+                if isinstance(client, weakref.finalize):
+                    client()
+                elif close := getattr(client, "close", None):
                     close()
             self._live.clear()
 

@@ -186,13 +186,6 @@ class DuckDB(Warehouse):
         with _doors[self._file] if self.path != ":memory:" else contextlib.nullcontext():
             client.close()
 
-    def close(self) -> None:
-        """Nothing. Drops what the block keeps open, the engine included; the next call opens it again."""
-        with self._lock:
-            if engine := self._live.pop("engine", None):
-                engine.dispose()
-        super().close()
-
     @property
     def _file(self) -> str:
         return str(Path(self.path).expanduser().resolve())

@@ -425,6 +425,29 @@ def test_sqlalchemy_is_there(warehouse: Postgres) -> None:
     assert engine is not warehouse.get_client()
 
 
+@pytest.mark.parametrize("closed", [True, False])
+def test_the_connections_of_an_engine_end_with_its_block(pg_database: Address, closed: bool) -> None:
+    """What checked tables may keep the engine, and a block is often let go without a close: the server sees neither."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    block = Postgres(**pg_database.fields())
+    engine = block.get_engine()
+    with engine.connect() as connection:
+        session = connection.scalar(sqlalchemy.text("SELECT pg_backend_pid()"))
+    if closed:
+        block.close()
+    del block
+    with pg_database.connect() as other:
+        for _ in range(200):
+            if not other.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [session]).fetchall():
+                break
+            other.execute("SELECT pg_sleep(0.05)")
+        else:
+            pytest.fail("the session is still there")
+    with engine.connect() as connection:  # it can be used, and the caller ends it
+        assert connection.scalar(sqlalchemy.text("SELECT 1")) == 1
+    engine.dispose()
+
+
 def test_sessions_say_who_they_are(warehouse: Postgres) -> None:
     """An administrator finds the connections of this package by their name, and UTC is their time zone."""
     query = "SELECT current_setting('application_name'), current_setting('timezone')"

@@ -97,9 +97,10 @@ class Postgres(Warehouse):
     def get_client(self) -> Any:
         """The block's SQLAlchemy engine, made at the first call, for everything that this block has no method for."""
         sqlalchemy = require("sqlalchemy", extra="postgres")
-        return self._cached(
-            "engine",
-            lambda: sqlalchemy.create_engine("postgresql+psycopg://", creator=self.connect_psycopg, pool_pre_ping=True),
+        return self._kept_engine(
+            lambda block: sqlalchemy.create_engine(
+                "postgresql+psycopg://", creator=block.connect_psycopg, pool_pre_ping=True
+            )
         )
 
     def get_engine(self) -> Any:
@@ -109,13 +110,6 @@ class Postgres(Warehouse):
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of psycopg's."""
         return error if isinstance(error, ConnectorError) else translate(error, "run a query", self.uri())
-
-    def close(self) -> None:
-        """Nothing. Disposes the SQLAlchemy engine; the next call makes it again."""
-        with self._lock:
-            if engine := self._live.pop("engine", None):
-                engine.dispose()
-        super().close()
 
     def dbt_output(self) -> dict[str, Any]:
         """This database as the output of a dbt profile; what is empty is found as libpq finds it.

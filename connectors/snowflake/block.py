@@ -200,21 +200,18 @@ class Snowflake(Warehouse):
         """A SQLAlchemy engine over connections of this block."""
         require("snowflake.sqlalchemy", extra="snowflake")
         sqlalchemy = require("sqlalchemy", extra="snowflake")
-        make = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
-        return self._cached("engine", lambda: sqlalchemy.create_engine("snowflake://", creator=make))
+
+        def make(block: Snowflake) -> Any:
+            creator = functools.partial(block.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
+            return sqlalchemy.create_engine("snowflake://", creator=creator)
+
+        return self._kept_engine(make)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of the driver's."""
         if isinstance(error, ConnectorError):
             return error
         return snowflake_error("run a query", f"in {self.uri()}", error)
-
-    def close(self) -> None:
-        """Nothing. Disposes the SQLAlchemy engine; the next call makes it again."""
-        with self._lock:
-            if engine := self._live.pop("engine", None):
-                engine.dispose()
-        super().close()
 
     def get_connection(self, **options: Any) -> Any:
         """Prefect's name for `get_client`; `options` go to the driver's `connect`."""
