@@ -38,8 +38,10 @@ from blocks.ledger import LEDGER, QUARANTINE
 from blocks.retry import RetryPolicy
 from blocks.scan import Scan
 from blocks.session import Script, Step
-from connectors import bigquery
-from connectors.bigquery import BigQuery, BigQueryDialect, BigQuerySession
+from connectors.bigquery import BigQuery
+from connectors.bigquery.dialect import BigQueryDialect, schema_field
+from connectors.bigquery.session import ROWS_OF_A_FEW, BigQuerySession
+from connectors.bigquery.statements import transaction
 from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
@@ -232,7 +234,7 @@ def test_reading_goes_on_without_the_storage_api(warehouse: BigQuery, caplog: py
     server = grpc.server(ThreadPoolExecutor(1), handlers=[Denying()])
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
-    size = bigquery.ROWS_OF_A_FEW + 1
+    size = ROWS_OF_A_FEW + 1
     warehouse.load(pa.table({"id": range(size)}), "t")
     with warehouse.model_copy(update={"storage_endpoint_url": f"http://127.0.0.1:{port}"}) as denied:
         assert denied.read_table("t").num_rows == size
@@ -273,7 +275,7 @@ def test_a_new_table_is_partitioned_by_day(warehouse: BigQuery, kind: pa.DataTyp
 
 def test_several_files_are_loaded_while_the_next_is_made(warehouse: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A load of several Parquet files has as many load jobs, and all of its rows."""
-    monkeypatch.setattr("connectors.bigquery.PART_BYTES", 50_000)
+    monkeypatch.setattr("connectors.bigquery.files.PART_BYTES", 50_000)
     size = 200_000
     data = pa.table({"id": pa.array(range(size), pa.int64())})
     scan = Scan(data.schema, lambda _: iter(data.to_batches(max_chunksize=20_000)), source="a source")
@@ -339,7 +341,7 @@ def test_a_table_is_created_from_an_arrow_schema(warehouse: BigQuery) -> None:
 @pytest.mark.parametrize(("digits", "name"), [((20, 4), "NUMERIC"), ((38, 10), "BIGNUMERIC")])
 def test_a_decimal_keeps_its_digits(digits: tuple[int, int], name: str) -> None:
     """Precision and scale are sent; the stand-in takes them and forgets them."""
-    field = bigquery.schema_field(pa.field("price", pa.decimal128(*digits)), BigQueryDialect())
+    field = schema_field(pa.field("price", pa.decimal128(*digits)), BigQueryDialect())
     assert field == SchemaField("price", name, precision=digits[0], scale=digits[1])
 
 
@@ -588,7 +590,7 @@ def test_the_transactions_answer_is_lost_for_long(
     behind: BigQuery, warehouse: BigQuery, proxy: HttpFaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nobody answers any more, the error says so and holds the load_id; the same call again finds the load."""
-    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    monkeypatch.setattr("connectors.bigquery.jobs.QUICK_RETRY_S", 0.05)
     warehouse.load(table_of([]), "t", load_id="first")
     impatient = behind.model_copy(update={"retry": RetryPolicy(attempts=2, first_delay_s=0.01)})
 
@@ -610,7 +612,7 @@ def test_a_transaction_whose_end_nobody_saw_is_resolved(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Once the service answers again its job is waited for, and the ledger says what came of it."""
-    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    monkeypatch.setattr("connectors.bigquery.jobs.QUICK_RETRY_S", 0.05)
     warehouse.load(table_of([]), "t", load_id="first")
     impatient = behind.model_copy(update={"retry": RetryPolicy(attempts=2, first_delay_s=0.01)})
     wait_for_others = BigQuerySession.end_other_tries
@@ -687,11 +689,11 @@ def test_every_request_of_an_extract_may_be_lost(
         assert sorted(bucket.read_table("orders").column("id").to_pylist()) == [1, 2], request
 
 
-def transaction(session: BigQuerySession, load_id: str, rows: int) -> Any:
+def script_of(load_id: str, rows: int) -> Any:
     started = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
     row = {"load_id": load_id, "table_name": "t", "mode": "append", "started_at": started, "report": "{}"}
     steps = (Step("INSERT INTO t (id, day, text) VALUES (7, 'mon', 'x')", "inserted"),)
-    return session._transaction(Script(load_id, steps, rows, row))
+    return transaction(Script(load_id, steps, rows, row), BigQueryDialect())
 
 
 def test_the_script_itself_refuses_a_second_run(warehouse: BigQuery) -> None:
@@ -699,11 +701,11 @@ def test_the_script_itself_refuses_a_second_run(warehouse: BigQuery) -> None:
     warehouse.load(table_of([0]), "t", load_id="first")
     session = BigQuerySession(warehouse)
     with pytest.raises(AlreadyExistsError, match="the ledger has this load"):
-        session._run(*transaction(session, "first", 1), ambiguous=True)
+        session.jobs.run(*script_of("first", 1), ambiguous=True)
     with pytest.raises(TerminalError, match=r"differ in number\. Nothing was committed"):
-        session._run(*transaction(session, "second", 2), ambiguous=True)
+        session.jobs.run(*script_of("second", 2), ambiguous=True)
     assert_loaded_once(warehouse, 1)
-    session._run(*transaction(session, "second", 1), ambiguous=True)
+    session.jobs.run(*script_of("second", 1), ambiguous=True)
     assert (count(warehouse), count(warehouse, LEDGER)) == (2, 2)
 
 
@@ -812,7 +814,7 @@ def test_a_statement_that_writes_runs_once(behind: BigQuery, warehouse: BigQuery
 
 def test_a_server_that_is_gone_is_no_success(warehouse: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
     """A statement that may have run is ambiguous, a query is not; neither is taken for done."""
-    monkeypatch.setattr(bigquery, "QUICK_RETRY_S", 0.05)
+    monkeypatch.setattr("connectors.bigquery.jobs.QUICK_RETRY_S", 0.05)
     credentials = warehouse.gcp_credentials.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})
     gone = warehouse.model_copy(
         update={"gcp_credentials": credentials, "location": "US", "retry": RetryPolicy(attempts=1)}

@@ -28,23 +28,13 @@ from blocks.session import Script, Step
 bigquery = pytest.importorskip("google.cloud.bigquery")
 exceptions = pytest.importorskip("google.api_core.exceptions")
 
-from connectors.bigquery import (  # noqa: E402
-    CLAIMED,
-    ERRORS,
-    UNEQUAL,
-    BigQuery,
-    BigQueryDialect,
-    BigQuerySession,
-    arrow_type,
-    check_nulls,
-    job_error,
-    labels_of,
-    parquet_files,
-    query_parameter,
-    safe_words,
-    sql_type,
-    translate,
-)
+from connectors.bigquery import BigQuery  # noqa: E402
+from connectors.bigquery.dialect import BigQueryDialect, arrow_type, sql_type  # noqa: E402
+from connectors.bigquery.errors import CLAIMED, ERRORS, UNEQUAL, job_error, safe_words, translate  # noqa: E402
+from connectors.bigquery.files import check_nulls, parquet_files  # noqa: E402
+from connectors.bigquery.jobs import labels_of  # noqa: E402
+from connectors.bigquery.session import BigQuerySession  # noqa: E402
+from connectors.bigquery.statements import bound, query_parameter, transaction  # noqa: E402
 
 DIALECT = BigQueryDialect()
 CANARY = "c4n4ry"
@@ -207,7 +197,6 @@ def test_staging_tables_go_by_themselves() -> None:
 
 def test_the_transaction_of_a_load_is_one_script() -> None:
     """It fails where the ledger has the load, counts its rows, and puts the counts into the report."""
-    session = BigQuerySession(block(), "monday")
     now = dt.datetime(2026, 4, 30, tzinfo=dt.UTC)
     script = Script(
         "monday",
@@ -215,7 +204,7 @@ def test_the_transaction_of_a_load_is_one_script() -> None:
         7,
         {"load_id": "monday", "flow_run_id": None, "started_at": now, "report": '{"inserted":-1,"updated":-1}'},
     )
-    sql, parameters = session._transaction(script)
+    sql, parameters = transaction(script, DIALECT)
     assert sql == "\n".join(
         [
             "DECLARE etl_inserted, etl_updated, etl_deleted INT64 DEFAULT 0;",
@@ -282,9 +271,9 @@ def test_a_transaction_fetches_nothing() -> None:
 )
 def test_parameters_are_named_as_bigquery_has_it(sql: str, expected: str) -> None:
     """Outside of strings, quoted names and comments; a null needs no type where it stands for itself."""
-    text, bound = BigQuerySession(block())._bound(sql, {"a": 1, "none": None})
+    text, parameters = bound(sql, {"a": 1, "none": None})
     assert text == expected
-    assert [parameter.name for parameter in bound] == ["a"]
+    assert [parameter.name for parameter in parameters] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -391,8 +380,8 @@ def test_a_null_array_is_refused(values: list[Any]) -> None:
 
 def test_files_are_made_as_they_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file is whole once it has its size; those that come later are larger, and no batch is read ahead."""
-    monkeypatch.setattr("connectors.bigquery.PART_BYTES", 10_000)
-    monkeypatch.setattr("connectors.bigquery.PARTS_OF_A_SIZE", 2)
+    monkeypatch.setattr("connectors.bigquery.files.PART_BYTES", 10_000)
+    monkeypatch.setattr("connectors.bigquery.files.PARTS_OF_A_SIZE", 2)
     batch = pa.RecordBatch.from_pydict({"id": list(range(5_000)), "j": [None] * 5_000})
     taken = []
     batches = (taken.append(number) or batch for number in itertools.count())

@@ -1,0 +1,297 @@
+"""The block of BigQuery: a dataset, its tables, and the files that go in and out of it without passing here."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import uuid
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from pydantic import Field, HttpUrl
+
+from blocks.errors import InvalidInputError
+from blocks.gcp_credentials import GcpCredentials
+from blocks.operation import operation
+from blocks.optional import lazy, require
+from blocks.retry import call_with_retry
+from blocks.scan import Rejects, Scan
+from blocks.warehouse import Warehouse
+from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
+from connectors.bigquery.files import FILE_FORMATS, folder_address
+from connectors.bigquery.session import BigQuerySession
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from blocks.load import LoadReport
+    from blocks.object_store import ObjectStore
+    from blocks.session import BulkSession, Session
+    from blocks.sql import Dialect, Parameters
+else:
+    pa = lazy("pyarrow")
+
+DATASET_NAME = r"[A-Za-z0-9_]{1,1024}"
+
+
+class BigQuery(Warehouse):
+    """A dataset of BigQuery.
+
+    Example:
+        Load a saved block and ask something:
+        ```python
+        from connectors.bigquery import BigQuery
+
+        warehouse = BigQuery.load("BLOCK_NAME")
+        warehouse.fetch_all("select 1")
+        ```
+    """
+
+    _block_type_name: ClassVar[str] = "ETL BigQuery"
+    _block_type_slug: ClassVar[str] = "etl-big-query"
+    _documentation_url: ClassVar[Any] = HttpUrl("https://cloud.google.com/bigquery/docs")
+    _logo_url: ClassVar[Any] = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
+    )
+
+    gcp_credentials: GcpCredentials = Field(
+        default_factory=GcpCredentials, description="Who is asking; by default the machine's own identity."
+    )
+    dataset: str = Field(
+        pattern=f"^{DATASET_NAME}$", description="The dataset of tables that are named without one; it has to exist."
+    )
+    project: str | None = Field(
+        default=None, description="The project that holds the dataset and runs the jobs; by default the identity's."
+    )
+    location: str | None = Field(
+        default=None, description="Where the dataset is, such as 'EU'; by default the dataset is asked once."
+    )
+    maximum_bytes_billed: int | None = Field(
+        default=None, gt=0, description="A query that would read more bytes fails without cost; by default no limit."
+    )
+    labels: dict[str, str] = Field(
+        default_factory=dict, description="Labels of every job, beside those of the flow run and the load."
+    )
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a request may go without an answer, in seconds."
+    )
+    use_storage_api: bool = Field(
+        default=True, description="Read large results through the Storage Read API, where it is installed and allowed."
+    )
+    storage_endpoint_url: str | None = Field(
+        default=None,
+        description="The address of a Storage Read API other than Google's; http:// means without TLS.",
+    )
+
+    def uri(self, table: str = "") -> str:
+        """`bigquery://project/dataset.table`."""
+        project = self.project or self.gcp_credentials.project or ""
+        name = table if "." in table or " " in table or not table else f"{self.dataset}.{table}"
+        return f"bigquery://{project}/{name or self.dataset}"
+
+    @property
+    def dialect(self) -> Dialect:
+        """The SQL of BigQuery."""
+        return BigQueryDialect()
+
+    @operation
+    def check(self) -> str:
+        """One sentence that says that the dataset is reached and that queries may be run; nothing is billed."""
+        with contextlib.closing(BigQuerySession(self)) as session:
+            location = session.jobs.location
+            session.dry_run("SELECT 1")
+        return f"{self.uri()} answers (location {location}), and jobs may be run in its project."
+
+    @operation
+    def estimate_bytes(self, query: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many bytes a query would read, and be billed for; it is checked and not run.
+
+        Raises:
+            InvalidInputError: It is wrong.
+        """
+        with contextlib.closing(BigQuerySession(self)) as session:
+            return session.dry_run(query, parameters)
+
+    @operation
+    def copy_from(
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        table: str,
+        *,
+        load_id: str,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> LoadReport:
+        """What BigQuery loaded straight from a folder of a GcsBucket into a table that is there; no data passes here.
+
+        Columns meet by name (a CSV file has them in its first line, JSON is one object a line). Once for each
+        `load_id`, as `load` does: a load job takes every file that is there then, also in the folders within, into a
+        staging table, and a script puts its rows into the table and the load into the ledger.
+
+        Raises:
+            NotFoundError: There is no such table, or no file.
+            InvalidInputError: The bucket is none of Google's, or a file does not fit; nothing was loaded.
+        """
+        files = f"{folder_address(bucket, prefix)}*"
+
+        def copy(session: BulkSession, load_id: str) -> LoadReport:
+            return cast("BigQuerySession", session).copy_once(files, table, load_id, file_format)
+
+        return self._once(load_id, copy)
+
+    @operation
+    def extract_to(
+        self, bucket: ObjectStore, prefix: str, source: str, *, file_format: Literal["parquet", "csv"] = "parquet"
+    ) -> list[str]:
+        """The keys of the files that BigQuery wrote straight into a folder of a GcsBucket; no data passes here.
+
+        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: every other file, those
+        of an earlier call for one, is deleted with the identity of `bucket`. The same call twice leaves each row once.
+        A table is extracted without a query, which costs nothing; a view or a query is billed as a query.
+
+        Raises:
+            AmbiguousError: Nobody answers whether BigQuery still writes. A later call deletes what it wrote.
+            NotFoundError: There is no such table, or no such bucket.
+            InvalidInputError: The bucket is none of Google's, or CSV cannot hold a column (arrays and structs).
+        """
+        name = f"{folder_address(bucket, prefix)}{(run := uuid.uuid4().hex[:12])}-*.{file_format}"
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.extract(source, name, file_format)
+        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        written = [key for key in keys if key.rpartition("/")[2].startswith(run)]
+        if stale := sorted(set(keys).difference(written)):
+            bucket.delete_objects(stale)
+        return sorted(written)
+
+    @operation
+    def create_table(
+        self,
+        table: str,
+        schema: pa.Schema | Sequence[Any],
+        *,
+        partition_by: Sequence[str] = (),
+        cluster_by: Sequence[str] = (),
+    ) -> None:
+        """Nothing. Creates an empty table; one that is there stays as it is, whatever its columns.
+
+        Args:
+            table: `table` or `dataset.table`.
+            schema: An Arrow schema, or a list of `google.cloud.bigquery.SchemaField`.
+            partition_by: The one column of dates or times whose days are the partitions.
+            cluster_by: Up to four columns by which the rows of a partition are sorted.
+
+        Raises:
+            SchemaError: BigQuery takes no column of that name, or has no such type.
+            InvalidInputError: The columns named in `partition_by` are not one of dates or times.
+        """
+        if isinstance(schema, pa.Schema):
+            fields = [schema_field(field, self.dialect) for field in schema]
+        else:
+            fields = list(schema)
+        days = {field.name for field in fields if field.field_type.upper() in DAYS}
+        if len(partition_by) > 1 or not days.issuperset(partition_by):
+            raise InvalidInputError("partition_by takes one column of type DATE, DATETIME or TIMESTAMP.")
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.create_table(table, fields, next(iter(partition_by), None), list(cluster_by))
+
+    @operation
+    def create_external_table(
+        self,
+        table: str,
+        bucket: ObjectStore,
+        prefix: str,
+        *,
+        file_format: Literal["parquet", "csv", "json"] = "parquet",
+    ) -> None:
+        """Nothing. Creates a table whose rows stay in a folder of a GcsBucket and are read there by each query.
+
+        Its columns are what the files say. A table that is there stays as it is.
+
+        Raises:
+            InvalidInputError: The bucket is none of Google's.
+        """
+        files = f"{folder_address(bucket, prefix)}*"
+        with contextlib.closing(BigQuerySession(self)) as session:
+            session.create_external_table(table, files, FILE_FORMATS[file_format]["source_format"])
+
+    def get_client(self) -> Any:
+        """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
+        return self._cached(
+            "client",
+            lambda: self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location),
+        )
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This dataset as the output of a dbt profile.
+
+        Raises:
+            UnsupportedError: dbt cannot ask as this identity.
+        """
+        output = self.gcp_credentials.dbt_output() | {
+            "type": "bigquery",
+            "project": self.project or self.gcp_credentials.get_project(),
+            "dataset": self.dataset,
+            "location": self.location,
+            "maximum_bytes_billed": self.maximum_bytes_billed,
+        }
+        return {name: value for name, value in output.items() if value is not None}
+
+    def close(self) -> None:
+        """Nothing. Drops what the block keeps open; the next call opens it again."""
+        with self._lock:
+            if client := self._live.pop("storage", None):
+                client.transport.close()
+        super().close()
+
+    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
+        """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
+
+        A table is read as it is, without a query: that costs nothing but the bytes that are read.
+        """
+        if re.search(r"\s", source.strip()):
+            return super().scan(source, parameters)
+        return self._scan_table(source)
+
+    @operation
+    def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or some of its columns, as one Arrow table."""
+        return self._scan_table(table, columns).to_arrow()
+
+    def _scan_table(self, table: str, columns: Sequence[str] | None = None) -> Scan:
+        def find_schema() -> pa.Schema:
+            def describe() -> pa.Schema:
+                with contextlib.closing(BigQuerySession(self)) as session:
+                    return session.stream_table(table, columns)[0]
+
+            return call_with_retry(self.retry, describe)
+
+        def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+            with contextlib.closing(BigQuerySession(self)) as session:
+                yield from session.stream_table(table, columns)[1]
+
+        return Scan(find_schema, open_batches, source=self.uri(table), fingerprint=lambda: f"{table} {columns}")
+
+    def _connect(self) -> Session:
+        return BigQuerySession(self)
+
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        return BigQuerySession(self, load_id)
+
+    def storage_client(self) -> Any:
+        """The client of the Storage Read API, None where the block, or an emulator's address, says not to use it."""
+        if not self.use_storage_api or (self.gcp_credentials.endpoint_url and not self.storage_endpoint_url):
+            return None
+        return self._cached("storage", self._make_storage_client)
+
+    def _make_storage_client(self) -> Any:
+        storage = require("google.cloud.bigquery_storage", extra="bigquery")
+        if not (url := self.storage_endpoint_url):
+            return storage.BigQueryReadClient(credentials=self.gcp_credentials.get_credentials_from_service_account())
+        address = url.partition("://")[2]
+        if not url.startswith("http://"):
+            credentials = self.gcp_credentials.get_credentials_from_service_account()
+            return storage.BigQueryReadClient(credentials=credentials, client_options={"api_endpoint": address})
+        channel = require("grpc", extra="bigquery").insecure_channel(address)
+        transport = storage.BigQueryReadClient.get_transport_class("grpc")(channel=channel)
+        return storage.BigQueryReadClient(transport=transport)

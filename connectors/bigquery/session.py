@@ -1,0 +1,436 @@
+"""Session with BigQuery: what a warehouse asks of it, as statements, load jobs and reads."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import hashlib
+import re
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from blocks.arrow_types import cast_array
+from blocks.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AmbiguousError,
+    ConnectorError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+)
+from blocks.ledger import Ledger, claimed, find_report, recorded
+from blocks.load import LoadPlan, LoadReport
+from blocks.optional import lazy, require
+from blocks.retry import call_with_retry
+from blocks.session import Script, ScriptedSession, Step
+from blocks.sql import Column
+from blocks.transfer import ordered_map
+from connectors.bigquery.dialect import arrow_type, sql_type
+from connectors.bigquery.errors import job_error, translated
+from connectors.bigquery.files import EXPORTS, EXTRACTS, FILE_FORMATS, parquet_files
+from connectors.bigquery.jobs import Jobs
+from connectors.bigquery.statements import bound, is_query, literal, transaction
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from blocks.sql import Dialect
+    from connectors.bigquery.block import BigQuery
+else:
+    pa = lazy("pyarrow")
+
+UPLOADS = 2
+ROWS_OF_A_FEW = 10_000
+"""So many rows come with less ado as JSON."""
+
+
+class BigQuerySession(ScriptedSession):
+    """Jobs of one caller. A transaction is collected, and run as one script when it is committed."""
+
+    def __init__(self, block: BigQuery, load_id: str | None = None) -> None:
+        self._block = block
+        self._client = block.get_client()
+        self._dialect = block.dialect
+        self.jobs = Jobs(block, load_id)
+        self._pending: list[tuple[str, Mapping[str, Any]]] | None = None
+        self._staged: set[str] = set()
+        # The try's own names, so that what a dead try still does is nobody's rows.
+        self._try = uuid.uuid4().hex[:12]
+        digest = self._digest(load_id) if load_id else "none"
+        self.stage = f"_etl_stage_{digest}_{self._try}"
+        self.staged_rejects = f"_etl_rejects_{digest}_{self._try}"
+        self.staged_keys = f"_etl_keys_{digest}_{self._try}"
+
+    # --- statements ---
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many rows the statement changed; -1 where BigQuery does not say, and within a transaction."""
+        if self._pending is not None:
+            self._pending.append((sql, parameters or {}))
+            return -1
+        job = self._query(sql, parameters)
+        return -1 if job.num_dml_affected_rows is None else int(job.num_dml_affected_rows)
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
+        """The rows of a query."""
+        rows = self._result(self._query(sql, parameters), size)
+        with translated(f"read rows from {self._block.uri()}"):
+            return [tuple(row.values()) for row in rows]
+
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query."""
+        job = self._query(sql, parameters)
+        return self._arrow(self._result(job), job.destination)
+
+    def stream_table(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """A table's rows, without a query; a view is one, and is asked."""
+        with translated(f"read {self._block.uri(table)}"):
+            found = self._client.get_table(self._reference(table), **self.jobs.patience)
+        if found.table_type not in ("TABLE", "SNAPSHOT"):
+            names = self._dialect.names(columns) if columns else "*"
+            return self.stream(f"SELECT {names} FROM {self._dialect.table(table)}")
+        fields = {field.name.lower(): field for field in found.schema}
+        if unknown := [name for name in columns or () if name.lower() not in fields]:
+            raise NotFoundError(f"{self._block.uri(table)} has no column {unknown[0]!r}.")
+        selected = [fields[name.lower()] for name in columns] if columns else None
+        with translated(f"read {self._block.uri(table)}"):
+            rows = self._client.list_rows(found, selected_fields=selected, **self.jobs.patience)
+        return self._arrow(rows, found.reference, [field.name for field in selected or ()])
+
+    def begin(self) -> None:
+        """Start to collect statements."""
+        self._pending = []
+
+    def commit(self) -> None:
+        """Run what was collected as one script."""
+        collected, self._pending = self._pending or [], None
+        if not collected:
+            return
+        statements, parameters = [], []
+        for number, (sql, values) in enumerate(collected):
+            text, typed = bound(sql, values, prefix=f"p{number}_")
+            statements.append(text.strip().rstrip(";"))
+            parameters += typed
+        script = ";\n".join(["BEGIN TRANSACTION", *statements, "COMMIT TRANSACTION"])
+        self.jobs.run(script, parameters, ambiguous=True)
+
+    def rollback(self) -> None:
+        """Forget what was collected."""
+        self._pending = None
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+        self._pending = None
+
+    def dry_run(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many bytes the query would read, after BigQuery has looked whether it is right."""
+        text, typed = bound(sql, parameters or {})
+        with translated(f"check a query in {self._block.uri()}"):
+            config = self.jobs.config(typed, dry_run=True, use_query_cache=False)
+            job = self._client.query(text, config, location=self.jobs.location, job_retry=None, **self.jobs.patience)
+        return int(job.total_bytes_processed or 0)
+
+    def create_table(self, table: str, fields: list[Any], day: str | None, cluster_by: list[str]) -> None:
+        """Create a table where there is none, with a partition for each day of a column."""
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        wanted = bigquery.Table(self._reference(table), schema=fields)
+        if day is not None:
+            wanted.time_partitioning = bigquery.TimePartitioning(field=day)
+        if cluster_by:
+            wanted.clustering_fields = cluster_by
+        with translated(f"create {self._block.uri(table)}"):
+            self._client.create_table(wanted, exists_ok=True, **self.jobs.patience)
+
+    def create_external_table(self, table: str, files: str, source_format: str) -> None:
+        """Create a table over files, where there is none."""
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        wanted, config = bigquery.Table(self._reference(table)), bigquery.ExternalConfig(source_format)
+        config.source_uris, config.autodetect = [files], True
+        wanted.external_data_configuration = config
+        with translated(f"create {self._block.uri(table)}"):
+            self._client.create_table(wanted, exists_ok=True, **self.jobs.patience)
+
+    def extract(self, source: str, files: str, file_format: str) -> None:
+        """Write the rows of a table, a view or a query to files that are not there yet."""
+        if re.search(r"\s", source.strip()):
+            self._export(source.strip().rstrip(";"), files, file_format)
+            return
+        with translated(f"look up {self._block.uri(source)}"):
+            found = self._client.get_table(self._reference(source), **self.jobs.patience)
+        if found.table_type != "TABLE":
+            self._export(f"SELECT * FROM {self._dialect.table(source)}", files, file_format)
+            return
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        config = bigquery.ExtractJobConfig(**EXTRACTS[file_format], labels=self.jobs.labels)
+        job_id = f"etl_{uuid.uuid4().hex}"
+
+        def begin() -> Any:
+            return self._client.extract_table(
+                found.reference,
+                files,
+                job_id=job_id,
+                location=self.jobs.location,
+                job_config=config,
+                **self.jobs.patience,
+            )
+
+        self.jobs.finished(lambda: self.jobs.submitted(begin, job_id), ambiguous=True)
+
+    def _export(self, query: str, files: str, file_format: str) -> None:
+        options = f"uri = {literal(files)}, {EXPORTS[file_format]}, overwrite = TRUE"
+        self.jobs.run(f"EXPORT DATA OPTIONS({options}) AS\n{query}", [], ambiguous=True)
+
+    # --- bulk ---
+
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table."""
+        try:
+            with translated(f"describe {self._block.uri(table)}"):
+                found = self._client.get_table(self._reference(table), **self.jobs.patience)
+        except NotFoundError:
+            return None
+        return [
+            Column(
+                field.name,
+                sql_type(field),
+                arrow_type(field),
+                nullable=field.mode != "REQUIRED",
+                has_default=field.default_value_expression is not None,
+                stage_type="STRING" if field.field_type == "JSON" else None,
+            )
+            for field in found.schema
+        ]
+
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
+        """Load the batches as Parquet files, which are made while the ones before are uploaded."""
+        if stage:
+            self._staged.add(table)
+        target = self._reference(table)
+        run = uuid.uuid4().hex[:8]
+
+        def load(part: tuple[int, Any, int]) -> int:
+            number, file, rows = part
+            with file:
+                return self._load(file, target, rows, f"etl_{self._try}_{run}_{number}")
+
+        return sum(ordered_map(load, parquet_files(schema, batches), workers=UPLOADS))
+
+    def _load(self, file: Any, target: Any, rows: int, job_id: str) -> int:
+        config, size = self._load_config("parquet"), file.tell()
+
+        def upload() -> Any:
+            return self._client.load_table_from_file(
+                file,
+                target,
+                rewind=True,
+                size=size,
+                num_retries=1,
+                job_id=job_id,
+                location=self.jobs.location,
+                job_config=config,
+                timeout=self._block.request_timeout_s,
+            )
+
+        job = self.jobs.checked(self.jobs.waited(self.jobs.submitted(upload, job_id)))
+        if job.output_rows != rows:
+            raise TerminalError(
+                f"{self._block.uri(target.table_id)}: {rows} rows were sent and job {job_id} loaded {job.output_rows}. "
+                "Nothing was committed."
+            )
+        return rows
+
+    def _load_config(self, file_format: str) -> Any:
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        options = dict(FILE_FORMATS[file_format])
+        if file_format == "parquet":
+            options["parquet_options"] = bigquery.ParquetOptions()
+            options["parquet_options"].enable_list_inference = True
+        return bigquery.LoadJobConfig(
+            write_disposition="WRITE_APPEND",
+            create_disposition="CREATE_NEVER",
+            labels=self.jobs.labels,
+            **options,
+        )
+
+    def _load_from(self, files: str, table: str, file_format: str) -> int:
+        """How many rows a load job took from the files into a table."""
+        job_id, config = f"etl_{self._try}_copy", self._load_config(file_format)
+
+        def begin() -> Any:
+            return self._client.load_table_from_uri(
+                files,
+                self._reference(table),
+                job_id=job_id,
+                location=self.jobs.location,
+                job_config=config,
+                **self.jobs.patience,
+            )
+
+        return int(self.jobs.checked(self.jobs.waited(self.jobs.submitted(begin, job_id))).output_rows)
+
+    def copy_once(self, files: str, table: str, load_id: str, file_format: str) -> LoadReport:
+        """What a load job took from the files, in one script with its row in the ledger, or what another try had."""
+        ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
+        if (report := find_report(ledger, self, load_id)) is not None:
+            return report.model_copy(update={"already_loaded": True})
+        if (columns := self.columns(table)) is None:
+            raise NotFoundError(f"There is no table {self._block.uri(table)}.")
+        if file_format != "parquet":  # from text a load job fills a JSON column itself
+            columns = [dataclasses.replace(column, stage_type=None) for column in columns]
+        ledger.create(self)
+        plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
+        try:
+            self.create_stage(self._dialect, self.stage, columns)
+            rows = self._load_from(files, self.stage, file_format)
+            report = LoadReport(
+                load_id=load_id,
+                table=table,
+                mode="append",
+                rows=rows,
+                inserted=rows,
+                started_at=started,
+                finished_at=dt.datetime.now(dt.UTC),
+            )
+            script = Script(
+                load_id,
+                (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
+                rows,
+                claimed(load_id, plan, started) | recorded(report),
+            )
+            try:
+                self.run_script(script)
+            except AlreadyExistsError:
+                raise TransientError(
+                    f"Another try of load {load_id} was faster; its report is in the ledger."
+                ) from None
+        finally:
+            with contextlib.suppress(ConnectorError):
+                self.discard(self.stage)
+        return report
+
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table, to be dropped in the end."""
+        self._staged.add(table)
+        super().create_stage(dialect, table, columns)
+
+    def discard(self, table: str) -> None:
+        """Drop a staging table; one that cannot be dropped now goes by itself after a day."""
+        if table in self._staged:
+            with translated(f"drop {self._block.uri(table)}"):
+                self._client.delete_table(self._reference(table), not_found_ok=True, **self.jobs.patience)
+
+    # --- the transaction of a load ---
+
+    def run_script(self, script: Script) -> None:
+        """Run the transaction as the job of this load, or wait for another try that does.
+
+        The job's id is the lock: it is made of the load and a generation, and the next generation begins only after the
+        job of the one before was seen to fail. So one job of a load runs at a time, whoever sends it how often.
+        """
+        sql, parameters = transaction(script, self._dialect)
+        generation, unknown = 0, False
+
+        def attempt() -> Any:
+            nonlocal generation, unknown
+            while True:
+                unknown = True
+                job = self.jobs.waited(self.jobs.begun(sql, parameters, self._job_id(script.load_id, generation)))
+                unknown = False
+                if not job.error_result:
+                    return job
+                generation += 1
+                if self._is_mine(job):
+                    raise job_error(job, self._block.uri())
+
+        try:
+            job = call_with_retry(self._block.retry, attempt)
+        except TransientError as error:
+            if not unknown:
+                raise
+            self._staged.clear()  # the job may still read them: they go by themselves after a day
+            raise AmbiguousError(str(error)) from None
+        if not self._is_mine(job):
+            raise AlreadyExistsError(f"Job {job.job_id} of another try has committed load {script.load_id}.")
+
+    def end_other_tries(self, load_id: str) -> None:
+        """Wait until no job of this load runs."""
+        generation = 0
+        while (job := self.jobs.look_up(self._job_id(load_id, generation))) is not None:
+            self.jobs.waited(job)
+            generation += 1
+
+    def _is_mine(self, job: Any) -> bool:
+        return self.stage in (job.query or "")
+
+    def _digest(self, load_id: str) -> str:
+        return hashlib.sha256(f"{self._block.dataset}\0{load_id}".encode()).hexdigest()[:32]
+
+    def _job_id(self, load_id: str, generation: int) -> str:
+        return f"etl_load_{self._digest(load_id)}_{generation}"
+
+    # --- jobs and what they leave ---
+
+    def _reference(self, table: str) -> Any:
+        bigquery = require("google.cloud.bigquery", extra="bigquery")
+        *project, dataset, name = [self._block.dataset, *table.split(".")][-3 if table.count(".") > 1 else -2 :]
+        return bigquery.TableReference(
+            bigquery.DatasetReference(project[0] if project else self._client.project, dataset), name
+        )
+
+    def _query(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        """The finished job of a statement."""
+        if self._pending is not None:
+            raise UnsupportedError("Within a transaction BigQuery's statements are collected; nothing can be fetched.")
+        text, typed = bound(sql, parameters or {})
+        return self.jobs.run(text, typed, ambiguous=not is_query(text))
+
+    def _result(self, job: Any, size: int | None = None) -> Any:
+        with translated(f"read the result of job {job.job_id} in {self._block.uri()}"):
+            return job.result(max_results=size, job_retry=None, **self.jobs.patience)
+
+    def _arrow(self, rows: Any, table: Any, names: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The rows' exact schema, and a stream of them; the many are read through the Storage API, from their table."""
+        schema = pa.schema([pa.field(field.name, arrow_type(field)) for field in rows.schema])
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with translated(f"read rows from {self._block.uri()}"):
+                many = rows.total_rows is None or rows.total_rows > ROWS_OF_A_FEW
+                stored = self._stored(table, names) if many else None
+                for batch in rows.to_arrow_iterable() if stored is None else stored:
+                    # By position: the Storage API has names of its own for columns with unusual ones.
+                    arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        return schema, batches()
+
+    def _stored(self, table: Any, names: Sequence[str] | None) -> Iterator[pa.RecordBatch] | None:
+        """The rows of a table in their order, None where the Storage API is not to be used."""
+        client = self._block.storage_client()
+        if client is None or table is None:
+            return None
+        types = require("google.cloud.bigquery_storage", extra="bigquery").types
+        wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
+        wanted.read_options.selected_fields = list(names or ())
+        timeout = self._block.request_timeout_s
+        try:
+            with translated(f"read rows from {self._block.uri(table.table_id)}"):
+                session = client.create_read_session(
+                    parent=f"projects/{self._client.project}", read_session=wanted, max_stream_count=1, timeout=timeout
+                )
+        except (AccessDeniedError, UnsupportedError) as error:
+            self._block.logger.warning("The Storage Read API is not used, and reading is slower: %s", error)
+            return None
+
+        def read() -> Iterator[pa.RecordBatch]:
+            schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
+            for stream in session.streams:
+                for answer in client.read_rows(stream.name, timeout=timeout):
+                    data = pa.py_buffer(answer.arrow_record_batch.serialized_record_batch)
+                    yield pa.ipc.read_record_batch(data, schema)
+
+        return read()

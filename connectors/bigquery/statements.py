@@ -1,0 +1,118 @@
+"""Statements as BigQuery takes them: with typed parameters, and all those of a load as one script."""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from blocks.errors import InvalidInputError
+from blocks.ledger import LEDGER
+from blocks.optional import require
+from blocks.session import COUNT_UNKNOWN
+from blocks.sql import bind
+from connectors.bigquery.dialect import LITERALS
+from connectors.bigquery.errors import CLAIMED, UNEQUAL
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from blocks.session import Script
+    from blocks.sql import Dialect
+
+
+def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
+    """The script of a load, and its parameters.
+
+    The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset
+    conflict, as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
+    """
+    ledger = dialect.table(LEDGER)
+    counts = {step.counts_as: f"etl_{step.counts_as}" for step in script.steps if step.counts_as}
+    lines = [
+        "DECLARE etl_inserted, etl_updated, etl_deleted INT64 DEFAULT 0",
+        "BEGIN TRANSACTION",
+        f"IF EXISTS (SELECT 1 FROM {ledger} WHERE load_id = @load_id) THEN {raising(CLAIMED)}",
+    ]
+    for step in script.steps:
+        lines.append(step.sql)
+        if step.counts_as:
+            lines.append(f"SET {counts[step.counts_as]} = @@row_count")
+    lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
+    row = script.ledger_row
+    values = {name: f":{name}" for name in row}
+    for name, variable in counts.items():
+        unknown, known = f"'\"{name}\":{COUNT_UNKNOWN}'", f"CONCAT('\"{name}\":', CAST({variable} AS STRING))"
+        values["report"] = f"REPLACE({values['report']}, {unknown}, {known})"
+    insert = f"INSERT INTO {ledger} ({', '.join(row)}) VALUES ({', '.join(values.values())})"
+    text, parameters = bound(insert, row)
+    rows = require("google.cloud.bigquery", extra="bigquery").ScalarQueryParameter("etl_rows", "INT64", script.rows)
+    return ";\n".join([*lines, text, "COMMIT TRANSACTION"]), [*parameters, rows]
+
+
+def raising(words: str) -> str:
+    """How a script ends, and with it its transaction; ASSERT is not among the statements of one."""
+    return f"RAISE USING MESSAGE = '{words}'; END IF"
+
+
+def bound(sql: str, values: Mapping[str, Any], prefix: str = "") -> tuple[str, list[Any]]:
+    """The statement with `@name` for `:name`, and its typed parameters. A null needs no type where it stands."""
+    used: dict[str, Any] = {}
+
+    def placeholder(name: str) -> str:
+        if values[name] is None:
+            return "NULL"
+        used[name] = query_parameter(prefix + name, values[name])
+        return f"@{prefix}{name}"
+
+    return (bind(sql, values, placeholder, literals=LITERALS) if values else sql), list(used.values())
+
+
+def query_parameter(name: str, value: Any) -> Any:
+    """A parameter of the value's own type.
+
+    Raises:
+        InvalidInputError: BigQuery has none.
+    """
+    bigquery = require("google.cloud.bigquery", extra="bigquery")
+    if isinstance(value, (list, tuple)):
+        kinds = {_parameter_type(name, item) for item in value}
+        if len(kinds) != 1:
+            raise InvalidInputError(f"Parameter {name!r}: a list needs items, and all of one type.")
+        return bigquery.ArrayQueryParameter(name, kinds.pop(), list(value))
+    return bigquery.ScalarQueryParameter(name, _parameter_type(name, value), value)
+
+
+def _parameter_type(name: str, value: Any) -> str:
+    if isinstance(value, Decimal):
+        _, digits, exponent = value.as_tuple()
+        fits = isinstance(exponent, int) and exponent >= -9 and len(digits) + exponent <= 29  # noqa: PLR2004
+        return "NUMERIC" if fits else "BIGNUMERIC"
+    if isinstance(value, dt.datetime):
+        return "DATETIME" if value.tzinfo is None else "TIMESTAMP"
+    kinds = {bool: "BOOL", int: "INT64", float: "FLOAT64", str: "STRING", bytes: "BYTES"}
+    kinds |= {dt.date: "DATE", dt.time: "TIME"}
+    for kind, sql in kinds.items():
+        if isinstance(value, kind):
+            return sql
+    raise InvalidInputError(f"Parameter {name!r}: a {type(value).__name__} cannot be a parameter.")
+
+
+def is_query(sql: str) -> bool:
+    r"""Whether the statement only reads.
+
+    >>> is_query("-- all of it\n(SELECT 1)"), is_query("INSERT INTO t SELECT 1")
+    (True, False)
+    """
+    code = re.sub(r"(--|#)[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
+    return re.match(r"[\s(]*(SELECT|WITH|FROM)\b", code, re.IGNORECASE) is not None and ";" not in code.rstrip(" \n;")
+
+
+def literal(text: str) -> str:
+    r"""A text as BigQuery's SQL has it, where no parameter may stand.
+
+    >>> print(literal("it's"))
+    'it\'s'
+    """
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
