@@ -31,8 +31,10 @@ from blocks.errors import (
 )
 from blocks.ledger import LEDGER
 from blocks.retry import RetryPolicy
-from connectors import redshift
-from connectors.redshift import Redshift, _literal
+from connectors.redshift import Redshift, session
+from connectors.redshift.block import _hex_loader
+from connectors.redshift.dialect import VARBYTE
+from connectors.redshift.session import _literal
 from connectors.s3 import S3Bucket
 from integration_tests.standins.http_proxy import whole_response
 from integration_tests.standins.proxy import FaultProxy
@@ -145,7 +147,7 @@ def test_a_load_copies_exactly_its_parts(
     warehouse: Redshift, staging: S3Bucket, sent: type[RedshiftCursor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parquet parts, a manifest of them with their sizes, one COPY of it with the role; nothing of it stays."""
-    monkeypatch.setattr(redshift, "PART_BYTES", 1)  # a part for each row group
+    monkeypatch.setattr(session, "PART_BYTES", 1)  # a part for each row group
     size = 250_000
     data = pa.table({"id": pa.array(range(size), pa.int64()), "text": [f"{number:<400}" for number in range(size)]})
     batches = data.to_batches(max_chunksize=10_000)
@@ -331,7 +333,7 @@ def test_a_lock_that_is_held_too_long_is_said(
     warehouse: Redshift, pg_database: Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A load waits for the loads before it, and not for ever."""
-    monkeypatch.setattr(redshift, "CLAIM_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(session, "CLAIM_TIMEOUT_S", 0.2)
     warehouse.load(table_of([1]), "t")
     with pg_database.connect() as other, other.transaction():
         other.execute("LOCK TABLE _etl_quarantine")
@@ -386,7 +388,7 @@ def test_super_takes_json(warehouse: Redshift, sent: type[RedshiftCursor]) -> No
 
 def test_varbyte_is_read_as_bytes() -> None:
     """Redshift prints it as hexadecimal digits."""
-    loader = redshift._hex_loader()(redshift.VARBYTE)
+    loader = _hex_loader()(VARBYTE)
     assert loader.load(memoryview(b"00ff")) == b"\x00\xff"
 
 
@@ -632,7 +634,7 @@ def test_a_loader_that_vanished_is_ended(
     behind: Redshift, warehouse: Redshift, proxy: FaultProxy, staging: S3Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A killed loader of which its server hears nothing keeps the lock: the same load ends it after a while."""
-    monkeypatch.setattr(redshift, "CLAIM_TIMEOUT_S", 1)
+    monkeypatch.setattr(session, "CLAIM_TIMEOUT_S", 1)
     warehouse.load(table_of([]), "t", load_id="first")
     kill_a_loader(behind, proxy, "append", "insert into ._etl_loads")
     report = behind.load(table_of(list(range(SIZE))), "t", load_id="monday")

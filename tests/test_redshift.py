@@ -16,7 +16,8 @@ from blocks.aws_credentials import AwsCredentials
 from blocks.block import resolve
 from blocks.errors import InvalidInputError, TypeLossError
 from connectors.local import LocalFiles
-from connectors.redshift import Redshift, RedshiftDialect, arrow_type
+from connectors.redshift import Redshift
+from connectors.redshift.dialect import RedshiftDialect, arrow_type
 from connectors.s3 import S3Bucket
 
 ROLE = "arn:aws:iam::123456789012:role/team/redshift"

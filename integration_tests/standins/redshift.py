@@ -18,8 +18,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from psycopg.types.string import TextLoader
 
-from connectors import redshift
-from connectors.redshift import Redshift
+from connectors.redshift import Redshift, dialect
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,7 +124,7 @@ class RedshiftOnPostgres(Redshift):
 def stand_in(s3: Any, monkeypatch: pytest.MonkeyPatch) -> type[RedshiftCursor]:
     """A new kind of cursor, which keeps the statements that it sees, for `RedshiftOnPostgres._cursor`."""
     for oid, name in OIDS.items():
-        monkeypatch.setitem(redshift.OIDS, oid, name)
+        monkeypatch.setitem(dialect.OIDS, oid, name)
     kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "manifests": [], "copied": {}})
     monkeypatch.setattr(RedshiftOnPostgres, "_cursor", kind, raising=False)
     return kind

@@ -1,0 +1,158 @@
+"""The SQL of Redshift: names, statements, what becomes of an Arrow type, and which one a result's column is."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks import errors
+from blocks.errors import TypeLossError
+from blocks.optional import lazy
+from blocks.sql import Column, Dialect
+from connectors.postgres.dialect import UNCONSTRAINED, PostgresDialect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+else:
+    pa = lazy("pyarrow")
+
+NAME_BYTES = 127
+"""https://docs.aws.amazon.com/redshift/latest/dg/r_names.html"""
+MOST_DIGITS, MOST_DECIMALS = 38, 37
+TEXT = "varchar(65535)"
+"""The longest there is; the length counts bytes."""
+
+OIDS = {
+    16: "bool",
+    20: "int64",
+    21: "int16",
+    23: "int32",
+    26: "int64",
+    700: "float32",
+    701: "float64",
+    1082: "date32",
+    1083: "time",
+    1114: "timestamp",
+    1184: "timestamptz",
+    1700: "decimal",
+    4000: "json",
+    6551: "binary",
+}
+"""Types of a result by number; every other one is read as text.
+
+https://github.com/aws/amazon-redshift-python-driver/blob/master/redshift_connector/utils/oids.py
+"""
+REAL = 700
+SUPER, VARBYTE = 4000, 6551
+
+
+class RedshiftDialect(PostgresDialect):
+    """Names are quoted and kept exactly as written; where one has capitals, other tools have to ask for it likewise."""
+
+    indexes_keys: ClassVar[bool] = False  # they would not be enforced, and yet believed by the planner
+
+    def name(self, name: str) -> str:
+        """A quoted identifier.
+
+        Raises:
+            InvalidInputError: It is too long.
+        """
+        if len(name.encode()) > NAME_BYTES:
+            raise errors.InvalidInputError(f"The name {name!r} is longer than Redshift's {NAME_BYTES} bytes.")
+        return Dialect.name(self, name)
+
+    @cached_property
+    def _types(self) -> dict[pa.DataType, str]:
+        return {
+            pa.bool_(): "boolean",
+            pa.int16(): "smallint",
+            pa.int32(): "integer",
+            pa.int64(): "bigint",
+            pa.float64(): "double precision",
+            pa.string(): TEXT,
+            pa.binary(): "varbyte(16777216)",
+            pa.date32(): "date",
+            pa.timestamp("us"): "timestamp",
+            pa.timestamp("us", "UTC"): "timestamptz",
+            pa.time64("us"): "time",
+            pa.json_(): "super",
+        }
+
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column for an Arrow type."""
+        stored = self._stored(kind)
+        return Column(name, self._sql_type(stored), stored, stage_type=stage_type(stored))
+
+    def _sql_type(self, kind: pa.DataType) -> str:
+        if sql_type := self._types.get(kind):
+            return sql_type
+        if pa.types.is_decimal(kind) and kind.precision <= MOST_DIGITS and 0 <= kind.scale <= MOST_DECIMALS:
+            return f"decimal({kind.precision},{kind.scale})"
+        raise TypeLossError(f"Redshift has no type that holds every {kind}. Cast it, to text or JSON for example.")
+
+    def _stored(self, kind: pa.DataType) -> pa.DataType:
+        stored = super()._stored(kind)
+        if pa.types.is_float32(stored):
+            return pa.float64()  # REAL is printed with 8 digits, and takes 9
+        return pa.string() if isinstance(stored, pa.UuidType) else stored
+
+    def staged(self, column: Column, alias: str = "s") -> str:
+        """The value of a staged row in the column's own type."""
+        value = f"{alias}.{self.name(column.name)}"
+        if isinstance(column.arrow_type, pa.JsonType):
+            return f"JSON_PARSE({value})"
+        return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
+
+    def truncate(self, table: str) -> str:
+        """The statement that empties the table, and commits nothing."""
+        return Dialect.truncate(self, table)
+
+    def matches(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The condition that a row of the table and a staged row have the same key; MERGE and DELETE take no alias."""
+        target = self.name(table.rpartition(".")[2])
+        return " AND ".join(
+            f"{target}.{self.name(column.name)} = {self.staged(column, self.name(stage))}"
+            for column in columns
+            if column.name in key
+        )
+
+    def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
+        """The statement that deletes the rows of every partition that the staged rows touch."""
+        return (
+            f"DELETE FROM {self.table(table)} USING {self.name(stage)} "
+            f"WHERE {self.matches(table, columns, partition_by, stage)}"
+        )
+
+    def merge(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The statement that updates the rows whose key is staged, and inserts the others."""
+        source = self.name(stage)
+        rest = [column for column in columns if column.name not in key] or columns
+        values = ", ".join(f"{self.name(column.name)} = {self.staged(column, source)}" for column in rest)
+        return (
+            f"MERGE INTO {self.table(table)} USING {source} ON {self.matches(table, columns, key, stage)} "
+            f"WHEN MATCHED THEN UPDATE SET {values} "
+            f"WHEN NOT MATCHED THEN INSERT ({self.names(column.name for column in columns)}) "
+            f"VALUES ({', '.join(self.staged(column, source) for column in columns)})"
+        )
+
+
+def stage_type(kind: pa.DataType) -> str | None:
+    """The type in which a column is staged where COPY cannot fill it from Parquet; None where it can."""
+    return TEXT if pa.types.is_time(kind) or isinstance(kind, pa.JsonType) else None
+
+
+def arrow_type(column: Any) -> pa.DataType:
+    """The Arrow type of a column of a result, as psycopg describes it."""
+    name = OIDS.get(column.type_code, "string")
+    if name == "decimal":
+        precision, scale = (column.precision, column.scale) if column.precision else UNCONSTRAINED
+        return pa.decimal128(precision, scale)
+    others = {
+        "time": pa.time64("us"),
+        "timestamp": pa.timestamp("us"),
+        "timestamptz": pa.timestamp("us", "UTC"),
+        "json": pa.json_(),
+    }
+    return others.get(name) or pa.type_for_alias(name)

@@ -1,0 +1,325 @@
+"""A session by psycopg that loads through the staging bucket: its parts, the COPY, the claim, and what ends a try."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt  # noqa: TC003 (a doctest takes it)
+import hashlib
+import itertools
+import json
+import os
+import socket
+import tempfile
+import threading
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blocks.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
+from blocks.ledger import LEDGER, QUARANTINE
+from blocks.object_store import WriteOptions
+from blocks.optional import lazy, require
+from blocks.session import BulkSession
+from blocks.sql import Column, Dialect, bind
+from connectors.postgres.session import PostgresSession
+from connectors.redshift.dialect import REAL, arrow_type, stage_type
+from connectors.redshift.errors import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from connectors.redshift.block import Redshift
+else:
+    pa = lazy("pyarrow")
+
+STAGING = "etl-redshift"
+"""The folder of the staging bucket that holds the parts of loads, each load in a folder of its own."""
+PART_BYTES = 64 * 2**20
+PARTS_IN_FLIGHT = 4
+BATCH_ROWS, CHUNK_ROWS = 8_192, 1_024
+CLAIM_TIMEOUT_S = 1_800
+END_POLLS, END_POLL_S = 200, 0.05
+
+
+class RedshiftSession(PostgresSession, BulkSession):
+    """A psycopg connection, and a folder of the staging bucket where it loads."""
+
+    _block: Redshift
+
+    def __init__(self, block: Redshift, load_id: str | None = None) -> None:
+        self._block = block
+        self._load_id = load_id or ""
+        self._parts: list[str] = []
+        self._commit_lost = False
+        self._in_transaction = False
+        self._connection = block.connect_psycopg(self._load_hash(self._load_id) if load_id else "")
+        if load_id:
+            try:
+                self._sweep(load_id)
+            except BaseException:
+                self.close()
+                raise
+
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query, streamed row by row."""
+        described = self._describe(sql, parameters)
+        schema = pa.schema([(column.name, arrow_type(column)) for column in described])
+        if any(column.type_code == REAL for column in described):  # of 9 digits it prints 8; of 17, all
+            names = [f"c{number}" for number in range(len(described))]
+            values = ", ".join(
+                f"q.{name}" + ("::double precision" if column.type_code == REAL else "")
+                for name, column in zip(names, described, strict=True)
+            )
+            sql = f"SELECT {values} FROM ({sql}) AS q ({', '.join(names)})"
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            size = CHUNK_ROWS if require("psycopg", extra="redshift").capabilities.has_stream_chunked() else 1
+            with (
+                self._translated("read a result"),
+                self._connection.cursor() as cursor,
+                contextlib.closing(cursor.stream(*_bound(sql, parameters), size=size)) as rows,
+            ):
+                while batch := list(itertools.islice(rows, BATCH_ROWS)):
+                    columns = zip(*batch, strict=True)
+                    arrays = [_array(values, field) for values, field in zip(columns, schema, strict=True)]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        return schema, batches()
+
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:  # noqa: ARG002
+        """Write the batches as Parquet into the bucket, and copy exactly those files into the staging table."""
+        bucket, folder = self._block.bucket(), f"{self._load_folder(self._load_id)}/{self._name}/{table}"
+        entries = []
+        for key, size in self._upload(folder, schema, batches):
+            url = bucket.uri(key)
+            entries.append({"url": url, "mandatory": True, "meta": {"content_length": size}})
+        if not entries:
+            return 0
+        manifest = f"{folder}.manifest"
+        self._parts.append(manifest)
+        bucket._upload(manifest, json.dumps({"entries": entries}).encode())  # noqa: SLF001
+        role = "default" if self._block.iam_role == "default" else _literal(self._block.iam_role)
+        self.execute(
+            f"COPY {self._block.dialect.name(table)} FROM {_literal(bucket.uri(manifest))} IAM_ROLE {role} "
+            "FORMAT AS PARQUET MANIFEST"
+        )
+        return int(self.fetch("SELECT pg_last_copy_count()")[0][0])
+
+    def _upload(self, folder: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> list[tuple[str, int]]:
+        """Keys and sizes of the parts, which are written and uploaded at the same time."""
+        from blocks.formats import open_writer
+
+        wire = pa.schema([(f"c{number}", _wire_type(field.type)) for number, field in enumerate(schema)])
+        bucket = self._block.bucket()
+        uploads: list[Future[tuple[str, int]]] = []
+
+        def upload(key: str, path: Path) -> tuple[str, int]:
+            size = path.stat().st_size
+            bucket._upload(key, path, WriteOptions(content_type="application/vnd.apache.parquet"))  # noqa: SLF001
+            path.unlink()
+            return key, size
+
+        with tempfile.TemporaryDirectory(prefix="etl-") as temporary, ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
+            rows = filter(lambda batch: batch.num_rows, batches)
+            for first in rows:
+                key, path = f"{folder}-{len(uploads)}.parquet", Path(temporary, str(len(uploads)))
+                with path.open("wb") as file:
+                    writer = open_writer(file, wire, format="parquet", compression="snappy")
+                    writer.write(_wire(first, wire))
+                    while file.tell() < PART_BYTES and (batch := next(rows, None)) is not None:
+                        writer.write(_wire(batch, wire))
+                    writer.close()
+                if len(uploads) >= PARTS_IN_FLIGHT:
+                    uploads[-PARTS_IN_FLIGHT].result()
+                self._parts.append(key)
+                uploads.append(pool.submit(upload, key, path))
+            return [done.result() for done in uploads]
+
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table."""
+        schema_name, _, name = table.rpartition(".")
+        rows = self.fetch(
+            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef FROM pg_attribute "
+            "JOIN pg_class AS c ON c.oid = attrelid JOIN pg_namespace AS n ON n.oid = relnamespace "
+            "WHERE nspname = :schema AND relname = :name AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
+            {"schema": schema_name or self._block.schema_, "name": name},
+        )
+        if not rows:
+            return None
+        described = self._describe(f"SELECT * FROM {self._block.dialect.table(table)}")
+        types = [arrow_type(column) for column in described]
+        return [
+            Column(column, sql_type, kind, nullable, has_default, stage_type(kind))
+            for (column, sql_type, nullable, has_default), kind in zip(rows, types, strict=True)
+        ]
+
+    def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
+        """Insert the ledger row once other loads of the schema have ended; a try of this one that lasts is ended."""
+        dialect, cancelled = self._block.dialect, require("psycopg.errors", extra="redshift").QueryCanceled
+        self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
+        with self._translated("lock the ledger"):
+            try:
+                self._connection.execute(f"LOCK TABLE {dialect.table(QUARANTINE)}")
+            except cancelled:
+                self.rollback()
+                self.end_other_tries(load_id)
+                raise TransientError(
+                    f"Another load into {self._block.uri()} took longer than {CLAIM_TIMEOUT_S} s."
+                ) from None
+        self.execute("RESET statement_timeout")
+        look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
+        if self.fetch(look, {"load_id": load_id}):
+            raise AlreadyExistsError(f"The ledger of {self._block.uri()} has load {load_id} already.")
+        self.execute(sql, parameters)
+
+    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
+        """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
+        own = self._block.dialect
+        target, stage = dialect.table(table), dialect.name(self.stage)
+        matches = own.matches(table, columns, key, self.stage)
+        updated = self.fetch(f"SELECT count(*) FROM {target} JOIN {stage} ON {matches}")[0][0]
+        before = self.fetch(f"SELECT count(*) FROM {target}")[0][0]
+        self.execute(own.merge(table, columns, key, self.stage))
+        return self.fetch(f"SELECT count(*) FROM {target}")[0][0] - before, updated
+
+    def commit(self) -> None:
+        """Commit it, and wait for the answer no longer than the block allows."""
+        timer = threading.Timer(self._block.commit_timeout_s, self._hang_up)
+        timer.daemon = True
+        timer.start()
+        try:
+            super().commit()
+        except AmbiguousError:
+            self._commit_lost = True
+            raise
+        finally:
+            timer.cancel()
+
+    def discard(self, table: str) -> None:
+        """Remove the parts; only where a COMMIT was lost do they stay, and tell which session is to be ended."""
+        if table == self.stage and self._parts and not self._commit_lost:
+            self._remove(self._parts)
+
+    def end_other_tries(self, load_id: str) -> None:
+        """End the sessions of other tries of this load, and remove their parts."""
+        own = self._name if self._parts else None
+        tries = {name: keys for name, keys in self._tries(load_id).items() if name != own}
+        for _ in range(END_POLLS):
+            running = [pid for name, pid in self._running().items() if name in tries] if tries else []
+            if not running:
+                break
+            for pid in running:
+                self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
+            time.sleep(END_POLL_S)
+        else:
+            raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
+        self._remove(itertools.chain(*tries.values()))
+
+    def _sweep(self, load_id: str) -> None:
+        """Remove what tries of this load left whose session has ended."""
+        if tries := self._tries(load_id):
+            running = self._running()
+            self._remove(itertools.chain(*(keys for name, keys in tries.items() if name not in running)))
+
+    def _tries(self, load_id: str) -> dict[str, list[str]]:
+        """The keys of the parts of a load, by the name of the session that wrote them."""
+        folder = self._load_folder(load_id)
+        tries: dict[str, list[str]] = {}
+        for page in self._block.bucket()._list(folder):  # noqa: SLF001
+            for info in page:
+                tries.setdefault(info.key.split("/")[-2], []).append(info.key)
+        return tries
+
+    def _remove(self, keys: Iterable[str]) -> None:
+        self._block.bucket()._delete(keys)  # noqa: SLF001
+
+    def _running(self) -> dict[str, int]:
+        """The process of each session of this user by its name."""
+        rows = self.fetch("SELECT session_id, start_time FROM sys_session_history WHERE status = 'active'")
+        return {_session_name(pid, started): pid for pid, started in rows}
+
+    @cached_property
+    def _name(self) -> str:
+        """What tells this session from all others: its process, which may be used again, and when it started."""
+        pid = self.fetch("SELECT pg_backend_pid()")[0][0]
+        return next((name for name, process in self._running().items() if process == pid), _session_name(pid, None))
+
+    def _load_folder(self, load_id: str) -> str:
+        return f"{STAGING}/{self._load_hash(load_id)}"
+
+    def _load_hash(self, load_id: str) -> str:
+        """A load's short name, whatever its load_id looks like; that of another database or user has another one."""
+        return hashlib.sha256(f"{self._block.uri('_')} {self._block.username} {load_id}".encode()).hexdigest()[:32]
+
+    def _describe(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
+        with self._translated("describe a query"):
+            described: Sequence[Any] = self._run(f"SELECT * FROM ({sql}) AS q LIMIT 0", parameters).description
+        return described
+
+    def _hang_up(self) -> None:
+        """End the connection from this side, so that whoever waits for an answer waits no longer."""
+        gone = (OSError, require("psycopg", extra="redshift").Error)
+        with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
+            open_socket.shutdown(socket.SHUT_RDWR)
+
+    @contextlib.contextmanager
+    def _translated(self, action: str, *, sent: bool = False) -> Iterator[None]:
+        psycopg = require("psycopg", extra="redshift")
+        try:
+            yield
+        except psycopg.Error as error:
+            lost = self._connection.broken or self._connection.closed
+            # Of what a load does outside of its transaction nothing remains, or it may be done twice.
+            ambiguous = sent and lost and not self._in_transaction and (action == "commit" or not self._load_id)
+            raise translate(error, action, self._block.uri(), ambiguous=ambiguous) from None
+
+
+def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
+    try:
+        if isinstance(field.type, pa.JsonType):
+            return pa.ExtensionArray.from_storage(field.type, pa.array(values, field.type.storage_type))
+        return pa.array(values, field.type)
+    except pa.ArrowException:  # its words hold the value
+        raise SchemaError(
+            f"Column {field.name!r} holds a value that is not a {field.type}. Cast it in the query."
+        ) from None
+
+
+def _wire_type(kind: pa.DataType) -> pa.DataType:
+    """The type of a column in the parts."""
+    return pa.string() if stage_type(kind) else kind
+
+
+def _wire(batch: pa.RecordBatch, wire: pa.Schema) -> pa.RecordBatch:
+    """The batch as it is written; columns are named by their place, because COPY goes by that."""
+    plain = [array.storage if isinstance(array, pa.ExtensionArray) else array for array in batch.columns]
+    arrays = [array.cast(field.type) for array, field in zip(plain, wire, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=wire)
+
+
+def _bound(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
+    if not parameters:
+        return sql, None
+    return bind(sql.replace("%", "%%"), parameters, lambda name: f"%({name})s"), dict(parameters)
+
+
+def _literal(text: str) -> str:
+    r"""A text in SQL; Redshift takes a backslash for an escape.
+
+    >>> _literal("it's a \\")
+    "'it''s a \\\\'"
+    """
+    return "'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def _session_name(pid: int, started: dt.datetime | None) -> str:
+    """A session's name in the bucket.
+
+    >>> _session_name(7, dt.datetime(2026, 4, 30, 12, tzinfo=dt.UTC))
+    '7-20260430T120000000000'
+    """
+    return f"{pid}-{started:%Y%m%dT%H%M%S%f}" if started else str(pid)
