@@ -56,7 +56,6 @@ PART_BYTES = 2**25
 PARTS_OF_A_SIZE = 16
 """After so many the files double in size: a table takes 1,500 load jobs a day."""
 LARGEST_PART_BYTES = 2**30
-ROW_GROUP_BYTES = 2**23
 
 
 def folder_address(bucket: ObjectStore, prefix: str) -> str:
