@@ -37,8 +37,8 @@ from blocks.errors import (
 )
 from blocks.job import JobFailedError
 from blocks.retry import RetryPolicy
-from connectors import dbt_cloud
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudRun, DbtCloudStatus
+from connectors.dbt_cloud import job as job_module
 from connectors.local import LocalFiles
 from integration_tests.standins.dbt_cloud import DbtCloud
 from integration_tests.standins.process import HOST, free_port, write_certificates
@@ -69,7 +69,7 @@ def cloud() -> Iterator[DbtCloud]:
 
 @pytest.fixture(autouse=True)
 def _without_waits(cloud: DbtCloud, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dbt_cloud, "SETTLE_S", (0.0, 0.0))
+    monkeypatch.setattr(job_module, "SETTLE_S", (0.0, 0.0))
     cloud.faults_fired.clear()
     cloud.log.clear()
     cloud.mark_original = False

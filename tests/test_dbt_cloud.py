@@ -12,7 +12,9 @@ from pydantic import ValidationError
 
 from blocks.dbt_cloud_credentials import DBT_CLOUD_ERRORS, DbtCloudCredentials
 from blocks.errors import AmbiguousError, ConnectorError, InvalidInputError, TerminalError, TransientError
-from connectors.dbt_cloud import DbtCloudJob, DbtCloudStatus, DbtCloudStep, _step, _without_secrets
+from connectors.dbt_cloud import DbtCloudJob, DbtCloudStatus, DbtCloudStep
+from connectors.dbt_cloud.api import without_secrets
+from connectors.dbt_cloud.status import step_of
 
 CANARY = "dbtc_canary-of-a-token"
 SCHEMA_OF_A_RUN = {"index": 4, "name": "Invoke dbt with `dbt build`", "status": 3}
@@ -124,15 +126,15 @@ def test_a_token_fits() -> None:
 
 def test_a_step_needs_no_more_than_is_documented() -> None:
     """The word for its state, and its times, are on the wire and not in the API's description."""
-    assert _step(SCHEMA_OF_A_RUN) == DbtCloudStep(4, "Invoke dbt with `dbt build`", "Running", "running")
-    assert _step(SCHEMA_OF_A_RUN | {"status": 20}).outcome == "failed"
-    assert _step(SCHEMA_OF_A_RUN | {"name": "dbt run --vars '{api_key: x}'"}).name == "dbt run --vars '{api_key: ***"
-    assert _step(SCHEMA_OF_A_RUN | {"status": 77, "started_at": "soon"}) == DbtCloudStep(
+    assert step_of(SCHEMA_OF_A_RUN) == DbtCloudStep(4, "Invoke dbt with `dbt build`", "Running", "running")
+    assert step_of(SCHEMA_OF_A_RUN | {"status": 20}).outcome == "failed"
+    assert step_of(SCHEMA_OF_A_RUN | {"name": "dbt run --vars '{api_key: x}'"}).name == "dbt run --vars '{api_key: ***"
+    assert step_of(SCHEMA_OF_A_RUN | {"status": 77, "started_at": "soon"}) == DbtCloudStep(
         4, "Invoke dbt with `dbt build`", "77", "running"
     )
     at = dt.datetime(2026, 4, 30, 6, tzinfo=dt.UTC)
     for text in ("2026-04-30T06:00:00.000Z", "2026-04-30 06:00:00", "2026-04-30 06:00:00+00:00"):
-        assert _step(SCHEMA_OF_A_RUN | {"started_at": text}).started_at == at
+        assert step_of(SCHEMA_OF_A_RUN | {"started_at": text}).started_at == at
 
 
 def test_a_page_has_the_steps() -> None:
@@ -161,10 +163,10 @@ def test_a_page_has_the_steps() -> None:
 )
 def test_what_looks_like_a_secret_is_not_shown(text: str) -> None:
     """In the end of a log that an error shows."""
-    assert CANARY not in _without_secrets(text)
+    assert CANARY not in without_secrets(text)
 
 
 def test_a_log_stays_a_log() -> None:
     """What is no secret is as it was."""
     text = "06:00:06  Database Error in model orders: column token_count has 3 values, see https://docs.getdbt.com"
-    assert _without_secrets(text) == text
+    assert without_secrets(text) == text

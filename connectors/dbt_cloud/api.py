@@ -1,0 +1,128 @@
+"""What is asked of dbt Cloud for one job: answers, pages, downloads, and words made safe.
+
+https://docs.getdbt.com/dbt-cloud/api-v2
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import quote
+
+from blocks.errors import InvalidInputError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from blocks.dbt_cloud_credentials import DbtCloudCredentials
+
+MAY_RUN = "a permission set that may run jobs of the project, such as Job Runner or Job Admin"
+MAY_SEE = "a permission set that may see jobs of the project, such as Job Viewer or Job Admin"
+
+PAGE = 100
+"""The longest page: https://docs.getdbt.com/docs/dbt-versions/dbt-cloud-release-notes"""
+RUNS_LOOKED_AT = 1_000
+
+SECRET = re.compile(
+    r"""((?:password|passwd|pwd|passphrase|secret|token|credential|(?:api|private|access)_?key)[\w-]*"""
+    r"""["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;]+)""",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Api:
+    """The API of dbt Cloud, as one job uses it.
+
+    Attributes:
+        credentials: The token, and the account that it belongs to.
+        job_id: The number of the job.
+        name: What messages call the job.
+    """
+
+    credentials: DbtCloudCredentials
+    job_id: int
+    name: str
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        verb: str,
+        place: str,
+        permission: str,
+        *,
+        body: dict[str, Any] | None = None,
+        params: dict[str, str | int] | None = None,
+        once: bool = False,
+    ) -> Any:
+        """The `data` of an answer; see `DbtCloudCredentials.ask`."""
+        return self.credentials.ask(
+            method, path, verb=verb, place=place, permission=permission, json=body, params=params, once=once
+        )
+
+    def get(self, run_id: str, **params: str | int) -> dict[str, Any]:
+        """A run, as dbt Cloud describes it."""
+        place = f"{self.name} ({run_id})"
+        run = self.ask("GET", f"runs/{run_id}/", "look at", place, MAY_SEE, params=params)
+        return cast("dict[str, Any]", run)
+
+    def pages(self, limit: int = RUNS_LOOKED_AT, **params: str) -> Iterator[list[dict[str, Any]]]:
+        """The runs of the job page by page, the latest first, at most so many."""
+        place, length = f"the runs of {self.name}", min(limit, PAGE)
+        for offset in range(0, limit, length):
+            order: dict[str, str | int] = {"job_definition_id": self.job_id, "order_by": "-id"}
+            query = order | {"limit": length, "offset": offset} | params
+            page = self.ask("GET", "runs/", "list", place, MAY_SEE, params=query)
+            yield page
+            if len(page) < length:
+                return
+
+    def read(self, folder: str, path: str, params: dict[str, str | int]) -> Any:
+        """What is in an artifact: the value of a .json, the bytes of anything else."""
+        content = io.BytesIO()
+        self.download(folder, path, content, params)
+        if not path.endswith(".json"):
+            return content.getvalue()
+        try:
+            return json.loads(content.getvalue())
+        except ValueError:
+            raise TransientError(f"Could not read {path} of {self.name}: it is no JSON. Try again.") from None
+
+    def download(self, folder: str, path: str, into: IO[bytes], params: dict[str, str | int]) -> None:
+        """Nothing. The artifact's bytes are in `into` then."""
+        self.credentials.download(
+            folder + _quoted(path), into, place=f"{path} of {self.name}", permission=MAY_SEE, params=params
+        )
+
+    def safe(self, text: str) -> str:
+        """Words of dbt Cloud without the token, without colours, and without what looks like a secret."""
+        return without_secrets(self.credentials.hide(text))
+
+
+def _quoted(path: str) -> str:
+    """The path of an artifact as part of an address.
+
+    Raises:
+        InvalidInputError: It leads elsewhere.
+    """
+    parts = path.split("/")
+    if not path or {"", ".", ".."} & set(parts):
+        raise InvalidInputError(f"{path!r:.100} is no path of an artifact; artifacts() has those that there are.")
+    return "/".join(quote(part, safe="") for part in parts)
+
+
+def without_secrets(text: str) -> str:
+    r"""A log without colours, and without what looks like a secret; dbt Cloud itself hides DBT_ENV_SECRET values.
+
+    >>> without_secrets("\x1b[31mpostgres://me:pw@db/x\x1b[0m password: 'hunter 2', aws_secret_key=abc")
+    'postgres://***@db/x password: ***, aws_secret_key=***'
+    """
+    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    text = re.sub(r"://\S+@", "://***@", text)
+    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 ***", text)
+    return SECRET.sub(r"\1***", text)

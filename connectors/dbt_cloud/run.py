@@ -1,0 +1,178 @@
+"""One run of a job: waited for, taken up where it failed, and what it left."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from blocks.artifacts import keep_markdown
+from blocks.errors import NotFoundError
+from blocks.job import JobFailedError, JobRun, watch, watched_operation
+from blocks.operation import operation
+from connectors.dbt_cloud.api import MAY_SEE
+from connectors.dbt_cloud.status import DbtCloudStatus, has_results, node_of
+
+if TYPE_CHECKING:
+    from blocks.dbt_results import DbtNode
+    from blocks.object_store import ObjectStore
+    from connectors.dbt_cloud.api import Api
+    from connectors.dbt_cloud.job import DbtCloudJob
+
+SPOOLED_BYTES = 2**23
+
+
+@dataclass(eq=False)
+class DbtCloudRun(JobRun):
+    """One run of a job of dbt Cloud.
+
+    Attributes:
+        job: What runs.
+        run_id: The number of the run.
+    """
+
+    job: DbtCloudJob
+    _states: dict[int, str] = field(default_factory=dict, repr=False)
+
+    @watched_operation
+    def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
+        """Returns once the run has succeeded.
+
+        Raises:
+            JobFailedError: It failed, with the failed step and the end of its log, or took longer than the job's
+                `timeout_s`.
+        """
+        self._watched()
+
+    @operation
+    def fetch_result(self) -> DbtCloudStatus:  # type: ignore[override]  # Prefect's is awaitable
+        """How the run ended, and each of its steps.
+
+        Raises:
+            InvalidInputError: It has not ended.
+            JobFailedError: It failed, with the failed step and the end of its log.
+        """
+        return cast("DbtCloudStatus", JobRun.fetch_result(self))
+
+    @operation
+    def status(self) -> DbtCloudStatus:
+        """How the run is doing now, and each of its steps, whether it failed or not."""
+        return self._look()
+
+    @operation
+    def retry_failed(self) -> DbtCloudRun:
+        """The run that takes this one up where it failed: the failed step's failed nodes, and what was skipped.
+
+        dbt Cloud does that with the latest run of a job, if it failed, and once: a second call gets the same run.
+
+        Raises:
+            InvalidInputError: This one did not fail, or cannot be taken up; the message says why.
+            AmbiguousError: The answer was lost, and no such run is to be seen.
+        """
+        run = self.job._as_run(self.job._retry(self.run_id))  # noqa: SLF001 (one of us)
+        self.logger.info("Retry %s of %s takes up what failed.", run.run_id, self.name)
+        return run
+
+    @operation
+    def artifacts(self, *, step: int | None = None) -> list[str]:
+        """The paths of what a step left, such as "manifest.json".
+
+        Args:
+            step: The index of the step; by default the last one.
+        """
+        path, place = f"runs/{self.run_id}/artifacts/", f"the artifacts of {self.name}"
+        found = self._api.ask("GET", path, "list", place, MAY_SEE, params=_of(step))
+        return [str(each) for each in found]
+
+    @operation
+    def get_artifact(self, path: str, *, step: int | None = None) -> Any:
+        """What is in an artifact: the value of a .json, such as "run_results.json", the bytes of anything else.
+
+        Args:
+            path: As `artifacts` has it.
+            step: The index of the step; by default the last one.
+
+        Raises:
+            NotFoundError: There is no such artifact.
+        """
+        return self._api.read(f"runs/{self.run_id}/artifacts/", path, _of(step))
+
+    @operation
+    def nodes(self, *, step: int | None = None) -> tuple[DbtNode, ...]:
+        """How each node of the project ended, from run_results.json, without values of rows.
+
+        Args:
+            step: The index of a step; by default all steps that build or test, and of a node its last one.
+
+        Raises:
+            NotFoundError: The step left no results.
+        """
+        steps = [step] if step else [each.index for each in self._look().steps if has_results(each)]
+        found: dict[str, DbtNode] = {}
+        for each in steps:
+            try:
+                results = self._api.read(f"runs/{self.run_id}/artifacts/", "run_results.json", _of(each))
+            except NotFoundError:  # a command that failed before it began
+                if step:
+                    raise
+            else:
+                found |= {node.unique_id: node for node in map(node_of, results["results"])}
+        return tuple(found.values())
+
+    @operation
+    def save_artifacts(
+        self, bucket: ObjectStore, prefix: str = "", *, paths: list[str] | None = None, step: int | None = None
+    ) -> list[str]:
+        """The keys of the objects that now hold the artifacts.
+
+        They pass one by one through a temporary file, so that memory is bounded and no object is half of one.
+
+        Args:
+            bucket: Where to.
+            prefix: The folder in it.
+            paths: Which; by default all of the step.
+            step: The index of the step; by default the last one.
+
+        Raises:
+            NotFoundError: There is no such artifact.
+        """
+        keys = []
+        for path in DbtCloudRun.artifacts(self, step=step) if paths is None else paths:
+            with tempfile.SpooledTemporaryFile(SPOOLED_BYTES) as file:
+                folder = f"runs/{self.run_id}/artifacts/"
+                self._api.download(folder, path, file, _of(step))
+                file.seek(0)
+                key = f"{prefix.strip('/')}/{path}".lstrip("/")
+                keys.append(bucket.upload_from_file_object(cast("Any", file), key))
+        return keys
+
+    @property
+    def _api(self) -> Api:
+        return self.job._api  # noqa: SLF001 (one of us)
+
+    def _watched(self) -> DbtCloudStatus:
+        """How the run ended, after waiting for that; its steps are a page in Prefect's UI then."""
+        try:
+            status = cast("DbtCloudStatus", watch(self))
+        except JobFailedError as error:
+            if isinstance(error.status, DbtCloudStatus):
+                self._keep(error.status)
+            raise
+        self._keep(status)
+        return status
+
+    def _keep(self, status: DbtCloudStatus) -> None:
+        keep_markdown(f"dbt-cloud-job-{self.job.job_id}", status.markdown(), description=self.name)
+
+    def _look(self) -> DbtCloudStatus:
+        status = cast("DbtCloudStatus", super()._look())
+        for step in status.steps:
+            if self._states.get(step.index) != step.state:
+                self._states[step.index] = step.state
+                took = "" if step.seconds is None else f" after {step.seconds:.0f} s"
+                self.logger.info("Step %s of %s, %s, is %s%s.", step.index, self.name, step.name, step.state, took)
+        return status
+
+
+def _of(step: int | None) -> dict[str, str | int]:
+    return {} if step is None else {"step": step}
