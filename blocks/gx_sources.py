@@ -123,6 +123,9 @@ class SqlSource(Source):
         self.name, self.schema, self.columns = name, schema, schema.names
         self._errors: list[ConnectorError] = []
         self._engine = engine.execution_options()
+        # Great Expectations disposes of an engine when Python collects what used it: that may be amid the next check,
+        # and the pool is somebody else's.
+        self._engine.dispose = lambda *_: None
         self._translate = translate
         self._events().listen(self._engine, "handle_error", self._remember)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,16 @@ def test_tables_of_any_name_and_queries_are_checked_in_place(postgres: Postgres)
         assert [check.failed_rows for check in audit.report.checks] == COUNTS
         assert rejected_days(audit) == REJECTED
     assert postgres.fetch_one(tables) == before
+
+
+def test_a_check_that_is_over_takes_no_connection_from_the_next_one(postgres: Postgres) -> None:
+    """What Great Expectations leaves disposes of its engine whenever Python collects it; the pool is the block's."""
+    postgres.load(ORDERS, "orders")
+    SUITE.audit(postgres, table="orders")
+    pool = postgres.get_engine().pool
+    gc.collect()
+    assert postgres.get_engine().pool is pool
+    assert (pool.checkedin(), pool.checkedout()) == (1, 0)
 
 
 def test_a_type_is_the_one_of_the_table(postgres: Postgres) -> None:
