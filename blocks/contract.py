@@ -18,6 +18,7 @@ from blocks.artifacts import keep_markdown
 from blocks.contract_rules import Bounds, Rule, column_rules, fitted, possible, span, without_misfit_nulls
 from blocks.errors import InvalidInputError
 from blocks.optional import lazy
+from blocks.parameter import Parameter
 from blocks.progress import progress
 from blocks.quality import CheckResult, QualityReport, Severity
 from blocks.scan import Scan, as_scan, bad_row_error
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
     from prefect.logging.loggers import LoggingAdapter
-    from pydantic_core import CoreSchema
 
     from blocks.contract_rules import Mask
     from blocks.scan import Rejects
@@ -42,7 +42,7 @@ OtherColumns = Literal["keep", "ignore", "fail"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contract:
+class Contract(Parameter):
     """What data has to be: its schema, its key, and the ranges, values and patterns of its columns.
 
     Null passes every check but `not_null`. NaN is a value: it is in no range, equals itself in a key, and is allowed
@@ -186,13 +186,6 @@ class Contract:
                 end(run)
 
         return Scan(find_schema, checked, source=scan.source, reopenable=scan.reopenable, fingerprint=scan.fingerprint)
-
-    @classmethod
-    def __get_pydantic_core_schema__(cls, *_: object) -> CoreSchema:
-        """What pydantic asks for where a contract is a parameter of a flow: it is taken as it is."""
-        from pydantic_core import core_schema
-
-        return core_schema.is_instance_schema(cls)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """What follows where the check does not hold."""

@@ -30,6 +30,7 @@ from pydantic import Field
 from blocks.block import ConnectorBlock
 from blocks.errors import ConnectorError, InvalidInputError, TerminalError, ThrottledError, TransientError
 from blocks.operation import BoundOperation, operation
+from blocks.parameter import Parameter
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -190,7 +191,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
 
 
 @dataclass(eq=False)
-class JobRun(PrefectJobRun[JobStatus]):
+class JobRun(Parameter, PrefectJobRun[JobStatus]):
     """One run of a job.
 
     Attributes:

@@ -30,6 +30,7 @@ from blocks.file_io import CHUNK_BYTES, file_errors, rewound, write_file
 from blocks.identity import with_load_id
 from blocks.object_keys import folder_prefix, join_key
 from blocks.operation import operation
+from blocks.parameter import Parameter
 from blocks.retry import call_with_retry
 from blocks.transfer import ordered_map
 
@@ -63,7 +64,7 @@ class NoSuchStoreError(NotFoundError):
 
 
 @dataclass(frozen=True)
-class ObjectInfo:
+class ObjectInfo(Parameter):
     """What a store knows about one object.
 
     Attributes:

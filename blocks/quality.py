@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.artifacts import cell
 from blocks.errors import QualityError
+from blocks.parameter import Parameter
 
 if TYPE_CHECKING:
     from typing import Self
@@ -132,7 +133,7 @@ class QualityReport(BaseModel):
 
 
 @dataclass(frozen=True)
-class Audit:
+class Audit(Parameter):
     """A report, and the rows that a check of severity 'quarantine' sets aside.
 
     Attributes:

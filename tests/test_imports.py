@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from prefect import flow
+from prefect.exceptions import ParameterTypeError
 
 ROOT = Path(__file__).parents[1]
 DRIVERS = {
@@ -102,3 +106,23 @@ def test_public_names_are_sorted_and_there():
 
     assert sorted(blocks.__all__) == blocks.__all__
     assert [name for name in blocks.__all__ if not hasattr(blocks, name)] == []
+
+
+def public_classes():
+    """Those that users annotate parameters with: of `blocks.__all__`, and each connector's own."""
+    modules = [importlib.import_module(name) for name in ("blocks", *(f"connectors.{name}" for name in CONNECTORS))]
+    for module in modules:
+        own = (name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__)
+        names = getattr(module, "__all__", [name for name in own if name[0] != "_"])
+        yield from (getattr(module, name) for name in names if inspect.isclass(getattr(module, name)))
+
+
+@pytest.mark.parametrize("kind", list(public_classes()), ids=lambda kind: kind.__name__)
+def test_every_public_class_is_a_parameter_of_a_flow(kind):
+    """Prefect asks pydantic for a schema of each annotation: a value of another kind is refused, not the flow."""
+
+    def works(value): ...
+
+    works.__annotations__["value"] = kind
+    with pytest.raises(ParameterTypeError):
+        flow(works).validate_parameters({"value": object()})
