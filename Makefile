@@ -13,6 +13,8 @@ SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
+# The tests start hundreds of processes: what one of them compiled, the next one need not.
+test test-minimal campaign: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: run run-elt test azurite standins test-minimal check bench campaign constraints clean
 
@@ -89,7 +91,7 @@ endef
 
 define install_pins
 	@rm -rf $(1) && $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install --quiet --upgrade pip uv
-	@$(1)/bin/uv pip install --quiet --python $(1)/bin/python --requirement $(2) \
+	@$(1)/bin/uv pip install --quiet --compile-bytecode --python $(1)/bin/python --requirement $(2) \
 		|| $(1)/bin/python -m pip install --quiet --requirement $(2)
 endef
 
