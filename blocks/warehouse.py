@@ -376,6 +376,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         Raises:
             NotFoundError: There is no such source table.
+            InvalidInputError: A key in `rejected` is no row's, as the table changed since; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
             ConnectorError: As with `load`.
         """
