@@ -13,7 +13,7 @@ from blocks.quality import REASON
 from blocks.scan import as_scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from blocks.loader import LoadRequest
     from blocks.planner import Planned
     from blocks.session import BulkSession
-    from blocks.sql import Column, Dialect
+    from blocks.sql import Dialect
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -64,7 +64,7 @@ class Publisher(Loader):
             else f"CAST(s.{dialect.name(column.name)} AS {column.sql_type})"
             for column in columns
         ]
-        where = "" if self._rejected is None else f" WHERE NOT EXISTS ({self._stage_keys(self._rejected, fields)})"
+        where = "" if self._rejected is None else f" WHERE {self._set_aside(self._rejected, fields)}"
         session.create_stage(dialect, session.stage, columns)
         session.execute(
             f"INSERT INTO {dialect.name(session.stage)} ({dialect.names(column.name for column in columns)}) "
@@ -74,32 +74,85 @@ class Publisher(Loader):
         tick(self._rows)
         self._stage_rejects()
 
-    def _stage_keys(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
-        """The query of the staged keys that are a row's of the source `s`; such rows are taken into the quarantine."""
+    def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
+        """The condition of the rows of the source `s` that none of the keys is of; the others are quarantined."""
         session, dialect = self._session, self._dialect
         keys = keys_with_reasons(rejected, fields)
-        names = [name for name in keys.schema.names if name != REASON]
+        names = keys.schema.names[:-1]
         columns = [dialect.column(field.name, field.type) for field in keys.schema]
         schema = pa.schema([(column.name, column.arrow_type) for column in columns])
         session.create_stage(dialect, session.staged_keys, columns)
         session.ingest(session.staged_keys, schema, iter(keys.cast(schema).to_batches()), stage=True)
-        same = " AND ".join(_same(dialect, column, nulls=bool(keys[column.name].null_count)) for column in columns[:-1])
         stage = dialect.name(session.staged_keys)
-        nobody = f"NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {same})"
-        if unknown := session.fetch(f"SELECT count(*) FROM {stage} AS r WHERE {nobody}")[0][0]:
+        kinds = [KeysAlike(dialect, names, nulls) for nulls in null_columns(keys.select(names))]
+        unknown = sum(
+            session.fetch(
+                f"SELECT count(*) FROM {stage} AS r WHERE {kind.of_key} "
+                f"AND NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {kind.same})"
+            )[0][0]
+            for kind in kinds
+        )
+        if unknown:
             raise InvalidInputError(
                 f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
                 "which rows stay behind. Nothing was published. Audit the table as it is now."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
-        _, batches = session.stream(f"SELECT s.*, {reason} FROM {self._source} AS s JOIN {stage} AS r ON {same}")
-        for batch in batches:
-            why = batch.column(KEPT_REASON)
-            rows = batch.drop_columns([KEPT_REASON])
-            for each in pc.unique(why).to_pylist():
-                chosen = filter_batch(rows, pc.equal(why, each))
-                self._rejects.add_rows(chosen, each, column=names[0] if len(names) == 1 else None)
-        return f"SELECT 1 FROM {stage} AS r WHERE {same}"
+        for kind in kinds:
+            _, batches = session.stream(
+                f"SELECT s.*, {reason} FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
+            )
+            for batch in batches:
+                self._reject(batch, names)
+        return " AND ".join(kind.none_in(stage) for kind in kinds)
+
+    def _reject(self, batch: pa.RecordBatch, names: list[str]) -> None:
+        why, rows = batch.column(KEPT_REASON), batch.drop_columns([KEPT_REASON])
+        for reason in pc.unique(why).to_pylist():
+            chosen = filter_batch(rows, pc.equal(why, reason))
+            self._rejects.add_rows(chosen, reason, column=names[0] if len(names) == 1 else None)
+
+
+class KeysAlike:
+    """The keys `r` that are null in the same columns, and when a row `s` has one of them.
+
+    They are compared by equalities alone: over `a = b OR (a IS NULL AND b IS NULL)` PostgreSQL compares each key with
+    each row.
+
+    Attributes:
+        of_key: Which keys these are.
+        same: When a row has such a key.
+    """
+
+    def __init__(self, dialect: Dialect, names: list[str], nulls: Collection[str]) -> None:
+        null = [dialect.name(name) for name in names if name in nulls]
+        given = [dialect.name(name) for name in names if name not in nulls]
+        self.of_key = _all(*(f"r.{name} IS NULL" for name in null), *(f"r.{name} IS NOT NULL" for name in given))
+        self.same = _all(
+            *(f"(s.{name} IS NULL) = (r.{name} IS NULL)" for name in null), *(f"s.{name} = r.{name}" for name in given)
+        )
+        self._only = None if given else _all(*(f"s.{name} IS NULL" for name in null))
+
+    def none_in(self, stage: str) -> str:
+        """The condition of the rows that have none of these keys, which are in the stage."""
+        if self._only:  # there is one such key; PostgreSQL expects of an anti join with it that it leaves one row
+            return f"NOT ({self._only})"
+        return f"NOT EXISTS (SELECT 1 FROM {stage} AS r WHERE {self.of_key} AND {self.same})"
+
+
+def _all(*conditions: str) -> str:
+    return " AND ".join(conditions)
+
+
+def null_columns(keys: pa.Table) -> list[list[str]]:
+    """The columns that are null together in some key; an empty list is for keys that have none.
+
+    >>> null_columns(pa.table({"id": [1, None, None], "day": ["mon", "mon", "tue"]}))
+    [[], ['id']]
+    """
+    masks = pa.table({name: pc.is_null(keys[name]) for name in keys.schema.names})
+    found = masks.group_by(masks.schema.names).aggregate([]).to_pylist()
+    return sorted([name for name, null in each.items() if null] for each in found)
 
 
 def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table:
@@ -125,9 +178,3 @@ def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table
     grouped = typed.group_by(names).aggregate([(REASON, "distinct")])
     reasons = pa.array(["; ".join(sorted(each)) for each in grouped[f"{REASON}_distinct"].to_pylist()], pa.string())
     return grouped.select(names).append_column(REASON, reasons)
-
-
-def _same(dialect: Dialect, column: Column, *, nulls: bool) -> str:
-    name = dialect.name(column.name)
-    equal = f"s.{name} = r.{name}"
-    return f"({equal} OR (s.{name} IS NULL AND r.{name} IS NULL))" if nulls else equal

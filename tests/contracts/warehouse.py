@@ -1049,6 +1049,18 @@ def test_rejected_rows_are_not_published(warehouse: Warehouse) -> None:
     assert not leftover
 
 
+def test_a_missing_key_is_a_key(warehouse: Warehouse) -> None:
+    """A row without a key stays behind like another one, and where no row lacks it, it is no row's."""
+    warehouse.load(table_of([1, 2, None]), "audited")
+    rejected = pa.table({"id": pa.array([None, 2], pa.int64()), "reason": ["id is missing", "it is odd"]})
+    report = warehouse.publish("audited", "t", load_id="x", rejected=rejected, max_rejected=0.9)
+    assert rows(warehouse, columns="id") == [(1,)]
+    assert report.rejected == {"id is missing": 1, "it is odd": 1}
+    warehouse.load(table_of([1, 2]), "audited", mode="replace")
+    with pytest.raises(InvalidInputError, match="1 of the keys in rejected are no row's"):
+        warehouse.publish("audited", "t", load_id="y", rejected=rejected, max_rejected=0.9)
+
+
 def test_too_many_rejected_rows_stop_it(warehouse: Warehouse) -> None:
     """Above max_rejected nothing is published, and no value is in the message."""
     warehouse.load(table_of([1], text="old"), "t")
