@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # for the stand-ins
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from blocks.gcp_credentials import GcpCredentials
-from blocks.snowflake_credentials import SnowflakeCredentials
+from blocks.credentials.gcp import GcpCredentials
+from blocks.credentials.snowflake import SnowflakeCredentials
 from connectors.bigquery import BigQuery
 from connectors.snowflake import Snowflake
 from integration_tests.standins import bigquery as bigquery_standin

@@ -143,7 +143,7 @@ CONTENDERS: dict[str, dict[str, Callable[[str], float]]] = {
 
 def scan_of(path: str) -> Any:
     """The file as a scan."""
-    import blocks.formats  # noqa: F401 (imports are left out of every contender's time)
+    import blocks.files.formats  # noqa: F401 (imports are left out of every contender's time)
     from connectors.local import LocalFiles
 
     return LocalFiles(basepath=str(Path(path).parent)).scan(Path(path).name)

@@ -1,9 +1,8 @@
 """The kit: what every connector is made of."""
 
-from blocks.block import ConnectorBlock, resolve
-from blocks.contract import Contract
-from blocks.dataset import WriteReport
-from blocks.errors import (
+from blocks.arrow.scan import Rejects, Scan
+from blocks.base.block import ConnectorBlock, resolve
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
@@ -20,14 +19,15 @@ from blocks.errors import (
     TypeLossError,
     UnsupportedError,
 )
-from blocks.file_options import CsvOptions
-from blocks.load import LoadPlan, LoadReport
-from blocks.object_store import ObjectInfo, ObjectStore
-from blocks.operation import operation
-from blocks.quality import Audit, CheckResult, ChecksFailedError, QualityReport
-from blocks.retry import RetryPolicy, retry_if_transient
-from blocks.scan import Rejects, Scan
-from blocks.warehouse import Warehouse
+from blocks.base.operation import operation
+from blocks.base.retry import RetryPolicy, retry_if_transient
+from blocks.files.options import CsvOptions
+from blocks.quality.contract import Contract
+from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
+from blocks.stores.dataset import WriteReport
+from blocks.stores.object_store import ObjectInfo, ObjectStore
+from blocks.warehouses.load import LoadPlan, LoadReport
+from blocks.warehouses.warehouse import Warehouse
 
 __all__ = [
     "AccessDeniedError",

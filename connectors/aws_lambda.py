@@ -10,9 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, HttpUrl
 
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from blocks.aws_service import AwsService
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AmbiguousError,
     ConnectorError,
@@ -22,7 +20,9 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.operation import operation
+from blocks.base.operation import operation
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from connectors.shared.aws import AwsService
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,9 +9,7 @@ from typing import Any, ClassVar
 from prefect.blocks.abstract import SecretBlock
 from pydantic import Field, HttpUrl
 
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from blocks.aws_service import AwsService
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ConnectorError,
@@ -20,7 +18,9 @@ from blocks.errors import (
     TerminalError,
     TransientError,
 )
-from blocks.operation import operation
+from blocks.base.operation import operation
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from connectors.shared.aws import AwsService
 
 MIN_RECOVERY_DAYS, MAX_RECOVERY_DAYS = 7, 30
 

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 from prefect.types import SecretDict
 from pydantic import Field, HttpUrl
 
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from blocks.aws_service import AwsService
-from blocks.errors import ConnectorError, InvalidInputError, NotFoundError, TransientError
-from blocks.job import Job, JobStatus
+from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, TransientError
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from blocks.jobs.job import Job, JobStatus
+from connectors.shared.aws import AwsService
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "ClientException": InvalidInputError,

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from prefect.types import SecretDict
 from pydantic import Field, HttpUrl, model_validator
 
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from blocks.aws_service import AwsService
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ConnectorError,
@@ -21,7 +19,9 @@ from blocks.errors import (
     lookup,
     service_error,
 )
-from blocks.job import Job, JobStatus
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from blocks.jobs.job import Job, JobStatus
+from connectors.shared.aws import AwsService
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import SecretBlock
 from pydantic import Field, HttpUrl, field_validator
 
-from blocks.block import ConnectorBlock
-from blocks.errors import (
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
@@ -20,9 +20,9 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
-from blocks.operation import operation
-from blocks.optional import require
+from blocks.base.operation import operation
+from blocks.base.optional import require
+from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -6,9 +6,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, HttpUrl
 
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from blocks.aws_service import AwsService
-from blocks.errors import (
+from blocks.base.errors import (
     ConnectorError,
     InvalidInputError,
     NotFoundError,
@@ -17,7 +15,9 @@ from blocks.errors import (
     TransientError,
     service_error,
 )
-from blocks.job import Job, JobStatus
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from blocks.jobs.job import Job, JobStatus
+from connectors.shared.aws import AwsService
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "EntityNotFoundException": NotFoundError,

@@ -1,7 +1,7 @@
 """Writes what the documentation tells of the code, from the code: `python docs/tables.py`; `--check`: is it fresh?
 
 * README.md: the table of blocks, from the modules that pyproject.toml registers and its extras.
-* docs/errors.md: the error tree, from `blocks.errors`.
+* docs/errors.md: the error tree, from `blocks.base.errors`.
 * docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects. That values come back in
   exactly these types is proven on real servers by `tests/contracts/warehouse.py`.
 """
@@ -22,16 +22,16 @@ import pyarrow as pa
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from blocks import errors  # noqa: E402
-from blocks.arrow_types import type_loss  # noqa: E402
-from blocks.block import ConnectorBlock  # noqa: E402
-from blocks.errors import TypeLossError  # noqa: E402
-from blocks.warehouse import Warehouse  # noqa: E402
+from blocks.arrow.types import type_loss  # noqa: E402
+from blocks.base import errors  # noqa: E402
+from blocks.base.block import ConnectorBlock  # noqa: E402
+from blocks.base.errors import TypeLossError  # noqa: E402
+from blocks.warehouses.warehouse import Warehouse  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from blocks.sql import Column, Dialect
+    from blocks.warehouses.sql import Column, Dialect
 
 TYPES: tuple[pa.DataType, ...] = (
     pa.bool_(),
@@ -153,7 +153,7 @@ def blocks_table() -> str:
 
 
 def error_tree() -> str:
-    """The tree of `blocks.errors`, as its docstring draws it."""
+    """The tree of `blocks.base.errors`, as its docstring draws it."""
     lines = (inspect.getdoc(errors) or "").splitlines()
     tree = [line[4:] for line in lines if line.startswith("    ")]
     return "\n".join(["```text", *tree, "```"])

@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.azure_credentials import AzureBlobStorageCredentials
-from blocks.gcp_credentials import GcpCredentials
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.aws import AwsCredentials
+from blocks.credentials.azure import AzureBlobStorageCredentials
+from blocks.credentials.gcp import GcpCredentials
 from connectors.azure import AzureBlobContainer
 from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
@@ -17,7 +17,7 @@ from connectors.s3 import S3Bucket
 if TYPE_CHECKING:
     import pytest
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
 AT_ONCE = RetryPolicy(first_delay_s=0)
 

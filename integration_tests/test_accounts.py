@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.azure_credentials import AzureBlobStorageCredentials
-from blocks.gcp_credentials import GcpCredentials
+from blocks.credentials.aws import AwsCredentials
+from blocks.credentials.azure import AzureBlobStorageCredentials
+from blocks.credentials.gcp import GcpCredentials
 from connectors.azure import AzureBlobContainer
 from connectors.gcs import GcsBucket
 from connectors.s3 import S3Bucket
@@ -20,7 +20,7 @@ from tests.contracts.object_store import *  # noqa: F403
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
     from tests.contracts.object_store import MakeStore
 
 

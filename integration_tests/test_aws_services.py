@@ -14,8 +14,7 @@ import pytest
 from prefect import flow
 from pydantic import ValidationError
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
@@ -25,8 +24,9 @@ from blocks.errors import (
     TerminalError,
     TransientError,
 )
-from blocks.job import JobFailedError
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.aws import AwsCredentials
+from blocks.jobs.job import JobFailedError
 from connectors import aws_lambda, aws_secret, batch, ecs, glue
 from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction, NotStartedError
 from connectors.aws_secret import AwsSecret
@@ -38,7 +38,7 @@ from integration_tests.standins.aws import LOG, REGION
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from blocks.job import Job
+    from blocks.jobs.job import Job
     from integration_tests.standins.aws import AwsServer
 
 KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "secret"}

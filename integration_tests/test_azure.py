@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.azure_credentials import AzureBlobStorageCredentials
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AuthError,
@@ -26,9 +25,10 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.file_io import CHUNK_BYTES
-from blocks.object_store import NoSuchStoreError
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.azure import AzureBlobStorageCredentials
+from blocks.files.local import CHUNK_BYTES
+from blocks.stores.object_store import NoSuchStoreError
 from connectors.azure import AzureBlobContainer
 from integration_tests.standins.azurite import TokenServer
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
@@ -177,11 +177,11 @@ def test_a_blob_too_large_for_one_copy_is_copied_in_blocks(
     store: AzureBlobContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy has the content, the media type, the metadata, the tags and the checksum, as a small one has."""
-    monkeypatch.setattr("connectors.azure.COPY_BLOCK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.block.COPY_BLOCK_BYTES", CHUNK_BYTES)
     content = os.urandom(LARGE)
     store.write_path("key", content, content_type="text/csv", metadata={"origin": "test"}, tags={"team": "a"})
     store.copy_object("key", "small")
-    monkeypatch.setattr("connectors.azure.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
     store.copy_object("key", "large")
     assert len(store._blob("large").get_block_list()[0]) == 3
     for copy in ("small", "large"):
@@ -201,7 +201,7 @@ def test_a_copy_into_another_account(
     copy_bytes: int,
 ) -> None:
     """The service reads the source by a signature that this side makes for it, with a key or a SAS token of its own."""
-    monkeypatch.setattr("connectors.azure.COPY_BYTES", copy_bytes)
+    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", copy_bytes)
     other = keys_of(account_url=azurite.url_of(azurite.other_account), account_key=azurite.other_key)
     far = AzureBlobContainer(container_name=store.container_name, credentials=other)
     far.create_bucket()
@@ -219,8 +219,8 @@ def test_a_source_that_changes_is_not_copied_in_halves(
     store: AzureBlobContainer, proxy: HttpFaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two blocks of a copy the source became another one: the copy is tried again, and is of one version."""
-    monkeypatch.setattr("connectors.azure.COPY_BYTES", CHUNK_BYTES)
-    monkeypatch.setattr("connectors.azure.COPY_BLOCK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.block.COPY_BLOCK_BYTES", CHUNK_BYTES)
     store.write_path("key", b"1" * LARGE)
     go_on = threading.Event()
     proxy.stall("PUT", BLOCK, release=go_on)
@@ -483,7 +483,7 @@ def use_all_of_it(store: AzureBlobContainer, monkeypatch: pytest.MonkeyPatch) ->
     assert store.model_copy(update={"verify_checksums": False}).read_path("key") == content
     store.copy_object("key", "copy")
     with monkeypatch.context() as patch:
-        patch.setattr("connectors.azure.COPY_BYTES", CHUNK_BYTES)
+        patch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
         store.copy_object("key", "large")
     assert store.list_blobs() == ["copy", "key", "large"]
     assert store.read_path("large") == content

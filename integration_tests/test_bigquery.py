@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud.bigquery import SchemaField, retry
 
-from blocks.errors import (
+from blocks.arrow.scan import Scan
+from blocks.base.errors import (
     AlreadyExistsError,
     AmbiguousError,
     ConnectorError,
@@ -33,11 +34,10 @@ from blocks.errors import (
     TerminalError,
     TransientError,
 )
-from blocks.gcp_credentials import GcpCredentials
-from blocks.ledger import LEDGER, QUARANTINE
-from blocks.retry import RetryPolicy
-from blocks.scan import Scan
-from blocks.session import Script, Step
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.gcp import GcpCredentials
+from blocks.warehouses.ledger import LEDGER, QUARANTINE
+from blocks.warehouses.session import Script, Step
 from connectors.bigquery import BigQuery
 from connectors.bigquery.dialect import BigQueryDialect, schema_field
 from connectors.bigquery.session import ROWS_OF_A_FEW, BigQuerySession

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.errors import AlreadyExistsError
+from blocks.base.errors import AlreadyExistsError
 from integration_tests.campaigns import object_scale
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.stores import new_store, server_url
@@ -20,7 +20,7 @@ from integration_tests.stores import new_store, server_url
 if TYPE_CHECKING:
     from multiprocessing.synchronize import Barrier
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[1]
 KINDS = ["local", "s3", "gcs", "azure"]
@@ -146,8 +146,8 @@ def test_2345_keys_are_listed_page_by_page(kind: str, request: pytest.FixtureReq
 FLOW = """
 import sys
 from prefect import flow, task
-from blocks.block import resolve
-from blocks.object_store import ObjectStore
+from blocks import resolve
+from blocks.stores.object_store import ObjectStore
 
 storage = resolve(sys.argv[1], ObjectStore)
 

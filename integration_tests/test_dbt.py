@@ -25,15 +25,15 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.context import get_run_context
 from prefect.events.filters import EventFilter, EventNameFilter, EventResourceFilter
 
-from blocks.dbt_results import DbtFailedError
-from blocks.errors import InvalidInputError, TerminalError, TransientError
-from blocks.gcp_credentials import GcpCredentials
-from blocks.retry import RetryPolicy
-from blocks.snowflake_credentials import SnowflakeCredentials
+from blocks.base.errors import InvalidInputError, TerminalError, TransientError
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.gcp import GcpCredentials
+from blocks.credentials.snowflake import SnowflakeCredentials
 from connectors.bigquery import BigQuery
 from connectors.dbt import DbtProject
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
+from connectors.shared.dbt import DbtFailedError
 from connectors.snowflake import Snowflake
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name

@@ -23,8 +23,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.runtime import flow_run
 
-from blocks.dbt_cloud_credentials import DbtCloudCredentials
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AmbiguousError,
     AuthError,
@@ -35,8 +34,9 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.job import JobFailedError
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.dbt_cloud import DbtCloudCredentials
+from blocks.jobs.job import JobFailedError
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudRun, DbtCloudStatus
 from connectors.dbt_cloud import job as job_module
 from connectors.local import LocalFiles

@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from blocks.dbt_cloud_credentials import DbtCloudCredentials
+from blocks.credentials.dbt_cloud import DbtCloudCredentials
 from connectors.dbt_cloud import DbtCloudJob
 
 ACCOUNT = json.loads(os.environ.get("ETL_TEST_DBT_CLOUD", "{}"))

@@ -10,7 +10,7 @@ import pytest
 from prefect import flow
 from pydantic import ValidationError
 
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AmbiguousError,
     AuthError,
@@ -19,8 +19,8 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.gcp_credentials import GcpCredentials
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.gcp import GcpCredentials
 from connectors.gcp_secret import GcpSecret
 from integration_tests.standins.gcp_secrets import MAX_BYTES
 

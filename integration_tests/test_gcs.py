@@ -18,8 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from blocks.checksum import DamagedError
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AuthError,
@@ -29,11 +28,13 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.file_io import CHUNK_BYTES
-from blocks.gcp_credentials import GcpCredentials
-from blocks.object_store import NoSuchStoreError, WriteOptions
-from blocks.retry import RetryPolicy
-from connectors.gcs import PERMISSIONS, GcsBucket
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.gcp import GcpCredentials
+from blocks.files.local import CHUNK_BYTES
+from blocks.stores.checksum import DamagedError
+from blocks.stores.object_store import NoSuchStoreError, WriteOptions
+from connectors.gcs import GcsBucket
+from connectors.gcs.block import PERMISSIONS
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request
 from integration_tests.standins.process import HOST, free_port
 from tests.contracts.object_store import *  # noqa: F403
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
     from integration_tests.standins.gcs import GcsServer
     from tests.contracts.object_store import MakeStore
 
@@ -474,7 +475,7 @@ def test_no_identity_is_an_auth_error(store: ObjectStore, tmp_path: Path) -> Non
 
 def test_a_closed_port_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing listens, the error is transient and says what the network said."""
-    monkeypatch.setattr("connectors.gcs.QUICK_RETRY_S", 0)
+    monkeypatch.setattr("connectors.gcs.block.QUICK_RETRY_S", 0)
     nobody = GcpCredentials(anonymous=True, endpoint_url=f"http://{HOST}:{free_port()}")
     store = GcsBucket(bucket="some-bucket", gcp_credentials=nobody, retry=NEVER)
     for ask in everything(store):

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from blocks.errors import TransientError, UnsupportedError
-from blocks.retry import RetryPolicy
+from blocks.base.errors import TransientError, UnsupportedError
+from blocks.base.retry import RetryPolicy
 from connectors.great_expectations import DataQuality
 from connectors.postgres import Postgres
 from connectors.redshift import Redshift
@@ -22,7 +22,7 @@ from tests.test_great_expectations import COUNTS, EVERYTHING, ORDERS, REJECTED, 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blocks.warehouse import Warehouse
+    from blocks.warehouses.warehouse import Warehouse
     from connectors.bigquery import BigQuery
     from integration_tests.standins.postgres import Address
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from blocks.errors import AmbiguousError, ConnectorError, TransientError
-from blocks.ledger import LEDGER
-from blocks.load import LoadReport
-from blocks.retry import RetryPolicy
-from blocks.scan import Rejects, Scan
+from blocks.arrow.scan import Rejects, Scan
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.retry import RetryPolicy
+from blocks.warehouses.ledger import LEDGER
+from blocks.warehouses.load import LoadReport
 from connectors.postgres import Postgres, bulk_session
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.proxy import FaultProxy
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
-    from blocks.load import Mode
+    from blocks.warehouses.load import Mode
     from integration_tests.standins.postgres import Address
 
 RETRY = RetryPolicy(attempts=6, first_delay_s=0.01, max_delay_s=0.05)

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.file_io import CHUNK_BYTES
+from blocks.files.local import CHUNK_BYTES
 from integration_tests.standins.http_proxy import HttpFaultProxy
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
 BREAK_AT = 2**18
 SMALL = os.urandom(2 * BREAK_AT)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
@@ -28,10 +28,10 @@ from blocks.errors import (
     TypeLossError,
     lookup,
 )
-from blocks.ledger import LEDGER, QUARANTINE
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
-from connectors.postgres.errors import ERRORS, translate
+from connectors.shared.libpq.errors import ERRORS, translate
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import CANARY, UTC, count, leak, rows, table_of
 

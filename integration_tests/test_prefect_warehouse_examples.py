@@ -14,8 +14,8 @@ import pyarrow as pa
 import pytest
 from prefect import flow
 
-from blocks.gcp_credentials import GcpCredentials
-from blocks.snowflake_credentials import SnowflakeCredentials
+from blocks.credentials.gcp import GcpCredentials
+from blocks.credentials.snowflake import SnowflakeCredentials
 from connectors.bigquery import BigQuery
 from connectors.snowflake import Snowflake
 from integration_tests.standins import bigquery as bigquery_standin

@@ -17,8 +17,7 @@ from urllib.parse import parse_qs
 import pyarrow as pa
 import pytest
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AmbiguousError,
     ConnectorError,
@@ -29,8 +28,9 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.ledger import LEDGER
-from blocks.retry import RetryPolicy
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.aws import AwsCredentials
+from blocks.warehouses.ledger import LEDGER
 from connectors.redshift import Redshift, session
 from connectors.redshift.block import _hex_loader
 from connectors.redshift.dialect import VARBYTE
@@ -55,7 +55,7 @@ from tests.contracts.warehouse import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blocks.load import LoadReport, Mode
+    from blocks.warehouses.load import LoadReport, Mode
     from integration_tests.standins.aws import AwsServer
     from integration_tests.standins.http_proxy import Request, Response
     from integration_tests.standins.postgres import Address, PostgresServer

@@ -14,7 +14,7 @@ import pytest
 from prefect import flow
 from prefect.context import get_run_context
 
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AuthError,
     ConnectorError,
@@ -24,9 +24,9 @@ from blocks.errors import (
     TransientError,
     TypeLossError,
 )
-from blocks.ledger import LEDGER
-from blocks.retry import RetryPolicy
-from blocks.snowflake_credentials import SnowflakeCredentials
+from blocks.base.retry import RetryPolicy
+from blocks.credentials.snowflake import SnowflakeCredentials
+from blocks.warehouses.ledger import LEDGER
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from connectors.snowflake import Snowflake
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from blocks.load import Mode
+    from blocks.warehouses.load import Mode
     from integration_tests.standins.snowflake import SnowflakeServer
 
 DEVIATIONS = {

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.errors import AmbiguousError, TransientError
-from blocks.ledger import LEDGER
-from blocks.retry import RetryPolicy
+from blocks.base.errors import AmbiguousError, TransientError
+from blocks.base.retry import RetryPolicy
+from blocks.warehouses.ledger import LEDGER
 from connectors.snowflake import Snowflake
 from integration_tests.standins.snowflake import PASSWORD, USER, SnowflakeProxy, fields, new_schema_name
 from tests.contracts.warehouse import ARGUMENTS, all_modes, opened, table_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from blocks.load import LoadReport, Mode
+    from blocks.warehouses.load import LoadReport, Mode
     from integration_tests.standins.snowflake import SnowflakeServer
 
 RETRY = RetryPolicy(attempts=6, first_delay_s=0.01, max_delay_s=0.05)

@@ -137,7 +137,7 @@ def test_bad_data_never_becomes_visible(warehouse: Warehouse, source: LocalFiles
 
 KILLED = """
 import sys
-from blocks.warehouse import Warehouse
+from blocks.warehouses.warehouse import Warehouse
 from connectors.local import LocalFiles
 from connectors.postgres import Postgres
 from templates import write_audit_publish as template

@@ -24,9 +24,10 @@ from prefect import flow, task
 from pydantic import BaseModel
 
 from blocks import Audit, CsvOptions, LoadReport, ObjectStore, QualityReport, Warehouse, resolve
-from blocks.retry import retry_if_transient
+from blocks.base.retry import retry_if_transient
 from connectors.duckdb import DuckDB
-from connectors.great_expectations import DataQuality, Expectation
+from connectors.great_expectations import DataQuality
+from connectors.great_expectations.block import Expectation
 from connectors.local import LocalFiles
 
 SOURCE = LocalFiles(basepath=str(Path(__file__).parent / "data"))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.arrow_types import cast_array, cast_batch, plain_type, type_loss
-from blocks.errors import SchemaError
+from blocks.arrow.types import cast_array, cast_batch, plain_type, type_loss
+from blocks.base.errors import SchemaError
 
 SIMPLE = [
     pa.int8(),

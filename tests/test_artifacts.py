@@ -9,7 +9,7 @@ from prefect import flow
 from prefect.context import SyncClientContext
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
-from blocks.artifacts import artifact_key, cell, keep_markdown
+from blocks.base.artifacts import artifact_key, cell, keep_markdown
 
 
 @pytest.mark.usefixtures("prefect_server")

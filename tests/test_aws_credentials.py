@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.aws_credentials import AWS_ERRORS, AwsCredentials, aws_error
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AuthError,
     InvalidInputError,
@@ -17,6 +16,7 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
+from blocks.credentials.aws import AWS_ERRORS, AwsCredentials, aws_error
 
 KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "very secret", "aws_session_token": "very secret too"}
 

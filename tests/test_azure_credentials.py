@@ -9,15 +9,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.azure_credentials import (
-    AZURE_ERRORS,
-    Account,
-    AzureBlobStorageCredentials,
-    account_name,
-    azure_error,
-    parse_connection_string,
-)
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AuthError,
@@ -26,6 +18,14 @@ from blocks.errors import (
     TerminalError,
     ThrottledError,
     TransientError,
+)
+from blocks.credentials.azure import (
+    AZURE_ERRORS,
+    Account,
+    AzureBlobStorageCredentials,
+    account_name,
+    azure_error,
+    parse_connection_string,
 )
 
 URL = "https://lake.blob.core.windows.net"

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from blocks.errors import (
+from blocks.base.errors import (
     AlreadyExistsError,
     ConnectorError,
     InvalidInputError,
@@ -22,8 +22,8 @@ from blocks.errors import (
     TypeLossError,
     UnsupportedError,
 )
-from blocks.gcp_credentials import GcpCredentials
-from blocks.session import Script, Step
+from blocks.credentials.gcp import GcpCredentials
+from blocks.warehouses.session import Script, Step
 
 bigquery = pytest.importorskip("google.cloud.bigquery")
 exceptions = pytest.importorskip("google.api_core.exceptions")

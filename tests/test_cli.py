@@ -16,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import BlockDocumentUpdate
 
 from blocks.cli import main
-from blocks.file_io import PART_SUFFIX
+from blocks.files.local import PART_SUFFIX
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
 

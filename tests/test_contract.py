@@ -24,8 +24,8 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from blocks import ChecksFailedError, Contract, InvalidInputError, QualityError, Scan, SchemaError
-from blocks.scan import Rejects
-from blocks.unique import SeenKeys
+from blocks.arrow.scan import Rejects
+from blocks.quality.unique import SeenKeys
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
 
@@ -296,7 +296,7 @@ def test_repeats_of_integers(batches: list[list[int]]) -> None:
 def test_no_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What keys need on disk is gone once they were checked, also where the reader of a stream stops early."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("blocks.unique.RUN_WORDS", 10)
+    monkeypatch.setattr("blocks.quality.unique.RUN_WORDS", 10)
     data = pa.table({"id": range(100), "amount": [1.0] * 100, "status": ["new"] * 100})
     for key in (["id"], ["id", "status"]):
         contract = orders(key=key)

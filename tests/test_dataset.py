@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks import dataset_writer
-from blocks.dataset import scan, write_table
-from blocks.errors import InvalidInputError, NotFoundError, QualityError, SchemaError, TransientError
-from blocks.file_options import CsvOptions
-from blocks.scan import Scan
+from blocks.arrow.scan import Scan
+from blocks.base.errors import InvalidInputError, NotFoundError, QualityError, SchemaError, TransientError
+from blocks.files.options import CsvOptions
+from blocks.stores import dataset_writer
+from blocks.stores.dataset import scan, write_table
 from connectors.local import LocalFiles, MemoryFiles
 
 DAYS = [dt.date(2026, 4, day) for day in (28, 29, 30)]

@@ -19,17 +19,8 @@ from prefect import flow
 from prefect.types.names import validate_valid_asset_key
 from pydantic import SecretStr, ValidationError
 
-from blocks.block import resolve
-from blocks.dbt_log import Package, Watch, dbt_node, failed_hooks, state_of
-from blocks.dbt_results import (
-    DbtFailedError,
-    DbtNode,
-    DbtResult,
-    DbtTransientError,
-    is_transient_message,
-    without_values,
-)
-from blocks.errors import (
+from blocks.base.block import resolve
+from blocks.base.errors import (
     AuthError,
     InvalidInputError,
     MissingDriverError,
@@ -38,20 +29,29 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.gcp_credentials import GcpCredentials
-from blocks.job import interruptible_by
-from blocks.node_runs import NodeRuns, asset_key
-from blocks.process import Process
-from blocks.retry import is_transient
-from blocks.snowflake_credentials import SnowflakeCredentials
+from blocks.base.retry import is_transient
+from blocks.credentials.gcp import GcpCredentials
+from blocks.credentials.snowflake import SnowflakeCredentials
+from blocks.jobs.job import interruptible_by
+from blocks.jobs.node_runs import NodeRuns, asset_key
+from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery
 from connectors.dbt import DbtProject
+from connectors.dbt.log import Package, Watch, dbt_node, failed_hooks, state_of
 from connectors.dbt.process import profile
 from connectors.dbt.request import Call, Request
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
 from connectors.postgres import Postgres
 from connectors.redshift import Redshift
+from connectors.shared.dbt import (
+    DbtFailedError,
+    DbtNode,
+    DbtResult,
+    DbtTransientError,
+    is_transient_message,
+    without_values,
+)
 from connectors.snowflake import Snowflake
 
 CANARY = "c4n4ry"

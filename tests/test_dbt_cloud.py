@@ -10,8 +10,8 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from blocks.dbt_cloud_credentials import DBT_CLOUD_ERRORS, DbtCloudCredentials
-from blocks.errors import AmbiguousError, ConnectorError, InvalidInputError, TerminalError, TransientError
+from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TerminalError, TransientError
+from blocks.credentials.dbt_cloud import DBT_CLOUD_ERRORS, DbtCloudCredentials
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudStatus, DbtCloudStep
 from connectors.dbt_cloud.api import without_secrets
 from connectors.dbt_cloud.status import step_of

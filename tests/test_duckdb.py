@@ -13,9 +13,10 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from blocks.errors import AccessDeniedError, ConnectorError, NotFoundError, SchemaError, TransientError
-from blocks.retry import RetryPolicy
-from connectors.duckdb import ERRORS, DuckDB, translate
+from blocks.base.errors import AccessDeniedError, ConnectorError, NotFoundError, SchemaError, TransientError
+from blocks.base.retry import RetryPolicy
+from connectors.duckdb import DuckDB
+from connectors.duckdb.block import ERRORS, translate
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import UTC, count, rows, table_of, tables
 

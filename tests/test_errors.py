@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from blocks import errors
-from blocks.errors import ConnectorError, MissingDriverError, TerminalError, ThrottledError, TransientError, lookup
+from blocks.base import errors
+from blocks.base.errors import ConnectorError, MissingDriverError, TerminalError, ThrottledError, TransientError, lookup
 
 TREE = [each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, ConnectorError)]
 

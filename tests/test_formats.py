@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks.columns import widened
-from blocks.csv_files import CsvReader
-from blocks.errors import InvalidInputError, SchemaError, TypeLossError
-from blocks.file_options import CsvOptions, ParquetOptions
-from blocks.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
-from blocks.scan import Rejects
-from blocks.text_files import TextSource
+from blocks.arrow.columns import widened
+from blocks.arrow.scan import Rejects
+from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.files.csv import CsvReader
+from blocks.files.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
+from blocks.files.options import CsvOptions, ParquetOptions
+from blocks.files.text import TextSource
 
 ORDERS = pa.schema(
     [
@@ -292,7 +292,7 @@ def test_quarantine_without_a_place_is_an_error():
 
 def test_lines_are_right_across_blocks(monkeypatch):
     """Line numbers count physical lines, quoted line ends and blank lines too, in whatever block the row is."""
-    monkeypatch.setattr("blocks.text_files.BLOCK_BYTES", 256)
+    monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 256)
     lines, expected = ["id,day,amount,note"], []
     for row in range(200):
         if row % 7 == 0:
@@ -324,7 +324,7 @@ def test_blocks_never_change_the_rows(size, data):
 
     whole = outcome()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("blocks.text_files.BLOCK_BYTES", size)
+        patch.setattr("blocks.files.text.BLOCK_BYTES", size)
         assert outcome() == whole
 
 
@@ -498,15 +498,15 @@ def test_types_are_inferred_with_sense():
 
 def test_a_wrong_guess_says_that_it_was_one(monkeypatch):
     """A value that does not fit an inferred type asks for a schema."""
-    monkeypatch.setattr("blocks.text_files.BLOCK_BYTES", 8)
+    monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 8)
     with pytest.raises(InvalidInputError, match=r"line 8: a is not a number.*declare a schema"):
         read(b"a,b\n" + b"1,2\n" * 6 + b"x,2\n", "csv").to_arrow()
 
 
 def test_an_endless_row_is_an_error_in_bounded_memory(monkeypatch):
     """A quote that is never closed does not pull the rest of the file into memory."""
-    monkeypatch.setattr("blocks.text_files.BLOCK_BYTES", 64)
-    monkeypatch.setattr("blocks.text_files.RECORD_BYTES", 256)
+    monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 64)
+    monkeypatch.setattr("blocks.files.text.RECORD_BYTES", 256)
     with pytest.raises(InvalidInputError, match="line 2: a row starts here and does not end"):
         read(b'a,b\n1,"x\n' + b"2,y\n" * 10_000, "csv", pa.schema([("a", pa.int8())])).to_arrow()
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from pydantic import SecretStr, ValidationError
 
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AuthError,
@@ -25,7 +25,7 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.gcp_credentials import GOOGLE_ERRORS, ClientType, GcpCredentials, google_error
+from blocks.credentials.gcp import GOOGLE_ERRORS, ClientType, GcpCredentials, google_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -230,8 +230,8 @@ def test_no_identity_is_found_out_by_asking_once(tmp_path: Path, retries: str | 
     pytest.importorskip("google.auth")
     script = """
 import socket, threading
-from blocks.errors import AuthError
-from blocks.gcp_credentials import GcpCredentials
+from blocks.base.errors import AuthError
+from blocks.credentials.gcp import GcpCredentials
 
 server = socket.create_server(("127.0.0.1", 0))
 asked = []

@@ -23,11 +23,12 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRu
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
-from blocks.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
-from blocks.quality import Audit, ChecksFailedError, QualityReport
-from blocks.scan import Scan
+from blocks.arrow.scan import Scan
+from blocks.base.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
+from blocks.quality.report import Audit, ChecksFailedError, QualityReport
 from connectors.duckdb import DuckDB
-from connectors.great_expectations import DataQuality, Expectation
+from connectors.great_expectations import DataQuality
+from connectors.great_expectations.block import Expectation
 from connectors.local import LocalFiles, MemoryFiles
 
 for package in ("great_expectations", "duckdb_engine"):  # importing them takes seconds of each process that collects

@@ -13,18 +13,18 @@ from prefect import flow, task, unmapped
 from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from blocks.errors import TransientError
-from blocks.identity import derive_load_id
-from blocks.retry import RetryPolicy
-from blocks.scan import Rejects, Scan, as_scan
+from blocks.arrow.load_id import derive_load_id
+from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.base.errors import TransientError
+from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blocks.load import LoadReport
-    from blocks.session import BulkSession
+    from blocks.warehouses.load import LoadReport
+    from blocks.warehouses.session import BulkSession
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

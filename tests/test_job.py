@@ -12,9 +12,9 @@ import pytest
 from prefect import flow
 from pydantic import Field, PrivateAttr
 
-from blocks.errors import AccessDeniedError, ConnectorError, InvalidInputError, ThrottledError, TransientError
-from blocks.job import FIRST_POLL_S, Job, JobFailedError, JobRun, JobStatus, watch
-from blocks.retry import RetryPolicy
+from blocks.base.errors import AccessDeniedError, ConnectorError, InvalidInputError, ThrottledError, TransientError
+from blocks.base.retry import RetryPolicy
+from blocks.jobs.job import FIRST_POLL_S, Job, JobFailedError, JobRun, JobStatus, watch
 
 AT_ONCE = RetryPolicy(attempts=3, first_delay_s=0)
 SUCCEEDED = JobStatus("1", "DONE", "succeeded", exit_code=0)

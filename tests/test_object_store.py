@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blocks.errors import AccessDeniedError, InvalidInputError, UnsupportedError
-from blocks.file_io import PART_SUFFIX
-from blocks.object_keys import folder_prefix, join_key
-from blocks.transfer import ordered_map
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import AccessDeniedError, InvalidInputError, UnsupportedError
+from blocks.files.local import PART_SUFFIX
+from blocks.stores.keys import folder_prefix, join_key
 from connectors.local import LocalFiles, MemoryFiles
 from tests.contracts.object_store import *  # noqa: F403
 

@@ -23,10 +23,10 @@ from prefect.client.schemas.sorting import TaskRunSort
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field
 
-from blocks.block import ConnectorBlock
-from blocks.errors import AmbiguousError, AuthError, ThrottledError, TransientError
-from blocks.operation import BoundOperation, operation
-from blocks.retry import RetryPolicy
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import AmbiguousError, AuthError, ThrottledError, TransientError
+from blocks.base.operation import BoundOperation, operation
+from blocks.base.retry import RetryPolicy
 
 AT_ONCE = RetryPolicy(attempts=4, first_delay_s=0)
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from blocks import progress as module
-from blocks.progress import progress
+from blocks.base import progress as module
+from blocks.base.progress import progress
 
 
 class Terminal(io.StringIO):

@@ -12,9 +12,9 @@ import pytest
 from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.block import resolve
-from blocks.errors import InvalidInputError, TypeLossError
+from blocks.base.block import resolve
+from blocks.base.errors import InvalidInputError, TypeLossError
+from blocks.credentials.aws import AwsCredentials
 from connectors.local import LocalFiles
 from connectors.redshift import Redshift
 from connectors.redshift.dialect import RedshiftDialect, arrow_type

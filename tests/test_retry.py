@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blocks.errors import AmbiguousError, AuthError, ConnectorError, ThrottledError, TransientError
-from blocks.retry import RetryPolicy, call_with_retry, is_transient, retry_if_transient
+from blocks.base.errors import AmbiguousError, AuthError, ConnectorError, ThrottledError, TransientError
+from blocks.base.retry import RetryPolicy, call_with_retry, is_transient, retry_if_transient
 
 
 class Flaky:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from blocks.errors import (
+from blocks.base.errors import (
     AuthError,
     ConnectorError,
     InvalidInputError,
@@ -21,7 +21,7 @@ from blocks.errors import (
     TransientError,
     TypeLossError,
 )
-from blocks.snowflake_credentials import SNOWFLAKE_ERRORS, SnowflakeCredentials, snowflake_error, without_data
+from blocks.credentials.snowflake import SNOWFLAKE_ERRORS, SnowflakeCredentials, snowflake_error, without_data
 from connectors.snowflake import Snowflake
 from connectors.snowflake.dialect import SnowflakeDialect
 

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from blocks import arrow_types, sql
-from blocks.errors import InvalidInputError
-from blocks.sql import Column, Dialect, bind
+from blocks.arrow import types as arrow_types
+from blocks.base.errors import InvalidInputError
+from blocks.warehouses import sql
+from blocks.warehouses.sql import Column, Dialect, bind
 
 
 class Plain(Dialect):

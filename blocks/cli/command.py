@@ -24,8 +24,8 @@ from prefect.settings import (
     temporary_settings,
 )
 
+from blocks.base.errors import ConnectorError, InvalidInputError, TransientError
 from blocks.cli import saved, templates
-from blocks.errors import ConnectorError, InvalidInputError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

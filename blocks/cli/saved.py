@@ -19,9 +19,9 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.plugins import load_prefect_collections
 from pydantic import ValidationError
 
-from blocks.block import ConnectorBlock, resolve
-from blocks.errors import ConnectorError, InvalidInputError, NotFoundError
-from blocks.object_store import ObjectStore
+from blocks.base.block import ConnectorBlock, resolve
+from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError
+from blocks.stores.object_store import ObjectStore
 
 if TYPE_CHECKING:
     import datetime as dt

@@ -22,14 +22,14 @@ from prefect import Flow
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from blocks.base.errors import AlreadyExistsError, ConnectorError, InvalidInputError, NotFoundError
 from blocks.cli.saved import first_problem
-from blocks.errors import AlreadyExistsError, ConnectorError, InvalidInputError, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import ModuleType
 
-    from blocks.block import ConnectorBlock
+    from blocks.base.block import ConnectorBlock
 
 PACKAGE = "templates"
 LOADED_AT = time.perf_counter()

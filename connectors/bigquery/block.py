@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, HttpUrl
 
-from blocks.errors import InvalidInputError
-from blocks.gcp_credentials import GcpCredentials
-from blocks.operation import operation
-from blocks.optional import lazy, require
-from blocks.retry import call_with_retry
-from blocks.scan import Rejects, Scan
-from blocks.warehouse import Warehouse
+from blocks.arrow.scan import Rejects, Scan
+from blocks.base.errors import InvalidInputError
+from blocks.base.operation import operation
+from blocks.base.optional import lazy, require
+from blocks.base.retry import call_with_retry
+from blocks.credentials.gcp import GcpCredentials
+from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.files import FILE_FORMATS, folder_address
 from connectors.bigquery.session import BigQuerySession
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from blocks.load import LoadReport
-    from blocks.object_store import ObjectStore
-    from blocks.session import BulkSession, Session
-    from blocks.sql import Dialect, Parameters
+    from blocks.stores.object_store import ObjectStore
+    from blocks.warehouses.load import LoadReport
+    from blocks.warehouses.session import BulkSession, Session
+    from blocks.warehouses.sql import Dialect, Parameters
 else:
     pa = lazy("pyarrow")
 

@@ -6,10 +6,10 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.arrow_types import plain_type
-from blocks.errors import SchemaError, TypeLossError, UnsupportedError
-from blocks.optional import lazy, require
-from blocks.sql import Column, Dialect
+from blocks.arrow.types import plain_type
+from blocks.base.errors import SchemaError, TypeLossError, UnsupportedError
+from blocks.base.optional import lazy, require
+from blocks.warehouses.sql import Column, Dialect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

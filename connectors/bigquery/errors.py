@@ -6,7 +6,7 @@ import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
-from blocks.errors import (
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     ConnectorError,
@@ -16,7 +16,7 @@ from blocks.errors import (
     TransientError,
     service_error,
 )
-from blocks.gcp_credentials import GOOGLE_ADVICE, GOOGLE_ERRORS, google_error
+from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, google_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -7,9 +7,9 @@ import itertools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from blocks.arrow_types import cast_array
-from blocks.errors import InvalidInputError, SchemaError
-from blocks.optional import lazy
+from blocks.arrow.types import cast_array
+from blocks.base.errors import InvalidInputError, SchemaError
+from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
 
-from blocks.errors import (
+from blocks.base.errors import (
     AlreadyExistsError,
     AmbiguousError,
     ConnectorError,
@@ -22,7 +22,7 @@ from blocks.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.optional import require
+from blocks.base.optional import require
 from connectors.bigquery.errors import job_error, translated
 
 if TYPE_CHECKING:

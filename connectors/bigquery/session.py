@@ -10,8 +10,9 @@ import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from blocks.arrow_types import cast_array
-from blocks.errors import (
+from blocks.arrow.types import cast_array
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
@@ -21,13 +22,12 @@ from blocks.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.ledger import Ledger, claimed, find_report, recorded
-from blocks.load import LoadPlan, LoadReport
-from blocks.optional import lazy, require
-from blocks.retry import call_with_retry
-from blocks.session import Script, ScriptedSession, Step
-from blocks.sql import Column
-from blocks.transfer import ordered_map
+from blocks.base.optional import lazy, require
+from blocks.base.retry import call_with_retry
+from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
+from blocks.warehouses.load import LoadPlan, LoadReport
+from blocks.warehouses.session import Script, ScriptedSession, Step
+from blocks.warehouses.sql import Column
 from connectors.bigquery.dialect import arrow_type, sql_type
 from connectors.bigquery.errors import job_error, translated
 from connectors.bigquery.files import EXPORTS, EXTRACTS, FILE_FORMATS, parquet_files
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from blocks.sql import Dialect
+    from blocks.warehouses.sql import Dialect
     from connectors.bigquery.block import BigQuery
 else:
     pa = lazy("pyarrow")

@@ -7,19 +7,19 @@ import re
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
-from blocks.errors import InvalidInputError
-from blocks.ledger import LEDGER
-from blocks.optional import require
-from blocks.session import COUNT_UNKNOWN
-from blocks.sql import bind
+from blocks.base.errors import InvalidInputError
+from blocks.base.optional import require
+from blocks.warehouses.ledger import LEDGER
+from blocks.warehouses.session import COUNT_UNKNOWN
+from blocks.warehouses.sql import bind
 from connectors.bigquery.dialect import LITERALS
 from connectors.bigquery.errors import CLAIMED, UNEQUAL
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blocks.session import Script
-    from blocks.sql import Dialect
+    from blocks.warehouses.session import Script
+    from blocks.warehouses.sql import Dialect
 
 
 def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:

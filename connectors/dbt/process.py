@@ -26,20 +26,20 @@ from typing import TYPE_CHECKING, Any
 from prefect.settings import PREFECT_HOME
 from pydantic import SecretStr
 
-from blocks.dbt_log import ARTIFACTS, DBT, Package
-from blocks.errors import MissingDriverError, NotFoundError, TerminalError
-from blocks.file_io import part_file
-from blocks.job import pause
-from blocks.process import Process
+from blocks.base.errors import MissingDriverError, NotFoundError, TerminalError
+from blocks.files.local import part_file
+from blocks.jobs.job import pause
+from blocks.jobs.process import Process
+from connectors.dbt.log import ARTIFACTS, DBT, Package
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from prefect.types import SecretDict
 
-    from blocks.dbt_log import Watch
-    from blocks.node_runs import NodeRuns
-    from blocks.warehouse import Warehouse
+    from blocks.jobs.node_runs import NodeRuns
+    from blocks.warehouses.warehouse import Warehouse
+    from connectors.dbt.log import Watch
 
 ADAPTERS = {
     "bigquery": Package("dbt-bigquery", extra="dbt-bigquery"),

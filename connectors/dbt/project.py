@@ -21,18 +21,18 @@ from prefect.blocks.abstract import JobBlock
 from prefect.types import SecretDict
 from pydantic import Field, PrivateAttr
 
-from blocks.artifacts import keep_markdown
-from blocks.block import ConnectorBlock, resolve
-from blocks.dbt_log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
-from blocks.dbt_results import DbtFailedError, DbtResult, DbtTransientError
-from blocks.errors import InvalidInputError, NotFoundError, TransientError
-from blocks.job import watched_operation
-from blocks.node_runs import NodeRuns
-from blocks.operation import operation
-from blocks.warehouse import Warehouse
+from blocks.base.artifacts import keep_markdown
+from blocks.base.block import ConnectorBlock, resolve
+from blocks.base.errors import InvalidInputError, NotFoundError, TransientError
+from blocks.base.operation import operation
+from blocks.jobs.job import watched_operation
+from blocks.jobs.node_runs import NodeRuns
+from blocks.warehouses.warehouse import Warehouse
+from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
 from connectors.dbt.process import DbtStoppedError, Place, artifacts_folder, invoke, project_folder, publish, workplace
 from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request
 from connectors.dbt.run import DbtRun
+from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -7,12 +7,12 @@ import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from blocks.errors import InvalidInputError
+from blocks.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blocks.dbt_results import DbtNode
+    from connectors.shared.dbt import DbtNode
 
 Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from prefect.blocks.abstract import JobRun as PrefectJobRun
 from prefect.context import SyncClientContext
 
-from blocks.dbt_results import DbtResult
-from blocks.errors import InvalidInputError, TerminalError
-from blocks.job import interruptible_by, pause, watched_operation
-from blocks.operation import operation
-from blocks.retry import RetryPolicy, call_with_retry
+from blocks.base.errors import InvalidInputError, TerminalError
+from blocks.base.operation import operation
+from blocks.base.retry import RetryPolicy, call_with_retry
+from blocks.jobs.job import interruptible_by, pause, watched_operation
+from connectors.shared.dbt import DbtResult
 
 if TYPE_CHECKING:
     from connectors.dbt.project import DbtProject

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
-from blocks.errors import InvalidInputError, TransientError
+from blocks.base.errors import InvalidInputError, TransientError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import IO
 
-    from blocks.dbt_cloud_credentials import DbtCloudCredentials
+    from blocks.credentials.dbt_cloud import DbtCloudCredentials
 
 MAY_RUN = "a permission set that may run jobs of the project, such as Job Runner or Job Admin"
 MAY_SEE = "a permission set that may see jobs of the project, such as Job Viewer or Job Admin"

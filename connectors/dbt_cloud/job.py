@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, cast
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
 
-from blocks.dbt_cloud_credentials import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
-from blocks.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
-from blocks.job import Job, pause, watched_operation
-from blocks.operation import operation
+from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
+from blocks.base.operation import operation
+from blocks.credentials.dbt_cloud import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
+from blocks.jobs.job import Job, pause, watched_operation
 from connectors.dbt_cloud.api import MAY_RUN, MAY_SEE, Api
 from connectors.dbt_cloud.run import DbtCloudRun
 from connectors.dbt_cloud.status import ERROR, OUTCOMES, DbtCloudStatus, state_of, step_of, time_of

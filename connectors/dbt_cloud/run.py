@@ -6,18 +6,18 @@ import tempfile
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
-from blocks.artifacts import keep_markdown
-from blocks.errors import NotFoundError
-from blocks.job import JobFailedError, JobRun, watch, watched_operation
-from blocks.operation import operation
+from blocks.base.artifacts import keep_markdown
+from blocks.base.errors import NotFoundError
+from blocks.base.operation import operation
+from blocks.jobs.job import JobFailedError, JobRun, watch, watched_operation
 from connectors.dbt_cloud.api import MAY_SEE
 from connectors.dbt_cloud.status import DbtCloudStatus, has_results, node_of
 
 if TYPE_CHECKING:
-    from blocks.dbt_results import DbtNode
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
     from connectors.dbt_cloud.api import Api
     from connectors.dbt_cloud.job import DbtCloudJob
+    from connectors.shared.dbt import DbtNode
 
 SPOOLED_BYTES = 2**23
 

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
-from blocks.artifacts import cell
-from blocks.dbt_results import DbtNode, is_transient_message, without_values
-from blocks.job import JobStatus
+from blocks.base.artifacts import cell
+from blocks.jobs.job import JobStatus
 from connectors.dbt_cloud.api import without_secrets
+from connectors.shared.dbt import DbtNode, is_transient_message, without_values
 
 STATES = {1: "Queued", 2: "Starting", 3: "Running", 10: "Success", 20: "Error", 30: "Cancelled"}
 """https://docs.getdbt.com/dbt-cloud/api-v2#/operations/Retrieve%20Run"""

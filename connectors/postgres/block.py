@@ -9,19 +9,19 @@ from urllib.parse import quote
 
 from pydantic import Field, SecretStr
 
-from blocks import errors
-from blocks.errors import ConnectorError
-from blocks.operation import operation
-from blocks.optional import require
-from blocks.warehouse import Warehouse
+from blocks.base import errors
+from blocks.base.errors import ConnectorError
+from blocks.base.operation import operation
+from blocks.base.optional import require
+from blocks.warehouses.warehouse import Warehouse
 from connectors.postgres.bulk_session import PostgresBulkSession
-from connectors.postgres.dialect import PostgresDialect, quoted
-from connectors.postgres.errors import translate
-from connectors.postgres.session import PostgresSession
+from connectors.shared.libpq.dialect import PostgresDialect, quoted
+from connectors.shared.libpq.errors import translate
+from connectors.shared.libpq.session import PostgresSession
 
 if TYPE_CHECKING:
-    from blocks.session import BulkSession, Session
-    from blocks.sql import Dialect
+    from blocks.warehouses.session import BulkSession, Session
+    from blocks.warehouses.sql import Dialect
 
 
 class Postgres(Warehouse):

@@ -7,14 +7,14 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.errors import AmbiguousError, ConnectorError, TransientError
-from blocks.optional import lazy, require
-from blocks.scan import AHEAD_BYTES, read_ahead
-from blocks.session import BulkSession, Feed
-from blocks.sql import Column, Dialect, bind
-from connectors.postgres.dialect import quoted
-from connectors.postgres.errors import translate
+from blocks.arrow.scan import AHEAD_BYTES, read_ahead
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.optional import lazy, require
+from blocks.warehouses.session import BulkSession, Feed
+from blocks.warehouses.sql import Column, Dialect, bind
 from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from connectors.shared.libpq.dialect import quoted
+from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blocks import errors
-from blocks.optional import lazy
-from connectors.postgres.dialect import UNCONSTRAINED
+from blocks.base import errors
+from blocks.base.optional import lazy
+from connectors.shared.libpq.dialect import UNCONSTRAINED
 
 if TYPE_CHECKING:
     import pyarrow as pa

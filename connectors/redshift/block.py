@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 
-from blocks import errors
-from blocks.aws_credentials import AwsCredentials, aws_error, utc_now
-from blocks.block import resolve
-from blocks.errors import ConnectorError
-from blocks.object_store import ObjectStore
-from blocks.operation import operation
-from blocks.optional import require
-from blocks.warehouse import Warehouse
+from blocks.base import errors
+from blocks.base.block import resolve
+from blocks.base.errors import ConnectorError
+from blocks.base.operation import operation
+from blocks.base.optional import require
+from blocks.credentials.aws import AwsCredentials, aws_error, utc_now
+from blocks.stores.object_store import ObjectStore
+from blocks.warehouses.warehouse import Warehouse
 from connectors.postgres import Postgres
 from connectors.redshift.dialect import VARBYTE, RedshiftDialect
 from connectors.redshift.errors import LOGIN_ADVICE, LOGIN_ERRORS, translate
@@ -39,7 +39,7 @@ from connectors.redshift.session import RedshiftSession
 if TYPE_CHECKING:
     from typing import Self
 
-    from blocks.session import BulkSession, Session
+    from blocks.warehouses.session import BulkSession, Session
 
 LOGIN_S = 3_600
 LOGIN_MARGIN = dt.timedelta(minutes=5)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks import errors
-from blocks.errors import TypeLossError
-from blocks.optional import lazy
-from blocks.sql import Column, Dialect
-from connectors.postgres.dialect import UNCONSTRAINED, PostgresDialect
+from blocks.base import errors
+from blocks.base.errors import TypeLossError
+from blocks.base.optional import lazy
+from blocks.warehouses.sql import Column, Dialect
+from connectors.shared.libpq.dialect import UNCONSTRAINED, PostgresDialect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

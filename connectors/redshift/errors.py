@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from blocks import errors
-from blocks.aws_credentials import AWS_ADVICE, AWS_ERRORS
-from connectors.postgres import errors as postgres
+from blocks.base import errors
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
+from connectors.shared.libpq import errors as postgres
 
 if TYPE_CHECKING:
-    from blocks.errors import ConnectorError
+    from blocks.base.errors import ConnectorError
 
 MESSAGES: tuple[tuple[str, type[ConnectorError], str], ...] = (
     (r"1023\b|serializable isolation violation|conflict with concurrent transaction", errors.TransientError, ""),

@@ -17,15 +17,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
-from blocks.ledger import LEDGER, QUARANTINE
-from blocks.object_store import WriteOptions
-from blocks.optional import lazy, require
-from blocks.session import BulkSession
-from blocks.sql import Column, Dialect, bind
-from connectors.postgres.session import PostgresSession
+from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
+from blocks.base.optional import lazy, require
+from blocks.stores.object_store import WriteOptions
+from blocks.warehouses.ledger import LEDGER, QUARANTINE
+from blocks.warehouses.session import BulkSession
+from blocks.warehouses.sql import Column, Dialect, bind
 from connectors.redshift.dialect import REAL, arrow_type, stage_type
 from connectors.redshift.errors import translate
+from connectors.shared.libpq.session import PostgresSession
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -111,7 +111,7 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def _upload(self, folder: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> list[tuple[str, int]]:
         """Keys and sizes of the parts, which are written and uploaded at the same time."""
-        from blocks.formats import open_writer
+        from blocks.files.formats import open_writer
 
         wire = pa.schema([(f"c{number}", _wire_type(field.type)) for number, field in enumerate(schema)])
         bucket = self._block.bucket()

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from prefect.context import FlowRunContext
 from pydantic import Field, PrivateAttr
 
-from blocks import errors
-from blocks.errors import ConnectorError, UnsupportedError
-from blocks.operation import operation
-from blocks.optional import require
-from blocks.snowflake_credentials import SnowflakeCredentials, snowflake_error
-from blocks.warehouse import Warehouse
+from blocks.base import errors
+from blocks.base.errors import ConnectorError, UnsupportedError
+from blocks.base.operation import operation
+from blocks.base.optional import require
+from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
+from blocks.warehouses.warehouse import Warehouse
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
 from connectors.snowflake.session import SnowflakeSession
@@ -25,10 +25,10 @@ from connectors.snowflake.session import SnowflakeSession
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blocks.load import LoadReport
-    from blocks.object_store import ObjectStore
-    from blocks.session import BulkSession, Session
-    from blocks.sql import Dialect
+    from blocks.stores.object_store import ObjectStore
+    from blocks.warehouses.load import LoadReport
+    from blocks.warehouses.session import BulkSession, Session
+    from blocks.warehouses.sql import Dialect
 
 TAG_CHARACTERS = 2_000
 

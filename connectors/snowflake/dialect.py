@@ -6,11 +6,11 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from blocks import errors
-from blocks.arrow_types import plain_type
-from blocks.errors import TypeLossError
-from blocks.optional import lazy
-from blocks.sql import Column, Dialect
+from blocks.arrow.types import plain_type
+from blocks.base import errors
+from blocks.base.errors import TypeLossError
+from blocks.base.optional import lazy
+from blocks.warehouses.sql import Column, Dialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

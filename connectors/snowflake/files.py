@@ -7,7 +7,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from blocks.optional import lazy
+from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -1,6 +1,6 @@
 """One connection of the driver: statements, reads, loads, transactions, and what their failures mean.
 
-Errors: `blocks.snowflake_credentials.SNOWFLAKE_ERRORS`, by number, SQLSTATE and class of the driver.
+Errors: `blocks.credentials.snowflake.SNOWFLAKE_ERRORS`, by number, SQLSTATE and class of the driver.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blocks import errors
-from blocks.arrow_types import cast_array
-from blocks.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
-from blocks.ledger import Ledger, find_report
-from blocks.load import LoadPlan, LoadReport
-from blocks.optional import lazy, require
-from blocks.session import BulkSession
-from blocks.snowflake_credentials import snowflake_error
-from blocks.sql import Column, Dialect, bind
+from blocks.arrow.types import cast_array
+from blocks.base import errors
+from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
+from blocks.base.optional import lazy, require
+from blocks.credentials.snowflake import snowflake_error
+from blocks.warehouses.ledger import Ledger, find_report
+from blocks.warehouses.load import LoadPlan, LoadReport
+from blocks.warehouses.session import BulkSession
+from blocks.warehouses.sql import Column, Dialect, bind
 from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type, described, stored_name
 from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 

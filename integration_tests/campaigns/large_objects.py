@@ -8,9 +8,9 @@ import contextlib
 import sys
 from typing import TYPE_CHECKING
 
-from blocks.aws_credentials import AwsCredentials
-from blocks.azure_credentials import AzureBlobStorageCredentials
-from blocks.gcp_credentials import GcpCredentials
+from blocks.credentials.aws import AwsCredentials
+from blocks.credentials.azure import AzureBlobStorageCredentials
+from blocks.credentials.gcp import GcpCredentials
 from connectors.azure import AzureBlobContainer
 from connectors.gcs import GcsBucket
 from connectors.s3 import S3Bucket
@@ -22,7 +22,7 @@ from integration_tests.standins.s3 import S3Server
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
 OBJECTS = 10_000
 LARGE_BYTES = 2 * 2**30

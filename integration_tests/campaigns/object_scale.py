@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
 ROOT = Path(__file__).parents[2]
 BLOCK_BYTES = 2**20

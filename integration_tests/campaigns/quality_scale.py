@@ -25,7 +25,7 @@ from connectors.postgres import Postgres
 from integration_tests.standins.postgres import PostgresServer
 
 if TYPE_CHECKING:
-    from blocks.quality import QualityReport
+    from blocks.quality.report import QualityReport
 
 ROOT = Path(__file__).parents[2]
 ROWS = 10_000_000

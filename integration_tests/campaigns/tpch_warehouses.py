@@ -19,10 +19,10 @@ import pyarrow.compute as pc
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.testing.utilities import prefect_test_harness
 
-from blocks.block import resolve
-from blocks.gcp_credentials import GcpCredentials
-from blocks.snowflake_credentials import SnowflakeCredentials
-from blocks.warehouse import Warehouse
+from blocks.base.block import resolve
+from blocks.credentials.gcp import GcpCredentials
+from blocks.credentials.snowflake import SnowflakeCredentials
+from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery import BigQuery
 from connectors.local import LocalFiles
 from connectors.snowflake import Snowflake

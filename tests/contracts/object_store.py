@@ -19,15 +19,15 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
-from blocks.file_io import CHUNK_BYTES, PART_SUFFIX
+from blocks.base.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
+from blocks.files.local import CHUNK_BYTES, PART_SUFFIX
 from connectors.local import LocalFiles, MemoryFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from blocks.object_store import ObjectStore
+    from blocks.stores.object_store import ObjectStore
 
     MakeStore = Callable[[str], ObjectStore]
 

@@ -24,8 +24,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.blocks.core import Block
 
-from blocks.arrow_types import cast_array
-from blocks.errors import (
+from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.arrow.types import cast_array
+from blocks.base.errors import (
     AlreadyExistsError,
     ConnectorError,
     InvalidInputError,
@@ -35,15 +36,14 @@ from blocks.errors import (
     TransientError,
     TypeLossError,
 )
-from blocks.ledger import LEDGER, QUARANTINE
-from blocks.load import Mode
-from blocks.scan import Rejects, Scan, as_scan
-from blocks.session import STAGE
+from blocks.warehouses.ledger import LEDGER, QUARANTINE
+from blocks.warehouses.load import Mode
+from blocks.warehouses.session import STAGE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from blocks.warehouse import Warehouse
+    from blocks.warehouses.warehouse import Warehouse
 
 MODES: tuple[Mode, ...] = get_args(Mode)
 ARGUMENTS: dict[Mode, dict[str, Any]] = {

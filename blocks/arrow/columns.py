@@ -1,0 +1,156 @@
+"""Rules for columns that hold for every format: which are needed, what a type can become without loss."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+from pyarrow import types
+
+from blocks.arrow.types import cast_array
+from blocks.base.errors import SchemaError, TypeLossError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+ExtraColumns = Literal["ignore", "fail"]
+NOTHING: Mapping[str, pa.Scalar] = MappingProxyType({})
+
+
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Names, types and nullability, without what a writer noted beside them."""
+    return pa.schema([pa.field(field.name, field.type, field.nullable) for field in schema])
+
+
+def check_names(schema: pa.Schema) -> None:
+    """Nothing, where the columns can be told apart by name.
+
+    Raises:
+        SchemaError: There is no column, or two have the same name.
+    """
+    if not schema.names:
+        raise SchemaError("There is no column to read or write.")
+    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+        raise SchemaError(f"These columns are there more than once: {listed(twice)}. Rename them.")
+
+
+def present_fields(
+    found: Collection[str],
+    wanted: pa.Schema,
+    absent: Mapping[str, pa.Scalar],
+    source: str,
+    extra_columns: ExtraColumns = "ignore",
+) -> pa.Schema:
+    """The part of `wanted` that a file with the columns `found` holds; `absent` says what the others are.
+
+    Raises:
+        SchemaError: The file lacks a column that `absent` does not have, or has others where that is an error.
+    """
+    if missing := [name for name in wanted.names if name not in found and name not in absent]:
+        raise SchemaError(f"{source} lacks {listed(missing)}; its columns are {listed(found)}.")
+    if extra_columns == "fail" and (extra := [name for name in found if name not in wanted.names]):
+        raise SchemaError(f"{source} has columns that the schema lacks: {listed(extra)}.")
+    return pa.schema([field for field in wanted if field.name in found])
+
+
+def completed(batch: pa.RecordBatch, schema: pa.Schema, absent: Mapping[str, pa.Scalar]) -> pa.RecordBatch:
+    """The batch with all columns of `schema`, those that it lacks as `absent` says."""
+    if batch.schema.names == schema.names:
+        return batch
+    arrays = [
+        batch.column(field.name) if field.name in batch.schema.names else pa.repeat(absent[field.name], batch.num_rows)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def listed(names: Collection[str]) -> str:
+    """The names for a message."""
+    return ", ".join(map(repr, names))
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether it is one of Arrow's string types."""
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
+
+
+def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch:
+    """The batch with exactly the columns and types of `schema`.
+
+    Raises:
+        SchemaError: A type cannot become the wanted one, or a column that may not be null has nulls.
+        TypeLossError: A value would lose something.
+    """
+    arrays = []
+    for field in schema:
+        values = batch.column(field.name)
+        if values.type != field.type:
+            values = _cast(values, field, source)
+        if not field.nullable and values.null_count:
+            raise SchemaError(f"{source}: column {field.name!r} has nulls, and the schema declares it not null.")
+        arrays.append(values)
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
+    if not convertible(values.type, field.type):
+        raise SchemaError(
+            f"{source}: column {field.name!r} is {values.type} and cannot become {field.type} by itself. "
+            "Convert it with map_batches, or declare its own type."
+        )
+    try:
+        return cast_array(values, field.type)
+    except pa.ArrowInvalid:
+        raise TypeLossError(
+            f"{source}: column {field.name!r} is {values.type}, and a value of it does not fit {field.type}."
+        ) from None
+
+
+def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR0911 (a table of rules)
+    """Whether a cast that checks every value can lose nothing.
+
+    >>> [convertible(pa.int64(), kind) for kind in (pa.int32(), pa.decimal128(12, 2), pa.float64())]
+    [True, True, False]
+    """
+    if kind == target or types.is_null(kind):
+        return True
+    if types.is_dictionary(kind):
+        return convertible(kind.value_type, target)
+    if types.is_dictionary(target):
+        return is_text(kind) and is_text(target.value_type)
+    if types.is_integer(kind):
+        exact = types.is_floating(target) and kind.bit_width < (64 if types.is_float64(target) else 32)
+        return bool(types.is_integer(target) or types.is_decimal(target) or (exact and not types.is_float16(target)))
+    if types.is_floating(kind):
+        return bool(types.is_floating(target) and target.bit_width >= kind.bit_width)
+    if types.is_timestamp(kind):
+        return bool(types.is_timestamp(target) and (kind.tz is None) == (target.tz is None))
+    if _is_list(kind):
+        return bool(_is_list(target) and convertible(kind.value_type, target.value_type))
+    if types.is_struct(kind):
+        return bool(
+            types.is_struct(target)
+            and [field.name for field in kind] == [field.name for field in target]
+            and all(convertible(field.type, other.type) for field, other in zip(kind, target, strict=True))
+        )
+    families = (types.is_decimal, is_text, _is_binary, types.is_date, types.is_time, types.is_duration)
+    return any(belongs(kind) and belongs(target) for belongs in families)
+
+
+def widened(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The narrowest type that holds the values of both without loss; None where there is none."""
+    try:
+        schemas = [pa.schema([("", kind)]), pa.schema([("", other)])]
+        common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        return None
+    return common if convertible(kind, common) and convertible(other, common) else None
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind))
+
+
+def _is_binary(kind: pa.DataType) -> bool:
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_fixed_size_binary(kind))

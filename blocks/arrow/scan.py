@@ -1,0 +1,340 @@
+"""Scan: a re-openable stream of Arrow record batches. A retry opens it again from the start."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import queue
+import tempfile
+import threading
+import weakref
+from collections import Counter
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.base.errors import InvalidInputError, QualityError
+from blocks.base.optional import lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator
+
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+else:
+    pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
+
+T = TypeVar("T")
+
+AHEAD_BYTES = 8 * 2**20
+"""How far a stage of a pipeline may run ahead of the next one."""
+
+
+class Rejects:
+    """What a stream refused: counts by reason, and the refused rows for the quarantine, kept in bounded memory.
+
+    A row is `(line, column, reason, row)`: the 1-based line of the file where known, the column at fault, why, and the
+    row as it stood (a file's own text, else JSON). Rows go to quarantines only, never into a message or a log.
+    """
+
+    def __init__(self) -> None:
+        self.reasons: Counter[str] = Counter()
+        self._first_lines: dict[str, int] = {}
+        self._spool: tempfile.SpooledTemporaryFile[str] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            max_size=2**20, mode="w+", encoding="utf-8"
+        )
+        self._lock = threading.Lock()
+        weakref.finalize(self, self._spool.close)
+
+    @property
+    def total(self) -> int:
+        """How many rows were refused."""
+        return self.reasons.total()
+
+    def add(self, reason: str, row: str, *, line: int | None = None, column: str | None = None) -> None:
+        """Refuse one row."""
+        record = json.dumps({"line": line, "column": column, "reason": reason, "row": row}, ensure_ascii=False)
+        with self._lock:
+            self.reasons[reason] += 1
+            if line is not None:
+                self._first_lines.setdefault(reason, line)
+            self._spool.write(record + "\n")
+
+    def add_rows(self, rows: pa.RecordBatch, reason: str, *, column: str | None = None) -> None:
+        """Refuse all rows of a batch."""
+        for row in rows.to_pylist():
+            self.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
+
+    def json_lines(self) -> Iterator[str]:
+        """The refused rows, one JSON object a line, in the order in which they came."""
+        with self._lock:
+            self._spool.flush()
+            self._spool.seek(0)
+            try:
+                yield from self._spool
+            finally:
+                self._spool.seek(0, 2)
+
+    def check(self, *, accepted: int, max_rejected: float, source: str) -> None:
+        """Compare with the share that the caller allows.
+
+        Raises:
+            QualityError: More than `max_rejected` (0 to 1) of all rows were refused.
+        """
+        seen = accepted + self.total
+        if self.total and self.total > max_rejected * seen:
+            lines = {reason: f", the first in line {line}" for reason, line in self._first_lines.items()}
+            reasons = "; ".join(
+                f"{reason}: {count}{lines.get(reason, '')}" for reason, count in self.reasons.most_common()
+            )
+            raise QualityError(
+                f"{source}: {self.total} of {seen} rows were refused ({reasons}), and max_rejected allows "
+                f"{max_rejected:.2%}. Nothing was applied. Correct the data, or allow more."
+            )
+
+
+class Scan:
+    """A description of tabular data, untouched until it is opened.
+
+    Args:
+        schema: The Arrow schema, or a function that finds it out at the first need.
+        open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
+        source: Where the data comes from, without secrets; for messages.
+        reopenable: Whether `open_batches` works more than once.
+        fingerprint: Tells this data from other data: content of what is in memory, name and version of a file.
+            Load identities are made of it. `source` where not given.
+    """
+
+    def __init__(
+        self,
+        schema: pa.Schema | Callable[[], pa.Schema],
+        open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
+        *,
+        source: str,
+        reopenable: bool = True,
+        fingerprint: Callable[[], str] | None = None,
+    ) -> None:
+        self._schema = schema
+        self._open = open_batches
+        self._opened = False
+        self.source = source
+        self.reopenable = reopenable
+        self.fingerprint = fingerprint or (lambda: source)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema; the first look may read the start of the data where none was declared."""
+        if callable(self._schema):
+            self._schema = self._schema()
+        return self._schema
+
+    def __repr__(self) -> str:
+        return f"Scan({self.source})"
+
+    def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
+        """A fresh stream of record batches of `schema`, read ahead in a thread.
+
+        Args:
+            rejects: Where bad rows go. Without it a bad row is an error: nothing is dropped unseen.
+
+        Raises:
+            InvalidInputError: The data can be read only once and was read already, or a bad row met no `rejects`.
+        """
+        if self._opened and not self.reopenable:
+            raise InvalidInputError(
+                f"{self.source} can be read only once, so this cannot be tried again. Pass a table, a frame or a scan."
+            )
+        self._opened = True
+        return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
+
+    def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
+        """The scan with `fn` applied to each batch, lazily.
+
+        Args:
+            fn: Takes a record batch, returns one.
+            schema: What `fn` returns; found by calling it on an empty batch where not given.
+        """
+
+        def mapped(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+            return (fn(batch) for batch in self.batches(rejects))
+
+        def find_schema() -> pa.Schema:
+            return fn(empty_batch(self.schema)).schema
+
+        return self._derived(schema or find_schema, mapped)
+
+    def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
+        """The scan without the rows for which `where` is true; those go to the quarantine with `reason`.
+
+        Args:
+            where: Takes a record batch, returns a boolean Arrow array; null counts as false.
+            reason: A few words without any value, such as "amount is negative".
+            column: The column at fault, where it is one.
+        """
+
+        def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+            for batch in self.batches(rejects):
+                bad = pc.fill_null(where(batch), fill_value=False)
+                if not pc.any(bad).as_py():
+                    yield batch
+                    continue
+                if rejects is None:
+                    raise bad_row_error(self.source, reason)
+                rejects.add_rows(filter_batch(batch, bad), reason, column=column)
+                yield filter_batch(batch, pc.invert(bad))
+
+        return self._derived(lambda: self.schema, kept)
+
+    def _derived(
+        self,
+        schema: pa.Schema | Callable[[], pa.Schema],
+        open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
+    ) -> Scan:
+        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
+
+    def select(self, columns: list[str]) -> Scan:
+        """The scan with these columns only, in this order."""
+        return self.map_batches(lambda batch: batch.select(columns))
+
+    def to_arrow(self) -> pa.Table:
+        """All of it as one Arrow table."""
+        return pa.Table.from_batches(self.batches(), schema=self.schema)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """All of it as a pandas frame."""
+        return self.to_arrow().to_pandas()
+
+    def to_reader(self) -> pa.RecordBatchReader:
+        """A fresh one-pass Arrow reader."""
+        return pa.RecordBatchReader.from_batches(self.schema, self.batches())
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        """A fresh Arrow C stream, so that polars, DuckDB, pandas and pyarrow take a scan as it is."""
+        return self.to_reader().__arrow_c_stream__(requested_schema)
+
+
+def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)
+    """A Scan of anything that holds a table: a Scan, a pandas or polars frame, an Arrow table, batch or reader.
+
+    Raises:
+        InvalidInputError: It is none of these.
+    """
+    if isinstance(data, Scan):
+        return data
+    if isinstance(data, pa.RecordBatch):
+        data = pa.Table.from_batches([data])
+    if isinstance(data, pa.Table):
+        return _without_views(
+            Scan(
+                data.schema,
+                lambda _: data.to_batches(max_chunksize=65_536),
+                source=source,
+                fingerprint=lambda: content_digest(data),
+            )
+        )
+    if isinstance(data, pa.RecordBatchReader):
+        return _without_views(Scan(data.schema, lambda _: data, source=source, reopenable=False))
+    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
+        return as_scan(pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None), source=source)
+    if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
+        return as_scan(pa.Table.from_pylist(data), source=source)
+    if hasattr(data, "__arrow_c_stream__"):
+        if hasattr(data, "__len__"):  # a frame, in memory
+            return as_scan(pa.table(data), source=source)
+        return as_scan(pa.RecordBatchReader.from_stream(data), source=source)
+    raise InvalidInputError(
+        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, or "
+        "anything else with __arrow_c_stream__."
+    )
+
+
+def _without_views(scan: Scan) -> Scan:
+    """The scan with text as Arrow's kernels take it; polars hands it out as views, which few of them take."""
+    schema = pa.schema([field.with_type(without_view(field.type)) for field in scan.schema])
+    if schema == scan.schema:
+        return scan
+    return scan.map_batches(lambda batch: cast_batch(batch, schema), schema=schema)
+
+
+def content_digest(table: pa.Table) -> str:
+    """A digest of a table's values and types, whatever its layout in memory."""
+    digest = hashlib.blake2b(digest_size=16)
+
+    class Sink(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            digest.update(data)
+            return len(data)
+
+    with pa.ipc.new_stream(pa.PythonFile(Sink(), mode="w"), table.schema) as writer:
+        for start in range(0, table.num_rows, 65_536):
+            writer.write_table(table.slice(start, 65_536).combine_chunks())
+    return digest.hexdigest()
+
+
+def bad_row_error(source: str, reason: str, line: int | None = None) -> InvalidInputError:
+    """The error for a bad row that nobody takes."""
+    place = f" line {line}" if line is not None else ""
+    return InvalidInputError(
+        f"{source}{place}: {reason}. Correct the data, or use on_error='quarantine' with load() or write_table()."
+    )
+
+
+def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of no rows."""
+    return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
+
+
+def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
+    """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
+
+    An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
+    """
+    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    room = threading.Condition()
+    state = {"ahead": 0, "stopped": False}
+
+    def produce() -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                iterator = iter(items)
+                if close := getattr(iterator, "close", None):
+                    stack.callback(close)
+                for item in iterator:
+                    with room:
+                        room.wait_for(lambda: state["ahead"] < limit or state["stopped"])
+                        if state["stopped"]:
+                            return
+                        state["ahead"] += size(item)
+                    ready.put(("item", item))
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
+            ready.put(("error", error))
+        else:
+            ready.put(("end", None))
+
+    def consume() -> Generator[T, None, None]:
+        thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)
+        thread.start()
+        try:
+            while True:
+                kind, value = ready.get()
+                if kind == "error":
+                    raise value
+                if kind == "end":
+                    return
+                with room:
+                    state["ahead"] -= size(value)
+                    room.notify()
+                yield value
+        finally:
+            with room:
+                state["stopped"] = True
+                room.notify()
+            thread.join()
+
+    return consume()

@@ -1,0 +1,1 @@
+"""What every block is made of: the block itself, operations, retries, errors."""

@@ -1,0 +1,259 @@
+"""ConnectorBlock: the base of every block. Building or loading one opens nothing and imports no driver."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import inspect
+import threading
+import typing
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from prefect.blocks.core import Block
+from prefect.exceptions import MissingContextError
+from prefect.logging import get_logger, get_run_logger
+from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+
+from blocks.base.errors import InvalidInputError, NotFoundError
+from blocks.base.operation import operation
+from blocks.base.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Self
+
+    from prefect.client.orchestration import PrefectClient
+    from prefect.logging.loggers import LoggingAdapter
+
+T = TypeVar("T")
+B = TypeVar("B", bound="ConnectorBlock")
+
+ACRONYMS = {"arn", "aws", "id", "ssl", "url"}
+
+
+def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydantic's form)
+    """What the UI's form calls a field.
+
+    >>> field_title("connect_timeout_s")
+    'Connect timeout (seconds)'
+    """
+    words = [word.upper() if word in ACRONYMS else word for word in name.strip("_").split("_")]
+    title = " ".join("(seconds)" if word == "s" else word for word in words)
+    return title[0].upper() + title[1:]
+
+
+PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+
+
+class ConnectorBlock(Block, ABC):
+    """A typed, savable description of one outside system, whose methods are operations.
+
+    Unknown fields are an error that names the nearest field. Secrets never show in `repr` or in an error. Live clients
+    live in `_live`, are made on first use, and are dropped when the block is pickled or copied.
+    """
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid",
+        ignored_types=(operation,),
+        hide_input_in_errors=True,
+        populate_by_name=True,
+        field_title_generator=field_title,
+    )
+
+    retry: RetryPolicy = Field(
+        default_factory=RetryPolicy, description="When and how often a failed operation is tried again."
+    )
+
+    _live: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _lock: Any = PrivateAttr(default_factory=threading.RLock)
+
+    if TYPE_CHECKING:
+
+        @classmethod
+        def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
+            """The saved block of that name; within an event loop Prefect gives an awaitable of it."""
+
+    @classmethod
+    def __dispatch_key__(cls) -> str | None:
+        # Prefect would build the JSON schema of our abstract classes too, at the import of every connector.
+        return super().__dispatch_key__() if cls._block_type_slug else f"abstract {cls.__qualname__}"
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # type: ignore[assignment]  # its fields can be assigned, so it cannot be a key
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_unknown_fields(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        known = cls._names()
+        for key in values:
+            if key not in known and key not in PREFECT_KEYS:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
+                raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
+        return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
+
+    @classmethod
+    def _open_fields(cls) -> dict[str, type[ConnectorBlock]]:
+        """The fields that take a block of any type of a kind, such as any ObjectStore, and that kind."""
+        return {
+            name: kind
+            for name, field in cls.model_fields.items()
+            for kind in (field.annotation, *typing.get_args(field.annotation))
+            if isinstance(kind, type) and issubclass(kind, ConnectorBlock) and inspect.isabstract(kind)
+        }
+
+    @model_validator(mode="before")
+    @classmethod
+    def _revive_open_fields(cls, values: Any) -> Any:
+        # Prefect hands out what a saved block refers to as the fields of it, and not always with its type.
+        if not isinstance(values, dict):
+            return values
+        revived = {
+            name: kind._revive(values[name])  # noqa: SLF001 (one of us)
+            for name, kind in cls._open_fields().items()
+            if isinstance(values.get(name), dict)
+        }
+        return values | revived
+
+    @classmethod
+    def _revive(cls, fields: dict[str, Any]) -> Self:
+        """A block of this kind with these fields, of the type that they name, or else of the one that they fit."""
+        if slug := fields.get("block_type_slug"):
+            return cls.get_block_class_from_key(slug)(**fields)
+        names = fields.keys() - PREFECT_KEYS
+        fitting = [kind for kind in _types_of(cls) if kind._names() >= names]  # noqa: SLF001 (one of us)
+        if not fitting:
+            raise ValueError(f"not a block of type {cls.__name__}, nor the name of a saved one")
+        return min(fitting, key=lambda kind: len(kind.model_fields))(**fields)
+
+    @classmethod
+    def _names(cls) -> set[str]:
+        return {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
+
+    def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
+        # The schema does not say which fields of some block of a kind are secret: they would not be masked.
+        for name in self._open_fields():
+            inner = getattr(self, name)
+            if isinstance(inner, ConnectorBlock) and inner._block_document_id is None:  # noqa: SLF001
+                raise InvalidInputError(
+                    f"Save the block in {name} by itself first, or give the name of a saved one: within this one its "
+                    "secrets would be shown."
+                )
+        return super()._to_block_document(*args, **kwargs)
+
+    @classmethod
+    def register_type_and_schema(cls, *args: Any, **kwargs: Any) -> Any:
+        """Nothing. Makes this type of block known to Prefect's server; what is only a kind of them is none."""
+        return None if inspect.isabstract(cls) else super().register_type_and_schema(*args, **kwargs)
+
+    @classmethod
+    async def aregister_type_and_schema(cls, *args: Any, **kwargs: Any) -> None:
+        """The same, awaitable."""
+        if not inspect.isabstract(cls):
+            await super().aregister_type_and_schema(*args, **kwargs)
+
+    @classmethod
+    def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """The schema, which is the form in the UI: a block's own fields first, what it shares with others last."""
+        schema = super().model_json_schema(*args, **kwargs)
+        kinds = [base for base in cls.__mro__ if issubclass(base, ConnectorBlock) and inspect.isabstract(base)]
+        shared = {name for kind in kinds for name in kind.model_fields}
+        names = sorted(schema.get("properties", {}), key=lambda name: name in shared)
+        for position, name in enumerate(names):
+            schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
+        for name in cls._open_fields():  # a server would look for a block type of that name
+            schema["block_schema_references"].pop(name, None)
+        return schema
+
+    @abstractmethod
+    def check(self) -> str:
+        """One sentence that says what was proven: reachable, authenticated, allowed.
+
+        Raises:
+            ConnectorError: One sentence that says what is wrong and what to do.
+        """
+
+    @property
+    def logger(self) -> LoggingAdapter | Any:
+        """The run's logger in a flow or task, else one named like the class."""
+        try:
+            return get_run_logger()
+        except MissingContextError:
+            return get_logger(type(self).__name__)
+
+    def _cached(self, name: str, make: Callable[[], T]) -> T:
+        with self._lock:
+            if name not in self._live:
+                self._live[name] = make()
+            value: T = self._live[name]
+            return value
+
+    def __getstate__(self) -> dict[Any, Any]:
+        state = super().__getstate__()
+        private = dict(state.get("__pydantic_private__") or {})
+        private.pop("_live", None)
+        private.pop("_lock", None)
+        return {**state, "__pydantic_private__": private}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._live = {}
+        self._lock = threading.RLock()
+
+    def __copy__(self) -> Self:
+        other = super().__copy__()
+        other._live, other._lock = {}, threading.RLock()  # noqa: SLF001 (one of us)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        other = type(self).__new__(type(self))
+        other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return other
+
+
+def _types_of(kind: type[B]) -> list[type[B]]:
+    """The types of block of that kind which are imported."""
+    return [
+        each
+        for child in kind.__subclasses__()
+        for each in (child, *_types_of(child))
+        if not inspect.isabstract(each) and each._block_type_slug  # noqa: SLF001 (one of us)
+    ]
+
+
+def resolve(value: T | str, kind: type[T]) -> T:
+    """The block itself, or the saved block that `"type-slug/name"` names.
+
+    Raises:
+        InvalidInputError: It is neither, or a block of another kind, or does not fit its type any more.
+        NotFoundError: No such block is saved.
+    """
+    if isinstance(value, kind):
+        return value
+    if not isinstance(value, str) or value.count("/") != 1:
+        raise InvalidInputError(
+            f"Expected a block of type {kind.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
+            f"got {value!r:.80}."
+        )
+    try:
+        loaded = Block.load(value)
+    except ValueError as error:
+        raise NotFoundError(
+            f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."
+        ) from error
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        raise InvalidInputError(
+            f"The saved block {value!r} does not fit this version of its type. Save it again with 'etl save FILE.toml'."
+        ) from error.__cause__
+    if not isinstance(loaded, kind):
+        raise InvalidInputError(
+            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {kind.__name__} is needed."
+        )
+    return loaded

@@ -1,0 +1,232 @@
+"""`@operation`: a block method that is also a retryable Prefect task.
+
+    rows = warehouse.fetch_all("select 1")          # in a flow: a task run with its retries in the UI
+                                                    # elsewhere: a plain call under the same retry policy
+    warehouse.fetch_all.submit("select 1")          # a PrefectFuture
+    bucket.read_path.map(keys)                      # fan out
+    await bucket.read_path.aio(key)                 # awaitable; never blocks the event loop
+    bucket.read_path.with_options(retries=0)(key)   # for this call only
+
+A task is built for each bound call, because Prefect keeps `self` of a task method on the function that all
+instances share, and two instances would both run on the last one used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import time
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.tasks import Task
+from prefect.utilities.annotations import quote
+
+from blocks.base.errors import TransientError
+from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from uuid import UUID
+
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.futures import PrefectFuture, PrefectFutureList
+
+P = ParamSpec("P")
+R = TypeVar("R")
+B = TypeVar("B")
+
+LARGE_LIST = 1_000
+"""Prefect walks every item of a task's inputs (9 s for 300,000 rows); longer lists are handed over unwalked."""
+
+
+class operation(Generic[P, R]):  # noqa: N801 (a decorator)
+    """Turns a block method into an operation.
+
+    Args:
+        fn: The method.
+        prepare: Name of a method of the block that is given the call's arguments (a dict, by parameter name) once,
+            before the first try, and returns them with whatever has to be the same for every try.
+    """
+
+    def __init__(self, fn: Callable[Concatenate[Any, P], R], *, prepare: str | None = None) -> None:
+        self.fn = fn
+        self.prepare = prepare
+        functools.update_wrapper(self, fn)
+        self.__signature__ = signature = inspect.signature(fn)
+        self.bound_signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> operation[P, R]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
+    def __get__(self, instance: object | None, owner: type) -> operation[P, R] | BoundOperation[P, R]:
+        return self if instance is None else BoundOperation(self, instance)
+
+    def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain method, without retry: for `super()` calls and for subclasses."""
+        return self.fn(instance, *args, **kwargs)
+
+
+class instance_operation(operation[P, R]):  # noqa: N801 (a decorator)
+    """An operation of instances whose name means something else on the class: there the base class's own is found.
+
+    `Warehouse.load` needs it: `Postgres.load("prod")` loads a saved block, `postgres.load(data, "orders")` loads data.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._owner = owner
+
+    @overload  # type: ignore[override]  # on the class it is another method
+    def __get__(self, instance: None, owner: type[B]) -> Callable[..., B]: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        if instance is None:
+            return getattr(super(self._owner, owner), self.fn.__name__)
+        return super().__get__(instance, owner)
+
+
+class BoundOperation(Generic[P, R]):
+    """An operation of one block instance."""
+
+    def __init__(self, op: operation[P, R], instance: Any, options: Mapping[str, Any] | None = None) -> None:
+        self._op = op
+        self._instance = instance
+        self._options = dict(options or {})
+        functools.update_wrapper(self, op.fn)
+        self.__signature__ = op.bound_signature
+
+    @property
+    def name(self) -> str:
+        """The task's name in Prefect: `S3Bucket.read_path`."""
+        return f"{type(self._instance).__name__}.{self._op.fn.__name__}"
+
+    def __repr__(self) -> str:
+        return f"<operation {self.name}>"
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run it: as a task run when called in a flow's own body, else as a plain call with the same retries.
+
+        Prefect itself passes `_sync` to blocks that hold its results; such a call is never a task run.
+        """
+        for_prefect = kwargs.pop("_sync", None) is not None
+        arguments = self._arguments(args, kwargs)
+        if not for_prefect and _in_flow_body():
+            return cast("R", self._task()(**_opaque(arguments)))
+        return self._call(arguments)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
+        """A future of its result, run by the flow's task runner."""
+        return cast("PrefectFuture[R]", self._task().submit(**_opaque(self._arguments(args, kwargs))))
+
+    def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
+        """Futures of one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
+        return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
+
+    async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The same, awaitable: the work runs in a thread and the event loop stays free."""
+        arguments = self._arguments(args, kwargs)
+        if _in_flow_body():
+            return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
+        return await asyncio.to_thread(self._call, arguments)
+
+    def with_options(self, **options: Any) -> BoundOperation[P, R]:
+        """The same operation with other task options: `retries`, and any that `prefect.task` takes."""
+        return type(self)(self._op, self._instance, {**self._options, **options})
+
+    @property
+    def _policy(self) -> RetryPolicy:
+        policy: RetryPolicy = getattr(self._instance, "retry", None) or RetryPolicy()
+        if (retries := self._options.get("retries")) is not None:
+            return policy.model_copy(update={"attempts": retries + 1})
+        return policy
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        bound = self.__signature__.bind(*args, **kwargs)
+        arguments: dict[str, Any] = {}
+        for name, value in bound.arguments.items():
+            if self.__signature__.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+                arguments |= value
+            else:
+                arguments[name] = value
+        return self._prepared(arguments)
+
+    def _prepared(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if self._op.prepare is None:
+            return arguments
+        fixed: dict[str, Any] = getattr(self._instance, self._op.prepare)(arguments)
+        return fixed
+
+    def _call(self, arguments: dict[str, Any]) -> R:
+        return call_with_retry(self._policy, lambda: self._run(arguments))
+
+    def _run(self, arguments: dict[str, Any]) -> R:
+        method: Callable[..., R] = self._op.fn
+        return method(self._instance, **arguments)
+
+    def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
+        policy = self._policy
+        started = time.monotonic()
+        failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, kept for its next try
+
+        def should_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
+            # Prefect honours a plain function only, and reads `retry_delay_seconds` right after asking it.
+            error = state.data
+            delay_s = policy.delay_s(max(run.run_count, 1), cast("BaseException", error))
+            if not is_transient(error) or time.monotonic() - started + delay_s >= policy.deadline_s:
+                return False
+            task.retry_delay_seconds = [delay_s]
+            return True
+
+        def body(*args: Any, **kwargs: Any) -> Any:
+            arguments = inspect.signature(self._op.fn).bind(self._instance, *args, **kwargs)
+            plain = {name: _unquote(value) for name, value in list(arguments.arguments.items())[1:]}
+            extra = _keyword_parameter(self._op.fn)
+            plain |= plain.pop(extra, {}) if extra else {}
+            run = TaskRunContext.get()
+            run_id = run.task_run.id if run else None
+            fixed = failed.pop(run_id, None) or self._prepared(plain)
+            try:
+                return self._run(fixed)
+            except TransientError:
+                failed[run_id] = fixed
+                raise
+
+        async def async_body(*args: Any, **kwargs: Any) -> Any:
+            return await asyncio.to_thread(body, *args, **kwargs)
+
+        function: Any = async_body if asynchronous else body
+        functools.update_wrapper(function, self._op.fn)
+        del function.__wrapped__
+        function.__signature__ = self.__signature__
+        options: dict[str, Any] = {
+            "name": self.name,
+            "cache_policy": NO_CACHE,
+            "persist_result": False,
+            "retries": policy.attempts - 1,
+            "retry_condition_fn": should_retry,
+        }
+        return Task(function, **(options | self._options))
+
+
+def _in_flow_body() -> bool:
+    return TaskRunContext.get() is None and FlowRunContext.get() is not None
+
+
+def _keyword_parameter(fn: Callable[..., Any]) -> str | None:
+    kinds = inspect.signature(fn).parameters.items()
+    return next((name for name, parameter in kinds if parameter.kind is inspect.Parameter.VAR_KEYWORD), None)
+
+
+def _opaque(arguments: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: quote(value) if isinstance(value, list) and len(value) > LARGE_LIST else value
+        for name, value in arguments.items()
+    }
+
+
+def _unquote(value: Any) -> Any:
+    return value.unquote() if isinstance(value, quote) else value

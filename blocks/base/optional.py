@@ -1,0 +1,37 @@
+"""Packages that are imported only when they are used: drivers by `require`, heavy parts of the kit by `lazy`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from blocks.base.errors import MissingDriverError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """The imported driver `module`.
+
+    Raises:
+        MissingDriverError: It is not installed; the message holds the pip line that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module.startswith(error.name):
+            raise
+        raise MissingDriverError(
+            f"{module} is not installed. Install it with: pip install 'etl-blocks[{extra}]'"
+        ) from None
+
+
+class lazy:  # noqa: N801 (reads as a function: pa = lazy("pyarrow"))
+    """A module that is imported at the first use of one of its names, so that building a block stays cheap."""
+
+    def __init__(self, module: str) -> None:
+        self._module = module
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(importlib.import_module(self._module), name)

@@ -1,0 +1,80 @@
+"""When to try again, and how long to wait before it: one policy for Prefect task runs and for plain calls."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.base.errors import ThrottledError, TransientError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from prefect.client.schemas.objects import State, TaskRun
+    from prefect.tasks import Task
+    from tenacity import RetryCallState
+
+R = TypeVar("R")
+
+
+class RetryPolicy(BaseModel):
+    """Exponential backoff with full jitter, a cap and an overall deadline; a service's own Retry-After is kept.
+
+    Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", title="Retries")
+
+    attempts: int = Field(default=5, ge=1, description="How often an operation is tried in all.")
+    first_delay_s: float = Field(
+        default=0.5, ge=0, title="First delay (seconds)", description="Upper bound of the first wait."
+    )
+    max_delay_s: float = Field(default=30.0, ge=0, title="Max delay (seconds)", description="Upper bound of any wait.")
+    deadline_s: float = Field(
+        default=900.0, ge=0, title="Deadline (seconds)", description="No new try starts after it."
+    )
+
+    def delay_s(self, failures: int, error: BaseException | None = None) -> float:
+        """Seconds to wait after the `failures`-th failure in a row (1 is the first)."""
+        if isinstance(error, ThrottledError) and error.retry_after_s is not None:
+            return error.retry_after_s
+        bound = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(failures - 1, 60))
+        return random.uniform(0.0, bound)  # noqa: S311 (jitter, not a secret)
+
+
+def is_transient(error: object) -> bool:
+    """Whether trying again as it is can help."""
+    return isinstance(error, TransientError)
+
+
+def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's form)
+    """Whether a failed task run is worth a retry: `@task(retries=3, retry_condition_fn=retry_if_transient)`.
+
+    A plain function, because Prefect never retries where it is given any other callable.
+    """
+    return is_transient(state.data)
+
+
+def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callable[[float], None] = time.sleep) -> R:
+    """The value of `call()`, tried again under `policy` while it raises TransientError.
+
+    Raises:
+        ConnectorError: The last error, when the policy is exhausted or the error is not transient.
+    """
+    import tenacity
+
+    def wait(state: RetryCallState) -> float:
+        return policy.delay_s(state.attempt_number, state.outcome.exception() if state.outcome else None)
+
+    retrying: Any = tenacity.Retrying(
+        retry=tenacity.retry_if_exception(is_transient),
+        stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_before_delay(policy.deadline_s),
+        wait=wait,
+        sleep=sleep,
+        reraise=True,
+    )
+    result: R = retrying(call)
+    return result

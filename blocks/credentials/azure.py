@@ -1,0 +1,446 @@
+"""AzureBlobStorageCredentials: an identity at Azure's blob storage, and what the service answers as our errors."""
+
+from __future__ import annotations
+
+import base64
+import datetime as dt
+import os
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, HttpUrl, SecretStr, model_validator
+
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AuthError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    ThrottledError,
+    TransientError,
+    UnsupportedError,
+    service_error,
+)
+from blocks.base.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Self
+
+AZURE_ERRORS: dict[str, type[ConnectorError]] = {
+    "AuthenticationFailed": AuthError,
+    "InvalidAuthenticationInfo": AuthError,
+    "NoAuthenticationInformation": AuthError,
+    "AccountIsDisabled": AuthError,
+    "401": AuthError,
+    "AuthorizationFailure": AccessDeniedError,
+    "AuthorizationPermissionMismatch": AccessDeniedError,
+    "AuthorizationProtocolMismatch": AccessDeniedError,
+    "AuthorizationResourceTypeMismatch": AccessDeniedError,
+    "AuthorizationServiceMismatch": AccessDeniedError,
+    "AuthorizationSourceIPMismatch": AccessDeniedError,
+    "InsufficientAccountPermissions": AccessDeniedError,
+    "KeyBasedAuthenticationNotPermitted": AccessDeniedError,
+    "PublicAccessNotPermitted": AccessDeniedError,
+    "UnauthorizedBlobOverwrite": AccessDeniedError,
+    "CannotVerifyCopySource": AccessDeniedError,
+    "403": AccessDeniedError,
+    "BlobNotFound": NotFoundError,
+    "ResourceNotFound": NotFoundError,
+    "404": NotFoundError,
+    "BlobAlreadyExists": AlreadyExistsError,
+    "ContainerAlreadyExists": AlreadyExistsError,
+    "ConditionNotMet": AlreadyExistsError,
+    "TargetConditionNotMet": AlreadyExistsError,
+    "409": AlreadyExistsError,
+    "412": AlreadyExistsError,
+    "BlobArchived": InvalidInputError,
+    "BlobBeingRehydrated": InvalidInputError,
+    "BlobImmutableDueToPolicy": InvalidInputError,
+    "InvalidBlobType": InvalidInputError,
+    "InvalidResourceName": InvalidInputError,
+    "LeaseIdMissing": InvalidInputError,
+    "SnapshotsPresent": InvalidInputError,
+    "400": InvalidInputError,
+    "405": UnsupportedError,
+    "413": InvalidInputError,
+    "416": InvalidInputError,
+    "InvalidRange": InvalidInputError,
+    "InvalidMetadata": InvalidInputError,
+    "InvalidHeaderValue": InvalidInputError,
+    "FeatureNotYetSupportedForHierarchicalNamespaceAccounts": UnsupportedError,
+    "501": UnsupportedError,
+    # Another writer's commit dropped the blocks of this one, or a container of that name is still being deleted.
+    "InvalidBlockList": TransientError,
+    "ContainerBeingDeleted": TransientError,
+    "ContainerDisabled": TransientError,
+    "PendingCopyOperation": TransientError,
+    "SourceConditionNotMet": TransientError,
+    "Md5Mismatch": TransientError,
+    "InternalError": TransientError,
+    "OperationTimedOut": TransientError,
+    "ServerBusy": ThrottledError,
+    "AccountBeingCreated": TransientError,
+    "408": TransientError,
+    "429": ThrottledError,
+    "500": TransientError,
+    "502": TransientError,
+    "503": ThrottledError,
+    "504": TransientError,
+    # Raised by azure.core and azure.identity themselves, by class name; without a line of its own a class takes its
+    # base's.
+    "AzureError": TransientError,  # content that does not have its MD5
+    "ClientAuthenticationError": AuthError,
+    "SSLError": InvalidInputError,
+    "ConnectionError": TransientError,
+    "ServiceRequestError": TransientError,
+    "ServiceResponseError": TransientError,
+    "DecodeError": TransientError,
+    "ResourceExistsError": AlreadyExistsError,
+    "ResourceModifiedError": AlreadyExistsError,
+    "ResourceNotModifiedError": AlreadyExistsError,
+    "ResourceNotFoundError": NotFoundError,
+    "TooManyRedirectsError": InvalidInputError,
+    "HttpResponseError": TerminalError,
+    "StreamConsumedError": TerminalError,
+    "StreamClosedError": TerminalError,
+    "ResponseNotReadError": TerminalError,
+    "SerializationError": InvalidInputError,
+    "DeserializationError": TransientError,
+    "ValueError": InvalidInputError,
+}
+"""Service codes and HTTP statuses: https://learn.microsoft.com/rest/api/storageservices/blob-service-error-codes and
+https://learn.microsoft.com/rest/api/storageservices/common-rest-api-error-codes
+"""
+
+AZURE_ADVICE: dict[str, str] = {
+    "AuthenticationFailed": "Check account_key, sas_token or connection_string; a SAS token may have expired.",
+    "NoAuthenticationInformation": "Give account_key, sas_token or connection_string, or take away anonymous.",
+    "InvalidAuthenticationInfo": "Check tenant_id, and that the account is of this tenant.",
+    "AuthorizationFailure": (
+        "Check account_key, or sas_token and whether it has expired, and that the account's firewall lets this in."
+    ),
+    "KeyBasedAuthenticationNotPermitted": "The account takes no keys: leave account_key out, or give a client_secret.",
+    "ClientAuthenticationError": (
+        "Check tenant_id, client_id and client_secret; without them log in with 'az login', or give account_key."
+    ),
+    "SSLError": "Where the server has an authority of its own, give its file as verify.",
+    "ServiceRequestError": "Is account_url right, and reachable from here?",
+    "ConnectionError": "Is account_url right, and reachable from here?",
+}
+
+MAX_WORDS = 1000
+SCOPE = "https://storage.azure.com/.default"
+"""What a bearer token has to be good for."""
+ACCOUNT_URL = r"https?://([^/?#@\s]+\.blob\.[^/?#@\s]+/?|(?!.*\.blob\.)[^?#@\s]+)"
+"""Only a server that serves several accounts at one address has a path in it."""
+EXCLUSIVE = ("account_key", "sas_token", "client_secret", "anonymous")
+KNOWN_BUT_NOT_ALLOWED = {
+    "AuthorizationPermissionMismatch",
+    "AuthorizationResourceTypeMismatch",
+    "AuthorizationServiceMismatch",
+}
+
+
+class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
+    """An identity at Azure's blob storage, and the storage account it is used for.
+
+    Without a key, a token or a client_secret it is the machine's own, found as every Azure tool finds it:
+    AZURE_STORAGE_CONNECTION_STRING where account_url is empty too, else the environment, a workload's or a managed
+    identity, or who logged in with 'az login'. Tokens renew themselves.
+
+    Example:
+        ```python
+        from blocks.credentials.azure import AzureBlobStorageCredentials
+
+        credentials = AzureBlobStorageCredentials.load("BLOCK_NAME")
+        containers = credentials.get_client().list_containers()
+        ```
+    """
+
+    _block_type_name = "ETL Azure Blob Storage Credentials"
+    _block_type_slug = "etl-azure-blob-storage-credentials"
+    _documentation_url = HttpUrl(
+        "https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory"
+    )
+    _logo_url = HttpUrl(
+        "https://cdn.sanity.io/images/3ugk85nk/production/54e3fa7e00197a4fbd1d82ed62494cb58d08c96a-250x250.png"
+    )
+
+    connection_string: SecretStr | None = Field(
+        default=None, description="The account and its key or SAS token in one text, as the portal shows it."
+    )
+    account_url: str | None = Field(
+        default=None,
+        title="Account URL",
+        description="The account's address, https://NAME.blob.core.windows.net; by default of AZURE_STORAGE_ACCOUNT.",
+    )
+    tenant_id: str | None = Field(default=None, description="The tenant of the service principal client_id.")
+    client_id: str | None = Field(
+        default=None,
+        description="A service principal, with tenant_id and client_secret; alone, a managed identity of this machine.",
+    )
+    client_secret: SecretStr | None = Field(default=None, description="The secret of the service principal client_id.")
+    account_key: SecretStr | None = Field(
+        default=None, description="One of the account's two keys; with it everything is allowed."
+    )
+    sas_token: SecretStr | None = Field(
+        default=None, description="A shared access signature, which says itself what it allows and until when."
+    )
+    anonymous: bool = Field(default=False, description="Ask without any identity, for containers that are public.")
+    verify: bool | str = Field(
+        default=True,
+        description="The path of a file of certificate authorities to trust, or false to trust any (for tests only).",
+    )
+
+    @model_validator(mode="after")
+    def _one_identity(self) -> Self:
+        given = [name for name in EXCLUSIVE if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give one of {' and '.join(given)}, not both")
+        if self.connection_string is not None:
+            others = [name for name in ("account_url", "tenant_id", "client_id", *EXCLUSIVE) if getattr(self, name)]
+            if others:
+                raise ValueError(f"connection_string stands alone; leave out {' and '.join(others)}")
+            parse_connection_string(self.connection_string.get_secret_value())
+        if self.account_key is not None and not is_key(self.account_key.get_secret_value()):
+            raise ValueError(
+                "account_key is base64, as the portal shows it: letters, digits, + and /, and = at its end"
+            )
+        if self.account_url is not None and not re.fullmatch(ACCOUNT_URL, self.account_url):
+            raise ValueError("account_url looks like https://NAME.blob.core.windows.net; a SAS token goes to sas_token")
+        if (self.client_secret is None) != (self.tenant_id is None) or (self.tenant_id and not self.client_id):
+            raise ValueError("a service principal is tenant_id, client_id and client_secret: give all three")
+        return self
+
+    def check(self) -> str:
+        """One sentence that says that the account knows the identity.
+
+        Raises:
+            AuthError: There is no identity, or the account does not know it.
+        """
+        account = self.account()
+        place = account.url
+        if self.anonymous or "sr=" in (account.sas_token or ""):
+            return f"{place} can only be tried on a container: check() of an AzureBlobContainer does it."
+        client, failed = self.get_client(), require("azure.core.exceptions", extra="azure").AzureError
+        try:
+            client.get_account_information()
+        except failed as error:
+            if getattr(error, "error_code", None) not in KNOWN_BUT_NOT_ALLOWED:
+                raise azure_error("reach", place, error) from self.shown(error)
+        return f"{place} is reachable and knows these Azure credentials."
+
+    def get_client(
+        self, *, connections: int = 10, connect_timeout_s: float = 10.0, request_timeout_s: float = 60.0
+    ) -> Any:
+        """A new BlobServiceClient of the account with this identity; its tokens renew themselves.
+
+        Args:
+            connections: How many stay open for the next request.
+            connect_timeout_s: How long a connection may take.
+            request_timeout_s: How long an answer, or the next byte of it, may take.
+
+        Raises:
+            InvalidInputError: It is not said which account.
+            MissingDriverError: azure-storage-blob or azure-identity is not installed.
+        """
+        blob = require("azure.storage.blob", extra="azure")
+        requests = require("requests", extra="azure")
+        account, session = self.account(), requests.Session()
+        session.mount(account.url, requests.adapters.HTTPAdapter(pool_maxsize=connections))
+        transport = require("azure.core.pipeline.transport", extra="azure").RequestsTransport(
+            session=session,
+            connection_timeout=connect_timeout_s,
+            read_timeout=request_timeout_s,
+            connection_verify=self.verify,
+        )
+        # A few quick tries of one request: the driver's own ones wait 18 s before the first.
+        retry = blob.LinearRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)
+        try:
+            return blob.BlobServiceClient(
+                account.url, credential=self._credential(account), transport=transport, retry_policy=retry
+            )
+        except ValueError as error:
+            raise azure_error("use", account.url, error) from error
+
+    def get_container_client(self, container: str) -> Any:
+        """A ContainerClient of the container."""
+        return self._cached("client", self.get_client).get_container_client(container)
+
+    def get_blob_client(self, container: str, blob: str) -> Any:
+        """A BlobClient of the blob; `blob` is its whole name."""
+        return self._cached("client", self.get_client).get_blob_client(container, blob)
+
+    def account(self) -> Account:
+        """The storage account, and its key or SAS token where it is used with one.
+
+        Raises:
+            InvalidInputError: It is not said which one.
+        """
+        if self.connection_string is not None:
+            return parse_connection_string(self.connection_string.get_secret_value())
+        key, token = (secret.get_secret_value() if secret else None for secret in (self.account_key, self.sas_token))
+        own = self.account_url or any(getattr(self, field) for field in ("client_id", *EXCLUSIVE))
+        if not own and (text := os.environ.get("AZURE_STORAGE_CONNECTION_STRING")):
+            return parse_connection_string(text)
+        name = os.environ.get("AZURE_STORAGE_ACCOUNT")
+        url = self.account_url or (f"https://{name}.blob.core.windows.net" if name else None)
+        if url is None:
+            raise InvalidInputError(
+                "Could not find the Azure storage account: none is given. Give account_url or connection_string in "
+                "AzureBlobStorageCredentials, or set AZURE_STORAGE_ACCOUNT."
+            )
+        return Account(url.rstrip("/"), account_name(url), key, token and token.removeprefix("?"))
+
+    def frozen(self) -> dict[str, Any]:
+        """The key, SAS token or bearer token that holds at this moment, and until when; as obstore takes it.
+
+        Raises:
+            AuthError: There is none.
+        """
+        account = self.account()
+        if account.key:
+            return {"access_key": account.key, "expires_at": None}
+        if account.sas_token:
+            return {"sas_token": account.sas_token, "expires_at": None}
+        token = self.bearer_token()
+        return {"token": token.token, "expires_at": dt.datetime.fromtimestamp(token.expires_on, dt.UTC)}
+
+    def bearer_token(self) -> Any:
+        """A token of Entra ID for blob storage: azure.identity's AccessToken, `token` and `expires_on`.
+
+        Raises:
+            AuthError: There is no identity.
+        """
+        try:
+            return self._cached("token credential", self._token_credential).get_token(SCOPE)
+        except ConnectorError:
+            raise
+        except Exception as error:
+            raise azure_error("obtain", "a token for Azure storage", error) from error
+
+    def shown(self, error: Exception) -> Exception | None:
+        """The driver's error, as the cause of ours; None with a SAS token, which it may show as part of a URL."""
+        return None if self.account().sas_token else error
+
+    def _credential(self, account: Account) -> Any:
+        """What azure-storage-blob takes as an identity."""
+        if account.key:
+            return {"account_name": account.name, "account_key": account.key}
+        if account.sas_token:
+            return require("azure.core.credentials", extra="azure").AzureSasCredential(account.sas_token)
+        return None if self.anonymous else self._cached("token credential", self._token_credential)
+
+    def _token_credential(self) -> Any:
+        identity = require("azure.identity", extra="azure")
+        options: dict[str, Any] = {} if self.verify is True else {"connection_verify": self.verify}
+        if self.client_secret is not None:
+            # A private cloud's authority is not among those that Microsoft's own knows of.
+            options["disable_instance_discovery"] = "AZURE_AUTHORITY_HOST" in os.environ
+            return identity.ClientSecretCredential(
+                self.tenant_id, self.client_id, self.client_secret.get_secret_value(), **options
+            )
+        if self.client_id is not None:
+            options["managed_identity_client_id"] = self.client_id
+        return identity.DefaultAzureCredential(**options)
+
+
+@dataclass(frozen=True)
+class Account:
+    """A storage account: its address, its name, and a key or SAS token of it."""
+
+    url: str
+    name: str
+    key: str | None = field(default=None, repr=False)
+    sas_token: str | None = field(default=None, repr=False)
+
+
+def account_name(url: str) -> str:
+    """The storage account's name in its address.
+
+    >>> account_name("https://lake.blob.core.windows.net"), account_name("http://127.0.0.1:10000/devstoreaccount1")
+    ('lake', 'devstoreaccount1')
+    """
+    parts = urlsplit(url)
+    return parts.path.strip("/").partition("/")[0] or (parts.hostname or "").partition(".")[0]
+
+
+def is_key(text: str) -> bool:
+    """Whether it can be the key of an account, which is base64.
+
+    >>> is_key("a2V5"), is_key("key")
+    (True, False)
+    """
+    try:
+        return bool(base64.b64decode(text, validate=True))
+    except ValueError:
+        return False
+
+
+def parse_connection_string(text: str) -> Account:
+    """The account that a connection string names.
+
+    >>> parse_connection_string("AccountName=lake;AccountKey=eA==;EndpointSuffix=core.windows.net").url
+    'https://lake.blob.core.windows.net'
+
+    Raises:
+        ValueError: It is none; the message does not show it.
+    """
+    pairs = [part.partition("=") for part in text.strip().split(";") if part]
+    fields = {name.strip().lower(): value for name, _, value in pairs}
+    name, url = fields.get("accountname", ""), fields.get("blobendpoint", "")
+    if not url and name:
+        protocol, suffix = fields.get("defaultendpointsprotocol", "https"), fields.get("endpointsuffix")
+        url = f"{protocol}://{name}.blob.{suffix or 'core.windows.net'}"
+    token = fields.get("sharedaccesssignature", "").removeprefix("?")
+    key = fields.get("accountkey")
+    if not url or not (is_key(key) if key else token):
+        raise ValueError(
+            "connection_string looks like 'DefaultEndpointsProtocol=https;AccountName=…;AccountKey=…;"
+            "EndpointSuffix=core.windows.net', with BlobEndpoint and SharedAccessSignature as other parts"
+        )
+    return Account(url.rstrip("/"), name or account_name(url), key, token or None)
+
+
+def azure_error(
+    verb: str,
+    place: str,
+    error: Exception,
+    *,
+    table: Mapping[str, type[ConnectorError]] = AZURE_ERRORS,
+    advice: Mapping[str, str] = AZURE_ADVICE,
+) -> ConnectorError:
+    """What azure.core, azure.identity or azure-storage-blob raised while it tried to `verb`, as one of our errors."""
+    code, response = getattr(error, "error_code", None), getattr(error, "response", None)
+    codes = [str(getattr(code, "value", code))] if code else []
+    kinds = [kind.__name__ for kind in type(error).__mro__]
+    if response is not None and response.status_code >= 400:  # noqa: PLR2004 (HTTP's errors)
+        codes.append(str(response.status_code))
+    elif "certificate" in str(error).lower():
+        codes.append("SSLError")
+    elif "HttpResponseError" in kinds[:1]:  # the answer was good, and broke off
+        codes.append("ServiceResponseError")
+    codes += kinds
+    # The service adds ids and times in lines of their own; azure.identity lists one identity that it tried in each.
+    said = re.split(r"\n(?:RequestId|ErrorCode|Content):", str(error))[0]
+    words = re.sub(r" with url: \S+", "", " ".join(said.split()))[:MAX_WORDS]  # whose query may be a signature
+    retry_after = "" if response is None else response.headers.get("Retry-After", "")
+    return service_error(
+        verb, place, codes, words, table=told_apart(words, table), advice=advice, retry_after=retry_after
+    )
+
+
+def told_apart(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping[str, type[ConnectorError]]:
+    """The table for an answer with these words, where Azurite has one code for what Azure has two for."""
+    if "failed to authenticate" in words:
+        return {**table, "AuthorizationFailure": AuthError}
+    if "contentMD5 doesn't match" in words:
+        return {**table, "InvalidOperation": TransientError}
+    return table

@@ -1,0 +1,308 @@
+"""DbtCloudCredentials: an identity at dbt Cloud, and what its Administrative API answers as our errors."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from prefect.blocks.abstract import CredentialsBlock
+from pydantic import Field, HttpUrl, SecretStr, field_validator
+
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AmbiguousError,
+    AuthError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    ThrottledError,
+    TransientError,
+    UnsupportedError,
+    service_error,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Mapping
+    from typing import IO
+
+    import httpx
+
+COOLDOWN_S = 300
+"""For how long dbt Cloud answers 429 once it began to: https://docs.getdbt.com/docs/dbt-apis/rate-limits"""
+
+DBT_CLOUD_ERRORS: dict[str, type[ConnectorError]] = {
+    # HTTP statuses.
+    **dict.fromkeys(["301", "302", "303", "307", "308"], InvalidInputError),
+    "400": InvalidInputError,
+    "401": AuthError,
+    "403": AccessDeniedError,
+    "404": NotFoundError,
+    "405": UnsupportedError,
+    "408": TransientError,
+    "409": AlreadyExistsError,
+    "413": InvalidInputError,
+    "422": InvalidInputError,
+    "429": ThrottledError,
+    "500": TransientError,
+    "503": TransientError,
+    "5xx": TransientError,
+    # What httpx raises, by class; of an error's classes the nearest that is here counts.
+    "ConnectError": TransientError,
+    "ConnectTimeout": TransientError,
+    "PoolTimeout": TransientError,
+    "ProxyError": TransientError,
+    "TransportError": TransientError,
+    "DecodingError": TransientError,
+    "StreamError": TransientError,
+    "LocalProtocolError": InvalidInputError,
+    "UnsupportedProtocol": InvalidInputError,
+    "InvalidURL": InvalidInputError,
+    "TooManyRedirects": InvalidInputError,
+    "CookieConflict": TerminalError,
+    "HTTPStatusError": TerminalError,
+    # What has no class or status of its own.
+    "CertificateError": TerminalError,
+    "NoJsonError": TransientError,
+}
+"""https://docs.getdbt.com/dbt-cloud/api-v2 and https://www.python-httpx.org/exceptions/"""
+
+MOVED = "Check domain: it is the host of your account's access URL."
+DBT_CLOUD_ADVICE: dict[str, str] = {
+    **dict.fromkeys(["301", "302", "303", "307", "308"], MOVED),
+    "401": "Check api_key, and domain: to the host of another region the token is unknown.",
+    "404": "Check account_id, job_id and domain, and that the token may see the job's project.",
+    "429": f"An account that asks too much is shut out for {COOLDOWN_S // 60} minutes; look less often.",
+    "CertificateError": "Check domain, and SSL_CERT_FILE if your network has an authority of its own.",
+    "ConnectError": "Check domain, and that this machine may reach it.",
+    "UnsupportedProtocol": "Check domain.",
+    "InvalidURL": "Check domain.",
+}
+
+LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "NoJsonError"}
+"""Errors after which dbt Cloud may have done what it was asked, or still be at it; 5xx came from in front of it."""
+
+
+class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
+    """A token of an account of dbt Cloud.
+
+    Example:
+        ```python
+        from blocks.credentials.dbt_cloud import DbtCloudCredentials
+
+        credentials = DbtCloudCredentials.load("BLOCK_NAME")
+        with credentials.get_client() as client:
+            jobs = client.get("jobs/").json()["data"]
+        ```
+    """
+
+    _block_type_name = "ETL dbt Cloud Credentials"
+    _block_type_slug = "etl-dbt-cloud-credentials"
+    _documentation_url = HttpUrl("https://docs.getdbt.com/docs/dbt-apis/authentication")
+    _logo_url = HttpUrl(
+        "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
+        "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
+    )
+
+    api_key: SecretStr = Field(
+        description="A service token or a personal access token; it may run the jobs if it has Job Admin or Job Runner."
+    )
+    account_id: int = Field(description="The number of the account, which is in the address of each of its pages.")
+    domain: str = Field(
+        default="cloud.getdbt.com",
+        description="The host of the account's access URL, such as ab123.us1.dbt.com.",
+    )
+    api_endpoint: str | None = Field(
+        default=None, description="The address of a server that speaks dbt Cloud's protocol; by default https://domain."
+    )
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long to wait for the network and for an answer of dbt Cloud."
+    )
+
+    @field_validator("api_key")
+    @classmethod
+    def _fits_a_header(cls, value: SecretStr) -> SecretStr:
+        if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+            raise ValueError("api_key is empty or has blanks or line ends in it")
+        return value
+
+    @field_validator("domain")
+    @classmethod
+    def _only_a_host(cls, value: str) -> str:
+        host = value.strip().removeprefix("https://").rstrip("/")
+        if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", host):
+            raise ValueError(f"{value!r:.100} is no host; give it without a path, such as ab123.us1.dbt.com")
+        return host
+
+    @field_validator("api_endpoint")
+    @classmethod
+    def _keeps_the_token(cls, value: str | None) -> str | None:
+        address = urlsplit(value or "https:")
+        here = address.scheme == "http" and address.hostname in {"127.0.0.1", "::1", "localhost"}
+        if not (here or address.scheme == "https"):
+            raise ValueError("api_endpoint is an https:// address; without TLS only this machine is spoken to")
+        return value and value.rstrip("/")
+
+    def check(self) -> str:
+        """One sentence that says that dbt Cloud knows the token, and which account it may see.
+
+        Raises:
+            AuthError: It does not.
+            NotFoundError: The token may not see the account, or there is none.
+        """
+        account = self.ask("GET", "", verb="see", place=self.place, permission="any permission set in the account")
+        return f"dbt Cloud knows the token, and it may see {self.place} ({account.get('name', '')})."
+
+    @property
+    def place(self) -> str:
+        """What messages call the account."""
+        return f"dbt Cloud account {self.account_id}"
+
+    @property
+    def base_url(self) -> str:
+        """Where the account's part of the API begins."""
+        return f"{self.api_endpoint or f'https://{self.domain}'}/api/v2/accounts/{self.account_id}/"
+
+    def get_client(self) -> httpx.Client:
+        """An `httpx.Client` for the account's part of the API, for everything that has no method here. Close it."""
+        import httpx
+
+        return httpx.Client(
+            base_url=self.base_url,
+            headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Accept": "application/json"},
+            timeout=self.request_timeout_s,
+            verify=self._cached("authorities", _authorities),
+        )
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        verb: str,
+        place: str,
+        permission: str,
+        params: Mapping[str, str | int] | None = None,
+        json: Mapping[str, Any] | None = None,
+        once: bool = False,
+    ) -> Any:
+        """The `data` of an answer, asked for once.
+
+        Args:
+            method: The HTTP method.
+            path: Below the account, such as "jobs/42/".
+            verb: What is tried, for messages, such as "start".
+            place: What it is tried on, for messages.
+            permission: What the token needs for it, for messages.
+            params: The query.
+            json: The body.
+            once: Whether it must not happen twice, so that a lost answer is no reason to ask again.
+
+        Raises:
+            AmbiguousError: With `once`: nobody knows whether it happened.
+            ConnectorError: dbt Cloud did not do it.
+        """
+        try:
+            with self.get_client() as client:
+                answer = client.request(method, path, params=params, json=json)
+                _refuse_failure(answer)
+                return _data(answer)
+        except Exception as error:
+            raise self._error(verb, place, permission, error, once=once) from error
+
+    def download(
+        self, path: str, into: IO[bytes], *, place: str, permission: str, params: Mapping[str, str | int]
+    ) -> None:
+        """Nothing. The content of a file is written as it arrives.
+
+        Raises:
+            NotFoundError: There is no such file.
+        """
+        try:
+            with self.get_client() as client, client.stream("GET", path, params=params) as answer:
+                if not answer.is_success:
+                    answer.read()
+                _refuse_failure(answer)
+                for chunk in answer.iter_bytes():
+                    into.write(chunk)
+        except Exception as error:
+            raise self._error("read", place, permission, error) from error
+
+    def hide(self, text: str) -> str:
+        """The text without the token, should it be in it."""
+        return text.replace(self.api_key.get_secret_value(), "***")
+
+    def _error(self, verb: str, place: str, permission: str, error: Exception, *, once: bool = False) -> ConnectorError:
+        codes, words, wait = _problem(error)
+        found = service_error(
+            verb,
+            place,
+            codes,
+            self.hide(words),
+            table=DBT_CLOUD_ERRORS,
+            advice=DBT_CLOUD_ADVICE | {"403": f"The token needs {permission}."},
+            retry_after=wait or str(COOLDOWN_S),
+        )
+        if once and next((code for code in codes if code in DBT_CLOUD_ERRORS), "") in LOST:
+            return AmbiguousError(f"{found} The answer is lost, so it may have happened.")
+        if wait.isdecimal() and type(found) is TransientError:
+            return ThrottledError(str(found), float(wait))
+        return found
+
+
+class _RefusedError(Exception):
+    """An answer that is no success."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(answer.status_code)
+        self.answer = answer
+
+
+class NoJsonError(Exception):
+    """An answer that is not what dbt Cloud wraps everything in."""
+
+
+def _refuse_failure(answer: httpx.Response) -> None:
+    if not answer.is_success:
+        raise _RefusedError(answer)
+
+
+def _data(answer: httpx.Response) -> Any:
+    try:
+        data = answer.json()["data"]
+    except (ValueError, TypeError, LookupError):
+        data = None
+    if data is None:
+        raise NoJsonError("the answer is none of dbt Cloud's")
+    return data
+
+
+def _problem(error: Exception) -> tuple[list[str], str, str]:
+    """The error's names in the tables, what it says, and the seconds that dbt Cloud wants to be left alone."""
+    if isinstance(error, _RefusedError):
+        answer = error.answer
+        codes = [str(answer.status_code), *(["5xx"] if answer.is_server_error else [])]
+        return codes, _words(answer), answer.headers.get("Retry-After", "")
+    codes = [each.__name__ for each in type(error).__mro__]
+    words = "" if "LocalProtocolError" in codes else str(error)  # its words repeat headers
+    return ["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words, ""
+
+
+def _words(answer: httpx.Response) -> str:
+    """The words of dbt Cloud in an answer, none where something in front of it answered."""
+    try:
+        status = answer.json()["status"]
+        said = [status.get("user_message"), status.get("developer_message")]
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return ""
+    return "; ".join(dict.fromkeys(text.strip() for text in said if isinstance(text, str) and text.strip()))
+
+
+def _authorities() -> ssl.SSLContext:
+    import httpx
+
+    return httpx.create_ssl_context()

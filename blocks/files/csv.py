@@ -1,0 +1,509 @@
+"""CSV <-> record batches at Arrow's speed, where every bad row has its line and its reason.
+
+Blocks of whole records go to Arrow's reader straight into the declared types. Only a block with a bad value is read a
+second time as text and checked column by column. What a value may look like:
+
+* Integers, decimals, floats: blanks around them do not count; `1e3` is a number but no integer; `1.239` is no
+  decimal(12, 2): nothing is rounded. Booleans: true, false, 1, 0.
+* Dates `2026-04-30`; timestamps ISO 8601, with an offset exactly where the column has a time zone; times `12:34:56.7`.
+* Text is taken as it stands, blanks and line ends in quotes included. An empty field is null, `""` is an empty text.
+* Blank lines do not count, but in a file of one column each is a null.
+
+Types that no schema declares are found in the first 4 MB: integers (not with leading zeros, which stay text), floats,
+booleans, dates, timestamps, times, else text. Declare a decimal where cents matter.
+"""
+
+from __future__ import annotations
+
+import csv as python_csv
+import itertools
+import re
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, types
+
+from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
+from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.files.options import CsvOptions
+from blocks.files.text import BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
+from blocks.files.values import applicable, caster, check_values, convert
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Mapping
+    from typing import BinaryIO
+
+    from blocks.arrow.columns import ExtraColumns
+    from blocks.arrow.scan import Rejects
+    from blocks.files.options import OnError
+    from blocks.files.text import Parsed, TextSource
+
+    Positions = np.ndarray[Any, Any]
+
+HELD = (
+    types.is_boolean,
+    types.is_integer,
+    types.is_floating,
+    types.is_decimal,
+    types.is_date,
+    types.is_time,
+    types.is_timestamp,
+)
+INFERRED_HINT = " The column's type was found at the start of the file; declare a schema where that is wrong."
+
+
+class CsvReader:
+    """A CSV file as record batches.
+
+    Args:
+        source: The file.
+        options: How it is written down.
+        extra_columns: What to do where the file has more columns than the schema.
+    """
+
+    def __init__(self, source: TextSource, options: CsvOptions, *, extra_columns: ExtraColumns = "ignore") -> None:
+        self.source = replace(source, encoding=options.encoding)
+        self.options = options
+        self.extra_columns = extra_columns
+        self.dialect = Dialect(options)
+
+    def infer(self) -> pa.Schema:
+        """The schema found in the first block.
+
+        Raises:
+            InvalidInputError: The file is empty, or no CSV file.
+        """
+        with closing(self.source.chunks()) as chunks:
+            head = next(chunks, b"")
+            names, start, line = self._header(head, None)
+            block = next(self._blocks(iter([head[start:]]), line, whole=False), None)
+        if block is None:
+            return pa.schema([(name, pa.string()) for name in names])
+        guess = self._read(block, names, {}, [])
+        texts = self._read(block, names, dict.fromkeys(names, pa.binary()), [])
+        return pa.schema([(name, _sensible(guess[name], texts[name])) for name in names])
+
+    def batches(
+        self,
+        schema: pa.Schema,
+        rejects: Rejects | None = None,
+        on_error: OnError = "fail",
+        *,
+        inferred: bool = False,
+        absent: Mapping[str, pa.Scalar] = NOTHING,
+    ) -> Generator[pa.RecordBatch]:
+        """The columns of `schema`, each of exactly its type.
+
+        Raises:
+            InvalidInputError: The file is empty, damaged or no CSV file, or a row is bad and nobody takes bad rows.
+            SchemaError: The file lacks a column.
+        """
+        check_types(schema)
+        with closing(self.source.chunks()) as chunks:
+            head = next(chunks, b"")
+            names, start, line = self._header(head, schema)
+            wanted = present_fields(names, schema, absent, self.source.name, self.extra_columns)
+            wanted = wanted or pa.schema([(names[0], pa.string())])
+            blocks = self._blocks(itertools.chain([head[start:]], chunks), line)
+            parsed = parse_in_order(blocks, _Parser(self, names, wanted).parse)
+            with closing(parsed):
+                hint = INFERRED_HINT if inferred else ""
+                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                    yield completed(batch, schema, absent)
+
+    def _blocks(self, chunks: Iterator[bytes], line: int, *, whole: bool = True) -> Iterator[Block]:
+        if whole:
+            return split_blocks(
+                chunks, line=line, cut=self.dialect.cut, line_end=self.dialect.line_end, source=self.source.name
+            )
+        text = next(chunks)
+        end, _ = self.dialect.cut(text + self.dialect.line_end)
+        return iter([Block(text[:end], line)] if end and text else [])
+
+    def _header(self, head: bytes, schema: pa.Schema | None) -> tuple[list[str], int, int]:
+        """The column names, and the offset and line of the first row."""
+        name, options = self.source.name, self.options
+        if b"\n" not in head:
+            self.dialect = replace(self.dialect, line_end=b"\r")
+        ends = line_ends(head)
+        skipped = int(ends[options.skip_lines - 1]) + 1 if 0 < options.skip_lines <= len(ends) else 0
+        if options.skip_lines > len(ends):
+            skipped = len(head)
+        while head[skipped : skipped + 1] in {b"\n", b"\r"}:
+            skipped += 1
+        line = int(np.searchsorted(ends, skipped)) + 1
+        declared = list(options.column_names or (schema.names if schema is not None and not options.header else ()))
+        if not options.header:
+            if not declared:
+                raise InvalidInputError(f"{name} has no header: pass a schema, or CsvOptions(column_names=...).")
+            return self._checked(declared), skipped, line
+        if not head[skipped:].strip():
+            raise InvalidInputError(f"{name} is empty: no header. Was it written to the end?")
+        records, quotes = self.dialect.records(head[skipped:])
+        start, end = records[0]
+        if quotes.open and end == len(head) - skipped:
+            raise endless(name, line)
+        names = declared or self._names(head[skipped + start : skipped + end])
+        following = records[1][0] if len(records) > 1 else len(head) - skipped
+        return (
+            self._checked(names),
+            skipped + following,
+            line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
+        )
+
+    def _names(self, header: bytes) -> list[str]:
+        if b"\0" in header:
+            raise InvalidInputError(
+                f"{self.source.name} holds NUL bytes: it is no text, or UTF-16 (pass its encoding)."
+            )
+        try:
+            text = header.decode()
+        except UnicodeDecodeError:
+            raise InvalidInputError(
+                f"{self.source.name} is not UTF-8 text. Pass its encoding, as in CsvOptions(encoding='cp1252')."
+            ) from None
+        rows = python_csv.reader(
+            [text],
+            delimiter=self.options.delimiter,
+            quotechar=self.options.quote,
+            escapechar=self.options.escape,
+        )
+        return next(rows)
+
+    def _checked(self, names: list[str]) -> list[str]:
+        if twice := sorted({column for column in names if names.count(column) > 1}):
+            raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
+        return names
+
+    def _read(
+        self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
+    ) -> pa.Table:
+        """The block by Arrow's reader.
+
+        Rows with too few or too many fields are put into `wrong` (their number from 1, whether too many); without it
+        they raise.
+        """
+        options = self.options
+
+        def handle(row: csv.InvalidRow) -> str:
+            if wrong is None:
+                return "error"
+            wrong.append((row.number, row.actual_columns > row.expected_columns))
+            return "skip"
+
+        return csv.read_csv(
+            pa.BufferReader(pa.py_buffer(block.data)),
+            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block.data) + 1),
+            parse_options=csv.ParseOptions(
+                delimiter=options.delimiter,
+                quote_char=options.quote,
+                escape_char=options.escape or False,
+                newlines_in_values=True,
+                ignore_empty_lines=len(names) > 1,
+                invalid_row_handler=handle,
+            ),
+            convert_options=csv.ConvertOptions(
+                include_columns=list(kinds) or names,
+                column_types=kinds,
+                null_values=list(options.null_values),
+                strings_can_be_null=True,
+                quoted_strings_can_be_null=options.quoted_nulls,
+                decimal_point=options.decimal_point,
+            ),
+        )
+
+
+class _Parser:
+    """Parses blocks of one file into one schema."""
+
+    def __init__(self, reader: CsvReader, names: list[str], schema: pa.Schema) -> None:
+        self.reader = reader
+        self.names = names
+        self.schema = schema
+        options = reader.options
+        self.casts = {
+            field.name: caster(field.type, formats=options.timestamp_formats, decimal_point=options.decimal_point)
+            for field in schema
+        }
+        self.native = {field.name for field in schema if reads_natively(field.type, options)}
+        self.kinds = {field.name: field.type if field.name in self.native else pa.string() for field in schema}
+        self.required = [index for index, field in enumerate(schema) if not field.nullable]
+
+    def parse(self, block: Block) -> Parsed:
+        if not block.suspect:
+            try:
+                table = self.reader._read(block, self.names, self.kinds, None)  # noqa: SLF001
+                arrays = [self._typed(field, _array(table[field.name])) for field in self.schema]
+            except pa.ArrowInvalid:
+                pass
+            else:
+                if not any(arrays[index].null_count for index in self.required):
+                    return pa.RecordBatch.from_arrays(arrays, schema=self.schema), []
+        return self._parse_slowly(block)
+
+    def _typed(self, field: pa.Field, values: pa.Array) -> pa.Array:
+        if field.name not in self.native:
+            return self.casts[field.name](values)
+        if types.is_decimal(field.type):
+            values.validate(full=True)  # Arrow's reader lets 100 pass as a decimal(4, 2)
+        return values
+
+    def _parse_slowly(self, block: Block) -> Parsed:
+        """The good rows of a block, and the bad ones by line and reason."""
+        records, quotes = self.reader.dialect.records(block.data)
+        if len(self.names) > 1:
+            records = records[records[:, 0] < records[:, 1]]
+        wrong: list[tuple[int, bool]] = []
+        table = self.reader._read(block, self.names, dict.fromkeys(self.schema.names, pa.binary()), wrong)  # noqa: SLF001
+        faults: dict[int, tuple[str, str | None]] = {
+            number - 1: ("too many fields" if many else "too few fields", None) for number, many in wrong
+        }
+        kept = np.setdiff1d(np.arange(len(records)), list(faults))
+        for position in quotes.junk:
+            faults.setdefault(_record_at(records, int(position)), ("text after a quoted field", None))
+        for position in np.flatnonzero(np.frombuffer(block.data, np.uint8) == 0):
+            faults.setdefault(_record_at(records, int(position)), ("holds a NUL byte", None))
+        arrays = []
+        for field in self.schema:
+            raw = _array(table[field.name])
+            text, undecodable = convert(raw, field, lambda values: pc.cast(values, pa.string()))
+            values, misfits = convert(
+                text, field, self.casts[field.name], shaped=not self.reader.options.timestamp_formats
+            )
+            reasons = undecodable | misfits
+            if not field.nullable:
+                nulls = pc.indices_nonzero(pc.is_null(raw)).to_pylist()
+                reasons |= dict.fromkeys(nulls, f"{field.name} is missing")
+            for row, reason in reasons.items():
+                faults.setdefault(int(kept[row]), (reason, field.name))
+            arrays.append(values)
+        good = pa.array(~np.isin(kept, list(faults)))
+        # Nulls of refused rows are still in the arrays: the schema's own nullability holds only after the filter.
+        batch = pa.RecordBatch.from_arrays(arrays, names=self.schema.names).filter(good)
+        return pa.RecordBatch.from_arrays(batch.columns, schema=self.schema), self._bad_rows(block, records, faults)
+
+    def _bad_rows(self, block: Block, records: Positions, faults: dict[int, tuple[str, str | None]]) -> list[BadRow]:
+        ends = line_ends(block.data)
+        rows = []
+        for record in sorted(faults):
+            start, end = (int(place) for place in records[record])
+            reason, column = faults[record]
+            text = bytes(block.data[start:end]).decode(errors="backslashreplace")
+            rows.append(BadRow(block.line + int(np.searchsorted(ends, start)), column, reason, text))
+        return rows
+
+
+@dataclass(frozen=True)
+class Quotes:
+    """Where text is quoted: every span from `starts` to `ends`, both ends included."""
+
+    starts: Positions
+    ends: Positions
+    junk: Positions
+    """Closing quotes that neither a delimiter nor a line end follows."""
+    open: bool
+    """Whether the last span has no end."""
+
+    def hold(self, positions: Positions) -> Positions:
+        """Which of `positions` are quoted."""
+        if not len(self.starts):
+            return np.zeros(len(positions), dtype=bool)
+        spans = np.searchsorted(self.starts, positions) - 1
+        inside: Positions = (spans >= 0) & (self.ends[spans] >= positions)
+        return inside
+
+
+@dataclass(frozen=True)
+class Dialect:
+    """Finds records in CSV text exactly as Arrow's reader does."""
+
+    options: CsvOptions
+    line_end: bytes = b"\n"
+
+    def cut(self, text: bytes) -> tuple[int, bool]:
+        """Where the last whole record of `text` ends, and whether a record up to there is suspect."""
+        if not self._has_quotes(text):
+            return text.rfind(self.line_end) + 1, b"\0" in text
+        quotes = self.quotes(text)
+        position = len(text)
+        while (position := text.rfind(self.line_end, 0, position)) >= 0:
+            span = int(np.searchsorted(quotes.starts, position)) - 1
+            if span < 0 or quotes.ends[span] < position:
+                return position + 1, b"\0" in text or bool((quotes.junk < position).any())
+            position = int(quotes.starts[span])
+        return 0, False
+
+    def records(self, data: memoryview | bytes) -> tuple[Positions, Quotes]:
+        """Start and end (without its line end) of every record, blank ones included, and where quotes are."""
+        quotes = self.quotes(data)
+        ends = line_ends(data)
+        ends = ends[~quotes.hold(ends)]
+        starts = np.concatenate([[0], ends + 1])
+        ends = np.concatenate([ends, [len(data)]])
+        if starts[-1] == len(data):
+            starts, ends = starts[:-1], ends[:-1]
+        codes = np.frombuffer(data, np.uint8)
+        after_return = (ends > starts) & (codes[ends - 1] == ord("\r")) if len(data) else ends > starts
+        after_return &= ends < len(data)
+        return np.stack([starts, ends - after_return], axis=1), quotes
+
+    def quotes(self, data: memoryview | bytes) -> Quotes:
+        """Where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
+        codes = np.frombuffer(data, np.uint8)
+        if self.options.escape is None:
+            marks = np.flatnonzero(codes == ord(self.options.quote))
+            starts, ends = marks[0::2], marks[1::2]
+            borders = self._borders
+            opening = borders[codes[starts - 1]]
+            if len(starts) and starts[0] == 0:
+                opening[0] = True
+            # Every other quote stands where a field starts, or doubles the one before: then pairs are what they seem.
+            if opening.all():
+                closing_at = ends[ends < len(codes) - 1]
+                junk = closing_at[~borders[codes[closing_at + 1]]]
+                unclosed = len(starts) > len(ends)
+                return Quotes(starts, np.append(ends, len(codes)) if unclosed else ends, junk, unclosed)
+        return self._quotes_one_by_one(data)
+
+    def _quotes_one_by_one(self, data: memoryview | bytes) -> Quotes:
+        starts, ends, junk, unclosed = [], [], [], False
+        for match in self._quoted.finditer(data):
+            starts.append(match.start())
+            ends.append(match.end() - 1)
+            if match["quoted"] is None:
+                continue
+            if not match["end"]:
+                unclosed, ends[-1] = True, len(data)
+            elif match.end() < len(data) and not self._borders[data[match.end()]]:
+                junk.append(match.end() - 1)
+        places = [np.array(found, dtype=np.int64) for found in (starts, ends, junk)]
+        return Quotes(places[0], places[1], places[2], unclosed)
+
+    def _has_quotes(self, text: bytes) -> bool:
+        return self.options.quote.encode() in text or self.options.escape is not None
+
+    @cached_property
+    def _borders(self) -> Positions:
+        borders = np.zeros(256, dtype=bool)
+        borders[[ord(self.options.delimiter), ord("\n"), ord("\r"), ord(self.options.quote)]] = True
+        return borders
+
+    @cached_property
+    def _quoted(self) -> re.Pattern[bytes]:
+        quote, delimiter = re.escape(self.options.quote), re.escape(self.options.delimiter)
+        escape = re.escape(self.options.escape) if self.options.escape else ""
+        plain = f"[^{quote}{escape}]*+"
+        inner = f"{quote}{quote}|{escape}." if escape else f"{quote}{quote}"
+        pattern = rf"(?<![^{delimiter}\r\n])(?P<quoted>{quote}{plain}(?:(?:{inner}){plain})*+(?P<end>{quote}?))"
+        return re.compile((f"{pattern}|{escape}.{quote}*" if escape else pattern).encode(), re.DOTALL)
+
+
+class CsvWriter:
+    """Writes record batches as CSV: text in quotes, null as an empty field, decimals and times exactly.
+
+    Raises:
+        TypeLossError: A type has no form in CSV.
+    """
+
+    def __init__(self, file: BinaryIO, schema: pa.Schema, options: CsvOptions) -> None:
+        check_types(schema)
+        if options != CsvOptions(delimiter=options.delimiter, header=options.header):
+            raise InvalidInputError(
+                "CSV is written in UTF-8 with double quotes; of CsvOptions only delimiter and header can be chosen."
+            )
+        self.schema = schema
+        self._wire = pa.schema([pa.field(field.name, _written_as(field.type)) for field in schema])
+        self._writer = csv.CSVWriter(
+            file,
+            self._wire,
+            write_options=csv.WriteOptions(include_header=options.header, delimiter=options.delimiter),
+        )
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Append the rows.
+
+        Raises:
+            TypeLossError: A text holds a NUL character, or a year is not between 1 and 9999.
+        """
+        for field, values in zip(self.schema, batch.columns, strict=True):
+            check_values(field, values, "CSV")
+        self._writer.write_batch(batch.cast(self._wire))
+
+    def close(self) -> None:
+        """Write what is left."""
+        self._writer.close()
+
+
+def check_types(schema: pa.Schema) -> None:
+    """Nothing, where every column has a form in CSV.
+
+    Raises:
+        TypeLossError: A type has none.
+        SchemaError: There is no column, or two have one name.
+    """
+    check_names(schema)
+    for field in schema:
+        kind = field.type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (is_text(kind) or any(fits(kind) for fits in HELD)):
+            raise TypeLossError(
+                f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
+            )
+
+
+def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
+    """Whether Arrow's CSV reader makes this type itself."""
+    if applicable(kind, options.timestamp_formats):
+        return False
+    if types.is_dictionary(kind):
+        return bool(types.is_string(kind.value_type) and types.is_int32(kind.index_type))
+    return not (
+        types.is_float16(kind)
+        or types.is_string_view(kind)
+        or (types.is_decimal(kind) and not types.is_decimal128(kind))
+    )
+
+
+def _written_as(kind: pa.DataType) -> pa.DataType:
+    """The type whose text is written: moments in UTC, because old local offsets have seconds, which nobody reads."""
+    if types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
+    if types.is_dictionary(kind) or is_text(kind):
+        return pa.large_string() if types.is_large_string(kind) else pa.string()
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_decimal(kind) and not types.is_decimal256(kind):
+        return pa.decimal128(kind.precision, kind.scale)
+    return pa.date32() if types.is_date64(kind) else kind
+
+
+def _sensible(guess: pa.ChunkedArray, texts: pa.ChunkedArray) -> pa.DataType:
+    """The type for the whole file of a column whose start looks like `guess`."""
+    kind = guess.type
+    if types.is_integer(kind):
+        zeros = pc.match_substring_regex(texts, r"^\s*-?0\d")
+        return pa.string() if pc.any(zeros).as_py() else kind
+    if types.is_floating(kind):
+        # Integers that are too long for 64 bits look like floats to Arrow, and lose digits there.
+        digits = pc.match_substring_regex(texts, r"^\s*-?\d{16,}\s*$")
+        return pa.string() if pc.any(digits).as_py() else kind
+    if types.is_timestamp(kind):
+        fine = pc.match_substring_regex(texts, r"\.\d{7,}")
+        return pa.timestamp("ns" if pc.any(fine).as_py() else "us", kind.tz)
+    if types.is_time(kind):
+        return pa.time64("us")
+    return kind if types.is_date(kind) or types.is_boolean(kind) else pa.string()
+
+
+def _array(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
+def _record_at(records: Positions, position: int) -> int:
+    return int(np.searchsorted(records[:, 0], position, side="right")) - 1

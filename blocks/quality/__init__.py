@@ -1,0 +1,1 @@
+"""Checks of data: contracts, their rules, and the report of a check."""

@@ -1,0 +1,91 @@
+"""Checksums of whole objects, as the stores keep them: text such as `md5:<hex>` or `crc32c:<hex>`."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from typing import TYPE_CHECKING, Protocol
+
+from blocks.base.errors import TransientError
+from blocks.base.optional import require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class Digest(Protocol):
+    """A checksum that grows with the content; hashlib's objects are such."""
+
+    def update(self, data: bytes, /) -> None:
+        """Take in the next bytes."""
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+
+
+class Crc32:
+    """CRC-32 as zlib, and S3's `ChecksumCRC32`, count it.
+
+    >>> crc = Crc32()
+    >>> crc.update(b"hello")
+    >>> crc.hexdigest()
+    '3610a686'
+    """
+
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        """Take in the next bytes."""
+        self._value = zlib.crc32(data, self._value)
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+        return f"{self._value:08x}"
+
+
+class Crc32c:
+    """CRC-32C as Google Cloud Storage counts it; its own library does the work."""
+
+    def __init__(self) -> None:
+        self._extend = require("google_crc32c", extra="gcs").extend
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        """Take in the next bytes."""
+        self._value = self._extend(self._value, data)
+
+    def hexdigest(self) -> str:
+        """The checksum of all bytes so far."""
+        return f"{self._value:08x}"
+
+
+def new_digest(algorithm: str) -> Digest:
+    """An empty digest: "md5", "sha1", "sha256", "crc32" or "crc32c"."""
+    if algorithm == "crc32":
+        return Crc32()
+    if algorithm == "crc32c":
+        return Crc32c()
+    return hashlib.new(algorithm, usedforsecurity=False)
+
+
+def verified(chunks: Iterable[bytes], expected: str, place: str) -> Iterator[bytes]:
+    """The chunks of an object, whose checksum is compared once the last one was taken.
+
+    Raises:
+        DamagedError: It is another one than `expected`.
+    """
+    algorithm, _, value = expected.partition(":")
+    digest = new_digest(algorithm)
+    for chunk in chunks:
+        digest.update(chunk)
+        yield chunk
+    if digest.hexdigest() != value:
+        raise DamagedError(
+            f"Could not read {place}: its content does not have the {algorithm} that is stored with it. "
+            "Either it was damaged on its way, then the next try is right, or where it is stored."
+        )
+
+
+class DamagedError(TransientError):
+    """What arrived is not what was stored."""

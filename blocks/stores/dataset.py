@@ -1,0 +1,344 @@
+"""Datasets: one table in the files of a folder, read as a Scan (here) and written Hive-style (dataset_writer).
+
+write_table(store, data, "orders", partition_by=["date"], mode="replace_partition")
+scan(store, "orders", where=[("date", ">=", "2026-04-30")])      # orders/date=2026-04-30/part-0.parquet, ...
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
+
+from blocks.arrow.scan import Scan
+from blocks.base.errors import InvalidInputError, NotFoundError, SchemaError
+from blocks.base.optional import lazy
+from blocks.stores.dataset_writer import WriteMode, WriteReport, data_objects, hive_values, write_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from blocks.arrow.columns import ExtraColumns
+    from blocks.arrow.scan import Rejects
+    from blocks.files.formats import Reader
+    from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.stores.object_store import ObjectInfo, ObjectStore
+
+    Condition = tuple[str, str, Any]
+else:
+    pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
+
+__all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
+
+FILES_AT_ONCE = 8
+"""How many files are looked at at a time to find out a schema."""
+
+
+def scan(
+    store: ObjectStore,
+    keys: str | Sequence[str],
+    *,
+    schema: pa.Schema | None = None,
+    format: Format | None = None,  # noqa: A002 (what everybody calls it)
+    compression: Compression | None = None,
+    options: FileOptions | None = None,
+    columns: Sequence[str] | None = None,
+    where: Sequence[Condition] | pc.Expression | None = None,
+    on_error: OnError = "fail",
+    extra_columns: ExtraColumns = "ignore",
+) -> Scan:
+    """The objects as one Scan; nothing is read, nor listed, before it is opened.
+
+    Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names that
+    start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
+
+    Args:
+        store: Where they are.
+        keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of keys and globs.
+        schema: Columns and exact types; a file that lacks one is an error. Without it the types are what the files
+            say, and of several files the union by name: each file is then opened once more, before any row comes.
+        format: What the files are, where their names do not say it.
+        compression: How they are compressed, where their names do not say it.
+        options: CsvOptions for CSV.
+        columns: Only these, in this order.
+        where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them (text is
+            read as the column's type), or an Arrow expression. Files in other partitions, and Parquet row groups whose
+            statistics rule them out, are not read.
+        on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
+        extra_columns: What to do where a file has columns that `schema` lacks.
+    """
+    dataset = _Dataset(
+        store=store,
+        keys=keys if isinstance(keys, str) else tuple(keys),
+        declared=schema,
+        format=format,
+        compression=compression,
+        options=options,
+        columns=None if columns is None else list(columns),
+        where=where,
+        on_error=on_error,
+        extra_columns=extra_columns,
+    )
+    return Scan(lambda: dataset.schema, dataset.batches, source=dataset.source, fingerprint=dataset.fingerprint)
+
+
+@dataclass(frozen=True)
+class _Dataset:
+    store: ObjectStore
+    keys: str | tuple[str, ...]
+    declared: pa.Schema | None
+    format: Format | None
+    compression: Compression | None
+    options: FileOptions | None
+    columns: list[str] | None
+    where: Sequence[Condition] | pc.Expression | None
+    on_error: OnError
+    extra_columns: ExtraColumns
+
+    @property
+    def source(self) -> str:
+        if isinstance(self.keys, str):
+            # A glob is no key, so the store cannot spell it.
+            return f"{self.store.uri().rstrip('/')}/{self.keys}"
+        return f"{len(self.keys)} objects of {self.store.uri()}"
+
+    @cached_property
+    def objects(self) -> list[ObjectInfo | str]:
+        """What is read, in order: objects that were found, and keys that were given."""
+        found: list[ObjectInfo | str] = []
+        if isinstance(self.keys, str):
+            found += find_objects(self.store, self.keys)
+        else:
+            for key in self.keys:
+                found.extend(find_objects(self.store, key) if _is_glob(key) else (key,))
+        if not found:
+            raise NotFoundError(
+                f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
+            )
+        return found
+
+    @cached_property
+    def files(self) -> list[str]:
+        """The keys of what is read."""
+        return [item if isinstance(item, str) else item.key for item in self.objects]
+
+    def fingerprint(self) -> str:
+        """A digest of names and versions of the objects, and of what is read of them."""
+        infos = [self.store._head(item) if isinstance(item, str) else item for item in self.objects]  # noqa: SLF001
+        versions = [(info.key, info.size, info.etag) for info in infos]
+        text = repr((self.store.uri(), versions, self.columns, str(self.where)))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def full_schema(self) -> pa.Schema:
+        """All columns that the files and their folders have."""
+        if self.declared is not None:
+            return self.declared
+        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
+            schemas = list(pool.map(lambda key: self._reader(key).infer(), self.files))
+        fields: dict[str, pa.Field] = {}
+        for key, found in zip(self.files, schemas, strict=True):
+            for field in found:
+                fields[field.name] = self._united(fields.get(field.name), field, key)
+        for found in schemas:
+            for name in set(fields) - set(found.names):
+                fields[name] = fields[name].with_nullable(True)
+        folders = [hive_values(key) for key in self.files]
+        for name in dict.fromkeys(name for folder in folders for name in folder):
+            if name not in fields:
+                fields[name] = pa.field(name, _folder_type([folder.get(name) for folder in folders]))
+        return pa.schema(fields.values())
+
+    @cached_property
+    def schema(self) -> pa.Schema:
+        full = self.full_schema
+        if self.columns is None:
+            return full
+        if unknown := [name for name in self.columns if name not in full.names]:
+            raise SchemaError(
+                f"{self.source} lacks {', '.join(map(repr, unknown))}; its columns are "
+                f"{', '.join(map(repr, full.names))}."
+            )
+        return pa.schema([full.field(name) for name in self.columns])
+
+    def batches(self, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        """The rows of one file after the other."""
+        needed = self._needed()
+        expression = self._expression
+        for key, absent in self._pruned():
+            where = None if expression is None else (expression, self.full_schema)
+            batches = self._reader(key, where).batches(
+                needed, rejects, self.on_error, inferred=self.declared is None, absent=absent
+            )
+            for batch in batches:
+                kept = batch if expression is None else self._filtered(batch, expression)
+                if kept.num_rows:
+                    yield kept.select(self.schema.names)
+
+    def _needed(self) -> pa.Schema:
+        """The columns to read: those of the scan, and those that `where` is about."""
+        if self.columns is None or self.where is None:
+            return self.schema
+        if isinstance(self.where, pc.Expression):
+            return self.full_schema  # it does not tell its columns
+        asked = {name for name, _, _ in self.where} | set(self.columns)
+        return pa.schema([field for field in self.full_schema if field.name in asked])
+
+    @cached_property
+    def _expression(self) -> pc.Expression | None:
+        if self.where is None or isinstance(self.where, pc.Expression):
+            return self.where
+        import pyarrow.parquet as pq
+
+        conditions = []
+        for name, operator, value in self.where:
+            if name not in self.full_schema.names:
+                raise SchemaError(
+                    f"{self.source} lacks {name!r}, which where= is about; its columns are "
+                    f"{', '.join(map(repr, self.full_schema.names))}."
+                )
+            kind = self.full_schema.field(name).type
+            many = isinstance(value, list | tuple | set | frozenset)
+            typed = [_value(item, kind, f"where= for {name!r}") for item in (value if many else [value])]
+            conditions.append((name, operator, typed if many else typed[0]))
+        try:
+            expression: pc.Expression = pq.filters_to_expression(conditions) if conditions else None
+        except ValueError as error:
+            raise InvalidInputError(f"{error}. where= takes = != < > <= >= in 'not in'.") from None
+        return expression
+
+    def _filtered(self, batch: pa.RecordBatch, expression: pc.Expression) -> pa.RecordBatch:
+        try:
+            return batch.filter(expression)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInputError(f"where= does not fit the columns of {self.source}: {error}") from None
+
+    def _pruned(self) -> Iterator[tuple[str, dict[str, pa.Scalar]]]:
+        """The files that may hold rows, and what the columns are that a file may lack."""
+        absent = [self._absent(key) for key in self.files]
+        if self._expression is None:
+            yield from zip(self.files, absent, strict=True)
+            return
+        import pyarrow.dataset as ds
+        from pyarrow import fs
+
+        # Arrow knows from the folders alone which files an expression rules out; it opens none here.
+        kind, nowhere = ds.ParquetFileFormat(), fs.LocalFileSystem()
+        fragments = []
+        for index, values in enumerate(absent):
+            guarantee = pc.scalar(True)
+            for name in hive_values(self.files[index]):
+                if name in values:
+                    same = pc.field(name) == values[name] if values[name].is_valid else pc.is_null(pc.field(name))
+                    guarantee = guarantee & same
+            fragments.append(kind.make_fragment(str(index), filesystem=nowhere, partition_expression=guarantee))
+        arrow = ds.FileSystemDataset(fragments, self.full_schema, kind, nowhere)
+        try:
+            left = [int(fragment.path) for fragment in arrow.get_fragments(filter=self._expression)]
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InvalidInputError(f"where= does not fit the columns of {self.source}: {error}") from None
+        for index in left:
+            yield self.files[index], absent[index]
+
+    def _absent(self, key: str) -> dict[str, pa.Scalar]:
+        """The columns that a file may lack: those of its folders, and in a union of files those of the others."""
+        values: dict[str, pa.Scalar] = {}
+        if self.declared is None and len(self.files) > 1:
+            values = {field.name: pa.scalar(None, field.type) for field in self.full_schema if field.nullable}
+        for name, text in hive_values(key).items():
+            if name in self.full_schema.names:
+                kind = self.full_schema.field(name).type
+                values[name] = pa.scalar(None, kind) if text is None else _value(text, kind, f"the folder in {key!r}")
+        return values
+
+    def _reader(self, key: str, where: tuple[pc.Expression, pa.Schema] | None = None) -> Reader:
+        from blocks.files.formats import default_options, detect, open_reader
+
+        form, compression = detect(key, self.format, self.compression)
+        return open_reader(
+            partial(self.store._open, key),  # noqa: SLF001
+            source=self.store.uri(key),
+            format=form,
+            compression=compression,
+            options=self.options or default_options(key),
+            extra_columns=self.extra_columns,
+            where=where,
+        )
+
+    def _united(self, known: pa.Field | None, field: pa.Field, key: str) -> pa.Field:
+        from blocks.arrow.columns import widened
+
+        if known is None:
+            return field
+        common = widened(known.type, field.type)
+        if common is None:
+            raise SchemaError(
+                f"{self.store.uri(key)}: column {field.name!r} is {field.type}, and {known.type} in the files before "
+                "it. Declare a schema."
+            )
+        return pa.field(field.name, common, known.nullable or field.nullable)
+
+
+def find_objects(store: ObjectStore, name: str) -> list[ObjectInfo]:
+    """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
+    if _is_glob(name):
+        folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
+        pattern = re.compile(_glob_regex(name))
+        found = (info for info in data_objects(store, folder) if pattern.fullmatch(info.key))
+        return sorted(found, key=_natural)
+    if name and not name.endswith("/"):
+        try:
+            return [store._head(name)]  # noqa: SLF001
+        except NotFoundError:
+            pass
+    return sorted(data_objects(store, name.rstrip("/")), key=_natural)
+
+
+def _is_glob(name: str) -> bool:
+    return any(char in name for char in "*?[")
+
+
+def _glob_regex(name: str) -> str:
+    """The regular expression of a glob.
+
+    >>> re.fullmatch(_glob_regex("a/**/*.csv"), "a/b/c/d.csv") is not None
+    True
+    """
+    marks = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", name)
+    return "".join(marks.get(part) or (part if index % 2 else re.escape(part)) for index, part in enumerate(parts))
+
+
+def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:
+    """What sorts part-2 before part-10."""
+    parts = re.split(r"([0-9]+)", info.key)
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _folder_type(values: Iterable[str | None]) -> pa.DataType:
+    """The type of a column that only folders have: integers, dates, else text."""
+    texts = {value for value in values if value is not None}
+    if texts and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts):
+        return pa.int64()
+    if texts and all(re.fullmatch(r"\d{4}-\d\d-\d\d", text) for text in texts):
+        return pa.date32()
+    return pa.string()
+
+
+def _value(value: Any, kind: pa.DataType, what: str) -> pa.Scalar:
+    """A value, or the text of one, as a scalar of a column's type."""
+    from blocks.files.values import caster
+
+    try:
+        if isinstance(value, str):
+            return caster(kind)(pa.array([value], pa.string()))[0]
+        return pa.scalar(value, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError):
+        raise SchemaError(f"{what} is not a value of type {kind}.") from None

@@ -1,0 +1,72 @@
+"""Keys of objects and names of folders: the one place that checks them and joins them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from blocks.base.errors import InvalidInputError
+
+
+def join_key(folder: str, key: str) -> str:
+    """The whole key of `key` in `folder`: the one place where keys are checked.
+
+    >>> join_key("base", "a/b.csv")
+    'base/a/b.csv'
+
+    Raises:
+        InvalidInputError: It is empty, or could leave the folder, or could not be read back by every store.
+    """
+    if problem := _key_problem(key):
+        raise InvalidInputError(f"{key!r:.200} is no key: {problem}. Keys look like 'folder/name.csv'.")
+    return f"{folder}/{key}" if folder else key
+
+
+def folder_prefix(folder: str) -> str:
+    """What the keys of the objects in a folder start with: "" for the block's own, else ending in one slash.
+
+    >>> folder_prefix("base"), folder_prefix("base/"), folder_prefix("")
+    ('base/', 'base/', '')
+
+    Raises:
+        InvalidInputError: It could leave the block's folder.
+    """
+    name = folder.removesuffix("/")
+    return "" if name in {"", "."} else join_key("", name) + "/"
+
+
+def whole_folder(value: object) -> str:
+    """The folder that a block stands for, without slashes around it; None, as others save it, is the whole bucket.
+
+    >>> whole_folder("/raw/orders/")
+    'raw/orders'
+
+    Raises:
+        ValueError: It is no folder; pydantic makes an error of the field's of it.
+    """
+    if not isinstance(value, str | None):
+        raise ValueError(f"a folder is text, not {type(value).__name__}")  # noqa: TRY004 (pydantic's form)
+    try:
+        return folder_prefix((value or "").strip("/")).removesuffix("/")
+    except InvalidInputError as error:
+        raise ValueError(str(error)) from None
+
+
+Folder = Annotated[str, BeforeValidator(whole_folder)]
+"""The type of a block's field for the folder that it stands for; empty is the whole bucket."""
+
+
+def _key_problem(key: object) -> str | None:
+    if not isinstance(key, str):
+        return f"it is {type(key).__name__}, not text"
+    if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
+        return "it holds a control character"
+    if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
+        return "it holds a code point that is no character"
+    segments = key.split("/")
+    if "" in segments:
+        return "it is empty, or has an empty part"
+    if "." in segments or ".." in segments:
+        return "'.' and '..' could leave the folder"
+    return None

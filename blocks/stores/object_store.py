@@ -1,0 +1,787 @@
+"""ObjectStore: everything that any bucket or folder can do, written once over a few primitives.
+
+A connector supplies `uri`, `check`, `_head`, `_get`, `_upload`, `_list`, `_delete`, `_copy` and, where the store has
+them, `_presign`, `_versions`, `_sweep`. Keys that go in and come out are relative to the block's folder.
+"""
+
+# Prefect's interfaces declare coroutines; ours are operations, which run with and without an event loop.
+# mypy: disable-error-code="override"
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import functools
+import io
+import threading
+from abc import abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from prefect.blocks.abstract import ObjectStorageBlock
+from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
+from pydantic import Field
+
+from blocks.arrow.load_id import with_load_id
+from blocks.base.block import ConnectorBlock
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, UnsupportedError
+from blocks.base.operation import operation
+from blocks.base.parameter import Parameter
+from blocks.base.retry import call_with_retry
+from blocks.files.local import CHUNK_BYTES, file_errors, rewound, write_file
+from blocks.stores.checksum import DamagedError, verified
+from blocks.stores.keys import folder_prefix, join_key
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Self
+
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    from _typeshed import WriteableBuffer
+
+    from blocks.arrow.columns import ExtraColumns
+    from blocks.arrow.scan import Scan
+    from blocks.files.local import Source
+    from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.stores.dataset import Condition, WriteMode, WriteReport
+
+READ_AHEAD = 4
+"""How many ranges of an object are requested at once."""
+CHUNKS_IN_FLIGHT = 12
+"""How many chunks or parts of a block's objects may be in memory beyond one of each object under way."""
+OPEN_BUFFER_BYTES = 2**20
+WRITE_ID = "etlwriteid"
+"""Metadata of a conditional write, by which it knows its own object when the answer was lost; no store's rules on
+names of metadata forbid it."""
+
+
+class NoSuchStoreError(NotFoundError):
+    """The bucket itself does not exist."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo(Parameter):
+    """What a store knows about one object.
+
+    Attributes:
+        key: Its key, relative to the block's folder.
+        size: Its length in bytes.
+        etag: Changes whenever the content changes; what `if_match` takes.
+        version: The store's version id, where the bucket keeps versions.
+        last_modified: When it was written (right after an upload: by this machine's clock).
+        content_type: Its media type, where the store keeps one; `head_object` tells it.
+        metadata: Names and values that were stored with it; `head_object` tells them.
+        checksum: That of the whole content as the store keeps it, such as `md5:5d4140...`, where it is known.
+    """
+
+    key: str
+    size: int
+    etag: str | None
+    version: str | None
+    last_modified: dt.datetime
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an object is to be written.
+
+    Attributes:
+        if_absent: Only when there is no such object yet.
+        if_match: Only when the object still has this etag.
+        content_type: Its media type.
+        metadata: Names and values to keep beside it.
+        tags: Names and values that the store can filter and bill by.
+    """
+
+    if_absent: bool = False
+    if_match: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the write may be refused."""
+        return self.if_absent or self.if_match is not None
+
+
+AS_IT_IS = WriteOptions()
+
+
+class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, WritableDeploymentStorage):
+    """A bucket, or a folder in it.
+
+    The method names are those of Prefect's collections, so a flow that was written for one of their buckets runs after
+    its import line changes, and the block serves as Prefect result storage. Differences, on purpose:
+
+    * Keys are relative to the block's folder in both directions: what `list_objects`, `write_path` or
+      `upload_from_path` returns can be passed back as it is, and never gets the folder's name twice.
+    * A folder is a folder: listing `base` gives `base/x` and never `base2/x`.
+    * Every write is atomic: a reader sees the old object or the new one. A failed upload or download leaves nothing.
+    * Folder markers (empty objects whose key ends in `/`) are not listed.
+    """
+
+    max_concurrency: int = Field(
+        default=16, ge=1, le=256, description="How many objects a folder operation transfers at once."
+    )
+
+    # Prefect's names
+
+    @operation
+    def read_path(self, path: str, *, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+        """The object's content, or `length` bytes of it from `start` on; a range over the end is cut.
+
+        What was read whole is compared with the checksum that the store keeps.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        return b"".join(self._stream(path, start, length, version=version))
+
+    @operation
+    def write_path(
+        self,
+        path: str,
+        content: bytes,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """The key of the object that now holds `content`.
+
+        Args:
+            path: Its key.
+            content: The bytes.
+            if_absent: Write only when there is no such object yet.
+            if_match: Write only when the object still has this etag.
+            content_type: Its media type, where the store keeps one.
+            metadata: Names and values that the store keeps beside it.
+            tags: Names and values that the store can filter and bill by.
+
+        Raises:
+            AlreadyExistsError: `if_absent` or `if_match` did not hold: another writer was faster.
+        """
+        if not isinstance(content, bytes | bytearray | memoryview):
+            raise InvalidInputError(
+                f"Could not write {self.uri(path)}: content is {type(content).__name__}, and has to be bytes. "
+                "Encode text first: text.encode()."
+            )
+        return self._upload(path, bytes(content), WriteOptions(if_absent, if_match, content_type, metadata, tags)).key
+
+    async def aread_path(self, path: str) -> bytes:
+        """The object's content, awaitable. Prefect reads its results with it; it is never a task run."""
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: b"".join(self._stream(path)))
+
+    async def awrite_path(self, path: str, content: bytes) -> str:
+        """The key of the object that now holds `content`, awaitable. Prefect writes its results with it."""
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self._upload(path, content).key)
+
+    @operation
+    def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
+        """The files that now hold the objects of a folder (by default all), in a local one (the working directory)."""
+        return self._download_folder(from_path or "", Path(local_path or ".").expanduser())
+
+    @operation
+    def put_directory(
+        self, local_path: str | None = None, to_path: str | None = None, ignore_file: str | None = None
+    ) -> int:
+        """How many files of a local folder were uploaded.
+
+        Args:
+            local_path: The local folder; the working directory by default.
+            to_path: The folder of the store to upload to.
+            ignore_file: A file of gitignore patterns; what they match is left out.
+        """
+        return self._upload_folder(Path(local_path or ".").expanduser(), to_path or "", ignore_file)
+
+    @operation
+    def list_objects(
+        self, folder: str = "", delimiter: str = "", page_size: int | None = None, max_items: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The objects in a folder, one dict each: Key, Size, LastModified, ETag; and VersionId where there is one.
+
+        Args:
+            folder: The folder; all of the block's by default.
+            delimiter: "/" leaves out the folders in it.
+            page_size: Taken for compatibility; pages are as large as the store makes them.
+            max_items: Stop after so many.
+        """
+        del page_size
+        found: list[dict[str, Any]] = []
+        for page in self._list(folder, recursive=not delimiter):
+            found += [_as_dict(info) for info in page]
+            if max_items is not None and len(found) >= max_items:
+                return found[:max_items]
+        return found
+
+    @operation
+    def list_folders(self, folder: str = "") -> list[str]:
+        """The folders in a folder (by default in all of the block's), and the folders in those, sorted.
+
+        A folder is there as long as an object is in it.
+        """
+        start = folder_prefix(folder)
+        found: set[str] = set()
+        for page in self._list(folder):
+            for info in page:
+                parts = info.key[len(start) :].split("/")[:-1]
+                found |= {start + "/".join(parts[: depth + 1]) for depth in range(len(parts))}
+        return sorted(found)
+
+    @operation
+    def download_object_to_path(
+        self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
+    ) -> Path:
+        """The absolute path of the file that now holds the object; by default named like it.
+
+        Raises:
+            InvalidInputError: `to_path` is a folder.
+        """
+        target = Path(to_path if to_path is not None else PurePath(from_path).name).expanduser().absolute()
+        self._download(from_path, target, version=version)
+        return target
+
+    @operation
+    def download_object_to_file_object(
+        self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
+    ) -> BinaryIO:
+        """The open file, with the object written at its position. After a failure it stands as before."""
+        chunks = self._stream(from_path, version=version)
+        first = next(chunks, b"")
+        with rewound(to_file_object, truncate=True):
+            to_file_object.write(first)
+            to_file_object.writelines(chunks)
+        return to_file_object
+
+    @operation
+    def download_folder_to_path(self, from_folder: str, to_folder: str | Path | None = None) -> Path:
+        """The absolute path of the local folder that now holds the folder's objects."""
+        target = Path(to_folder or ".").expanduser().absolute()
+        self._download_folder(from_folder, target)
+        return target
+
+    @operation
+    def upload_from_path(
+        self,
+        from_path: str | Path,
+        to_path: str | None = None,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """The key of the object that now holds the local file; by default named like it. Options: `write_path`."""
+        source = Path(from_path).expanduser()
+        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
+        return self._upload(to_path or source.name, source, options).key
+
+    @operation
+    def upload_from_file_object(
+        self,
+        from_file_object: BinaryIO,
+        to_path: str,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        content_type: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """The key of the object that now holds what the open file had from its position on. Options: `write_path`."""
+        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
+        with rewound(from_file_object):
+            return self._upload(to_path, from_file_object, options).key
+
+    @operation
+    def upload_from_folder(
+        self, from_folder: str | Path, to_folder: str | None = None, *, ignore_file: str | Path | None = None
+    ) -> str:
+        """The folder of the store that now holds the files of the local folder.
+
+        Args:
+            from_folder: The local folder.
+            to_folder: The folder of the store; the block's own by default.
+            ignore_file: A file of gitignore patterns; what they match is left out.
+        """
+        self._upload_folder(Path(from_folder).expanduser(), to_folder or "", ignore_file)
+        return to_folder or ""
+
+    @operation
+    def upload_from_dataframe(
+        self,
+        df: Any,
+        to_path: str,
+        serialization_format: str = "csv_gzip",
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        metadata: dict[str, str] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
+        """The key of the object that now holds the frame; it ends as the format's files do.
+
+        Args:
+            df: A pandas or polars frame, an Arrow table, a Scan, or anything with `__arrow_c_stream__`.
+            to_path: The key; an ending such as `.csv` is replaced by the format's own, or added.
+            serialization_format: csv, csv_gzip, parquet, parquet_snappy or parquet_gzip.
+            if_absent: Write only when there is no such object yet.
+            if_match: Write only when the object still has this etag.
+            metadata: Names and values that the store keeps beside it.
+            tags: Names and values that the store can filter and bill by.
+        """
+        from blocks.stores import dataframes
+
+        form = dataframes.serialization(serialization_format)
+        options = WriteOptions(if_absent, if_match, form.content_type, metadata, tags)
+        return dataframes.upload(self, df, to_path, form, options)
+
+    @operation
+    def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
+        """A pandas frame of the object: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, as its name ends.
+
+        Args:
+            from_path: The key; a folder or a glob gives the rows of all its objects.
+            schema: Columns and exact types; by default what the file says, or what its values look like.
+        """
+        return self.scan(from_path, schema=schema).to_pandas()
+
+    @operation
+    def copy_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
+        """The key of the copy, which the store makes on its own side.
+
+        Args:
+            from_path: The object.
+            to_path: The key of the copy.
+            to_bucket: Another block of the same kind, or a bucket's name, in which case `to_path` is the whole key.
+        """
+        self._copy(from_path, to_path, self._target(to_bucket))
+        return to_path
+
+    @operation
+    def move_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
+        """The new key of the object: copied, then deleted where it was."""
+        target = self._target(to_bucket)
+        if target.uri(to_path) != self.uri(from_path):
+            self._copy(from_path, to_path, target)
+            # Retried here: a new try of the whole would miss the source that a lost answer has deleted already.
+            call_with_retry(self.retry, lambda: self._delete([from_path]))
+        return to_path
+
+    @operation
+    def stream_from(self, bucket: ObjectStore, from_path: str, to_path: str | None = None) -> str:
+        """The key of the object that now holds a copy of one in any other store, passed through this process."""
+        key = to_path or PurePath(from_path).name
+        return self._upload(key, bucket._stream(from_path)).key
+
+    # Ours
+
+    @operation
+    def exists(self, path: str) -> bool:
+        """Whether there is such an object.
+
+        Raises:
+            NoSuchStoreError: There is not even the bucket.
+        """
+        try:
+            self._head(path)
+        except NoSuchStoreError:
+            raise
+        except NotFoundError:
+            return False
+        return True
+
+    @operation
+    def head_object(self, path: str, *, version: str | None = None) -> ObjectInfo:
+        """What the store knows about the object.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        return self._head(path, version)
+
+    @operation
+    def list_versions(self, path: str) -> list[ObjectInfo]:
+        """The versions of an object that the store still has, the newest first.
+
+        Raises:
+            UnsupportedError: The store keeps none.
+        """
+        return self._versions(path)
+
+    @operation
+    def delete_objects(self, paths: list[str]) -> int:
+        """How many keys are gone now, those that were not there included."""
+        return self._delete(paths)
+
+    @operation
+    def presigned_url(self, path: str, *, method: str = "GET", expires_in: dt.timedelta = dt.timedelta(hours=1)) -> str:
+        """A URL with which anybody can read ("GET") or write ("PUT") the object for a while. Treat it as a secret.
+
+        Raises:
+            UnsupportedError: The store has no such URLs.
+        """
+        return self._presign(path, method, expires_in)
+
+    @operation
+    def sweep(self, *, older_than: dt.timedelta = dt.timedelta(days=1)) -> int:
+        """How many uploads of killed processes were removed: parts that are billed, or lie there, and no object.
+
+        Args:
+            older_than: Younger ones may still be under way, and stay.
+        """
+        removed = self._sweep(older_than)
+        self.logger.info("Swept %s: uploads=%d older_than=%s", self.uri(), removed, older_than)
+        return removed
+
+    def open(self, path: str, *, version: str | None = None) -> BinaryIO:
+        """The object as a seekable file, read by ranges as they are needed; one version of it, to the end.
+
+        Raises:
+            NotFoundError: There is no such object.
+        """
+        return self._open(path, version)
+
+    def scan(
+        self,
+        keys: str | Sequence[str],
+        *,
+        schema: pa.Schema | None = None,
+        format: Format | None = None,  # noqa: A002 (what everybody calls it)
+        compression: Compression | None = None,
+        options: FileOptions | None = None,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] | pc.Expression | None = None,
+        on_error: OnError = "fail",
+        extra_columns: ExtraColumns = "ignore",
+    ) -> Scan:
+        """The objects as one Scan; nothing is read, nor listed, before it is opened.
+
+        Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names
+        that start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
+
+        Args:
+            keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of those.
+            schema: Columns and exact types; a file that lacks one is an error, and a column that is not nullable has
+                to have a value. Without it the types are what the files say, the union by name of several.
+            format: What the files are, where their names do not say it: CSV, JSON Lines, Parquet or Arrow IPC.
+            compression: How they are compressed, where their names do not say it.
+            options: CsvOptions for CSV.
+            columns: Only these, in this order.
+            where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them, or
+                an Arrow expression. Partitions and row groups that it rules out are not read.
+            on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
+            extra_columns: What to do where a file has columns that `schema` lacks.
+        """
+        from blocks.stores import dataset
+
+        return dataset.scan(
+            self,
+            keys,
+            schema=schema,
+            format=format,
+            compression=compression,
+            options=options,
+            columns=columns,
+            where=where,
+            on_error=on_error,
+            extra_columns=extra_columns,
+        )
+
+    @operation
+    def read_table(
+        self,
+        keys: str | Sequence[str],
+        *,
+        schema: pa.Schema | None = None,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] | pc.Expression | None = None,
+    ) -> pa.Table:
+        """The objects as one Arrow table in memory; see `scan`."""
+        return self.scan(keys, schema=schema, columns=columns, where=where).to_arrow()
+
+    @functools.partial(operation, prepare="_fix_load_id")
+    def write_table(
+        self,
+        data: Any,
+        prefix: str,
+        *,
+        partition_by: Sequence[str] = (),
+        mode: WriteMode = "overwrite",
+        format: Format = "parquet",  # noqa: A002 (what everybody calls it)
+        compression: Compression | None = None,
+        options: FileOptions | None = None,
+        load_id: str | None = None,
+        max_file_bytes: int = 128 * 2**20,
+        max_rejected: float = 0.1,
+    ) -> WriteReport:
+        """What was written: a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
+
+        Nothing is published before all of the data was read and checked; parts wait in temporary files until then.
+
+        Args:
+            data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
+            prefix: The folder.
+            partition_by: Columns that become folders.
+            mode: `overwrite`: the folder holds these rows and no others. `replace_partition`: the same for each
+                partition that has rows in the data. `append` adds parts whose names carry the load_id.
+            format: The files' format.
+            compression: The format's default where None: zstd for Parquet, none for the others.
+            options: ParquetOptions for Parquet, CsvOptions for CSV.
+            load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
+            max_file_bytes: A part that has reached this size is followed by another one.
+            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may refuse. They go to
+                `<prefix>/_quarantine/`, one JSON object a line.
+
+        Raises:
+            QualityError: Too many rows were refused; nothing was written.
+            SchemaError: A column of `partition_by` does not exist or cannot be a folder.
+            TypeLossError: The format has no form for a column.
+        """
+        from blocks.stores import dataset
+
+        report = dataset.write_table(
+            self,
+            data,
+            prefix,
+            partition_by=partition_by,
+            mode=mode,
+            format=format,
+            compression=compression,
+            options=options,
+            load_id=load_id,
+            max_file_bytes=max_file_bytes,
+            max_rejected=max_rejected,
+        )
+        self.logger.info("%s", report)
+        return report
+
+    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("mode") != "append":  # the other modes name their files by partition
+            return arguments
+        return with_load_id(arguments, self.uri(arguments["prefix"]))
+
+    # What a connector supplies
+
+    @abstractmethod
+    def uri(self, key: str = "") -> str:
+        """The object's address for messages, such as `s3://bucket/folder/key`."""
+
+    @abstractmethod
+    def _head(self, key: str, version: str | None = None) -> ObjectInfo: ...
+
+    @abstractmethod
+    def _get(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        """At most `length` bytes from `start` on, none when the object ends before it, and what it is.
+
+        Raises:
+            TransientError: The object no longer has the etag `if_match`.
+        """
+
+    @abstractmethod
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo: ...
+
+    @abstractmethod
+    def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
+        """The objects in the folder `prefix` page by page, sorted by key, without markers."""
+
+    @abstractmethod
+    def _delete(self, keys: Iterable[str]) -> int: ...
+
+    @abstractmethod
+    def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None: ...
+
+    def _write_id(self, key: str) -> str | None:  # noqa: ARG002
+        """The name that the conditional write gave itself which made the object, None where it has none."""
+        return None
+
+    def _holds(self, key: str, write_id: str) -> bool:
+        """Whether the object is the one that this write made, though its answer was lost."""
+        try:
+            return self._write_id(key) == write_id
+        except ConnectorError:
+            return False
+
+    def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
+        raise UnsupportedError(f"{type(self).__name__} has no presigned URLs.")
+
+    def _refuse_version(self, version: str | None) -> None:
+        if version is not None:
+            raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
+
+    def _versions(self, key: str) -> list[ObjectInfo]:  # noqa: ARG002
+        raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
+
+    def _sweep(self, older_than: dt.timedelta) -> int:  # noqa: ARG002
+        """What `sweep` does; nothing where the store itself forgets what was not finished."""
+        return 0
+
+    def _named_bucket(self, name: str) -> Self:
+        raise UnsupportedError(f"{type(self).__name__} has no bucket {name!r} beside it; pass a block as to_bucket.")
+
+    def _stored_checksum(self, info: ObjectInfo) -> str | None:
+        """The checksum of the whole object that `info` is of, where it takes a request of its own to know it."""
+        return info.checksum
+
+    # What the primitives give together
+
+    def _stream(
+        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
+        """The object in chunks, read a few ranges ahead; every chunk is of the same version of it."""
+        if length is not None and length <= 0:
+            self._head(key, version)
+            return
+        wanted = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
+        first, info = self._get(key, start, wanted, version=version)
+        stop = info.size if length is None else min(info.size, start + length)
+        chunks = self._chunks(first, info, start, stop, version)
+        yield from self._verified(chunks, info) if start == 0 and stop == info.size else chunks
+
+    def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:
+        if first:
+            yield first
+        yield from self._ranges(info, start + len(first), stop, version)
+
+    def _ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
+        def get(at: int) -> bytes:
+            return self._get(info.key, at, min(CHUNK_BYTES, stop - at), if_match=info.etag, version=version)[0]
+
+        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self._budget())
+
+    def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
+        expected = info.checksum or self._stored_checksum(info)
+        if expected is None:
+            yield from chunks
+            return
+        try:
+            yield from verified(chunks, expected, self.uri(info.key))
+        except DamagedError:
+            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is no MD5.
+            if self._stored_checksum(info) == expected:
+                raise
+
+    def _budget(self) -> threading.Semaphore:
+        return self._cached("budget", lambda: threading.BoundedSemaphore(CHUNKS_IN_FLIGHT))
+
+    def _open(self, key: str, version: str | None = None) -> BinaryIO:
+        raw = _Ranged(self, self._head(key, version), version)
+        return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
+
+    def _target(self, to_bucket: Self | str | None) -> Self:
+        if to_bucket is None:
+            return self
+        if isinstance(to_bucket, str):
+            return self._named_bucket(to_bucket)
+        if not isinstance(to_bucket, type(self)):
+            raise InvalidInputError(
+                f"A {type(self).__name__} cannot copy into a {type(to_bucket).__name__}. "
+                "Use stream_from() of the target."
+            )
+        return to_bucket
+
+    def _download(self, key: str, target: Path, *, version: str | None = None) -> int:
+        if target.is_dir():
+            raise InvalidInputError(f"Could not write {target}: it is a folder. Give the file's whole name as to_path.")
+        return write_file(target, self._stream(key, version=version))
+
+    def _download_folder(self, folder: str, target: Path) -> list[Path]:
+        prefix = folder_prefix(folder)
+        size = 0
+        paths: list[Path] = []
+        infos = (info for page in self._list(folder) for info in page)
+
+        def download(info: ObjectInfo) -> tuple[Path, int]:
+            path = target / join_key("", info.key.removeprefix(prefix))
+            return path, self._download(info.key, path)
+
+        for path, written in ordered_map(download, infos, workers=self.max_concurrency):
+            paths.append(path)
+            size += written
+        self.logger.info("Downloaded %s to %s: objects=%d bytes=%d", self.uri(folder), target, len(paths), size)
+        return paths
+
+    def _upload_folder(self, source: Path, folder: str, ignore_file: str | Path | None) -> int:
+        if not source.is_dir():
+            raise NotFoundError(f"Could not upload {source}: it is not a folder.")
+        prefix = folder_prefix(folder)
+        included = None if ignore_file is None else _not_ignored(source, Path(ignore_file))
+        files = (path for path in sorted(source.rglob("*")) if path.is_file())
+        chosen = (path for path in files if included is None or path.relative_to(source).as_posix() in included)
+
+        def upload(path: Path) -> int:
+            return self._upload(prefix + path.relative_to(source).as_posix(), path).size
+
+        count = size = 0
+        for sent in ordered_map(upload, chosen, workers=self.max_concurrency):
+            count, size = count + 1, size + sent
+        self.logger.info("Uploaded %s to %s: objects=%d bytes=%d", source, self.uri(folder), count, size)
+        return count
+
+
+class _Ranged(io.RawIOBase):
+    """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
+
+    def __init__(self, store: ObjectStore, info: ObjectInfo, version: str | None) -> None:
+        self._store, self._info, self._version, self._at = store, info, version, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative position {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        start = self._at
+        stop = min(start + len(view), self._info.size)
+        for chunk in self._store._ranges(self._info, start, stop, self._version):  # noqa: SLF001
+            view[self._at - start : self._at - start + len(chunk)] = chunk
+            self._at += len(chunk)
+        return self._at - start
+
+    def readall(self) -> bytes:
+        rest = b"".join(self._store._ranges(self._info, self._at, self._info.size, self._version))  # noqa: SLF001
+        self._at += len(rest)
+        return rest
+
+
+def _as_dict(info: ObjectInfo) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "Key": info.key,
+        "Size": info.size,
+        "LastModified": info.last_modified,
+        "ETag": info.etag,
+    }
+    return found | ({"VersionId": info.version} if info.version else {})
+
+
+def _not_ignored(folder: Path, ignore_file: Path) -> set[str]:
+    from prefect.utilities.filesystem import filter_files
+
+    with file_errors("read", ignore_file):
+        patterns = ignore_file.read_text(encoding="utf-8").splitlines()
+    return {PurePath(name).as_posix() for name in filter_files(str(folder), patterns, include_dirs=False)}

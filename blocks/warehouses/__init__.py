@@ -1,0 +1,1 @@
+"""SQL databases: statements, queries as Arrow streams, and the load protocol."""

@@ -1,0 +1,297 @@
+"""The load protocol, written once over the primitives of a `BulkSession`.
+
+How it keeps the promise that a retry never loses a row and never doubles one:
+
+1. **Plan.** Compare the schemas; a type that would lose something is an error unless its column is allowed by name.
+2. **Identity.** `load_id` is fixed before the first try; one that the ledger knows is done already.
+3. **Stage** in bulk by the driver's fastest path, unless the driver can write into the target within the transaction.
+4. **Verify**: rows sent = rows the server counted = rows applied.
+5. **Claim, apply and record in one transaction.** The row in the ledger comes first, under its primary key, so a try
+   that is still committing somewhere blocks the next one instead of racing it.
+6. **Resolve** (`Warehouse.load`). If the answer to COMMIT is lost, that try is ended or waited for and the ledger is
+   read: found means done, not found means run again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.arrow.scan import AHEAD_BYTES, Rejects, Scan, read_ahead
+from blocks.arrow.types import cast_batch
+from blocks.base.errors import (
+    AlreadyExistsError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    TypeLossError,
+)
+from blocks.base.optional import lazy
+from blocks.base.progress import progress
+from blocks.warehouses.ledger import QUARANTINE, Ledger, claimed, quarantine_schema, recorded
+from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
+from blocks.warehouses.planner import Planned, Planner
+from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from blocks.warehouses.session import BulkSession
+    from blocks.warehouses.sql import Dialect
+else:
+    pa = lazy("pyarrow")
+
+REJECTS_A_BATCH = 10_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """What a caller asks for; the fields are those of `Warehouse.load`."""
+
+    scan: Scan
+    table: str
+    mode: Mode
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    on_new_columns: OnNewColumns
+    allow_loss: tuple[str, ...] = ()
+    max_rejected: float = 0.0
+
+
+class Loader:
+    """One try of one load on one session."""
+
+    may_go_direct: ClassVar[bool] = True
+    """Whether rows may be written into the target without a stage, where the session can."""
+
+    def __init__(self, session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, load_id: str) -> None:
+        self._session = session
+        self._dialect = dialect
+        self._request = request
+        self._uri = uri
+        self._load_id = load_id
+        self._ledger = Ledger(dialect)
+        self._rejects = Rejects()
+        self._rows = 0
+
+    def run(self) -> LoadReport:
+        """What was loaded, or what an earlier try had loaded."""
+        started = datetime.now(UTC)
+        if report := self._find():
+            return report.model_copy(update={"already_loaded": True})
+        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
+        self._refuse_losses(planned.plan)
+        session, plan = self._session, planned.plan
+        direct = self.may_go_direct and session.ingests_in_transaction and plan.mode == "append"
+        direct = direct and not planned.needs_stage
+        try:
+            with progress(plan.table) as tick:
+                if not direct:
+                    self._stage(planned, tick)
+                    self._check_staged_keys(plan)
+                if self._dialect.ddl_commits:
+                    self._shape(plan)
+                if isinstance(session, ScriptedSession):
+                    return self._run_script(session, planned, started)
+                with session.transaction():
+                    self._ledger.claim(session, self._load_id, plan, started)
+                    if not self._dialect.ddl_commits:
+                        self._shape(plan)
+                    if direct:
+                        self._ingest(plan.table, planned, tick)
+                        changes = {"inserted": self._rows}
+                    else:
+                        changes = self._apply(planned)
+                    if self._rejects.total:
+                        session.execute(self._quarantine())
+                    report = self._report(plan, started, changes)
+                    self._ledger.record(session, report)
+            return report
+        finally:
+            for stage in (session.stage, session.staged_rejects, session.staged_keys):
+                with contextlib.suppress(ConnectorError):
+                    session.discard(stage)
+
+    def _report(self, plan: LoadPlan, started: datetime, changes: dict[str, int]) -> LoadReport:
+        return LoadReport(
+            load_id=self._load_id,
+            table=plan.table,
+            mode=plan.mode,
+            rows=self._rows,
+            **changes,
+            rejected=dict(self._rejects.reasons),
+            quarantine=QUARANTINE if self._rejects.total else None,
+            ddl=plan.ddl,
+            ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
+            started_at=started,
+            finished_at=datetime.now(UTC),
+        )
+
+    def _quarantine(self) -> str:
+        return self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), self._session.staged_rejects)
+
+    def _run_script(self, session: ScriptedSession, planned: Planned, started: datetime) -> LoadReport:
+        """The same transaction as one script; the report is what it leaves in the ledger."""
+        plan = planned.plan
+        steps = self._steps(planned)
+        if self._rejects.total:
+            steps.append(Step(self._quarantine()))
+        unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
+        script = Script(
+            self._load_id,
+            tuple(steps),
+            self._rows,
+            claimed(self._load_id, plan, started) | recorded(self._report(plan, started, unknown)),
+        )
+        try:
+            session.run_script(script)
+        except AlreadyExistsError:
+            raise TransientError(
+                f"Another try of load {self._load_id} was faster; its report is in the ledger."
+            ) from None
+        report = self._ledger.find(session, self._load_id)
+        if report is None:
+            raise TerminalError(f"{self._uri}: the script of load {self._load_id} ended, and the ledger lacks it.")
+        return report
+
+    def _steps(self, planned: Planned) -> list[Step]:
+        """What `_apply` does, as statements."""
+        dialect, plan, columns, stage = self._dialect, planned.plan, planned.columns, self._session.stage
+        if plan.mode == "upsert":
+            return [
+                Step(dialect.update_from_stage(plan.table, columns, plan.key, stage), "updated"),
+                Step(dialect.insert_missing(plan.table, columns, plan.key, stage), "inserted"),
+            ]
+        steps = []
+        if plan.mode == "replace" and not plan.creates_table:
+            steps.append(Step(dialect.truncate(plan.table), "deleted"))
+        if plan.mode == "replace_partition" and not plan.creates_table:
+            steps.append(Step(dialect.delete_partitions(plan.table, columns, plan.partition_by, stage), "deleted"))
+        return [*steps, Step(dialect.insert(plan.table, columns, stage), "inserted")]
+
+    def _find(self) -> LoadReport | None:
+        try:
+            return self._ledger.find(self._session, self._load_id)
+        except NotFoundError:
+            self._ledger.create(self._session)
+            return None
+
+    def _refuse_losses(self, plan: LoadPlan) -> None:
+        allowed = self._request.allow_loss
+        if losses := "; ".join(
+            f"{name} would lose {loss}" for name, loss in plan.losses.items() if name not in allowed
+        ):
+            raise TypeLossError(
+                f"{self._uri}: {losses}. Cast the data or change the column, or name the column in allow_loss to "
+                "accept it."
+            )
+
+    def _shape(self, plan: LoadPlan) -> None:
+        for statement in plan.ddl:
+            try:
+                self._session.execute(statement)
+            except AlreadyExistsError as error:
+                raise TransientError(f"Another loader changed {self._uri} at the same time: {error}") from None
+
+    def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
+        """Put the rows where only this session sees them."""
+        self._session.create_stage(self._dialect, self._session.stage, planned.columns)
+        self._ingest(self._session.stage, planned, tick, stage=True)
+
+    def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
+        """Send the data, compare the counts, and stage what was refused."""
+
+        def counted() -> Iterator[pa.RecordBatch]:
+            batches = self._request.scan.batches(self._rejects)
+            cast = (cast_batch(batch, planned.schema, lossy=self._request.allow_loss) for batch in batches)
+            for batch in read_ahead(cast, size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+                self._rows += batch.num_rows
+                tick(batch.num_rows)
+                yield batch
+
+        count = self._session.ingest(table, planned.schema, counted(), stage=stage)
+        if count != self._rows:
+            raise TerminalError(
+                f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
+            )
+        self._stage_rejects()
+
+    def _stage_rejects(self) -> None:
+        """Compare what was refused with what the caller allows, and stage it for the quarantine."""
+        self._rejects.check(
+            accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
+        )
+        if self._rejects.total:
+            rejects = self._session.staged_rejects
+            self._session.create_stage(self._dialect, rejects, self._ledger.quarantine_columns())
+            self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)
+
+    def _reject_batches(self) -> Iterator[pa.RecordBatch]:
+        rows: list[dict[str, Any]] = []
+        for text in self._rejects.json_lines():
+            reject = json.loads(text)
+            rows.append(
+                {
+                    "load_id": self._load_id,
+                    "table_name": self._request.table,
+                    "line": reject["line"],
+                    "column_name": reject["column"],
+                    "reason": reject["reason"],
+                    "row_text": reject["row"].replace("\0", "\N{SYMBOL FOR NULL}"),  # no engine's text holds NUL
+                }
+            )
+            if len(rows) == REJECTS_A_BATCH:
+                yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
+                rows = []
+        if rows:
+            yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
+
+    def _check_staged_keys(self, plan: LoadPlan) -> None:
+        columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
+        if not columns or not self._rows:
+            return
+        stage = self._dialect.name(self._session.stage)
+        nulls = " OR ".join(f"{self._dialect.name(column)} IS NULL" for column in columns)
+        if count := self._session.fetch(f"SELECT count(*) FROM {stage} WHERE {nulls}")[0][0]:
+            raise InvalidInputError(
+                f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
+            )
+        if plan.mode == "upsert":
+            repeated = f"SELECT 1 FROM {stage} GROUP BY {self._dialect.names(columns)} HAVING count(*) > 1"
+            if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
+                raise InvalidInputError(
+                    f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "
+                    "so it is not clear which row counts. Make the key unique, or use mode='append'."
+                )
+
+    def _apply(self, planned: Planned) -> dict[str, int]:
+        session, dialect, plan = self._session, self._dialect, planned.plan
+        changes = {"inserted": 0, "updated": 0, "deleted": 0}
+        if plan.mode == "upsert":
+            changes["inserted"], changes["updated"] = session.upsert(dialect, plan.table, planned.columns, plan.key)
+        else:
+            if plan.mode == "replace" and not plan.creates_table:  # to empty a table says nothing of its rows
+                changes["deleted"] = session.fetch(f"SELECT count(*) FROM {dialect.table(plan.table)}")[0][0]
+            for step in self._steps(planned):
+                count = session.execute(step.sql)
+                if not (plan.mode == "replace" and step.counts_as == "deleted"):
+                    changes[step.counts_as] = count
+        if changes["inserted"] + changes["updated"] != self._rows:
+            applied = changes["inserted"] + changes["updated"]
+            raise TerminalError(
+                f"{self._uri}: {self._rows} rows were staged and {applied} applied. Nothing was committed. "
+                "The table may hold a key more than once, or a trigger or row security may hold rows back."
+            )
+        return changes
+
+
+def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
+    """What the load would do to the table as it is now."""
+    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()

@@ -1,0 +1,159 @@
+"""Planner: compares the schema of the data with the table's and says what a load would do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from blocks.arrow.types import plain_type, type_loss
+from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.base.optional import lazy
+from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pyarrow as pa
+
+    from blocks.warehouses.loader import LoadRequest
+    from blocks.warehouses.sql import Column, Dialect
+else:
+    pa = lazy("pyarrow")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, with the columns that are filled and the Arrow schema in which they are sent."""
+
+    plan: LoadPlan
+    columns: tuple[Column, ...]
+    schema: pa.Schema
+
+    @property
+    def needs_stage(self) -> bool:
+        """Whether the engine has to cast a column on its way."""
+        return any(column.stage_type for column in self.columns)
+
+
+class Planner:
+    """Compares the schema of the data with the table's."""
+
+    def __init__(self, dialect: Dialect, request: LoadRequest, *, existing: Sequence[Column] | None, uri: str) -> None:
+        self.dialect = dialect
+        self.uri = uri
+        self.existing = {column.name: column for column in existing or ()}
+        self.creates = existing is None
+        self.schema = request.scan.schema
+        self.table = request.table
+        self.mode: Mode = request.mode
+        self.key = request.key
+        self.partition_by = request.partition_by
+        self.on_new_columns = request.on_new_columns
+
+    def plan(self) -> Planned:
+        """What the load would do.
+
+        Raises:
+            SchemaError: The data does not fit the table.
+            InvalidInputError: The arguments do not fit each other.
+        """
+        self._check_arguments()
+        columns: list[Column] = []
+        plans: list[ColumnPlan] = []
+        for field in self.schema:
+            column, action = self._column(field)
+            loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
+            if column:
+                columns.append(column)
+            plans.append(
+                ColumnPlan(
+                    name=field.name,
+                    source_type=str(field.type),
+                    target_type=column.sql_type if column else None,
+                    action=action,
+                    loss=loss,
+                )
+            )
+        plans += self._absent()
+        ddl = [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
+        if self.creates:
+            key = self.key if self.mode == "upsert" else ()
+            ddl = [self.dialect.create_table(self.table, columns, key=key, partition_by=self.partition_by)]
+        plan = LoadPlan(
+            table=self.table,
+            mode=self.mode,
+            key=self.key,
+            partition_by=self.partition_by,
+            creates_table=self.creates,
+            ddl=tuple(ddl),
+            columns=tuple(plans),
+        )
+        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]))
+
+    def _alike(self, name: str) -> str:
+        """What names have in common that are one name to the engine."""
+        return self.dialect.known_as(name) if self.dialect.case_counts else name.lower()
+
+    def _is_new(self, column: Column) -> bool:
+        return not self.creates and column.name not in self.existing
+
+    def _column(self, field: pa.Field) -> tuple[Column | None, Any]:
+        if (known := self.existing.get(field.name)) is not None:
+            plain = plain_type(field.type)
+            if known.any_decimal and pa.types.is_decimal(plain):
+                known = replace(known, arrow_type=plain)
+            return known, "keep"
+        if near := [name for name in self.existing if self._alike(name) == self._alike(field.name)]:
+            raise SchemaError(
+                f"{self.uri}: the data's column {field.name!r} and the table's {near[0]!r} differ only by case. "
+                "Rename the data's."
+            )
+        if not self.creates and self.on_new_columns == "fail":
+            raise SchemaError(f"{self.uri} has no column {field.name!r}, and on_new_columns is 'fail'.")
+        if not self.creates and self.on_new_columns == "ignore":
+            return None, "ignore"
+        try:
+            return self.dialect.column(field.name, field.type), "create" if self.creates else "add"
+        except TypeLossError as error:
+            raise TypeLossError(f"{self.uri}, column {field.name!r}: {error}") from None
+
+    def _absent(self) -> Iterator[ColumnPlan]:
+        for name, column in self.existing.items():
+            if name in self.schema.names:
+                continue
+            if not column.nullable and not column.has_default:
+                raise SchemaError(
+                    f"{self.uri}: the data lacks the column {name!r}, which is NOT NULL and has no default."
+                )
+            yield ColumnPlan(name=name, source_type=None, target_type=column.sql_type, action="absent")
+
+    def _check_arguments(self) -> None:
+        names = self.schema.names
+        alike = Counter(self._alike(name) for name in names)
+        if repeated := {name for name in names if alike[self._alike(name)] > 1}:
+            raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
+        if not names:
+            raise SchemaError("The data has no columns.")
+        for mode, argument, value in (
+            ("upsert", "key", self.key),
+            ("replace_partition", "partition_by", self.partition_by),
+        ):
+            if self.mode == mode and not value:
+                raise InvalidInputError(f"mode={mode!r} needs {argument}: the columns that tell rows apart.")
+            check_names(value, names, argument)
+        if self.mode not in ("append", "replace", "upsert", "replace_partition"):
+            raise InvalidInputError(
+                f"Unknown mode {self.mode!r}. The modes are append, replace, upsert and replace_partition."
+            )
+
+
+def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Nothing, or the error that says which of `names` are no columns.
+
+    Raises:
+        InvalidInputError: Some are not among `known`.
+    """
+    known = list(known)
+    if missing := [name for name in names if name not in known]:
+        raise InvalidInputError(f"{what} names {missing}, which the data lacks. Its columns: {known}.")

@@ -1,0 +1,180 @@
+"""Publishing: the load protocol for rows that are in a table of the warehouse already. They never leave it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.arrow.scan import as_scan
+from blocks.arrow.types import filter_batch
+from blocks.base.errors import InvalidInputError
+from blocks.base.optional import lazy
+from blocks.quality.report import REASON
+from blocks.warehouses.loader import Loader
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from blocks.warehouses.loader import LoadRequest
+    from blocks.warehouses.planner import Planned
+    from blocks.warehouses.session import BulkSession
+    from blocks.warehouses.sql import Dialect
+else:
+    pa = lazy("pyarrow")
+    pc = lazy("pyarrow.compute")
+
+
+KEPT_REASON = "_etl_reason"
+"""The reason beside a row of the source, which may have a column of that name."""
+
+
+class Publisher(Loader):
+    """One try of publishing the rows of `source`, apart from those whose keys `rejected` names.
+
+    The rows are copied into the stage by the engine, so that what is published is one state of the source table.
+    """
+
+    may_go_direct: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        session: BulkSession,
+        dialect: Dialect,
+        request: LoadRequest,
+        *,
+        uri: str,
+        load_id: str,
+        source: str,
+        rejected: pa.Table | None,
+    ) -> None:
+        super().__init__(session, dialect, request, uri=uri, load_id=load_id)
+        self._source = dialect.table(source)
+        self._rejected = None if rejected is None or not rejected.num_rows else rejected
+
+    def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
+        session, dialect = self._session, self._dialect
+        fields = {field.name: field.type for field in self._request.scan.schema}
+        columns = [replace(column, stage_type=None) for column in planned.columns]
+        values = [
+            f"s.{dialect.name(column.name)}"
+            if fields[column.name] == column.arrow_type
+            else f"CAST(s.{dialect.name(column.name)} AS {column.sql_type})"
+            for column in columns
+        ]
+        where = "" if self._rejected is None else f" WHERE {self._set_aside(self._rejected, fields)}"
+        session.create_stage(dialect, session.stage, columns)
+        session.execute(
+            f"INSERT INTO {dialect.name(session.stage)} ({dialect.names(column.name for column in columns)}) "
+            f"SELECT {', '.join(values)} FROM {self._source} AS s{where}"
+        )
+        self._rows = session.fetch(f"SELECT count(*) FROM {dialect.name(session.stage)}")[0][0]
+        tick(self._rows)
+        self._stage_rejects()
+
+    def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
+        """The condition of the rows of the source `s` that none of the keys is of; the others are quarantined."""
+        session, dialect = self._session, self._dialect
+        keys = keys_with_reasons(rejected, fields)
+        names = keys.schema.names[:-1]
+        columns = [dialect.column(field.name, field.type) for field in keys.schema]
+        schema = pa.schema([(column.name, column.arrow_type) for column in columns])
+        session.create_stage(dialect, session.staged_keys, columns)
+        session.ingest(session.staged_keys, schema, iter(keys.cast(schema).to_batches()), stage=True)
+        stage = dialect.name(session.staged_keys)
+        kinds = [KeysAlike(dialect, names, nulls) for nulls in null_columns(keys.select(names))]
+        unknown = sum(
+            session.fetch(
+                f"SELECT count(*) FROM {stage} AS r WHERE {kind.of_key} "
+                f"AND NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {kind.same})"
+            )[0][0]
+            for kind in kinds
+        )
+        if unknown:
+            raise InvalidInputError(
+                f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
+                "which rows stay behind. Nothing was published. Audit the table as it is now."
+            )
+        reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
+        for kind in kinds:
+            _, batches = session.stream(
+                f"SELECT s.*, {reason} FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
+            )
+            for batch in batches:
+                self._reject(batch, names)
+        return " AND ".join(kind.none_in(stage) for kind in kinds)
+
+    def _reject(self, batch: pa.RecordBatch, names: list[str]) -> None:
+        why, rows = batch.column(KEPT_REASON), batch.drop_columns([KEPT_REASON])
+        for reason in pc.unique(why).to_pylist():
+            chosen = filter_batch(rows, pc.equal(why, reason))
+            self._rejects.add_rows(chosen, reason, column=names[0] if len(names) == 1 else None)
+
+
+class KeysAlike:
+    """The keys `r` that are null in the same columns, and when a row `s` has one of them.
+
+    They are compared by equalities alone: over `a = b OR (a IS NULL AND b IS NULL)` PostgreSQL compares each key with
+    each row.
+
+    Attributes:
+        of_key: Which keys these are.
+        same: When a row has such a key.
+    """
+
+    def __init__(self, dialect: Dialect, names: list[str], nulls: Collection[str]) -> None:
+        null = [dialect.name(name) for name in names if name in nulls]
+        given = [dialect.name(name) for name in names if name not in nulls]
+        self.of_key = _all(*(f"r.{name} IS NULL" for name in null), *(f"r.{name} IS NOT NULL" for name in given))
+        self.same = _all(
+            *(f"(s.{name} IS NULL) = (r.{name} IS NULL)" for name in null), *(f"s.{name} = r.{name}" for name in given)
+        )
+        self._only = None if given else _all(*(f"s.{name} IS NULL" for name in null))
+
+    def none_in(self, stage: str) -> str:
+        """The condition of the rows that have none of these keys, which are in the stage."""
+        if self._only:  # there is one such key; PostgreSQL expects of an anti join with it that it leaves one row
+            return f"NOT ({self._only})"
+        return f"NOT EXISTS (SELECT 1 FROM {stage} AS r WHERE {self.of_key} AND {self.same})"
+
+
+def _all(*conditions: str) -> str:
+    return " AND ".join(conditions)
+
+
+def null_columns(keys: pa.Table) -> list[list[str]]:
+    """The columns that are null together in some key; an empty list is for keys that have none.
+
+    >>> null_columns(pa.table({"id": [1, None, None], "day": ["mon", "mon", "tue"]}))
+    [[], ['id']]
+    """
+    masks = pa.table({name: pc.is_null(keys[name]) for name in keys.schema.names})
+    found = masks.group_by(masks.schema.names).aggregate([]).to_pylist()
+    return sorted([name for name, null in each.items() if null] for each in found)
+
+
+def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table:
+    """The keys in the table's own types, each once, with its reasons in the last column.
+
+    Raises:
+        InvalidInputError: There is no key, no reason, or a column that the table lacks.
+    """
+    table = as_scan(rejected, source="rejected").to_arrow()
+    names = [name for name in table.schema.names if name != REASON]
+    if not names or REASON not in table.schema.names or set(names) - set(fields):
+        raise InvalidInputError(
+            f"rejected has the columns {table.schema.names}; it needs columns of the table's that tell rows apart, and "
+            f"{REASON!r}."
+        )
+    schema = pa.schema([*(pa.field(name, fields[name]) for name in names), pa.field(REASON, pa.string())])
+    try:
+        typed = table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        raise InvalidInputError(
+            f"The keys in rejected do not have the types of the table's columns {', '.join(names)}."
+        ) from None
+    grouped = typed.group_by(names).aggregate([(REASON, "distinct")])
+    reasons = pa.array(["; ".join(sorted(each)) for each in grouped[f"{REASON}_distinct"].to_pylist()], pa.string())
+    return grouped.select(names).append_column(REASON, reasons)

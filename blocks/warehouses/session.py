@@ -1,0 +1,183 @@
+"""Session: the few primitives that a warehouse connector supplies. The load protocol is written over them."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.base.optional import lazy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from blocks.warehouses.sql import Column, Dialect
+else:
+    pa = lazy("pyarrow")
+
+STAGE = "_etl_stage"
+"""The table of a session that holds the rows of a load until they are applied."""
+STAGED_REJECTS = "_etl_staged_rejects"
+"""The same for the rows that a load refused."""
+STAGED_KEYS = "_etl_staged_keys"
+"""The same for the keys of the rows that are not to be published."""
+
+
+class Session(ABC):
+    """One connection, in the hands of one thread. Errors are already those of `blocks.base.errors`.
+
+    What happens between `begin` and `commit` is one transaction; elsewhere each statement commits itself.
+    """
+
+    @abstractmethod
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many rows the statement changed; -1 where the driver does not say. Parameters are bound as `:name`."""
+
+    @abstractmethod
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
+        """The rows of a query as tuples, at most `size`."""
+
+    @abstractmethod
+    def begin(self) -> None:
+        """Start a transaction."""
+
+    @abstractmethod
+    def commit(self) -> None:
+        """Commit it.
+
+        Raises:
+            AmbiguousError: The answer was lost.
+        """
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo it; says nothing if the connection is gone, which undoes it too."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the session."""
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All that is done within happens, or nothing of it."""
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        self.commit()
+
+
+class BulkSession(Session):
+    """A session that also moves Arrow data at the speed of the driver."""
+
+    ingests_in_transaction: ClassVar[bool] = False
+    """Whether `ingest` may write straight into the target, within the transaction of the claim."""
+
+    stage: str = STAGE
+    staged_rejects: str = STAGED_REJECTS
+    staged_keys: str = STAGED_KEYS
+    """The names of the staging tables; a session that shares its tables with others gives them names of its own."""
+
+    @abstractmethod
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query as an exact Arrow schema and a stream of record batches."""
+
+    @abstractmethod
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
+        """Append the batches to an existing table in bulk and return how many rows the server counted."""
+
+    @abstractmethod
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table in order, None where there is no such table."""
+
+    def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002 (for subclasses)
+        """Insert the ledger row; waits for another try that holds it.
+
+        Raises:
+            AlreadyExistsError: Another try committed it.
+            TransientError: Another try holds it, and for too long.
+        """
+        self.execute(sql, parameters)
+
+    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
+        """Merge the staged rows into the table by key and return how many were inserted and updated."""
+        updated = self.execute(dialect.update_from_stage(table, columns, key, self.stage))
+        return self.execute(dialect.insert_missing(table, columns, key, self.stage)), updated
+
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table."""
+        self.execute(dialect.create_stage(table, columns))
+
+    def discard(self, table: str) -> None:
+        """Drop a staging table, where it does not go with its session."""
+
+    def end_other_tries(self, load_id: str) -> None:
+        """End what a lost try of this load may still be doing on the server, and wait until it is gone."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A statement of a script, whose number of rows counts as `counts_as`: inserted, updated, deleted, or nothing."""
+
+    sql: str
+    counts_as: str = ""
+
+
+@dataclass(frozen=True)
+class Script:
+    """The transaction of a load, for an engine that takes it as a whole.
+
+    Attributes:
+        load_id: The load.
+        steps: What is applied, in order.
+        rows: How many rows have to be inserted and updated together.
+        ledger_row: The row of the ledger; the script fails where its load_id is there already. In `report` the counts
+            that only the script knows stand as `COUNT_UNKNOWN`.
+    """
+
+    load_id: str
+    steps: tuple[Step, ...]
+    rows: int
+    ledger_row: Mapping[str, Any]
+
+
+COUNT_UNKNOWN = -1
+"""Stands in a report for a count that only the script knows; it puts the number in its place."""
+
+
+class ScriptedSession(BulkSession):
+    """A session of an engine whose transactions are scripts: what is to happen is handed over as a whole."""
+
+    @abstractmethod
+    def run_script(self, script: Script) -> None:
+        """Run the transaction, or wait for another try that runs it already.
+
+        Raises:
+            AlreadyExistsError: Another try committed it.
+            AmbiguousError: It may have been committed.
+        """
+
+
+class Feed:
+    """Batches on their way into a driver; it remembers the error of their source, which drivers turn into text."""
+
+    def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
+        self.schema = schema
+        self.error: BaseException | None = None
+        self._batches = batches
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The batches as the Arrow reader that drivers take."""
+        return pa.RecordBatchReader.from_batches(self.schema, self)
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from self._batches
+        except BaseException as error:
+            self.error = error
+            raise

@@ -1,0 +1,230 @@
+"""The SQL of an engine: columns, names, the statements of the write modes, and named parameters."""
+
+from __future__ import annotations
+
+import functools
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from blocks.base.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import pyarrow as pa
+
+
+Parameters = Mapping[str, Any] | Sequence[Any]
+"""The values of a statement: by name for `:name`, in order for `%s`."""
+
+
+LITERALS = r"""
+    '(?:[^']|'')*' | "(?:[^"]|"")*"            # strings and quoted names
+    | --[^\n]* | /\*.*?\*/                     # comments
+    | (\$[A-Za-z_]*\$).*?\1                    # dollar-quoted strings
+"""
+"""What of a statement is not looked into for parameters, as a pattern of `re.VERBOSE`."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of a warehouse table."""
+
+    name: str
+    sql_type: str
+    arrow_type: pa.DataType
+    nullable: bool = True
+    has_default: bool = False
+    stage_type: str | None = None
+    """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
+    any_decimal: bool = False
+    """Whether it holds decimals of any precision and scale, so that data keeps its own."""
+
+
+class Dialect(ABC):
+    """The SQL of one engine: names, types and the statements of the write modes."""
+
+    literals: ClassVar[str] = LITERALS
+    """What of a statement holds no parameters: `LITERALS`, or what this engine has in their place."""
+
+    stage_prefix: ClassVar[str] = "CREATE TEMPORARY TABLE"
+
+    case_counts: ClassVar[bool] = True
+    """Whether names that differ only by case are two names."""
+
+    ddl_commits: ClassVar[bool] = False
+    """Whether a statement that shapes a table ends the transaction it is in; such run before the transaction."""
+
+    @abstractmethod
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
+
+        Raises:
+            TypeLossError: No column type of this engine does.
+        """
+
+    def name(self, name: str) -> str:
+        """A quoted identifier, kept exactly as written."""
+        return '"' + name.replace('"', '""') + '"'
+
+    def known_as(self, stored: str) -> str:
+        """How a name that the engine stores is written here; where they differ, an engine folds case."""
+        return stored
+
+    def names(self, names: Iterable[str], prefix: str = "") -> str:
+        """Quoted identifiers, separated by commas."""
+        return ", ".join(prefix + self.name(name) for name in names)
+
+    def table(self, table: str) -> str:
+        """A quoted table; `schema.table` has its parts quoted one by one."""
+        return ".".join(self.name(part) for part in table.split("."))
+
+    indexes_keys: ClassVar[bool] = False
+    """Whether the key of a new table becomes its primary key; where not, the load protocol alone keeps it unique."""
+
+    def create_table(
+        self,
+        table: str,
+        columns: Sequence[Column],
+        *,
+        key: Sequence[str] = (),
+        unique: bool | None = None,
+        partition_by: Sequence[str] = (),  # noqa: ARG002 (for engines that have partitions)
+    ) -> str:
+        """The statement that creates the table; `unique` makes its key the primary key (default: `indexes_keys`)."""
+        parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
+        if key and (self.indexes_keys if unique is None else unique):
+            parts.append(f"PRIMARY KEY ({self.names(key)})")
+        return f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({', '.join(parts)})"
+
+    def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
+        """The statement that creates a table that only this session sees."""
+        parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
+        return f"{self.stage_prefix} {self.name(stage)} ({parts})"
+
+    def staged(self, column: Column) -> str:
+        """The value of a staged row `s` in the column's own type."""
+        value = f"s.{self.name(column.name)}"
+        return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
+
+    def add_column(self, table: str, column: Column) -> str:
+        """The statement that adds a column, null in the rows that are there."""
+        return f"ALTER TABLE {self.table(table)} ADD COLUMN {self.name(column.name)} {column.sql_type}"
+
+    def insert(self, table: str, columns: Sequence[Column], stage: str, where: str = "") -> str:
+        """The statement that copies the staged rows into the table."""
+        values = ", ".join(self.staged(column) for column in columns)
+        names = self.names(column.name for column in columns)
+        return f"INSERT INTO {self.table(table)} ({names}) SELECT {values} FROM {self.name(stage)} AS s{where}"
+
+    def truncate(self, table: str) -> str:
+        """The statement that empties the table and keeps its grants, views and indexes."""
+        return f"DELETE FROM {self.table(table)}"
+
+    def same_key(self, columns: Sequence[Column], key: Sequence[str]) -> str:
+        """The condition that a row of the table `t` and a staged row `s` have the same key."""
+        return " AND ".join(f"t.{self.name(c.name)} = {self.staged(c)}" for c in columns if c.name in key)
+
+    def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
+        """The statement that deletes the rows of every partition that the staged rows touch."""
+        partitions = f"SELECT DISTINCT {self.names(partition_by)} FROM {self.name(stage)}"
+        return (
+            f"DELETE FROM {self.table(table)} AS t WHERE EXISTS "
+            f"(SELECT 1 FROM ({partitions}) AS s WHERE {self.same_key(columns, partition_by)})"
+        )
+
+    def update_from_stage(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The statement that gives the rows whose key is staged the staged values."""
+        rest = [column for column in columns if column.name not in key] or columns
+        values = ", ".join(f"{self.name(column.name)} = {self.staged(column)}" for column in rest)
+        return (
+            f"UPDATE {self.table(table)} AS t SET {values} FROM {self.name(stage)} AS s "
+            f"WHERE {self.same_key(columns, key)}"
+        )
+
+    def insert_missing(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
+        """The statement that inserts the staged rows whose key the table lacks."""
+        known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(columns, key)}"
+        return self.insert(table, columns, stage, f" WHERE NOT EXISTS ({known})")
+
+
+@functools.cache
+def _pattern(literals: str, forms: str) -> re.Pattern[str]:
+    return re.compile(f"{literals}|{forms}", re.VERBOSE | re.DOTALL)
+
+
+_COLON = r"""
+    :: | :=                                      # casts and assignments
+    | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)      # a parameter; after a name it is a path into a value
+"""
+_PERCENT = r"""
+    %\((?P<name>[A-Za-z_]\w*)\)s                # a parameter by name
+    | (?P<next>%s)\b                             # the next one in order
+"""
+
+
+def bind(
+    sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str], *, literals: str = LITERALS
+) -> str:
+    """The statement with each `:name` outside of strings, quoted names and comments replaced by the driver's own form.
+
+    >>> bind("select ':a', b::text from t where c = :day", {"day": 1}, lambda name: f"${name}")
+    "select ':a', b::text from t where c = $day"
+
+    Raises:
+        InvalidInputError: A parameter is used and not given.
+    """
+
+    def bound(match: re.Match[str]) -> str:
+        name = match["name"]
+        if name is None:
+            return match[0]
+        if name not in parameters:
+            raise InvalidInputError(
+                f"The statement uses :{name}, which the parameters lack; given: {list(parameters)}."
+            )
+        return placeholder(name)
+
+    return _pattern(literals, _COLON).sub(bound, sql)
+
+
+def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
+    """The statement with its parameters as `:name`, and these by name.
+
+    The forms of the DB-API's drivers, in which statements for other collections are written, are taken too: `%(name)s`,
+    and `%s` with parameters in order.
+
+    >>> named("select %(a)s, '%(a)s'", {"a": 1})
+    ("select :a, '%(a)s'", {'a': 1})
+    >>> named("insert into t values (%s, %s)", (1, "x"))
+    ('insert into t values (:p1, :p2)', {'p1': 1, 'p2': 'x'})
+
+    Raises:
+        InvalidInputError: Not as many parameters are given in order as are used.
+    """
+    if parameters is None or "%" not in sql:
+        return sql, None if parameters is None else _by_name(parameters)
+    used = 0
+
+    def colon(match: re.Match[str]) -> str:
+        nonlocal used
+        if match["name"]:
+            return f":{match['name']}"
+        if match["next"] and not isinstance(parameters, Mapping):
+            used += 1
+            return f":p{used}"
+        return match[0]
+
+    text = _pattern(literals, _PERCENT).sub(colon, sql)
+    if not isinstance(parameters, Mapping) and used != len(parameters):
+        raise InvalidInputError(f"The statement has {used} times %s, and {len(parameters)} parameters were given.")
+    return text, _by_name(parameters)
+
+
+def _by_name(parameters: Parameters) -> dict[str, Any]:
+    if isinstance(parameters, Mapping):
+        return dict(parameters)
+    return {f"p{number}": value for number, value in enumerate(parameters, 1)}

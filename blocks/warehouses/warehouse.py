@@ -1,0 +1,451 @@
+"""Warehouse: everything any SQL database can do, written once over the few primitives of a session."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+import weakref
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any
+
+from prefect.blocks.abstract import DatabaseBlock
+
+from blocks.arrow.load_id import with_load_id
+from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import (
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+)
+from blocks.base.operation import instance_operation, operation
+from blocks.base.optional import lazy
+from blocks.base.retry import call_with_retry
+from blocks.warehouses.ledger import Ledger, find_report
+from blocks.warehouses.loader import Loader, LoadRequest, plan_load
+from blocks.warehouses.publisher import Publisher
+from blocks.warehouses.sql import named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Self
+
+    import pyarrow as pa
+
+    from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
+    from blocks.warehouses.session import BulkSession, Session
+    from blocks.warehouses.sql import Dialect, Parameters
+else:
+    pa = lazy("pyarrow")
+
+
+class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect would not save a block that has one
+    """A SQL database: statements, queries as Arrow streams, and loads that happen exactly once.
+
+    Parameters of statements are named: `fetch_all("select * from t where d = :day", {"day": day})`. They are bound by
+    the driver, never formatted into the text. Statements written for other collections, with `%(day)s` or with `%s`
+    and parameters in order, are taken as they are.
+    """
+
+    @abstractmethod
+    def uri(self, table: str = "") -> str:
+        """Where a table is, without secrets, for messages: `postgres://host:5432/db/schema.table`."""
+
+    @property
+    @abstractmethod
+    def dialect(self) -> Dialect:
+        """The SQL of this engine."""
+
+    @abstractmethod
+    def _connect(self) -> Session:
+        """A new session for statements and their rows."""
+
+    @abstractmethod
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        """A new session for Arrow data; the server can tell by `load_id` which load it belongs to."""
+
+    def get_engine(self) -> Any:
+        """A SQLAlchemy engine of this database, made at the first call; tools that check tables in place ask for it.
+
+        Raises:
+            UnsupportedError: There is none that works; read through `scan` instead.
+        """
+        raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
+
+    def _kept_engine(self, make: Callable[[Self], Any]) -> Any:
+        """The SQLAlchemy engine that `make` makes of a copy of this block, made once.
+
+        The connections in its pool end with the block, closed or not: a service allows few, and what checked a table
+        may keep the engine. An engine that knew the block itself would keep that alive, and its pool with it.
+        """
+
+        def made() -> Any:
+            engine = make(self.model_copy())
+            self._live["end of engine"] = weakref.finalize(self, engine.dispose)
+            return engine
+
+        return self._cached("engine", made)
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """The error of this package for one of the driver's that the engine met."""
+        return TerminalError(f"Could not run a query in {self.uri()}: {type(error).__name__}.")
+
+    def dbt_output(self) -> dict[str, Any]:
+        """This database as the output of a dbt profile; what is secret is a `SecretStr` in it.
+
+        Raises:
+            UnsupportedError: dbt has no adapter for it here.
+        """
+        raise UnsupportedError(f"{type(self).__name__} cannot be the target of a dbt project here.")
+
+    def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
+        return named(sql, parameters, literals=self.dialect.literals)
+
+    def _session(self) -> contextlib.closing[Session]:
+        return contextlib.closing(self._connect())
+
+    def _bulk_session(self, load_id: str | None = None) -> contextlib.closing[BulkSession]:
+        return contextlib.closing(self._connect_bulk(load_id))
+
+    # --- Prefect's DatabaseBlock: its names; operations serve sync and async where it declares async methods ---
+
+    @operation
+    def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
+        """Nothing. Runs one statement and commits it.
+
+        Raises:
+            AmbiguousError: The connection was lost after the statement was sent; look before you run it again.
+        """
+        with self._session() as session:
+            session.execute(*self._named(operation, parameters))
+
+    @operation
+    def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
+        """Nothing. Runs the statement once for each item, all in one transaction."""
+        with self._session() as session, session.transaction():
+            for parameters in seq_of_parameters:
+                session.execute(*self._named(operation, parameters))
+
+    @operation
+    def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
+        """The first row of a query, None where it has none."""
+        with self._session() as session:
+            return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
+
+    @operation
+    def fetch_many(  # type: ignore[override]
+        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
+    ) -> list[tuple[Any, ...]]:
+        """The first `size` rows of a query. The same call twice gives the same rows."""
+        with self._session() as session:
+            return session.fetch(*self._named(operation, parameters), size=size)
+
+    @operation
+    def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
+        """All rows of a query, as tuples."""
+        with self._session() as session:
+            return session.fetch(*self._named(operation, parameters))
+
+    async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
+        """As `execute.aio`, by the name that some of Prefect's collections have for it."""
+        await self.execute.aio(operation, parameters)
+
+    async def execute_many_async(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:
+        """As `execute_many.aio`."""
+        await self.execute_many.aio(operation, seq_of_parameters)
+
+    async def fetch_one_async(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:
+        """As `fetch_one.aio`."""
+        return await self.fetch_one.aio(operation, parameters)
+
+    async def fetch_many_async(
+        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
+    ) -> list[tuple[Any, ...]]:
+        """As `fetch_many.aio`."""
+        return await self.fetch_many.aio(operation, parameters, size)
+
+    async def fetch_all_async(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
+        """As `fetch_all.aio`."""
+        return await self.fetch_all.aio(operation, parameters)
+
+    def reset_cursors(self) -> None:
+        """Nothing: no fetch leaves a cursor behind, so that each begins at the first row."""
+
+    def close(self) -> None:
+        """Nothing. Drops what the block keeps open; the next call opens it again."""
+        with self._lock:
+            for client in self._live.values():
+                if isinstance(client, weakref.finalize):
+                    client()
+                elif close := getattr(client, "close", None):
+                    close()
+            self._live.clear()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    # --- reading ---
+
+    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
+        """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
+
+        Each time it is opened, it runs the query on a connection of its own; memory stays bounded.
+        """
+        is_query = re.search(r"\s", source.strip()) is not None
+        # A line end, because the query may end in a comment.
+        sql = source.strip().rstrip(";") + "\n" if is_query else f"SELECT * FROM {self.dialect.table(source)}"
+        sql, values = self._named(sql, parameters)
+
+        def find_schema() -> pa.Schema:
+            def describe() -> pa.Schema:
+                with self._bulk_session() as session:
+                    schema, batches = session.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", values)
+                    for _ in batches:
+                        pass
+                    return schema
+
+            return call_with_retry(self.retry, describe)
+
+        def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+            with self._bulk_session() as session:
+                yield from session.stream(sql, values)[1]
+
+        where = self.uri("query" if is_query else source)
+        return Scan(find_schema, open_batches, source=where, fingerprint=lambda: f"{sql} {values}")
+
+    @operation
+    def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A whole table, or some of its columns, as one Arrow table."""
+        names = self.dialect.names(columns) if columns else "*"
+        return self.scan(f"SELECT {names} FROM {self.dialect.table(table)}").to_arrow()
+
+    @operation
+    def table_schema(self, table: str) -> pa.Schema:
+        """The Arrow schema of a table; its field metadata holds the warehouse's own type names.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+        with self._bulk_session() as session:
+            columns = session.columns(table)
+        if columns is None:
+            raise NotFoundError(f"There is no table {self.uri(table)}.")
+        return pa.schema(
+            [
+                pa.field(column.name, column.arrow_type, column.nullable, metadata={"sql_type": column.sql_type})
+                for column in columns
+            ]
+        )
+
+    @operation
+    def load_report(self, load_id: str) -> LoadReport | None:
+        """What the ledger says of a load, None where it was not committed."""
+        with self._session() as session:
+            return find_report(Ledger(self.dialect), session, load_id)
+
+    # --- loading ---
+
+    @operation
+    def plan(
+        self,
+        data: Any,
+        table: str,
+        *,
+        mode: Mode = "append",
+        key: Sequence[str] = (),
+        partition_by: Sequence[str] = (),
+        on_new_columns: OnNewColumns = "add",
+    ) -> LoadPlan:
+        """What `load` with the same arguments would do; nothing is done.
+
+        Raises:
+            SchemaError: The data does not fit the table.
+            InvalidInputError: The arguments do not fit each other.
+        """
+        request = LoadRequest(
+            scan=as_scan(data),
+            table=table,
+            mode=mode,
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+        )
+        with self._bulk_session() as session:
+            return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
+
+    @functools.partial(instance_operation, prepare="_fix_load_id")
+    def load(  # type: ignore[override]  # on the class it is still Prefect's
+        self,
+        data: Any,
+        table: str,
+        *,
+        mode: Mode = "append",
+        key: Sequence[str] = (),
+        partition_by: Sequence[str] = (),
+        load_id: str | None = None,
+        on_new_columns: OnNewColumns = "add",
+        allow_loss: Sequence[str] = (),
+        max_rejected: float = 0.1,
+    ) -> LoadReport:
+        """What was loaded. A retry, and any later call with the same `load_id`, neither loses a row nor doubles one.
+
+        Args:
+            data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
+            table: `table` or `schema.table`, kept exactly as written. It is created where it does not exist.
+            mode: `append` adds the rows; `replace` empties the table first and keeps its grants, views and indexes;
+                `upsert` updates the rows whose `key` is there and inserts the others; `replace_partition` first
+                deletes the rows of every partition (values of `partition_by`) that the data touches. A reader sees the
+                table as it was before or as it is after.
+            key: The columns that identify a row, for `upsert`.
+            partition_by: The columns that make a partition, for `replace_partition`.
+            load_id: The identity of this load. Derived from the flow run, the task and the data where not given, so
+                that a retry has the same; in a plain script each call is a load of its own.
+            on_new_columns: Columns that the table lacks are added, or are an error, or are left out.
+            allow_loss: Columns whose type may lose something on the way.
+            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may refuse. They go to
+                the table `_etl_quarantine`, in the same transaction.
+
+        Raises:
+            SchemaError: The data does not fit the table (TypeLossError: a type would lose something).
+            QualityError: Too many rows were refused; nothing was applied.
+            InvalidInputError: The arguments do not fit each other, or the key is not unique in the data.
+            AmbiguousError: COMMIT was sent, its answer was lost and the ledger could not be read. Nothing is doubled
+                if you call again with the same `load_id`, which the message holds.
+        """
+        request = LoadRequest(
+            scan=as_scan(data),
+            table=table,
+            mode=mode,
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+            allow_loss=tuple(allow_loss),
+            max_rejected=max_rejected,
+        )
+
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
+
+        return self._once(load_id, run)
+
+    @functools.partial(operation, prepare="_fix_publish_id")
+    def publish(
+        self,
+        source_table: str,
+        table: str,
+        *,
+        mode: Mode = "append",
+        key: Sequence[str] = (),
+        partition_by: Sequence[str] = (),
+        load_id: str | None = None,
+        on_new_columns: OnNewColumns = "add",
+        allow_loss: Sequence[str] = (),
+        rejected: Any = None,
+        max_rejected: float = 0.1,
+    ) -> LoadReport:
+        """What of one table of this warehouse was put into another, as `load` would, without leaving the warehouse.
+
+        Write, audit, publish: load into a table that nobody reads, check it, then publish it in one transaction.
+
+        Args:
+            source_table: The table that holds the rows; it stays as it is.
+            table: As with `load`, and so are the next ones.
+            mode: As with `load`.
+            key: As with `load`.
+            partition_by: As with `load`.
+            load_id: As with `load`.
+            on_new_columns: As with `load`.
+            allow_loss: As with `load`.
+            rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
+                `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
+            max_rejected: The share of rows (0 to 1) that may stay behind.
+
+        Raises:
+            NotFoundError: There is no such source table.
+            InvalidInputError: A key in `rejected` is no row's, as the table changed since; nothing was applied.
+            QualityError: Too many rows would stay behind; nothing was applied.
+            ConnectorError: As with `load`.
+        """
+        request = LoadRequest(
+            scan=self.scan(source_table),
+            table=table,
+            mode=mode,
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+            allow_loss=tuple(allow_loss),
+            max_rejected=max_rejected,
+        )
+        keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
+
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            return Publisher(
+                session,
+                self.dialect,
+                request,
+                uri=self.uri(table),
+                load_id=load_id,
+                source=source_table,
+                rejected=keys,
+            ).run()
+
+        return self._once(load_id, run)
+
+    @operation
+    def drop_table(self, table: str) -> None:
+        """Nothing. Drops a table, where there is one."""
+        with self._session() as session:
+            session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
+
+    def _once(self, load_id: str | None, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger."""
+        if not load_id:
+            raise InvalidInputError("load_id is empty.")
+        try:
+            with self._bulk_session(load_id) as session:
+                report = work(session, load_id)
+        except AmbiguousError as lost:
+            report = self._resolve(load_id, lost)
+        self.logger.info("%s", report)
+        return report
+
+    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return with_load_id(arguments, self.uri(arguments["table"]))
+
+    def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        data = {"data": self.scan(arguments["source_table"])}
+        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
+        return {name: value for name, value in fixed.items() if name != "data"}
+
+    def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
+        """What the ledger says after the answer to COMMIT was lost."""
+
+        def look() -> LoadReport | None:
+            with self._bulk_session() as session:
+                session.end_other_tries(load_id)
+                return find_report(Ledger(self.dialect), session, load_id)
+
+        try:
+            report = call_with_retry(self.retry, look)
+        except TransientError as error:
+            raise AmbiguousError(
+                f"{lost} The ledger could not be read either ({error}). Call again with load_id={load_id!r}: nothing "
+                "is loaded twice."
+            ) from error
+        if report is None:
+            raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
+        return report.model_copy(update={"resolved_from_ledger": True})

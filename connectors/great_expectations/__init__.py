@@ -1,0 +1,5 @@
+"""Great Expectations 1.x: a suite as a block, checked where the data is."""
+
+from connectors.great_expectations.block import DataQuality, Expectation
+
+__all__ = ["DataQuality", "Expectation"]

@@ -1,0 +1,373 @@
+"""Great Expectations, driven by its own parts: a suite against a frame in memory, or in SQL through an engine.
+
+Each validation has a context of its own, so that two at once do not disturb each other, nor the context of a caller who
+uses Great Expectations directly. What comes back holds counts and aggregates; unexpected values stay where they are.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import re
+import sys
+import threading
+import types
+import warnings
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from blocks.base.errors import InvalidInputError
+from blocks.base.optional import require
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from blocks.base.errors import ConnectorError
+
+POSITION = "etl_position"
+"""The key in `meta` that says which expectation of the suite a result belongs to."""
+WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
+WITH_SAMPLES = {"result_format": "SUMMARY", "partial_unexpected_count": 20}
+
+_importing = threading.Lock()
+
+
+def is_loaded() -> bool:
+    """Whether Great Expectations is imported already."""
+    return "great_expectations" in sys.modules
+
+
+def great_expectations() -> Any:
+    """Great Expectations, imported at the first call (6 s, 300 MB), with its telemetry and progress bars off."""
+    with _importing:
+        return _prepared()
+
+
+@functools.cache
+def _prepared() -> Any:
+    logger = logging.getLogger("great_expectations")
+    if logger.level == logging.NOTSET:  # it logs statements, and values with them
+        logger.setLevel(logging.CRITICAL + 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # at its import it uses what Python deprecates
+        os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
+        gx = require("great_expectations", extra="great-expectations")
+        require("great_expectations.expectations", extra="great-expectations")
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("great_expectations."):  # one of them has a level of its own
+            logging.getLogger(name).setLevel(logging.NOTSET)
+    _set_project()
+    _define_datasource()
+    return gx
+
+
+def _set_project() -> None:
+    """Nothing. Some of its parts ask whether the current project is in its cloud; where there is none, they fail."""
+    factory = require("great_expectations.data_context.data_context.context_factory", extra="great-expectations")
+    try:
+        factory.project_manager.is_using_cloud()
+    except require("great_expectations.exceptions", extra="great-expectations").DataContextRequiredError:
+        factory.set_context(new_context())
+
+
+def new_context(**options: Any) -> Any:
+    """A context in memory that nobody else sees."""
+    contexts = require("great_expectations.data_context", extra="great-expectations")
+    base = require("great_expectations.data_context.types.base", extra="great-expectations")
+    config = base.DataContextConfig(
+        store_backend_defaults=base.InMemoryStoreBackendDefaults(),
+        progress_bars=base.ProgressBarsConfig(globally=False, metric_calculations=False),
+        analytics_enabled=False,
+        **options,
+    )
+    return contexts.EphemeralDataContext(project_config=config)
+
+
+def known_types() -> list[str]:
+    """The types of expectation that Great Expectations knows here, the user's own included."""
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
+    return [str(name) for name in registry.list_registered_expectation_implementations()]
+
+
+def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
+    """Great Expectations' own expectation.
+
+    Raises:
+        InvalidInputError: Its arguments are not what this type of expectation takes.
+    """
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
+    try:
+        return registry.get_expectation_impl(kind)(**kwargs, meta=dict(meta))
+    except Warning:  # where those are errors
+        raise
+    except Exception as error:  # noqa: BLE001 (of pydantic, and whatever a custom expectation raises)
+        reasons = [
+            f"{'.'.join(str(part) for part in each['loc'] if part != '__root__')}: {each['msg']}".removeprefix(": ")
+            for each in (error.errors() if hasattr(error, "errors") else [])
+        ]
+        raise InvalidInputError(
+            f"{kind} does not take these arguments: {'; '.join(reasons) or type(error).__name__}."
+        ) from None
+
+
+def make_suite(name: str, asked: Sequence[Asked]) -> Any:
+    """Great Expectations' own suite."""
+    own = []
+    for each in asked:
+        own.append(make_expectation(each.type, each.kwargs, each.meta))
+        own[-1].severity = each.severity
+    return great_expectations().ExpectationSuite(name=name, expectations=own)
+
+
+def is_row_level(kind: str) -> bool:
+    """Whether an expectation of this type holds or not for each row."""
+    great_expectations()
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
+    base = require("great_expectations.expectations.expectation", extra="great-expectations")
+    maps = (base.ColumnMapExpectation, base.ColumnPairMapExpectation, base.MulticolumnMapExpectation)
+    return issubclass(registry.get_expectation_impl(kind), maps)
+
+
+@dataclass
+class Outcome:
+    """How one expectation went.
+
+    Attributes:
+        success: Whether it holds.
+        result: What Great Expectations found; the caller picks what may be told.
+        failed_with: What kept it from being evaluated, as Great Expectations says it; never to be told as it is.
+        error: What kept it from being evaluated, where it was the database.
+    """
+
+    success: bool
+    result: dict[str, Any] = field(default_factory=dict)
+    failed_with: str | None = None
+    error: ConnectorError | None = None
+
+
+def frame_batch(frame: Any) -> Any:
+    """A pandas frame, for Great Expectations."""
+    great_expectations()
+    asset = new_context().data_sources.add_pandas("etl").add_dataframe_asset("data")
+    return asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": frame})
+
+
+def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None) -> Any:
+    """A table, or a query that begins with SELECT, for Great Expectations; it makes no temporary table for it.
+
+    Args:
+        engine: A SQLAlchemy engine.
+        table: `table` or `schema.table`.
+        query: Or the query.
+    """
+    great_expectations()
+    source = new_context().data_sources.add_etl_engine("etl", connection_string="etl://")
+    quoted_name = require("sqlalchemy", extra="great-expectations").sql.quoted_name
+    schema, _, name = (table or "").rpartition(".")
+    exact = True if schema != schema.lower() else None  # else it would make it lower case
+    source.use(engine, quoted_name(schema, exact) if schema else None)
+    if query is not None:
+        asset = source.add_query_asset("data", query=query)
+    else:
+        asset = source.add_table_asset("data", table_name=quoted_name(name, None))
+    return asset.add_batch_definition_whole_table("all").get_batch()
+
+
+def _define_datasource() -> None:
+    """Nothing. Makes the kind of data source known that takes an engine as it is; its class is all that is needed."""
+    fluent = require("great_expectations.datasource.fluent", extra="great-expectations")
+    pydantic = require("great_expectations.compatibility.pydantic", extra="great-expectations")
+    engines = require("great_expectations.execution_engine", extra="great-expectations")
+
+    class EtlEngineDatasource(fluent.SQLDatasource):  # type: ignore[misc, name-defined]  # untyped
+        type: Literal["etl_engine"] = "etl_engine"
+        _given: Any = pydantic.PrivateAttr(None)
+        _given_schema: Any = pydantic.PrivateAttr(None)
+        _used: Any = pydantic.PrivateAttr(None)
+
+        def use(self, engine: Any, schema: str | None) -> None:
+            self._given, self._given_schema = engine, schema
+
+        @property
+        def schema_(self) -> str | None:
+            schema: str | None = self._given_schema
+            return schema
+
+        def get_engine(self) -> Any:
+            return self._given
+
+        def test_connection(self, test_assets: bool = True) -> None:
+            """Nothing: the engine is given afterwards, and whoever gives it has looked at the table."""
+
+        def get_execution_engine(self) -> Any:
+            if self._used is None:
+                self._used = engines.SqlAlchemyExecutionEngine(engine=self._given, create_temp_table=False)
+                if self._given.dialect.name == "duckdb":
+                    self._used.dialect_module = _duckdb_dialect(self._given.dialect)
+            return self._used
+
+
+class _Exactly(type):
+    """A class whose instances are those of another one, without those of its subclasses."""
+
+    kind: type
+
+    def __instancecheck__(cls, value: object) -> bool:
+        return type(value) is cls.kind
+
+
+def _duckdb_dialect(dialect: Any) -> types.ModuleType:
+    """What Great Expectations asks the module of a dialect, for DuckDB, which it does not know.
+
+    It picks the function for regular expressions by a name in there: DuckDB has the one that Dremio has. The types are
+    those that duckdb-engine finds, by the names that DuckDB has for them.
+    """
+    sqltypes = require("sqlalchemy.types", extra="great-expectations")
+    module = types.ModuleType("duckdb_dialect")
+    names = vars(sqltypes) | {name.upper(): kind for name, kind in dialect.ischema_names.items()}
+    exact = {
+        "BIGINT": dialect.ischema_names["int8"],
+        "INTEGER": dialect.ischema_names["int4"],
+        "SMALLINT": dialect.ischema_names["int2"],
+        "DOUBLE": dialect.ischema_names["float8"],
+        "DECIMAL": sqltypes.NUMERIC,
+    }
+    vars(module).update({name: kind for name, kind in names.items() if isinstance(kind, type)})
+    vars(module).update({name: _Exactly(name, (), {"kind": kind}) for name, kind in exact.items()})
+    vars(module)["DremioDialect"] = dialect
+    return module
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One expectation, as Great Expectations takes it."""
+
+    type: str
+    kwargs: Mapping[str, Any]
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    severity: str = "critical"
+
+
+def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any]) -> list[Outcome]:
+    """How each of the expectations went, in their order."""
+    own = [
+        make_expectation(each.type, each.kwargs, {**each.meta, POSITION: position})
+        for position, each in enumerate(asked)
+    ]
+    try:
+        native = batch.validate(
+            great_expectations().ExpectationSuite(name=suite, expectations=own),
+            result_format=dict(result_format),
+        )
+    except Exception as error:  # noqa: BLE001 (a custom expectation may raise anything)
+        return [Outcome(success=False, failed_with=f"{type(error).__name__}: {error}") for _ in asked]
+    outcomes = [Outcome(success=False, failed_with="no result") for _ in asked]
+    for each in native.results:
+        position = each.expectation_config.meta[POSITION]
+        outcomes[position] = Outcome(bool(each.success), dict(each.result or {}), _exception(each))
+    return outcomes
+
+
+def _exception(result: Any) -> str | None:
+    info = result.exception_info or {}
+    found = [info] if "raised_exception" in info else [each for each in info.values() if isinstance(each, dict)]
+    raised = [each for each in found if each.get("raised_exception")]
+    if not raised:
+        return None
+    text = "\n".join(f"{each.get('exception_traceback', '')}\n{each.get('exception_message', '')}" for each in raised)
+    return text.strip() or "an exception"
+
+
+def render_docs(
+    folder: Path, suite: str, outcomes: Sequence[tuple[Asked, Outcome]], *, run_name: str, started_at: dt.datetime
+) -> str | None:
+    """The path, in the local folder, of the page of this run in the Data Docs that are now in there; None if it failed.
+
+    Args:
+        folder: An empty folder.
+        suite: The name of the suite.
+        outcomes: How each expectation went. What `result` holds is shown, and nothing else.
+        run_name: The name of the run.
+        started_at: When it began.
+    """
+    suite, run_name = _file_name(suite), _file_name(run_name)
+    core = require("great_expectations.core.expectation_validation_result", extra="great-expectations")
+    configurations = require("great_expectations.expectations.expectation_configuration", extra="great-expectations")
+    util = require("great_expectations.util", extra="great-expectations")
+    identifiers = require("great_expectations.data_context.types.resource_identifiers", extra="great-expectations")
+    run_id = require("great_expectations.core.run_identifier", extra="great-expectations").RunIdentifier(
+        run_name, started_at
+    )
+    backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
+    site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
+    index = {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
+    context = new_context(data_docs_sites={"site": {**site, **index}})
+    context.suites.add(make_suite(suite, [asked for asked, _ in outcomes]))
+    results = [
+        core.ExpectationValidationResult(
+            success=outcome.success,
+            expectation_config=configurations.ExpectationConfiguration(
+                type=asked.type, kwargs=dict(asked.kwargs), meta=dict(asked.meta), severity=asked.severity
+            ),
+            result=util.convert_to_json_serializable(outcome.result),
+            exception_info={
+                "raised_exception": outcome.failed_with is not None,
+                "exception_message": outcome.failed_with,
+                "exception_traceback": outcome.failed_with,
+            },
+        )
+        for asked, outcome in outcomes
+    ]
+    held = sum(result.success for result in results)
+    key = identifiers.ValidationResultIdentifier(identifiers.ExpectationSuiteIdentifier(suite), run_id, "data")
+    context.validation_results_store.set(
+        key,
+        core.ExpectationSuiteValidationResult(
+            success=held == len(results),
+            results=results,
+            suite_name=suite,
+            statistics={
+                "evaluated_expectations": len(results),
+                "successful_expectations": held,
+                "unsuccessful_expectations": len(results) - held,
+                "success_percent": 100 * held / len(results) if results else None,
+            },
+            meta={"run_id": run_id, "great_expectations_version": great_expectations().__version__},
+        ),
+    )
+    context.build_data_docs()
+    pages = (folder / "validations").rglob("*.html")
+    return next((path.relative_to(folder).as_posix() for path in pages), None)
+
+
+def _file_name(text: str) -> str:
+    """The text as the pages' file names take it."""
+    return re.sub(r"[^\w.=+-]+", "_", text)
+
+
+def reason(outcome: Outcome) -> str:
+    """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
+
+    >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))
+    'it cannot be asked in SQL here; pass a pandas frame'
+    >>> reason(Outcome(success=False, failed_with="metrics cannot be computed on column of type VARCHAR."))
+    'it cannot be asked of a column of type VARCHAR'
+    """
+    text = outcome.failed_with or ""
+    if found := re.search(r"cannot be computed on column of type ([\w() ,]+)", text):
+        return f"it cannot be asked of a column of type {found[1].strip()}"
+    if re.search(r"No provider found|not supported for dialect|NotImplementedError|KeyError: 'SqlAlchemy", text):
+        return "it cannot be asked in SQL here; pass a pandas frame"
+    if re.search(r"column.{0,200}does not exist", text, re.DOTALL):
+        return "a column that it names is not there"
+    if outcome.error is not None:
+        return re.split(r"\s+LINE \d+:", str(outcome.error))[0].rstrip(".")  # where the statement would follow
+    if "KeyError: 'type'" in text:
+        return "the type of a query's column is not known; name a table"
+    errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
+    return f"Great Expectations could not evaluate it ({errors[0] if errors else 'no reason given'})"

@@ -1,0 +1,1 @@
+"""What at least two connectors are made of: one module or package per family."""

@@ -1,0 +1,95 @@
+"""AwsService: what the blocks for AWS's services share, and its answers as our errors without anybody's values."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from abc import ABC
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from blocks.base.block import ConnectorBlock
+from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.base.optional import require
+from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+SHORTEST_HIDDEN = 6
+"""Shorter values, such as "1" or "prod", are in a service's words by chance."""
+DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"}
+
+
+class AwsService(ConnectorBlock, ABC):
+    """A block for one thing of one of AWS's services.
+
+    A child says which service, by boto3's name, and what that service's own codes mean.
+    """
+
+    _service: ClassVar[str]
+    _errors_table: ClassVar[dict[str, type[ConnectorError]]] = AWS_ERRORS
+    _advice: ClassVar[dict[str, str]] = AWS_ADVICE
+
+    aws_credentials: AwsCredentials = Field(
+        default_factory=AwsCredentials, description="Who is asking; by default the machine's own identity."
+    )
+
+    def get_client(self) -> Any:
+        """A boto3 client of the service with this block's identity, for everything that has no method here."""
+        return self._cached("client", lambda: self.aws_credentials.get_client(self._service))
+
+    def _single_client(self, *, read_timeout_s: float = 60) -> Any:
+        """A client that sends a request once only, for what must not be done twice; botocore retries by itself."""
+        config = require("botocore.config", extra="aws").Config(
+            retries={"total_max_attempts": 1}, read_timeout=read_timeout_s, tcp_keepalive=True
+        )
+        make = self.aws_credentials.get_client
+        return self._cached(f"single {read_timeout_s}", lambda: make(self._service, config=config))
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str, place: str, action: str, *, hidden: Iterable[str] = ()) -> Iterator[None]:
+        """Turn what botocore raises into our errors.
+
+        Args:
+            verb: What was tried, such as "read".
+            place: What it was tried on, such as "secret db".
+            action: The IAM action that this takes, such as "secretsmanager:GetSecretValue".
+            hidden: Values that were sent and may be nowhere in an error.
+        """
+        try:
+            yield
+        except ConnectorError:
+            raise
+        except Exception as error:
+            if type(error).__name__ == "ParamValidationError":  # it repeats the values
+                raise InvalidInputError(
+                    f"Could not {verb} {place}: {_wrong_parameters(str(error))} Check the fields of the block."
+                ) from None
+            advice = self._advice | dict.fromkeys(DENIED, f"The identity needs {action}.")
+            if _hide(error, hidden):
+                raise aws_error(verb, place, error, table=self._errors_table, advice=advice) from None
+            raise aws_error(verb, place, error, table=self._errors_table, advice=advice) from error
+
+
+def _hide(error: Exception, hidden: Iterable[str]) -> bool:
+    """Whether the service's words held a value that was sent; there are stars in its place now."""
+    answer = (getattr(error, "response", None) or {}).get("Error", {})
+    words = said = answer.get("Message", "")
+    for value in hidden:
+        if len(value) >= SHORTEST_HIDDEN:
+            words = words.replace(value, "***")
+    if words != said:
+        answer["Message"] = words
+    return bool(words != said)
+
+
+def _wrong_parameters(words: str) -> str:
+    """Which parameters botocore complained about, without their values.
+
+    >>> _wrong_parameters('Invalid type for parameter overrides.cpu, value: 5, type: int, valid types: str')
+    'wrong are: overrides.cpu.'
+    """
+    names = re.findall(r"parameter:? \"?([\w.\[\]]+)", words)
+    return f"wrong are: {', '.join(dict.fromkeys(names))}." if names else "a parameter is missing or wrong."

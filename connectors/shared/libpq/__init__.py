@@ -1,0 +1,1 @@
+"""What speaks PostgreSQL's protocol: settings, statements, errors and SQL."""

@@ -1,0 +1,106 @@
+"""The SQL of PostgreSQL: names, and what becomes of an Arrow type."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from blocks.arrow.types import plain_type
+from blocks.base import errors
+from blocks.base.errors import TypeLossError
+from blocks.base.optional import lazy
+from blocks.warehouses.sql import Column, Dialect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy("pyarrow")
+
+NAME_BYTES = 63
+"""PostgreSQL cuts a longer name without an error."""
+
+UNCONSTRAINED = (38, 9)
+"""Precision and scale of a `numeric` that declares none; a value that needs more is an error, never rounded."""
+
+
+class PostgresDialect(Dialect):
+    """Names are quoted, so they are kept exactly as written: `Orders` is not `orders`."""
+
+    indexes_keys: ClassVar[bool] = True
+
+    def name(self, name: str) -> str:
+        """A quoted identifier.
+
+        Raises:
+            InvalidInputError: PostgreSQL would cut it.
+        """
+        if len(name.encode()) > NAME_BYTES:
+            raise errors.InvalidInputError(f"The name {name!r} is longer than PostgreSQL's {NAME_BYTES} bytes.")
+        return super().name(name)
+
+    @cached_property
+    def _types(self) -> dict[pa.DataType, str]:
+        return {
+            pa.bool_(): "boolean",
+            pa.int16(): "smallint",
+            pa.int32(): "integer",
+            pa.int64(): "bigint",
+            pa.float32(): "real",
+            pa.float64(): "double precision",
+            pa.string(): "text",
+            pa.binary(): "bytea",
+            pa.date32(): "date",
+            pa.timestamp("us"): "timestamp",
+            pa.timestamp("us", "UTC"): "timestamptz",
+            pa.time64("us"): "time",
+            pa.month_day_nano_interval(): "interval",
+            pa.json_(): "jsonb",
+            pa.uuid(): "uuid",
+        }
+
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column for an Arrow type."""
+        stored = self._stored(kind)
+        return Column(name, self._sql_type(stored), stored)
+
+    def truncate(self, table: str) -> str:
+        """The statement that empties the table."""
+        return f"TRUNCATE {self.table(table)}"
+
+    def _sql_type(self, kind: pa.DataType) -> str:
+        if sql_type := self._types.get(kind):
+            return sql_type
+        if pa.types.is_decimal(kind):
+            return f"numeric({kind.precision},{kind.scale})"
+        if pa.types.is_list(kind) and not pa.types.is_list(kind.value_type):  # its arrays are rectangles
+            return f"{self._sql_type(kind.value_type)}[]"
+        raise TypeLossError(f"PostgreSQL has no type that holds every {kind}. Cast it, to text or JSON for example.")
+
+    def _stored(self, kind: pa.DataType) -> pa.DataType:  # noqa: C901, PLR0911 (one rule a line)
+        kind, types = plain_type(kind), pa.types
+        if types.is_null(kind):
+            return pa.string()
+        if types.is_int8(kind) or types.is_uint8(kind):
+            return pa.int16()
+        if types.is_uint16(kind):
+            return pa.int32()
+        if types.is_uint32(kind):
+            return pa.int64()
+        if types.is_uint64(kind):
+            return pa.decimal128(20, 0)
+        if types.is_float16(kind):
+            return pa.float32()
+        if types.is_timestamp(kind) and kind.unit != "ns":
+            return pa.timestamp("us", kind.tz)
+        if types.is_time(kind) and kind.unit != "ns":
+            return pa.time64("us")
+        if types.is_duration(kind) and kind.unit != "ns":
+            return pa.month_day_nano_interval()
+        if types.is_list(kind):
+            return pa.list_(self._stored(kind.value_type))
+        return kind
+
+
+def quoted(name: str) -> str:
+    """An identifier of any length."""
+    return '"' + name.replace('"', '""') + '"'

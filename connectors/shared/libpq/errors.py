@@ -1,0 +1,176 @@
+"""Errors of libpq, as psycopg and ADBC hand them out: which of ours each is, and in which words.
+
+https://www.postgresql.org/docs/current/errcodes-appendix.html (SQLSTATE; `*` stands for the rest of a code)
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from blocks.base import errors
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, lookup
+from blocks.base.optional import require
+
+ERRORS: dict[str, type[ConnectorError]] = {
+    "01*": errors.TerminalError,
+    "02*": errors.TerminalError,
+    "03*": errors.InvalidInputError,
+    "08*": errors.TransientError,
+    "08007": errors.AmbiguousError,
+    "08P01": errors.TerminalError,
+    "09*": errors.TerminalError,
+    "0A*": errors.UnsupportedError,
+    "0B*": errors.InvalidInputError,
+    "0F*": errors.InvalidInputError,
+    "0L*": errors.AccessDeniedError,
+    "0P*": errors.AccessDeniedError,
+    "0Z*": errors.TerminalError,
+    "10*": errors.InvalidInputError,
+    "20*": errors.InvalidInputError,
+    "21*": errors.InvalidInputError,
+    "22*": errors.InvalidInputError,
+    "23*": errors.InvalidInputError,
+    "23505": errors.AlreadyExistsError,
+    "24*": errors.InvalidInputError,
+    "25*": errors.TerminalError,
+    "25006": errors.TransientError,
+    "25P03": errors.TransientError,
+    "25P04": errors.TransientError,
+    "26*": errors.InvalidInputError,
+    "27*": errors.TerminalError,
+    "28*": errors.AuthError,
+    "2B*": errors.InvalidInputError,
+    "2D*": errors.InvalidInputError,
+    "2F*": errors.TerminalError,
+    "34*": errors.InvalidInputError,
+    "38*": errors.TerminalError,
+    "39*": errors.TerminalError,
+    "3B*": errors.InvalidInputError,
+    "3D*": errors.NotFoundError,
+    "3F*": errors.NotFoundError,
+    "40*": errors.TransientError,
+    "40003": errors.AmbiguousError,
+    "42*": errors.InvalidInputError,
+    "42501": errors.AccessDeniedError,
+    "42701": errors.AlreadyExistsError,
+    "42703": errors.NotFoundError,
+    "42704": errors.NotFoundError,
+    "42710": errors.AlreadyExistsError,
+    "42883": errors.NotFoundError,
+    "42P01": errors.NotFoundError,
+    "42P04": errors.AlreadyExistsError,
+    "42P06": errors.AlreadyExistsError,
+    "42P07": errors.AlreadyExistsError,
+    "44*": errors.InvalidInputError,
+    "53*": errors.TransientError,
+    "53100": errors.TerminalError,
+    "54*": errors.InvalidInputError,
+    "55*": errors.TerminalError,
+    "55006": errors.TransientError,
+    "55P03": errors.TransientError,
+    "57*": errors.TerminalError,
+    "57P01": errors.TransientError,
+    "57P02": errors.TransientError,
+    "57P03": errors.TransientError,
+    "57P04": errors.NotFoundError,
+    "57P05": errors.TransientError,
+    "58*": errors.TerminalError,
+    "58030": errors.TransientError,
+    "72*": errors.InvalidInputError,
+    "F0*": errors.TerminalError,
+    "HV*": errors.TerminalError,
+    "P0*": errors.TerminalError,
+    "XX*": errors.TerminalError,
+}
+
+# Errors of the drivers themselves have no SQLSTATE. One of another class than these is a lost connection.
+DRIVER_ERRORS: dict[str, type[ConnectorError]] = {
+    "DataError": errors.InvalidInputError,
+    "IntegrityError": errors.InvalidInputError,
+    "InternalError": errors.InvalidInputError,
+    "NotSupportedError": errors.UnsupportedError,
+    "ProgrammingError": errors.InvalidInputError,
+}
+
+LOGIN = "Check username and password."
+TLS = "Check ssl_mode and ssl_root_cert."
+
+# What the server says before it knows the client's SQLSTATE protocol, that is while connecting; and what to do.
+CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
+    ("password authentication failed", errors.AuthError, LOGIN),
+    ("no password supplied", errors.AuthError, LOGIN),
+    ("role ", errors.AuthError, LOGIN),
+    ("no pg_hba.conf entry", errors.AccessDeniedError, "The server's pg_hba.conf decides who may connect, and how."),
+    ("permission denied", errors.AccessDeniedError, "Grant the role what it needs, or use another one."),
+    ("certificate", errors.AuthError, TLS),
+    ("does not support SSL", errors.AuthError, TLS),
+    ("invalid sslmode", errors.InvalidInputError, TLS),
+    ("database ", errors.NotFoundError, "Check the database's name."),
+    ("starting up", errors.TransientError, ""),
+    ("shutting down", errors.TransientError, ""),
+    ("too many clients", errors.TransientError, ""),
+    ("remaining connection slots", errors.TransientError, ""),
+    ("FATAL", errors.TerminalError, ""),
+    ("", errors.TransientError, "Are host and port right, and reachable from here?"),
+)
+
+
+def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
+    """The error of this package for one of libpq's, as psycopg or ADBC hand it out."""
+    code: str | None = getattr(error, "sqlstate", None)
+    if ambiguous and action == "commit" and (code or "").startswith("57"):
+        code = None  # the server was stopped, before or after it committed
+    if code is not None:
+        kind = lookup(ERRORS, code) or errors.TerminalError
+        words = f"{_words(error, code)} (SQLSTATE {code}). {_hint(code)}".rstrip()
+        return kind(f"Could not {action} {_place(action, uri)}: {words}")
+    text = str(error)
+    line = _first_line(text)
+    if action == "connect to":
+        kind, hint = next((kind, hint) for words, kind, hint in CONNECT_ERRORS if words in text)
+        return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
+    if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
+        return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
+    if ambiguous:
+        return AmbiguousError(f"Could not {action} {_place(action, uri)}: the connection was lost after it was sent.")
+    return TransientError(f"Could not {action} {_place(action, uri)}: {line}.")
+
+
+def _place(action: str, uri: str) -> str:
+    return uri if action == "connect to" else f"in {uri}"
+
+
+def _first_line(text: str) -> str:
+    line = next((line for line in text.splitlines() if line.strip()), "no reason given")
+    return " ".join(line.rsplit("failed: ", 1)[-1].split()).rstrip(".")
+
+
+def _words(error: BaseException, code: str) -> str:
+    """The server's words, without row values: for data and constraint errors the name of the condition instead."""
+    details = {name.decode() if isinstance(name, bytes) else name: value for name, value in _details(error)}
+    if code.startswith(("22", "23")):
+        names = require("psycopg.errors", extra="postgres")
+        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names.lookup(code).__name__).lower()
+        for label, detail in (("constraint", "CONSTRAINT_NAME"), ("column", "COLUMN_NAME"), ("table", "TABLE_NAME")):
+            if value := details.get(f"PG_DIAG_{detail}"):
+                words += f", {label} {value.decode() if isinstance(value, bytes) else value}"
+        return words
+    primary = details.get("PG_DIAG_MESSAGE_PRIMARY", b"")
+    return primary.decode() if isinstance(primary, bytes) else str(primary)
+
+
+def _details(error: BaseException) -> list[tuple[Any, Any]]:
+    if (diag := getattr(error, "diag", None)) is not None:  # psycopg
+        names = ("message_primary", "constraint_name", "column_name", "table_name")
+        return [(f"PG_DIAG_{name.upper()}", getattr(diag, name)) for name in names]
+    return list(getattr(error, "details", None) or ())
+
+
+def _hint(code: str) -> str:
+    return {
+        "28": LOGIN,
+        "3D": "Check the database's name.",
+        "3F": "Check the schema's name, or create it.",
+        "42501": "Grant the role what it needs, or use another one.",
+    }.get(code if code == "42501" else code[:2], "")

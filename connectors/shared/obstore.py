@@ -1,0 +1,233 @@
+"""ObstoreBucket: what the buckets have in common whose bytes move through obstore (Rust's object_store).
+
+obstore reads, and writes what fits in one request. It does not list: it normalises keys, so that a folder marker and
+an object look the same, and one key with a double slash fails a whole page. Nor can it make a large write conditional.
+For these, and for all the rest, a child uses its vendor's own client.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import re
+import uuid
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import Field
+
+from blocks.base.errors import (
+    AccessDeniedError,
+    AlreadyExistsError,
+    AuthError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TransientError,
+    UnsupportedError,
+    service_error,
+)
+from blocks.base.optional import require
+from blocks.files.local import CHUNK_BYTES, parts_of
+from blocks.stores.object_store import AS_IT_IS, WRITE_ID, ObjectInfo, ObjectStore
+
+if TYPE_CHECKING:
+    import contextlib
+    from collections.abc import Callable, Iterable, Mapping
+
+    from blocks.files.local import Source
+    from blocks.stores.object_store import WriteOptions
+
+OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
+    "FileNotFoundError": NotFoundError,
+    "PermissionDeniedError": AccessDeniedError,
+    "UnauthenticatedError": AuthError,
+    "AlreadyExistsError": AlreadyExistsError,
+    "PreconditionError": AlreadyExistsError,
+    "NotSupportedError": UnsupportedError,
+    "InvalidPathError": InvalidInputError,
+    "InvalidRange": InvalidInputError,
+    "ValueError": InvalidInputError,
+}
+"""Raised by obstore without an answer of the service, by class name. Source: obstore.exceptions."""
+
+
+class ObstoreBucket(ObjectStore):
+    """An ObjectStore whose `_get` and small writes are obstore's.
+
+    A child names its `_extra`, supplies `_connect` (the obstore store, with `obstore_options`) and `_errors`, and has
+    its identity called back by obstore through `Identity`.
+    """
+
+    _extra: ClassVar[str]
+    _max_parts: ClassVar[int] = 10_000
+    """In how many parts an object may be written."""
+
+    request_timeout_s: float = Field(
+        default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
+    )
+
+    @abstractmethod
+    def _connect(self) -> Any:
+        """An obstore store of the whole bucket."""
+
+    @abstractmethod
+    def _errors(self, verb: str, key: str = "") -> contextlib.AbstractContextManager[None]:
+        """The drivers' errors as ours."""
+
+    @abstractmethod
+    def _key(self, key: str) -> str:
+        """The whole key of a key in the block's folder."""
+
+    def _obstore(self) -> Any:
+        return require("obstore", extra=self._extra)
+
+    def _store(self) -> Any:
+        return self._cached("store", self._connect)
+
+    def _obstore_options(self, endpoint: str | None, verify: bool | str) -> dict[str, Any]:
+        """What every obstore store here is built with: timeouts, the authority to trust, a few quick tries."""
+        client: dict[str, Any] = {
+            "connect_timeout": "10s",
+            "read_timeout": dt.timedelta(seconds=self.request_timeout_s),
+        }
+        client["timeout"] = dt.timedelta(minutes=15)  # the whole of a request: a slow line is no fault
+        if endpoint and endpoint.startswith("http://"):
+            client["allow_http"] = True
+        if verify is False:
+            client["allow_invalid_certificates"] = True
+        elif isinstance(verify, str):
+            with open(verify, "rb") as file:  # noqa: PTH123
+                client["root_certificate"] = file.read()
+        return {
+            "client_options": client,
+            # A few quick tries of one request; `retry` is the policy for everything that takes longer.
+            "retry_config": {
+                "max_retries": 2,
+                "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
+                "retry_timeout": dt.timedelta(seconds=30),
+            },
+        }
+
+    def _found(self, key: str, meta: Mapping[str, Any]) -> ObjectInfo:
+        """What obstore tells of an object; `checksum` where the child can read one out of it."""
+        return ObjectInfo(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
+
+    def _get(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        options: dict[str, Any] = {"range": (start, start + length)}
+        if if_match is not None:
+            options["if_match"] = if_match
+        if version is not None:
+            options["version"] = version
+        whole = self._key(key)
+        try:
+            with self._errors("read", key):
+                found = self._obstore().get(self._store(), whole, options=options)
+                return bytes(found.bytes()), self._found(key, found.meta)
+        except AlreadyExistsError as error:
+            raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
+        except InvalidInputError:  # no range of an empty object can be asked for, nor one behind the end
+            info = self._head(key, version)
+            if start < info.size:
+                raise
+            return b"", info
+
+    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        metadata, write_id = self._metadata(options), uuid.uuid4().hex
+        if options.conditional:
+            metadata[WRITE_ID] = write_id
+        parts = parts_of(source, max_parts=self._max_parts)
+        try:
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
+                return self._put(key, first, options, metadata)
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold what is under way, and nothing else
+            return self._upload_parts(key, parts, options, metadata, write_id)
+        except (AlreadyExistsError, TransientError):
+            if options.conditional and self._holds(key, write_id):
+                return self._head(key)
+            raise
+
+    def _metadata(self, options: WriteOptions) -> dict[str, str]:
+        """The metadata as the service stores it.
+
+        Raises:
+            InvalidInputError: It takes no such names or values.
+        """
+        return dict(options.metadata or {})
+
+    @abstractmethod
+    def _upload_parts(
+        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str], write_id: str
+    ) -> ObjectInfo:
+        """The object that several requests made, all at once or not at all; `write_id` is this write's own name."""
+
+    def _put(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
+        """The object that one request made."""
+        attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
+        mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
+        with self._errors("write", key):
+            put = self._obstore().put(
+                self._store(),
+                self._key(key),
+                content,
+                attributes=attributes,
+                tags=dict(options.tags) if options.tags else None,
+                mode=mode,
+                use_multipart=False,
+            )
+        return ObjectInfo(key, len(content), put["e_tag"], put["version"], dt.datetime.now(dt.UTC))
+
+
+class Identity:
+    """Hands obstore the credentials of the moment, and keeps the reason when there are none: obstore forgets it."""
+
+    def __init__(self, credentials: Callable[[], dict[str, Any]]) -> None:
+        self._credentials = credentials
+        self.refused: ConnectorError | None = None
+
+    def __call__(self) -> dict[str, Any]:
+        """What obstore asks for, before its first request and again before it expires.
+
+        Raises:
+            ConnectorError: There is no identity.
+        """
+        try:
+            return self._credentials()
+        except ConnectorError as error:
+            self.refused = error
+            raise
+
+
+def obstore_error(
+    verb: str,
+    place: str,
+    error: Exception,
+    *,
+    table: Mapping[str, type[ConnectorError]],
+    advice: Mapping[str, str],
+) -> ConnectorError:
+    """What obstore raised, as one of our errors. It carries the service's answer, or the network's, as text."""
+    text = str(error)
+    said, _, details = text.partition("Debug source:")
+    codes = re.findall(r"<Code>(\w+)</Code>", said) + re.findall(r"status code: (\d{3})", said)
+    if "HttpError" in details and not codes:
+        refused = "ertificate" in details
+        reason = re.search(r'(?:message|error): "([^"]+)"', details) or re.search(r"kind: (\w+)", details)
+        words = "the server's certificate is not trusted" if refused else reason[1] if reason else ""
+        codes.append("SSLError" if refused else "ConnectionError")
+    else:
+        message = re.search(r"<Message>([^<]*)</Message>", said)
+        words = message[1].partition("\n")[0] if message else "" if codes else said.strip()
+    if "Wanted range" in said:  # a server that grants a range behind the end, which obstore then refuses
+        codes.insert(0, "InvalidRange")
+    codes += [kind.__name__ for kind in type(error).__mro__]
+    return service_error(verb, place, codes, words, table=table, advice=advice)
+
+
+def comes_from_obstore(error: Exception) -> bool:
+    """Whether obstore raised it; it uses two of Python's own classes."""
+    return type(error).__module__.partition(".")[0] == "obstore" or type(error) in {FileNotFoundError, ValueError}
