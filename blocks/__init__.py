@@ -1,6 +1,7 @@
 """The kit: what every connector is made of."""
 
-from blocks.arrow.scan import Rejects, Scan
+from blocks.arrow.rejects import Rejects
+from blocks.arrow.scan import Scan
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import (
     AccessDeniedError,

@@ -34,7 +34,7 @@ from blocks.files.local import CHUNK_BYTES
 from blocks.stores.checksum import DamagedError
 from blocks.stores.object_store import NoSuchStoreError, WriteOptions
 from connectors.gcs import GcsBucket
-from connectors.gcs.block import PERMISSIONS
+from connectors.gcs.errors import PERMISSIONS
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request
 from integration_tests.standins.process import HOST, free_port
 from tests.contracts.object_store import *  # noqa: F403

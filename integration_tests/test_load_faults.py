@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from blocks.arrow.scan import Rejects, Scan
+from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.retry import RetryPolicy
 from blocks.warehouses.ledger import LEDGER
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     import psycopg
 
+    from blocks.arrow.rejects import Rejects
     from blocks.warehouses.load import Mode
     from integration_tests.standins.postgres import Address
 

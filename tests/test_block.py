@@ -18,8 +18,7 @@ from prefect.client.schemas.actions import BlockDocumentUpdate
 from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from pydantic import Field, SecretStr, ValidationError
 
-from blocks import ConnectorBlock, InvalidInputError, NotFoundError, resolve
-from blocks.base import operation
+from blocks import ConnectorBlock, InvalidInputError, NotFoundError, operation, resolve
 from blocks.cli.saved import block_types
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from prefect import flow
 from prefect.client.orchestration import get_client
 
 from blocks import ChecksFailedError, Contract, InvalidInputError, QualityError, Scan, SchemaError
-from blocks.arrow.scan import Rejects
+from blocks.arrow.rejects import Rejects
 from blocks.quality.unique import SeenKeys
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles

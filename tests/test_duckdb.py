@@ -16,7 +16,7 @@ import pytest
 from blocks.base.errors import AccessDeniedError, ConnectorError, NotFoundError, SchemaError, TransientError
 from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
-from connectors.duckdb.block import ERRORS, translate
+from connectors.duckdb.errors import ERRORS, translate
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import UTC, count, rows, table_of, tables
 

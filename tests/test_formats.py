@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from blocks.arrow.columns import widened
-from blocks.arrow.scan import Rejects
+from blocks.arrow.rejects import Rejects
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.csv import CsvReader
 from blocks.files.formats import COMPRESSIONS, detect, extension, open_scan, open_writer

@@ -14,7 +14,7 @@ from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from blocks.arrow.load_id import derive_load_id
-from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.arrow.scan import Scan, as_scan
 from blocks.base.errors import TransientError
 from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from blocks.arrow.rejects import Rejects
     from blocks.warehouses.load import LoadReport
     from blocks.warehouses.session import BulkSession
 

@@ -1,4 +1,4 @@
-"""Imports: what a module pulls in, and which way they point."""
+"""Imports: what a module pulls in, and which names are public. Which way imports point: test_layers.py."""
 
 from __future__ import annotations
 
@@ -24,10 +24,8 @@ DRIVERS = {
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
 ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", *sys.stdlib_module_names}
 ARROW = {"pyarrow", "numpy"}
-# Redshift speaks PostgreSQL's protocol, and its block is a Postgres: docs/decisions/0009-redshift-is-a-postgres.md
-SIBLINGS = {("redshift", "connectors.postgres")}
 
-CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*"))  # a module, or a package of parts
+CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"shared"})
 PACKAGES = sorted(path.parent for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("__init__.py"))
 MODULES = sorted(path for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("*.py"))
 
@@ -46,14 +44,14 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stdout.splitlines()[-1]))
 
 
-def imports(path: Path, *, at_run_time: bool) -> set[str]:
-    """The modules that a file imports; `at_run_time` leaves out functions and `if TYPE_CHECKING`."""
+def imports(path: Path) -> set[str]:
+    """The modules that importing a file imports: not those in functions, nor those under `if TYPE_CHECKING`."""
     found: set[str] = set()
 
     def visit(node: ast.AST) -> None:
-        if at_run_time and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return
-        if at_run_time and isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
             for child in node.orelse:
                 visit(child)
             return
@@ -78,17 +76,7 @@ def test_connectors_import_no_driver():
 def test_no_driver_at_module_level(path):
     """Drivers are imported in functions, through `require`, so that what is not installed is not needed."""
     allowed = ALLOWED | ARROW if "blocks" in path.parts else ALLOWED
-    assert {name.split(".")[0] for name in imports(path, at_run_time=True)} <= allowed
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_point_down(path):
-    """Templates take connectors, connectors take blocks; never the other way, and but for one never each other."""
-    layer, name, *_ = path.relative_to(ROOT).with_suffix("").parts
-    above = {"blocks": {"connectors", "templates"}, "connectors": {"connectors", "templates"}}[layer]
-    found = {".".join(each.split(".")[:2]) for each in imports(path, at_run_time=False) if each.split(".")[0] in above}
-    own = {f"connectors.{name}"} if layer == "connectors" else set()
-    assert found - own - {sibling for connector, sibling in SIBLINGS if connector == name} == set()
+    assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 
 @pytest.mark.parametrize("package", PACKAGES, ids=lambda path: str(path.relative_to(ROOT)))

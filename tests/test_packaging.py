@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 ENTRY_POINTS = PROJECT["project"]["entry-points"]["prefect.collections"]
-CONNECTORS = sorted(path.stem for path in (ROOT / "connectors").glob("[!_]*"))  # a module, or a package of parts
+CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"shared"})
 EMBEDDED = {"local", "duckdb"}
 WITHOUT_DRIVER = {"dbt_cloud"}  # httpx comes with Prefect
 PINS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
@@ -37,9 +37,9 @@ def test_every_connector_is_a_collection(connector):
 
 @pytest.mark.parametrize("connector", sorted(set(CONNECTORS) - EMBEDDED - WITHOUT_DRIVER))
 def test_every_connector_has_an_extra(connector):
-    """The one that it, or the part of the kit that it is made of, names where a driver is missing; `all` takes it."""
+    """The one that it, or what it shares with others, names where a driver is missing; `all` takes it."""
     code = code_of(f"connectors.{connector}")
-    parts = set(re.findall(r"^from (blocks\.\w+) import", code, re.MULTILINE))
+    parts = set(re.findall(r"^from (connectors\.shared\.\w+|blocks\.credentials\.\w+)", code, re.MULTILINE))
     code += "".join(code_of(part) for part in sorted(parts))
     named = set(re.findall(r'extra="([\w-]+)"', code)) & set(EXTRAS)
     assert named

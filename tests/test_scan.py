@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from blocks.arrow.scan import Rejects, Scan, as_scan, read_ahead
+from blocks.arrow.rejects import Rejects
+from blocks.arrow.scan import Scan, as_scan
+from blocks.base.concurrency import read_ahead
 from blocks.base.errors import InvalidInputError, QualityError
 
 TABLE = pa.table({"id": [1, 2, 3, 4], "amount": [1.5, -1.0, None, 4.0]})

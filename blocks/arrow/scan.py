@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
-import json
-import queue
-import tempfile
-import threading
-import weakref
-from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
-from blocks.base.errors import InvalidInputError, QualityError
+from blocks.base.concurrency import read_ahead
+from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import pandas as pd
     import pyarrow as pa
@@ -31,69 +26,6 @@ T = TypeVar("T")
 
 AHEAD_BYTES = 8 * 2**20
 """How far a stage of a pipeline may run ahead of the next one."""
-
-
-class Rejects:
-    """What a stream refused: counts by reason, and the refused rows for the quarantine, kept in bounded memory.
-
-    A row is `(line, column, reason, row)`: the 1-based line of the file where known, the column at fault, why, and the
-    row as it stood (a file's own text, else JSON). Rows go to quarantines only, never into a message or a log.
-    """
-
-    def __init__(self) -> None:
-        self.reasons: Counter[str] = Counter()
-        self._first_lines: dict[str, int] = {}
-        self._spool: tempfile.SpooledTemporaryFile[str] = tempfile.SpooledTemporaryFile(  # noqa: SIM115
-            max_size=2**20, mode="w+", encoding="utf-8"
-        )
-        self._lock = threading.Lock()
-        weakref.finalize(self, self._spool.close)
-
-    @property
-    def total(self) -> int:
-        """How many rows were refused."""
-        return self.reasons.total()
-
-    def add(self, reason: str, row: str, *, line: int | None = None, column: str | None = None) -> None:
-        """Refuse one row."""
-        record = json.dumps({"line": line, "column": column, "reason": reason, "row": row}, ensure_ascii=False)
-        with self._lock:
-            self.reasons[reason] += 1
-            if line is not None:
-                self._first_lines.setdefault(reason, line)
-            self._spool.write(record + "\n")
-
-    def add_rows(self, rows: pa.RecordBatch, reason: str, *, column: str | None = None) -> None:
-        """Refuse all rows of a batch."""
-        for row in rows.to_pylist():
-            self.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
-
-    def json_lines(self) -> Iterator[str]:
-        """The refused rows, one JSON object a line, in the order in which they came."""
-        with self._lock:
-            self._spool.flush()
-            self._spool.seek(0)
-            try:
-                yield from self._spool
-            finally:
-                self._spool.seek(0, 2)
-
-    def check(self, *, accepted: int, max_rejected: float, source: str) -> None:
-        """Compare with the share that the caller allows.
-
-        Raises:
-            QualityError: More than `max_rejected` (0 to 1) of all rows were refused.
-        """
-        seen = accepted + self.total
-        if self.total and self.total > max_rejected * seen:
-            lines = {reason: f", the first in line {line}" for reason, line in self._first_lines.items()}
-            reasons = "; ".join(
-                f"{reason}: {count}{lines.get(reason, '')}" for reason, count in self.reasons.most_common()
-            )
-            raise QualityError(
-                f"{source}: {self.total} of {seen} rows were refused ({reasons}), and max_rejected allows "
-                f"{max_rejected:.2%}. Nothing was applied. Correct the data, or allow more."
-            )
 
 
 class Scan:
@@ -277,64 +209,6 @@ def content_digest(table: pa.Table) -> str:
     return digest.hexdigest()
 
 
-def bad_row_error(source: str, reason: str, line: int | None = None) -> InvalidInputError:
-    """The error for a bad row that nobody takes."""
-    place = f" line {line}" if line is not None else ""
-    return InvalidInputError(
-        f"{source}{place}: {reason}. Correct the data, or use on_error='quarantine' with load() or write_table()."
-    )
-
-
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """A batch of no rows."""
     return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
-
-
-def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
-    """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
-
-    An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
-    """
-    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-    room = threading.Condition()
-    state = {"ahead": 0, "stopped": False}
-
-    def produce() -> None:
-        try:
-            with contextlib.ExitStack() as stack:
-                iterator = iter(items)
-                if close := getattr(iterator, "close", None):
-                    stack.callback(close)
-                for item in iterator:
-                    with room:
-                        room.wait_for(lambda: state["ahead"] < limit or state["stopped"])
-                        if state["stopped"]:
-                            return
-                        state["ahead"] += size(item)
-                    ready.put(("item", item))
-        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
-            ready.put(("error", error))
-        else:
-            ready.put(("end", None))
-
-    def consume() -> Generator[T, None, None]:
-        thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)
-        thread.start()
-        try:
-            while True:
-                kind, value = ready.get()
-                if kind == "error":
-                    raise value
-                if kind == "end":
-                    return
-                with room:
-                    state["ahead"] -= size(value)
-                    room.notify()
-                yield value
-        finally:
-            with room:
-                state["stopped"] = True
-                room.notify()
-            thread.join()
-
-    return consume()

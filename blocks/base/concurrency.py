@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import queue
+import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
-    import threading
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
     from typing import Self
 
@@ -83,3 +85,53 @@ class _Window:
         future = self.futures.popleft()
         self.give_back()
         return future
+
+
+def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
+    """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
+
+    An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
+    """
+    ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+    room = threading.Condition()
+    state = {"ahead": 0, "stopped": False}
+
+    def produce() -> None:
+        try:
+            with contextlib.ExitStack() as stack:
+                iterator = iter(items)
+                if close := getattr(iterator, "close", None):
+                    stack.callback(close)
+                for item in iterator:
+                    with room:
+                        room.wait_for(lambda: state["ahead"] < limit or state["stopped"])
+                        if state["stopped"]:
+                            return
+                        state["ahead"] += size(item)
+                    ready.put(("item", item))
+        except BaseException as error:  # noqa: BLE001 (handed to the consumer, whatever it is)
+            ready.put(("error", error))
+        else:
+            ready.put(("end", None))
+
+    def consume() -> Generator[T, None, None]:
+        thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)
+        thread.start()
+        try:
+            while True:
+                kind, value = ready.get()
+                if kind == "error":
+                    raise value
+                if kind == "end":
+                    return
+                with room:
+                    state["ahead"] -= size(value)
+                    room.notify()
+                yield value
+        finally:
+            with room:
+                state["stopped"] = True
+                room.notify()
+            thread.join()
+
+    return consume()

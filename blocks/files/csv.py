@@ -17,11 +17,9 @@ from __future__ import annotations
 
 import csv as python_csv
 import itertools
-import re
 from contextlib import closing
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -30,6 +28,7 @@ from pyarrow import csv, types
 
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.files.csv_records import Dialect, Positions
 from blocks.files.options import CsvOptions
 from blocks.files.text import BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
 from blocks.files.values import applicable, caster, check_values, convert
@@ -39,11 +38,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blocks.arrow.columns import ExtraColumns
-    from blocks.arrow.scan import Rejects
+    from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
     from blocks.files.text import Parsed, TextSource
-
-    Positions = np.ndarray[Any, Any]
 
 HELD = (
     types.is_boolean,
@@ -296,111 +293,6 @@ class _Parser:
             text = bytes(block.data[start:end]).decode(errors="backslashreplace")
             rows.append(BadRow(block.line + int(np.searchsorted(ends, start)), column, reason, text))
         return rows
-
-
-@dataclass(frozen=True)
-class Quotes:
-    """Where text is quoted: every span from `starts` to `ends`, both ends included."""
-
-    starts: Positions
-    ends: Positions
-    junk: Positions
-    """Closing quotes that neither a delimiter nor a line end follows."""
-    open: bool
-    """Whether the last span has no end."""
-
-    def hold(self, positions: Positions) -> Positions:
-        """Which of `positions` are quoted."""
-        if not len(self.starts):
-            return np.zeros(len(positions), dtype=bool)
-        spans = np.searchsorted(self.starts, positions) - 1
-        inside: Positions = (spans >= 0) & (self.ends[spans] >= positions)
-        return inside
-
-
-@dataclass(frozen=True)
-class Dialect:
-    """Finds records in CSV text exactly as Arrow's reader does."""
-
-    options: CsvOptions
-    line_end: bytes = b"\n"
-
-    def cut(self, text: bytes) -> tuple[int, bool]:
-        """Where the last whole record of `text` ends, and whether a record up to there is suspect."""
-        if not self._has_quotes(text):
-            return text.rfind(self.line_end) + 1, b"\0" in text
-        quotes = self.quotes(text)
-        position = len(text)
-        while (position := text.rfind(self.line_end, 0, position)) >= 0:
-            span = int(np.searchsorted(quotes.starts, position)) - 1
-            if span < 0 or quotes.ends[span] < position:
-                return position + 1, b"\0" in text or bool((quotes.junk < position).any())
-            position = int(quotes.starts[span])
-        return 0, False
-
-    def records(self, data: memoryview | bytes) -> tuple[Positions, Quotes]:
-        """Start and end (without its line end) of every record, blank ones included, and where quotes are."""
-        quotes = self.quotes(data)
-        ends = line_ends(data)
-        ends = ends[~quotes.hold(ends)]
-        starts = np.concatenate([[0], ends + 1])
-        ends = np.concatenate([ends, [len(data)]])
-        if starts[-1] == len(data):
-            starts, ends = starts[:-1], ends[:-1]
-        codes = np.frombuffer(data, np.uint8)
-        after_return = (ends > starts) & (codes[ends - 1] == ord("\r")) if len(data) else ends > starts
-        after_return &= ends < len(data)
-        return np.stack([starts, ends - after_return], axis=1), quotes
-
-    def quotes(self, data: memoryview | bytes) -> Quotes:
-        """Where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
-        codes = np.frombuffer(data, np.uint8)
-        if self.options.escape is None:
-            marks = np.flatnonzero(codes == ord(self.options.quote))
-            starts, ends = marks[0::2], marks[1::2]
-            borders = self._borders
-            opening = borders[codes[starts - 1]]
-            if len(starts) and starts[0] == 0:
-                opening[0] = True
-            # Every other quote stands where a field starts, or doubles the one before: then pairs are what they seem.
-            if opening.all():
-                closing_at = ends[ends < len(codes) - 1]
-                junk = closing_at[~borders[codes[closing_at + 1]]]
-                unclosed = len(starts) > len(ends)
-                return Quotes(starts, np.append(ends, len(codes)) if unclosed else ends, junk, unclosed)
-        return self._quotes_one_by_one(data)
-
-    def _quotes_one_by_one(self, data: memoryview | bytes) -> Quotes:
-        starts, ends, junk, unclosed = [], [], [], False
-        for match in self._quoted.finditer(data):
-            starts.append(match.start())
-            ends.append(match.end() - 1)
-            if match["quoted"] is None:
-                continue
-            if not match["end"]:
-                unclosed, ends[-1] = True, len(data)
-            elif match.end() < len(data) and not self._borders[data[match.end()]]:
-                junk.append(match.end() - 1)
-        places = [np.array(found, dtype=np.int64) for found in (starts, ends, junk)]
-        return Quotes(places[0], places[1], places[2], unclosed)
-
-    def _has_quotes(self, text: bytes) -> bool:
-        return self.options.quote.encode() in text or self.options.escape is not None
-
-    @cached_property
-    def _borders(self) -> Positions:
-        borders = np.zeros(256, dtype=bool)
-        borders[[ord(self.options.delimiter), ord("\n"), ord("\r"), ord(self.options.quote)]] = True
-        return borders
-
-    @cached_property
-    def _quoted(self) -> re.Pattern[bytes]:
-        quote, delimiter = re.escape(self.options.quote), re.escape(self.options.delimiter)
-        escape = re.escape(self.options.escape) if self.options.escape else ""
-        plain = f"[^{quote}{escape}]*+"
-        inner = f"{quote}{quote}|{escape}." if escape else f"{quote}{quote}"
-        pattern = rf"(?<![^{delimiter}\r\n])(?P<quoted>{quote}{plain}(?:(?:{inner}){plain})*+(?P<end>{quote}?))"
-        return re.compile((f"{pattern}|{escape}.{quote}*" if escape else pattern).encode(), re.DOTALL)
 
 
 class CsvWriter:

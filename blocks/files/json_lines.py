@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blocks.arrow.columns import ExtraColumns
-    from blocks.arrow.scan import Rejects
+    from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
     from blocks.files.text import Parsed, TextSource
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from blocks.arrow.scan import bad_row_error
+from blocks.arrow.rejects import bad_row_error
 from blocks.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
     from typing import BinaryIO
 
-    from blocks.arrow.scan import Rejects
+    from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError
 
 BLOCK_BYTES = 4 * 2**20

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
-from blocks.arrow.scan import Scan, as_scan, bad_row_error
+from blocks.arrow.rejects import bad_row_error
+from blocks.arrow.scan import Scan, as_scan
 from blocks.arrow.types import cast_array, filter_array, filter_batch
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import InvalidInputError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from prefect.logging.loggers import LoggingAdapter
 
-    from blocks.arrow.scan import Rejects
+    from blocks.arrow.rejects import Rejects
     from blocks.quality.rules import Mask
     from blocks.quality.unique import SeenKeys
 else:

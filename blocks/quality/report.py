@@ -26,10 +26,6 @@ Severity = Literal["warn", "fail", "quarantine"]
 rows for which it does not hold are set aside and the rest may go on."""
 
 
-REASON = "reason"
-"""The column of rejected rows that says why."""
-
-
 class CheckResult(BaseModel):
     """How one check went."""
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from blocks.arrow.scan import Scan
 from blocks.base.errors import InvalidInputError, NotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.stores.dataset_writer import WriteMode, WriteReport, data_objects, hive_values, write_table
+from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
+from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from blocks.arrow.columns import ExtraColumns
-    from blocks.arrow.scan import Rejects
-    from blocks.files.formats import Reader
+    from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.files.protocols import Reader
     from blocks.stores.object_store import ObjectInfo, ObjectStore
 
     Condition = tuple[str, str, Any]

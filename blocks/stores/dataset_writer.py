@@ -19,13 +19,15 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from blocks.arrow.scan import Rejects, as_scan, empty_batch
+from blocks.arrow.rejects import Rejects
+from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
+from blocks.stores.hive import NULL_PARTITION, data_objects
 from blocks.stores.object_store import WriteOptions
 
 if TYPE_CHECKING:
@@ -36,17 +38,15 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from blocks.arrow.scan import Scan
-    from blocks.files.formats import Writer
     from blocks.files.options import Compression, FileOptions, Format
-    from blocks.stores.object_store import ObjectInfo, ObjectStore
+    from blocks.files.protocols import Writer
+    from blocks.stores.object_store import ObjectStore
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
 WriteMode = Literal["overwrite", "replace_partition", "append"]
 
-NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
-"""The name of the partition of nulls; Hive's own."""
 
 SORT_BYTES = 64 * 2**20
 """How much data is held to sort it by partition; it then waits on disk until all has come."""
@@ -179,26 +179,6 @@ def write_table(
         bytes=sum(file.bytes for file in files),
         seconds=round(time.monotonic() - started, 3),
     )
-
-
-def data_objects(store: ObjectStore, folder: str) -> Iterator[ObjectInfo]:
-    """The objects below a folder, but for those that start with `_` or `.` or are in such a folder."""
-    start = len(folder) + 1 if folder else 0
-    for page in store._list(folder):  # noqa: SLF001
-        for info in page:
-            parts = info.key[start:].split("/")
-            if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
-                yield info
-
-
-def hive_values(key: str) -> dict[str, str | None]:
-    """The columns that the folders of a key stand for; None is null.
-
-    >>> hive_values("orders/date=2026-04-30/part-0.parquet")
-    {'date': '2026-04-30'}
-    """
-    pairs = [part.partition("=") for part in key.split("/")[:-1] if "=" in part]
-    return {unquote(name): None if value == NULL_PARTITION else unquote(value) for name, _, value in pairs}
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from blocks.base.optional import lazy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from blocks.arrow.scan import Scan
+else:
+    pa = lazy("pyarrow")
 
 Mode = Literal["append", "replace", "upsert", "replace_partition"]
 OnNewColumns = Literal["add", "fail", "ignore"]
@@ -100,3 +110,17 @@ class LoadReport(BaseModel):
         if self.resolved_from_ledger:
             text += "; the answer to COMMIT was lost and the commit was resolved from the ledger"
         return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """What a caller asks for; the fields are those of `Warehouse.load`."""
+
+    scan: Scan
+    table: str
+    mode: Mode
+    key: tuple[str, ...]
+    partition_by: tuple[str, ...]
+    on_new_columns: OnNewColumns
+    allow_loss: tuple[str, ...] = ()
+    max_rejected: float = 0.0

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.arrow.scan import AHEAD_BYTES, Rejects, Scan, read_ahead
+from blocks.arrow.rejects import Rejects
+from blocks.arrow.scan import AHEAD_BYTES
 from blocks.arrow.types import cast_batch
+from blocks.base.concurrency import read_ahead
 from blocks.base.errors import (
     AlreadyExistsError,
     ConnectorError,
@@ -34,7 +35,7 @@ from blocks.base.errors import (
 from blocks.base.optional import lazy
 from blocks.base.progress import progress
 from blocks.warehouses.ledger import QUARANTINE, Ledger, claimed, quarantine_schema, recorded
-from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
+from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
 from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
 
@@ -49,20 +50,6 @@ else:
     pa = lazy("pyarrow")
 
 REJECTS_A_BATCH = 10_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoadRequest:
-    """What a caller asks for; the fields are those of `Warehouse.load`."""
-
-    scan: Scan
-    table: str
-    mode: Mode
-    key: tuple[str, ...]
-    partition_by: tuple[str, ...]
-    on_new_columns: OnNewColumns
-    allow_loss: tuple[str, ...] = ()
-    max_rejected: float = 0.0
 
 
 class Loader:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from blocks.warehouses.loader import LoadRequest
+    from blocks.warehouses.load import LoadRequest
     from blocks.warehouses.sql import Column, Dialect
 else:
     pa = lazy("pyarrow")

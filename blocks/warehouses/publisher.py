@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.rejects import REASON
 from blocks.arrow.scan import as_scan
 from blocks.arrow.types import filter_batch
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
-from blocks.quality.report import REASON
 from blocks.warehouses.loader import Loader
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from blocks.warehouses.loader import LoadRequest
+    from blocks.warehouses.load import LoadRequest
     from blocks.warehouses.planner import Planned
     from blocks.warehouses.session import BulkSession
     from blocks.warehouses.sql import Dialect

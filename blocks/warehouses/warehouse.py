@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import with_load_id
-from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.arrow.scan import Scan, as_scan
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -27,7 +27,8 @@ from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
-from blocks.warehouses.loader import Loader, LoadRequest, plan_load
+from blocks.warehouses.load import LoadRequest
+from blocks.warehouses.loader import Loader, plan_load
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.sql import named
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.arrow.rejects import Rejects
     from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters

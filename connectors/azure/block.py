@@ -24,7 +24,6 @@ from pydantic import Field, HttpUrl, field_validator
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     AlreadyExistsError,
-    ConnectorError,
     InvalidInputError,
     TransientError,
     UnsupportedError,
@@ -32,10 +31,11 @@ from blocks.base.errors import (
 )
 from blocks.base.operation import operation
 from blocks.base.optional import require
-from blocks.credentials.azure import AZURE_ADVICE, AZURE_ERRORS, AzureBlobStorageCredentials, azure_error, told_apart
+from blocks.credentials.azure import AzureBlobStorageCredentials, azure_error, told_apart
 from blocks.stores.keys import Folder, folder_prefix, join_key
-from blocks.stores.object_store import WRITE_ID, NoSuchStoreError, ObjectInfo, WriteOptions
-from connectors.shared.obstore import OBSTORE_ERRORS, Identity, ObstoreBucket, comes_from_obstore, obstore_error
+from blocks.stores.object_store import WRITE_ID, ObjectInfo, WriteOptions
+from connectors.azure.errors import ERRORS, SIGNED, _advice, _checked, _refuse
+from connectors.shared.obstore import Identity, ObstoreBucket, comes_from_obstore, obstore_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -51,34 +51,6 @@ COPY_BYTES = 256 * 2**20
 COPY_BLOCK_BYTES = 64 * 2**20
 COPY_LASTS = dt.timedelta(days=1)
 """How long a copy may take: the source's signature holds so long."""
-
-ERRORS: dict[str, type[ConnectorError]] = (
-    AZURE_ERRORS | OBSTORE_ERRORS | {"ContainerNotFound": NoSuchStoreError, "InvalidBlobOrBlock": TransientError}
-)
-"""obstore's classes too, which carry the service's answer as text."""
-
-ADVICE: dict[str, str] = AZURE_ADVICE | {
-    "ContainerNotFound": "Check container_name, and the account_url of the credentials.",
-    "BlobNotFound": "Check the key, and the base_folder.",
-    "ConditionNotMet": "Another writer was faster: read it again and decide.",
-    "BlobAlreadyExists": "Another writer was faster: read it again and decide.",
-    "BlobArchived": "The blob is archived; rehydrate it first.",
-    "SnapshotsPresent": "Delete its snapshots first.",
-    "LeaseIdMissing": "Somebody holds a lease on it.",
-    "InvalidBlobOrBlock": "Another tool left blocks there; they are dropped when the blob is written, or after a week.",
-}
-
-PERMISSIONS = {
-    "read": "r in its SAS token, or the role Storage Blob Data Reader",
-    "write": "c and w (and t for tags) in its SAS token, or the role Storage Blob Data Contributor",
-    "list": "l in its SAS token, or the role Storage Blob Data Reader",
-    "delete": "d in its SAS token, or the role Storage Blob Data Contributor",
-    "create": "c in a SAS token of the account, or the role Storage Blob Data Contributor",
-    "copy": "r (c and w for the copy, t for tags) in its SAS token, or the role Storage Blob Data Contributor",
-    "sign a URL of": "the role Storage Blob Delegator",
-}
-
-SIGNED = {"GET": "r", "PUT": "cw"}
 
 
 class AzureBlobContainer(ObstoreBucket):
@@ -428,12 +400,6 @@ class AzureBlobContainer(ObstoreBucket):
             raise
 
 
-def _advice(verb: str) -> dict[str, str]:
-    return ADVICE | dict.fromkeys(
-        ("AuthorizationPermissionMismatch", "403"), f"The identity needs {PERMISSIONS[verb]}."
-    )
-
-
 def _name(write_id: str, number: int) -> str:
     """A block's name, unlike that of any other writer's: or a blob could be made of blocks of both.
 
@@ -469,22 +435,6 @@ def _is_object(found: Any) -> bool:
     return metadata.get("hdi_isfolder") != "true"
 
 
-def _checked(options: WriteOptions) -> dict[str, str]:
-    """The metadata, which has to fit into HTTP's headers.
-
-    https://learn.microsoft.com/rest/api/storageservices/setting-and-retrieving-properties-and-metadata-for-blob-resources
-    """
-    metadata = dict(options.metadata or {})
-    for name, value in metadata.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise InvalidInputError(f"{name!r:.100} is no name for metadata on Azure: letters, digits and underscores.")
-        if not value.isascii() or not value.isprintable():
-            raise InvalidInputError(f"The metadata {name!r} has to be printable ASCII on Azure; encode it first.")
-    if options.content_type and not (options.content_type.isascii() and options.content_type.isprintable()):
-        raise InvalidInputError("content_type has to be printable ASCII, such as 'text/csv'.")
-    return metadata
-
-
 def _condition(options: WriteOptions) -> dict[str, Any]:
     """What Azure's client takes as the condition of a request."""
     matches = require("azure.core", extra="azure").MatchConditions
@@ -493,8 +443,3 @@ def _condition(options: WriteOptions) -> dict[str, Any]:
     if options.if_match is not None:
         return {"etag": options.if_match, "match_condition": matches.IfNotModified}
     return {}
-
-
-def _refuse(version: str | None) -> None:
-    if version is not None:
-        raise UnsupportedError("AzureBlobContainer reads the newest version only; get_client() has the others.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from pydantic import Field, HttpUrl
 
-from blocks.arrow.scan import Rejects, Scan
+from blocks.arrow.scan import Scan
 from blocks.base.errors import InvalidInputError
 from blocks.base.operation import operation
 from blocks.base.optional import lazy, require
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.arrow.rejects import Rejects
     from blocks.stores.object_store import ObjectStore
     from blocks.warehouses.load import LoadReport
     from blocks.warehouses.session import BulkSession, Session

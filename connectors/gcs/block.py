@@ -33,11 +33,12 @@ from blocks.base.errors import (
 )
 from blocks.base.operation import operation
 from blocks.base.optional import require
-from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
+from blocks.credentials.gcp import GcpCredentials, google_error
 from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.checksum import DamagedError, new_digest
 from blocks.stores.keys import Folder, folder_prefix, join_key
 from blocks.stores.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, NoSuchStoreError, ObjectInfo, ObjectStore
+from connectors.gcs.errors import ERRORS, _advice, _refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -57,28 +58,6 @@ OVERWRITE_TRIES = 10
 LONGEST_URL = dt.timedelta(days=7)
 PAGE = 1_000
 LISTED = "items(name,size,generation,updated,crc32c),nextPageToken"
-
-ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
-    "orgPolicyConstraintFailed": AccessDeniedError,  # beside a status 412
-    "410": TransientError,  # what a rewrite or an upload had come to; a new one starts from its beginning
-}
-"""https://cloud.google.com/storage/docs/json_api/v1/status-codes"""
-
-ADVICE: dict[str, str] = GOOGLE_ADVICE | {
-    "404": "Check the key, and the bucket_folder.",
-    "409": "Buckets of all projects share one space of names: choose another one.",
-    "412": "It exists already, or another writer was faster: read it again and decide.",
-}
-
-PERMISSIONS = {
-    "read": "storage.objects.get (and storage.objects.list, without which a missing object looks like a forbidden one)",
-    "write": "storage.objects.create, and storage.objects.delete to replace an object",
-    "list": "storage.objects.list",
-    "delete": "storage.objects.delete",
-    "copy": "storage.objects.get on the object and storage.objects.create on its copy",
-    "create": "storage.buckets.create",
-    "look up": "storage.buckets.get",
-}
 
 
 @dataclass(frozen=True)
@@ -604,17 +583,6 @@ class _Session:
 
     def _lost(self) -> TransientError:
         return TransientError(f"Could not write {self._store.uri(self._key)}: the upload was forgotten. Try again.")
-
-
-def _refusal(answer: Any) -> Exception:
-    """The client's exception for an answer to a request that is ours."""
-    error: Exception = require("google.api_core.exceptions", extra="gcs").from_http_response(answer)
-    return error
-
-
-def _advice(verb: str) -> dict[str, str]:
-    needed = PERMISSIONS.get(verb)
-    return ADVICE | ({"403": f"The identity needs {needed}."} if needed else {})
 
 
 def _generation(etag: str) -> int:

@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, field_validator, model_validator
 
+from blocks.arrow.rejects import REASON
 from blocks.arrow.scan import as_scan
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import ConnectorError, InvalidInputError, QualityError, UnsupportedError
 from blocks.base.operation import operation
 from blocks.base.optional import lazy
-from blocks.quality.report import REASON, Audit, CheckResult, QualityReport, Severity
+from blocks.quality.report import Audit, CheckResult, QualityReport, Severity
 from blocks.stores.object_store import ObjectStore
 from blocks.warehouses.warehouse import Warehouse
 from connectors.great_expectations import engine as gx

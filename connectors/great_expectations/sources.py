@@ -21,7 +21,7 @@ from blocks.base.errors import (
 )
 from blocks.base.optional import lazy, require
 from connectors.great_expectations import engine as gx
-from connectors.shared.duckdb_engine import TABLE, held, translate
+from connectors.great_expectations.held import TABLE, held, translate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

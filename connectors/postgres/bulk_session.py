@@ -7,7 +7,8 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.arrow.scan import AHEAD_BYTES, read_ahead
+from blocks.arrow.scan import AHEAD_BYTES
+from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed

@@ -19,23 +19,18 @@ from pydantic import Field, HttpUrl, field_validator
 
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
-    AccessDeniedError,
-    AlreadyExistsError,
-    AuthError,
-    ConnectorError,
     InvalidInputError,
     NotFoundError,
-    TransientError,
-    UnsupportedError,
     service_error,
 )
 from blocks.base.operation import operation
 from blocks.base.optional import require
-from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
+from blocks.credentials.aws import AwsCredentials, aws_error
 from blocks.stores.checksum import Crc32
 from blocks.stores.keys import Folder, folder_prefix, join_key
-from blocks.stores.object_store import WRITE_ID, NoSuchStoreError, ObjectInfo
-from connectors.shared.obstore import OBSTORE_ERRORS, Identity, ObstoreBucket, comes_from_obstore, obstore_error
+from blocks.stores.object_store import WRITE_ID, ObjectInfo
+from connectors.s3.errors import ERRORS, _advice
+from connectors.shared.obstore import Identity, ObstoreBucket, comes_from_obstore, obstore_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -55,69 +50,6 @@ FULL_CHECKSUMS = {
     "ChecksumCRC32C": "crc32c",
     "ChecksumSHA256": "sha256",
     "ChecksumSHA1": "sha1",
-}
-
-ERRORS: dict[str, type[ConnectorError]] = (
-    AWS_ERRORS
-    | OBSTORE_ERRORS
-    | {
-        "InvalidSecurity": AuthError,
-        "CredentialsNotSupported": AuthError,
-        "AllAccessDisabled": AccessDeniedError,
-        "AccountProblem": AccessDeniedError,
-        "NoSuchKey": NotFoundError,
-        "NoSuchBucket": NoSuchStoreError,
-        "NoSuchVersion": NotFoundError,
-        "PreconditionFailed": AlreadyExistsError,
-        "412": AlreadyExistsError,
-        "BucketAlreadyExists": AlreadyExistsError,
-        "BucketAlreadyOwnedByYou": AlreadyExistsError,
-        "InvalidArgument": InvalidInputError,
-        "InvalidRequest": InvalidInputError,
-        "InvalidRange": InvalidInputError,
-        "InvalidBucketName": InvalidInputError,
-        "InvalidObjectState": InvalidInputError,
-        "EntityTooLarge": InvalidInputError,
-        "EntityTooSmall": InvalidInputError,
-        "KeyTooLongError": InvalidInputError,
-        "MetadataTooLarge": InvalidInputError,
-        "AuthorizationHeaderMalformed": InvalidInputError,
-        "PermanentRedirect": InvalidInputError,
-        "TemporaryRedirect": InvalidInputError,
-        "IllegalLocationConstraintException": InvalidInputError,
-        "400": InvalidInputError,
-        "MethodNotAllowed": UnsupportedError,
-        "NotImplemented": UnsupportedError,
-        "501": UnsupportedError,
-        # Another writer is at it, or the upload is gone because its completion was heard and the answer lost.
-        "ConditionalRequestConflict": TransientError,
-        "OperationAborted": TransientError,
-        "NoSuchUpload": TransientError,
-        "BadDigest": TransientError,
-        "IncompleteBody": TransientError,
-        "XAmzContentSHA256Mismatch": TransientError,
-    }
-)
-"""https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html"""
-
-ADVICE: dict[str, str] = AWS_ADVICE | {
-    "NoSuchBucket": "Check bucket_name, and the endpoint_url of the credentials.",
-    "NoSuchKey": "Check the key; it is relative to the bucket_folder.",
-    "PermanentRedirect": "Set region_name of the credentials to the bucket's region.",
-    "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
-    "PreconditionFailed": "It exists already, or another writer was faster: read it again and decide.",
-    "InvalidObjectState": "The object is archived; restore it first.",
-    "NotImplemented": "Where it is the checksums that the server does not know, set verify_checksums to false.",
-}
-
-PERMISSIONS = {
-    "read": "s3:GetObject (and s3:ListBucket, without which a missing object looks like a forbidden one)",
-    "write": "s3:PutObject",
-    "list": "s3:ListBucket",
-    "sweep": "s3:ListBucketMultipartUploads and s3:AbortMultipartUpload",
-    "delete": "s3:DeleteObject",
-    "create": "s3:CreateBucket",
-    "copy": "s3:GetObject on the object and s3:PutObject on its copy",
 }
 
 
@@ -511,11 +443,6 @@ class S3Bucket(ObstoreBucket):
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
                 raise refused or known from error
             raise
-
-
-def _advice(verb: str) -> dict[str, str]:
-    needed = PERMISSIONS.get(verb)
-    return ADVICE | {"AccessDenied": f"The identity needs {needed}." if needed else ""}
 
 
 def _md5(etag: str | None) -> str | None:

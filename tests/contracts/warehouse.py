@@ -24,7 +24,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prefect.blocks.core import Block
 
-from blocks.arrow.scan import Rejects, Scan, as_scan
+from blocks.arrow.scan import Scan, as_scan
 from blocks.arrow.types import cast_array
 from blocks.base.errors import (
     AlreadyExistsError,
@@ -43,6 +43,7 @@ from blocks.warehouses.session import STAGE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from blocks.arrow.rejects import Rejects
     from blocks.warehouses.warehouse import Warehouse
 
 MODES: tuple[Mode, ...] = get_args(Mode)

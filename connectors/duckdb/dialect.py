@@ -1,0 +1,90 @@
+"""DuckDB's SQL: its types, its names, its statements."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+from blocks.arrow.types import plain_type
+from blocks.base.errors import (
+    TypeLossError,
+)
+from blocks.base.optional import lazy
+from blocks.warehouses.sql import Column, Dialect
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy("pyarrow")
+
+
+class DuckDBDialect(Dialect):
+    """Names are kept as written; DuckDB finds them whatever their case."""
+
+    case_counts: ClassVar[bool] = False
+
+    @cached_property
+    def _types(self) -> dict[pa.DataType, str]:
+        return {
+            pa.bool_(): "BOOLEAN",
+            pa.int8(): "TINYINT",
+            pa.int16(): "SMALLINT",
+            pa.int32(): "INTEGER",
+            pa.int64(): "BIGINT",
+            pa.uint8(): "UTINYINT",
+            pa.uint16(): "USMALLINT",
+            pa.uint32(): "UINTEGER",
+            pa.uint64(): "UBIGINT",
+            pa.float32(): "FLOAT",
+            pa.float64(): "DOUBLE",
+            pa.string(): "VARCHAR",
+            pa.binary(): "BLOB",
+            pa.date32(): "DATE",
+            pa.timestamp("us"): "TIMESTAMP",
+            pa.timestamp("ns"): "TIMESTAMP_NS",
+            pa.timestamp("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+            pa.time64("us"): "TIME",
+            pa.month_day_nano_interval(): "INTERVAL",
+            pa.json_(): "JSON",
+            pa.uuid(): "UUID",
+        }
+
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A new column for an Arrow type."""
+        stored = stored_type(kind)
+        return Column(name, self._sql_type(stored), stored)
+
+    def _sql_type(self, kind: pa.DataType) -> str:
+        if sql_type := self._types.get(kind):
+            return sql_type
+        if pa.types.is_decimal128(kind):
+            return f"DECIMAL({kind.precision},{kind.scale})"
+        if pa.types.is_list(kind):
+            return f"{self._sql_type(kind.value_type)}[]"
+        if pa.types.is_struct(kind):
+            return f"STRUCT({', '.join(f'{self.name(field.name)} {self._sql_type(field.type)}' for field in kind)})"
+        if pa.types.is_map(kind):
+            return f"MAP({self._sql_type(kind.key_type)}, {self._sql_type(kind.item_type)})"
+        raise TypeLossError(f"DuckDB has no type that holds every {kind}. Cast it, to text for example.")
+
+
+def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
+    """The Arrow type in which DuckDB keeps values of `kind`."""
+    kind, types = plain_type(kind), pa.types
+    if types.is_null(kind):
+        return pa.string()
+    if types.is_float16(kind):
+        return pa.float32()
+    if types.is_timestamp(kind) and kind.unit in ("s", "ms"):
+        return pa.timestamp("us", kind.tz)
+    if types.is_time(kind) and kind.unit != "ns":
+        return pa.time64("us")
+    if types.is_duration(kind) and kind.unit != "ns":
+        return pa.month_day_nano_interval()
+    if types.is_list(kind):
+        return pa.list_(stored_type(kind.value_type))
+    if types.is_struct(kind):
+        return pa.struct([pa.field(field.name, stored_type(field.type)) for field in kind])
+    if types.is_map(kind):
+        return pa.map_(stored_type(kind.key_type), stored_type(kind.item_type))
+    return kind

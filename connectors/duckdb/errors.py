@@ -1,0 +1,93 @@
+"""DuckDB's errors as ours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blocks.base import errors
+from blocks.base.errors import (
+    AlreadyExistsError,
+    ConnectorError,
+    NotFoundError,
+    TransientError,
+)
+from blocks.base.optional import lazy
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+else:
+    pa = lazy("pyarrow")
+
+ERRORS: dict[str, type[ConnectorError]] = {
+    "BinderException": errors.InvalidInputError,
+    "CatalogException": errors.NotFoundError,
+    "ConnectionException": errors.TransientError,
+    "ConstraintException": errors.InvalidInputError,
+    "ConversionException": errors.InvalidInputError,
+    "DataError": errors.InvalidInputError,
+    "DatabaseError": errors.TerminalError,
+    "DependencyException": errors.TerminalError,
+    "Error": errors.TerminalError,
+    "FatalException": errors.TerminalError,
+    "HTTPException": errors.TransientError,
+    "IOException": errors.TerminalError,
+    "IntegrityError": errors.InvalidInputError,
+    "InternalError": errors.TerminalError,
+    "InternalException": errors.TerminalError,
+    "InterruptException": errors.TerminalError,
+    "InvalidInputException": errors.InvalidInputError,
+    "InvalidTypeException": errors.InvalidInputError,
+    "NotImplementedException": errors.UnsupportedError,
+    "NotSupportedError": errors.UnsupportedError,
+    "OperationalError": errors.TerminalError,
+    "OutOfMemoryException": errors.TerminalError,
+    "OutOfRangeException": errors.InvalidInputError,
+    "ParserException": errors.InvalidInputError,
+    "PermissionException": errors.AccessDeniedError,
+    "ProgrammingError": errors.InvalidInputError,
+    "ResourceInUseException": errors.TransientError,
+    "SequenceException": errors.TerminalError,
+    "SerializationException": errors.TerminalError,
+    "SyntaxException": errors.InvalidInputError,
+    "TransactionException": errors.TransientError,
+    "TypeMismatchException": errors.InvalidInputError,
+    "Warning": errors.TerminalError,
+}
+
+WORDS_HOLD_VALUES = {
+    "ConstraintException": "a constraint would be violated",
+    "ConversionException": "a value cannot become the column's type",
+    "DataError": "a value does not fit",
+    "IntegrityError": "a constraint would be violated",
+    "InvalidInputException": "invalid input",
+    "OutOfRangeException": "a value is out of range",
+    "TransactionException": "another transaction changed the same thing",
+    "TypeMismatchException": "a value has the wrong type",
+}
+
+
+def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
+    """The error of this package for one of DuckDB's or of the file system."""
+    code, text = type(error).__name__, str(error).partition("\n")[0]
+    kind = ERRORS.get(code, errors.TerminalError)
+    words = WORDS_HOLD_VALUES.get(code, text.partition(": ")[2] or text)
+    hint = ""
+    if isinstance(error, PermissionError) or "ermission denied" in text:
+        kind, hint = errors.AccessDeniedError, " The user of this process needs to write to that directory."
+    elif isinstance(error, (FileExistsError, NotADirectoryError)):
+        kind, hint = errors.InvalidInputError, " A part of the path is a file and would have to be a directory."
+    elif isinstance(error, OSError) or "No such file" in text or "database does not exist" in text:
+        kind = NotFoundError
+    elif "read-only mode" in text:
+        kind, words = errors.AccessDeniedError, "the database is open for reading only."
+    elif "Could not set lock" in text:
+        kind = TransientError
+        words, hint = "another process has the file open for writing.", " Close it there, or open it read_only."
+    elif code in ("ConstraintException", "CatalogException") and ("Duplicate key" in text or "already exists" in text):
+        kind = AlreadyExistsError
+    elif code == "CatalogException" and "conflict" in text:
+        kind = TransientError
+    if isinstance(error, OSError):
+        words = error.strerror or words
+    place = uri if action == "open" else f"in {uri}"
+    return kind(f"Could not {action} {place}: {words.rstrip('.')}.{hint}")

@@ -1,0 +1,163 @@
+"""A session of DuckDB: statements, Arrow in and out, and the transaction of a load."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+from blocks.arrow.types import cast_array
+from blocks.base.errors import ConnectorError
+from blocks.base.optional import lazy, require
+from blocks.warehouses.session import BulkSession, Feed
+from blocks.warehouses.sql import Column, bind
+from connectors.duckdb.errors import translate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import pyarrow as pa
+
+    from connectors.duckdb.block import DuckDB
+else:
+    pa = lazy("pyarrow")
+
+BATCH_ROWS = 65_536
+
+
+class DuckDBSession(BulkSession):
+    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
+
+    def __init__(self, block: DuckDB) -> None:
+        self._block = block
+        self._connection = block.get_client()
+        self._writer = block.writer_lock()
+        self._in_transaction = False
+        for setting in ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false"):
+            self.execute(f"SET {setting}")
+
+    def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
+        """How many rows the statement changed; -1 where DuckDB does not say."""
+        with self._translated("run a statement"):
+            rows = self._run(sql, parameters).fetchall()
+        return rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 and isinstance(rows[0][0], int) else -1
+
+    def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
+        """The rows of a query."""
+        with self._translated("run a query"):
+            cursor = self._run(sql, parameters)
+            return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+
+    def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
+        """The result of a query, streamed."""
+        with self._translated("run a query"):
+            bound, values = self._bound(sql, parameters)
+            relation = self._connection.sql(bound, params=values)
+            reader = relation.to_arrow_reader(BATCH_ROWS)
+        types = map(str, relation.types)
+        schema = pa.schema(
+            [field.with_type(_exact(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
+        )
+
+        def batches() -> Iterator[pa.RecordBatch]:
+            with self._translated("read a result"):
+                for batch in reader:
+                    arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+        return schema, batches()
+
+    def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
+        """Append the batches to a table."""
+        feed = Feed(schema, batches)
+        dialect = self._block.dialect
+        target = dialect.name(table) if stage else dialect.table(table)
+        self._connection.register("_etl_feed", feed.reader())
+        try:
+            return self.execute(f"INSERT INTO {target} ({dialect.names(schema.names)}) SELECT * FROM _etl_feed")
+        except ConnectorError:
+            if feed.error is not None:
+                raise feed.error from None
+            raise
+        finally:
+            self._connection.unregister("_etl_feed")
+
+    def columns(self, table: str) -> list[Column] | None:
+        """The columns of a table."""
+        schema_name, _, name = table.rpartition(".")
+        rows = self.fetch(
+            "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
+            "WHERE database_name = current_database() "
+            "AND lower(schema_name) = lower(coalesce(:schema, current_schema())) "
+            "AND lower(table_name) = lower(:name) ORDER BY column_index",
+            {"schema": schema_name or None, "name": name},
+        )
+        if not rows:
+            return None
+        types = self.stream(f"SELECT * FROM {self._block.dialect.table(table)} LIMIT 0")[0]
+        return [
+            Column(column, sql_type, types.field(column).type, nullable, default is not None)
+            for column, sql_type, nullable, default in rows
+        ]
+
+    def begin(self) -> None:
+        """Start a transaction, once no other thread of this process writes to the file."""
+        self._writer.acquire()
+        self._in_transaction = True
+        try:
+            self.execute("BEGIN")
+        except ConnectorError:
+            self._end()
+            raise
+
+    def commit(self) -> None:
+        """Commit it. DuckDB answers from within this process: a commit that fails was not made."""
+        try:
+            self.execute("COMMIT")
+        finally:
+            self._end()
+
+    def rollback(self) -> None:
+        """Undo it."""
+        try:
+            with contextlib.suppress(ConnectorError):
+                self.execute("ROLLBACK")
+        finally:
+            self._end()
+
+    def close(self) -> None:
+        """Close the connection, and with the last one of the process the file."""
+        self._block.close_client(self._connection)
+
+    def _end(self) -> None:
+        if self._in_transaction:
+            self._in_transaction = False
+            self._writer.release()
+
+    def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        bound, values = self._bound(sql, parameters)
+        return self._connection.execute(bound, values)
+
+    def _bound(self, sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, dict[str, Any] | None]:
+        if not parameters:
+            return sql, None
+        used: dict[str, Any] = {}
+
+        def placeholder(name: str) -> str:
+            used[name] = parameters[name]
+            return f"${name}"
+
+        return bind(sql, parameters, placeholder), used
+
+    @contextlib.contextmanager
+    def _translated(self, action: str) -> Iterator[None]:
+        try:
+            yield
+        except require("duckdb", extra="duckdb").Error as error:
+            raise translate(error, action, self._block.uri()) from None
+
+
+def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
+    """The Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
+    if pa.types.is_timestamp(kind) and kind.tz is not None:
+        return pa.timestamp(kind.unit, "UTC")
+    return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)

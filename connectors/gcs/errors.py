@@ -1,0 +1,46 @@
+"""Google Cloud Storage's error codes as ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from blocks.base.errors import (
+    AccessDeniedError,
+    ConnectorError,
+    TransientError,
+)
+from blocks.base.optional import require
+from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS
+
+ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
+    "orgPolicyConstraintFailed": AccessDeniedError,  # beside a status 412
+    "410": TransientError,  # what a rewrite or an upload had come to; a new one starts from its beginning
+}
+"""https://cloud.google.com/storage/docs/json_api/v1/status-codes"""
+
+ADVICE: dict[str, str] = GOOGLE_ADVICE | {
+    "404": "Check the key, and the bucket_folder.",
+    "409": "Buckets of all projects share one space of names: choose another one.",
+    "412": "It exists already, or another writer was faster: read it again and decide.",
+}
+
+PERMISSIONS = {
+    "read": "storage.objects.get (and storage.objects.list, without which a missing object looks like a forbidden one)",
+    "write": "storage.objects.create, and storage.objects.delete to replace an object",
+    "list": "storage.objects.list",
+    "delete": "storage.objects.delete",
+    "copy": "storage.objects.get on the object and storage.objects.create on its copy",
+    "create": "storage.buckets.create",
+    "look up": "storage.buckets.get",
+}
+
+
+def _refusal(answer: Any) -> Exception:
+    """The client's exception for an answer to a request that is ours."""
+    error: Exception = require("google.api_core.exceptions", extra="gcs").from_http_response(answer)
+    return error
+
+
+def _advice(verb: str) -> dict[str, str]:
+    needed = PERMISSIONS.get(verb)
+    return ADVICE | ({"403": f"The identity needs {needed}."} if needed else {})
