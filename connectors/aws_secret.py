@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from typing import Any, ClassVar
 
@@ -112,7 +111,7 @@ class AwsSecret(AwsService, SecretBlock):
     def _fix_version(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"version_id": str(uuid.uuid4())} | arguments
 
-    @functools.partial(operation, prepare="_fix_version")
+    @operation(prepare=_fix_version)
     def write_secret(  # type: ignore[override]  # Prefect's is awaitable
         self, secret_data: bytes, *, version_id: str = ""
     ) -> str:

@@ -20,6 +20,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
 )
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
@@ -93,7 +94,11 @@ class GcpSecret(ConnectorBlock, SecretBlock):
 
     def get_client(self) -> Any:
         """A `SecretManagerServiceClient` with this block's identity, for everything that has no method here."""
-        return self._cached("client", self.gcp_credentials.get_secret_manager_client)
+        return self._client
+
+    @live
+    def _client(self) -> Any:
+        return self.gcp_credentials.get_secret_manager_client()
 
     @operation
     def read_secret(self) -> bytes:  # type: ignore[override]  # Prefect's is awaitable

@@ -19,6 +19,7 @@ from prefect.settings import PREFECT_SERVER_DATABASE_CONNECTION_URL
 from pydantic import Field, SecretStr, ValidationError
 
 from blocks import ConnectorBlock, InvalidInputError, NotFoundError, operation, resolve
+from blocks.base.live import live
 from blocks.cli.saved import block_types
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ class Safe(ConnectorBlock):
     @operation
     def client(self) -> object:
         """The live client."""
-        return self._cached("client", object)
+        return self._client
+
+    @live
+    def _client(self) -> object:
+        return object()
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from prefect import flow
 from pydantic import Field, PrivateAttr
 
 from blocks.base.errors import AccessDeniedError, ConnectorError, InvalidInputError, ThrottledError, TransientError
+from blocks.base.live import live
 from blocks.base.retry import RetryPolicy
 from blocks.jobs.job import FIRST_POLL_S, Job, JobFailedError, JobRun, JobStatus, watch
 
@@ -44,15 +45,15 @@ class Errand(Job):
         """Fine."""
         return "fine"
 
-    @property
+    @live
     def looked(self) -> threading.Event:
         """Set once it was looked at."""
-        return self._cached("looked", threading.Event)
+        return threading.Event()
 
-    @property
+    @live
     def stopped(self) -> threading.Event:
         """Set once it was stopped."""
-        return self._cached("stopped", threading.Event)
+        return threading.Event()
 
     @property
     def _name(self) -> str:

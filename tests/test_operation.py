@@ -25,7 +25,7 @@ from pydantic import Field
 
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import AmbiguousError, AuthError, ThrottledError, TransientError
-from blocks.base.operation import BoundOperation, operation
+from blocks.base.operation import BoundOperation, Operation, operation
 from blocks.base.retry import RetryPolicy
 
 AT_ONCE = RetryPolicy(attempts=4, first_delay_s=0)
@@ -430,5 +430,5 @@ def test_prefects_own_calls_are_no_task_runs(shelf):
 def test_an_operation_is_bound_per_instance(shelf):
     """What a block hands out is bound to it; on the class the descriptor itself is found."""
     assert isinstance(shelf.take, BoundOperation)
-    assert isinstance(Shelf.__dict__["take"], operation)
+    assert isinstance(Shelf.__dict__["take"], Operation)
     assert Shelf.take is Shelf.__dict__["take"]

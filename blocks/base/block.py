@@ -16,11 +16,11 @@ from prefect.logging import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from blocks.base.errors import InvalidInputError, NotFoundError
-from blocks.base.operation import operation
+from blocks.base.live import live
+from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Self
 
     from prefect.client.orchestration import PrefectClient
@@ -49,13 +49,13 @@ PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name",
 class ConnectorBlock(Block, ABC):
     """A typed, savable description of one outside system, whose methods are operations.
 
-    Unknown fields are an error that names the nearest field. Secrets never show in `repr` or in an error. Live clients
-    live in `_live`, are made on first use, and are dropped when the block is pickled or copied.
+    Unknown fields are an error that names the nearest field. Secrets never show in `repr` or in an error. What it
+    opens is `@live`: made on first use, and dropped when the block is closed, pickled or copied.
     """
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
-        ignored_types=(operation,),
+        ignored_types=(Operation, live),
         hide_input_in_errors=True,
         populate_by_name=True,
         field_title_generator=field_title,
@@ -186,12 +186,25 @@ class ConnectorBlock(Block, ABC):
         except MissingContextError:
             return get_logger(type(self).__name__)
 
-    def _cached(self, name: str, make: Callable[[], T]) -> T:
+    def close(self) -> None:
+        """Close what the block keeps open: clients, connections, pools. The next call opens it again."""
         with self._lock:
-            if name not in self._live:
-                self._live[name] = make()
-            value: T = self._live[name]
-            return value
+            kept, self._live = self._live, {}
+        for each in kept.values():
+            if close := getattr(each, "close", None):
+                close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
 
     def __getstate__(self) -> dict[Any, Any]:
         state = super().__getstate__()

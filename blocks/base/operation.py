@@ -17,6 +17,7 @@ import asyncio
 import functools
 import inspect
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from prefect.cache_policies import NO_CACHE
@@ -28,7 +29,7 @@ from blocks.base.errors import TransientError
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from uuid import UUID
 
     from prefect.client.schemas.objects import State, TaskRun
@@ -38,20 +39,16 @@ P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B")
 
+Prepare = Callable[[Any, dict[str, Any]], dict[str, Any]]
+
 LARGE_LIST = 1_000
 """Prefect walks every item of a task's inputs (9 s for 300,000 rows); longer lists are handed over unwalked."""
 
 
-class operation(Generic[P, R]):  # noqa: N801 (a decorator)
-    """Turns a block method into an operation.
+class Operation(Generic[P, R]):
+    """A block method as a descriptor: on an instance it is a `BoundOperation`, on the class the plain method."""
 
-    Args:
-        fn: The method.
-        prepare: Name of a method of the block that is given the call's arguments (a dict, by parameter name) once,
-            before the first try, and returns them with whatever has to be the same for every try.
-    """
-
-    def __init__(self, fn: Callable[Concatenate[Any, P], R], *, prepare: str | None = None) -> None:
+    def __init__(self, fn: Callable[Concatenate[Any, P], R], prepare: Prepare | None = None) -> None:
         self.fn = fn
         self.prepare = prepare
         functools.update_wrapper(self, fn)
@@ -59,10 +56,10 @@ class operation(Generic[P, R]):  # noqa: N801 (a decorator)
         self.bound_signature = signature.replace(parameters=list(signature.parameters.values())[1:])
 
     @overload
-    def __get__(self, instance: None, owner: type) -> operation[P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Operation[P, R]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
-    def __get__(self, instance: object | None, owner: type) -> operation[P, R] | BoundOperation[P, R]:
+    def __get__(self, instance: object | None, owner: type) -> Operation[P, R] | BoundOperation[P, R]:
         return self if instance is None else BoundOperation(self, instance)
 
     def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
@@ -70,7 +67,7 @@ class operation(Generic[P, R]):  # noqa: N801 (a decorator)
         return self.fn(instance, *args, **kwargs)
 
 
-class instance_operation(operation[P, R]):  # noqa: N801 (a decorator)
+class InstanceOperation(Operation[P, R]):
     """An operation of instances whose name means something else on the class: there the base class's own is found.
 
     `Warehouse.load` needs it: `Postgres.load("prod")` loads a saved block, `postgres.load(data, "orders")` loads data.
@@ -89,10 +86,33 @@ class instance_operation(operation[P, R]):  # noqa: N801 (a decorator)
         return super().__get__(instance, owner)
 
 
+@overload
+def operation(fn: Callable[Concatenate[Any, P], R], /) -> Operation[P, R]: ...
+@overload
+def operation(*, prepare: Prepare | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], Operation[P, R]]: ...
+def operation(fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | None = None) -> Any:
+    """Turn a block method into an operation: `@operation`, or `@operation(prepare=_fix_load_id)`.
+
+    Args:
+        fn: The method.
+        prepare: A method of the block, defined above. It is given the call's arguments (a dict, by parameter name)
+            once, before the first attempt, and returns them with whatever has to be the same for every attempt. A
+            subclass may override it.
+    """
+    return Operation(fn, prepare) if fn else functools.partial(Operation, prepare=prepare)
+
+
+def instance_operation(
+    *, prepare: Prepare | None = None
+) -> Callable[[Callable[Concatenate[Any, P], R]], InstanceOperation[P, R]]:
+    """Turn a block method into an operation of instances; on the class its name is the base class's: `Block.load`."""
+    return functools.partial(InstanceOperation, prepare=prepare)
+
+
 class BoundOperation(Generic[P, R]):
     """An operation of one block instance."""
 
-    def __init__(self, op: operation[P, R], instance: Any, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, op: Operation[P, R], instance: Any, options: Mapping[str, Any] | None = None) -> None:
         self._op = op
         self._instance = instance
         self._options = dict(options or {})
@@ -157,7 +177,7 @@ class BoundOperation(Generic[P, R]):
     def _prepared(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if self._op.prepare is None:
             return arguments
-        fixed: dict[str, Any] = getattr(self._instance, self._op.prepare)(arguments)
+        fixed: dict[str, Any] = getattr(self._instance, self._op.prepare.__name__)(arguments)
         return fixed
 
     def _call(self, arguments: dict[str, Any]) -> R:

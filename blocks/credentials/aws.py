@@ -20,6 +20,7 @@ from blocks.base.errors import (
     TransientError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
@@ -228,7 +229,11 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
             AuthError: The profile does not exist.
             MissingDriverError: boto3 is not installed.
         """
-        return self._cached("session", self._session)
+        return self._kept_session
+
+    @live
+    def _kept_session(self) -> Any:
+        return self._session()
 
     def get_client(self, client_type: str, **options: Any) -> Any:
         """A boto3 client of a service, such as "s3" or "sqs"; `options` go to boto3 as they are."""

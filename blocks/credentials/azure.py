@@ -27,6 +27,7 @@ from blocks.base.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
@@ -270,13 +271,17 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         except ValueError as error:
             raise azure_error("use", account.url, error) from error
 
+    @live
+    def _kept_client(self) -> Any:
+        return self.get_client()
+
     def get_container_client(self, container: str) -> Any:
         """A ContainerClient of the container."""
-        return self._cached("client", self.get_client).get_container_client(container)
+        return self._kept_client.get_container_client(container)
 
     def get_blob_client(self, container: str, blob: str) -> Any:
         """A BlobClient of the blob; `blob` is its whole name."""
-        return self._cached("client", self.get_client).get_blob_client(container, blob)
+        return self._kept_client.get_blob_client(container, blob)
 
     def account(self) -> Account:
         """The storage account, and its key or SAS token where it is used with one.
@@ -320,7 +325,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             AuthError: There is no identity.
         """
         try:
-            return self._cached("token credential", self._token_credential).get_token(SCOPE)
+            return self._token_credential.get_token(SCOPE)
         except ConnectorError:
             raise
         except Exception as error:
@@ -336,8 +341,9 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             return {"account_name": account.name, "account_key": account.key}
         if account.sas_token:
             return require("azure.core.credentials", extra="azure").AzureSasCredential(account.sas_token)
-        return None if self.anonymous else self._cached("token credential", self._token_credential)
+        return None if self.anonymous else self._token_credential
 
+    @live
     def _token_credential(self) -> Any:
         identity = require("azure.identity", extra="azure")
         options: dict[str, Any] = {} if self.verify is True else {"connection_verify": self.verify}

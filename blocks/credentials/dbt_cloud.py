@@ -24,6 +24,7 @@ from blocks.base.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.base.live import live
 
 if TYPE_CHECKING:
     import ssl
@@ -167,6 +168,10 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         """Where the account's part of the API begins."""
         return f"{self.api_endpoint or f'https://{self.domain}'}/api/v2/accounts/{self.account_id}/"
 
+    @live
+    def _authorities(self) -> Any:
+        return _authorities()
+
     def get_client(self) -> httpx.Client:
         """An `httpx.Client` for the account's part of the API, for everything that has no method here. Close it."""
         import httpx
@@ -175,7 +180,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Accept": "application/json"},
             timeout=self.request_timeout_s,
-            verify=self._cached("authorities", _authorities),
+            verify=self._authorities,
         )
 
     def ask(

@@ -27,6 +27,7 @@ from blocks.base.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
@@ -355,9 +356,10 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         if self.anonymous or (empty and os.environ.get(emulator)):
             anonymous = require("google.auth.credentials", extra="gcp").AnonymousCredentials()
             return anonymous, os.environ.get("GOOGLE_CLOUD_PROJECT")
-        return self._cached("identity", self._find)
+        return self._found
 
-    def _find(self) -> tuple[Any, str | None]:
+    @live
+    def _found(self) -> tuple[Any, str | None]:
         try:
             credentials, project = self._source()
             if self.impersonate_service_account:

@@ -19,7 +19,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from prefect.blocks.abstract import JobBlock
 from prefect.blocks.abstract import JobRun as PrefectJobRun
@@ -29,7 +29,7 @@ from pydantic import Field
 
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import ConnectorError, InvalidInputError, TerminalError, ThrottledError, TransientError
-from blocks.base.operation import BoundOperation, operation
+from blocks.base.operation import BoundOperation, Operation, Prepare, operation
 from blocks.base.parameter import Parameter
 
 if TYPE_CHECKING:
@@ -83,15 +83,26 @@ class JobStatus:
     ended_at: dt.datetime | None = None
 
 
-class watched_operation(operation[P, R]):  # noqa: N801 (a decorator)
+class WatchedOperation(Operation[P, R]):
     """An operation that waits. When its awaitable form is cancelled, the thread that waits hears of it."""
 
     @overload
-    def __get__(self, instance: None, owner: type) -> operation[P, R]: ...
+    def __get__(self, instance: None, owner: type) -> Operation[P, R]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
-    def __get__(self, instance: object | None, owner: type) -> operation[P, R] | BoundOperation[P, R]:
+    def __get__(self, instance: object | None, owner: type) -> Operation[P, R] | BoundOperation[P, R]:
         return self if instance is None else _WatchedBound(self, instance)
+
+
+@overload
+def watched_operation(fn: Callable[Concatenate[Any, P], R], /) -> WatchedOperation[P, R]: ...
+@overload
+def watched_operation(
+    *, prepare: Prepare | None = None
+) -> Callable[[Callable[Concatenate[Any, P], R]], WatchedOperation[P, R]]: ...
+def watched_operation(fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | None = None) -> Any:
+    """Turn a block method that waits into an operation; for the arguments see `operation`."""
+    return WatchedOperation(fn, prepare) if fn else functools.partial(WatchedOperation, prepare=prepare)
 
 
 class _WatchedBound(BoundOperation[P, R]):
@@ -150,7 +161,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments if arguments.get("token") else arguments | {"token": uuid.uuid4().hex}
 
-    @functools.partial(operation, prepare="_fix_token")
+    @operation(prepare=_fix_token)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self, *, token: str = ""
     ) -> JobRun:
@@ -165,7 +176,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         """
         return self._trigger(token)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def run(self, *, token: str = "") -> JobStatus:
         """How the run ended: started, waited for, and succeeded.
 

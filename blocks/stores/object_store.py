@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import functools
 import io
 import threading
 from abc import abstractmethod
@@ -27,6 +26,7 @@ from blocks.arrow.load_id import with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, UnsupportedError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.parameter import Parameter
 from blocks.base.retry import call_with_retry
@@ -511,7 +511,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """The objects as one Arrow table in memory; see `scan`."""
         return self.scan(keys, schema=schema, columns=columns, where=where).to_arrow()
 
-    @functools.partial(operation, prepare="_fix_load_id")
+    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("mode") != "append":  # the other modes name their files by partition
+            return arguments
+        return with_load_id(arguments, self.uri(arguments["prefix"]))
+
+    @operation(prepare=_fix_load_id)
     def write_table(
         self,
         data: Any,
@@ -566,11 +571,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         )
         self.logger.info("%s", report)
         return report
-
-    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        if arguments.get("mode") != "append":  # the other modes name their files by partition
-            return arguments
-        return with_load_id(arguments, self.uri(arguments["prefix"]))
 
     # What a connector supplies
 
@@ -660,7 +660,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         def get(at: int) -> bytes:
             return self._get(info.key, at, min(CHUNK_BYTES, stop - at), if_match=info.etag, version=version)[0]
 
-        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self._budget())
+        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self._budget)
 
     def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
         expected = info.checksum or self._stored_checksum(info)
@@ -674,8 +674,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             if self._stored_checksum(info) == expected:
                 raise
 
+    @live
     def _budget(self) -> threading.Semaphore:
-        return self._cached("budget", lambda: threading.BoundedSemaphore(CHUNKS_IN_FLIGHT))
+        return threading.BoundedSemaphore(CHUNKS_IN_FLIGHT)
 
     def _open(self, key: str, version: str | None = None) -> BinaryIO:
         raw = _Ranged(self, self._head(key, version), version)

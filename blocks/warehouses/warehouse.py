@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import re
 import weakref
 from abc import abstractmethod
@@ -23,6 +22,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.live import live
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
@@ -34,7 +34,6 @@ from blocks.warehouses.sql import named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from typing import Self
 
     import pyarrow as pa
 
@@ -77,21 +76,16 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         Raises:
             UnsupportedError: There is none that works; read through `scan` instead.
         """
+        return self._engine.engine
+
+    @live
+    def _engine(self) -> _PooledEngine:
+        # Of a copy: an engine that knew the block itself would keep that alive, and its pool with it.
+        return _PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
+
+    def _make_engine(self) -> Any:
+        """A new SQLAlchemy engine, where there is one that works."""
         raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
-
-    def _kept_engine(self, make: Callable[[Self], Any]) -> Any:
-        """The SQLAlchemy engine that `make` makes of a copy of this block, made once.
-
-        The connections in its pool end with the block, closed or not: a service allows few, and what checked a table
-        may keep the engine. An engine that knew the block itself would keep that alive, and its pool with it.
-        """
-
-        def made() -> Any:
-            engine = make(self.model_copy())
-            self._live["end of engine"] = weakref.finalize(self, engine.dispose)
-            return engine
-
-        return self._cached("engine", made)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of the driver's that the engine met."""
@@ -177,28 +171,6 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     def reset_cursors(self) -> None:
         """Nothing: no fetch leaves a cursor behind, so that each begins at the first row."""
-
-    def close(self) -> None:
-        """Nothing. Drops what the block keeps open; the next call opens it again."""
-        with self._lock:
-            for client in self._live.values():
-                if isinstance(client, weakref.finalize):
-                    client()
-                elif close := getattr(client, "close", None):
-                    close()
-            self._live.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        self.close()
 
     # --- reading ---
 
@@ -289,7 +261,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._bulk_session() as session:
             return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
 
-    @functools.partial(instance_operation, prepare="_fix_load_id")
+    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return with_load_id(arguments, self.uri(arguments["table"]))
+
+    def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        data = {"data": self.scan(arguments["source_table"])}
+        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
+        return {name: value for name, value in fixed.items() if name != "data"}
+
+    @instance_operation(prepare=_fix_load_id)
     def load(  # type: ignore[override]  # on the class it is still Prefect's
         self,
         data: Any,
@@ -344,7 +324,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         return self._once(load_id, run)
 
-    @functools.partial(operation, prepare="_fix_publish_id")
+    @operation(prepare=_fix_publish_id)
     def publish(
         self,
         source_table: str,
@@ -425,14 +405,6 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         self.logger.info("%s", report)
         return report
 
-    def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return with_load_id(arguments, self.uri(arguments["table"]))
-
-    def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        data = {"data": self.scan(arguments["source_table"])}
-        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
-        return {name: value for name, value in fixed.items() if name != "data"}
-
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """What the ledger says after the answer to COMMIT was lost."""
 
@@ -451,3 +423,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         if report is None:
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})
+
+
+class _PooledEngine:
+    """A SQLAlchemy engine whose connections end with its block, closed or not: a service allows few of them."""
+
+    def __init__(self, block: Warehouse, engine: Any) -> None:
+        self.engine = engine
+        self._end = weakref.finalize(block, engine.dispose)
+
+    def close(self) -> None:
+        """Close the connections in the pool."""
+        self._end()

@@ -29,6 +29,7 @@ from blocks.base.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.azure import AzureBlobStorageCredentials, azure_error, told_apart
@@ -121,11 +122,12 @@ class AzureBlobContainer(ObstoreBucket):
 
     def get_client(self) -> Any:
         """A BlobServiceClient of the account with this block's identity, for everything that has no method here."""
-        return self._cached(
-            "client",
-            lambda: self.credentials.get_client(
-                connections=max(10, self.max_concurrency * BLOCKS_IN_FLIGHT), request_timeout_s=self.request_timeout_s
-            ),
+        return self._client
+
+    @live
+    def _client(self) -> Any:
+        return self.credentials.get_client(
+            connections=max(10, self.max_concurrency * BLOCKS_IN_FLIGHT), request_timeout_s=self.request_timeout_s
         )
 
     @operation
@@ -221,7 +223,7 @@ class AzureBlobContainer(ObstoreBucket):
                     taken.append(blob.stage_block(_name(write_id, number), part, validate_content=True)["date"])
                 return _name(write_id, number)
 
-            names = list(ordered_map(send, measured(), workers=BLOCKS_IN_FLIGHT, budget=self._budget()))
+            names = list(ordered_map(send, measured(), workers=BLOCKS_IN_FLIGHT, budget=self._budget))
             settings = models.ContentSettings(content_type=options.content_type, content_md5=bytearray(whole.digest()))
             done = self._commit(key, names, settings, metadata, options)
         return ObjectInfo(key, size, done["etag"], None, dt.datetime.now(dt.UTC), checksum=f"md5:{whole.hexdigest()}")
@@ -377,12 +379,13 @@ class AzureBlobContainer(ObstoreBucket):
             endpoint=account.url,
             use_emulator=False,
             skip_signature=self.credentials.anonymous,
-            credential_provider=None if self.credentials.anonymous else self._identity(),
+            credential_provider=None if self.credentials.anonymous else self._identity,
             **self._obstore_options(account.url, self.credentials.verify),
         )
 
+    @live
     def _identity(self) -> Identity:
-        return self._cached("identity", lambda: Identity(self.credentials.frozen))
+        return Identity(self.credentials.frozen)
 
     @contextlib.contextmanager
     def _errors(self, verb: str, key: str = "") -> Iterator[None]:
@@ -393,7 +396,7 @@ class AzureBlobContainer(ObstoreBucket):
                 known = azure_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
                 raise known from self.credentials.shown(error)
             if comes_from_obstore(error):
-                refused = self._identity().refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
                 table = told_apart(str(error), ERRORS)
                 known = obstore_error(verb, self.uri(key), error, table=table, advice=_advice(verb))
                 raise refused or known from error

@@ -11,13 +11,16 @@ from pydantic import Field, HttpUrl
 
 from blocks.arrow.scan import Scan
 from blocks.base.errors import InvalidInputError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.credentials.gcp import GcpCredentials
 from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
+from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
+from connectors.bigquery.jobs import patience
 from connectors.bigquery.session import BigQuerySession
 
 if TYPE_CHECKING:
@@ -218,10 +221,17 @@ class BigQuery(Warehouse):
 
     def get_client(self) -> Any:
         """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
-        return self._cached(
-            "client",
-            lambda: self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location),
-        )
+        return self._client
+
+    @live
+    def _client(self) -> Any:
+        return self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+
+    @live
+    def location_of_dataset(self) -> str:
+        """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
+        with translated(f"look up {self.uri()}"):
+            return str(self._client.get_dataset(self.dataset, **patience(self.request_timeout_s)).location)
 
     def dbt_output(self) -> dict[str, Any]:
         """This dataset as the output of a dbt profile.
@@ -283,9 +293,10 @@ class BigQuery(Warehouse):
         """The client of the Storage Read API, None where the block, or an emulator's address, says not to use it."""
         if not self.use_storage_api or (self.gcp_credentials.endpoint_url and not self.storage_endpoint_url):
             return None
-        return self._cached("storage", self._make_storage_client)
+        return self._storage_client
 
-    def _make_storage_client(self) -> Any:
+    @live
+    def _storage_client(self) -> Any:
         storage = require("google.cloud.bigquery_storage", extra="bigquery")
         if not (url := self.storage_endpoint_url):
             return storage.BigQueryReadClient(credentials=self.gcp_credentials.get_credentials_from_service_account())

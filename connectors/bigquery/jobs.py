@@ -50,19 +50,12 @@ class Jobs:
     @property
     def location(self) -> str:
         """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
-
-        def ask() -> str:
-            with translated(f"look up {self._block.uri()}"):
-                dataset = self._client.get_dataset(self._block.dataset, **self.patience)
-            return str(dataset.location)
-
-        return self._block.location or self._block._cached("location", ask)  # noqa: SLF001 (its own session)
+        return self._block.location or self._block.location_of_dataset
 
     @property
     def patience(self) -> dict[str, Any]:
         """How long a request waits for its answer, and is sent again where that changes nothing."""
-        retry = require("google.cloud.bigquery.retry", extra="bigquery").DEFAULT_RETRY
-        return {"retry": retry.with_timeout(QUICK_RETRY_S), "timeout": self._block.request_timeout_s}
+        return patience(self._block.request_timeout_s)
 
     def config(self, parameters: list[Any], **options: Any) -> Any:
         """What a query job is told."""
@@ -165,3 +158,9 @@ def labels_of(labels: Mapping[str, str], load_id: str | None) -> dict[str, str]:
     if load_id:
         found["etl_load"] = re.sub(r"[^a-z0-9_-]", "_", load_id.lower())[:63]
     return {**labels, **found}
+
+
+def patience(timeout_s: float) -> dict[str, Any]:
+    """How long a request waits for its answer, and is sent again where that changes nothing."""
+    retry = require("google.cloud.bigquery.retry", extra="bigquery").DEFAULT_RETRY
+    return {"retry": retry.with_timeout(QUICK_RETRY_S), "timeout": timeout_s}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
-import functools
 import json
 import shutil
 import time
@@ -24,6 +23,7 @@ from pydantic import Field, PrivateAttr
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import InvalidInputError, NotFoundError, TransientError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.jobs.job import watched_operation
 from blocks.jobs.node_runs import NodeRuns
@@ -114,7 +114,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return arguments if arguments.get("token") else arguments | {"token": uuid.uuid4().hex}
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def build(
         self,
         select: str | Sequence[str] = (),
@@ -142,7 +142,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """
         return self._run(Request("build", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def run(
         self,
         select: str | Sequence[str] = (),
@@ -156,7 +156,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt run` did: the models only. The arguments and errors are those of `build`."""
         return self._run(Request("run", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def test(
         self,
         select: str | Sequence[str] = (),
@@ -169,7 +169,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt test` found. The arguments and errors are those of `build`."""
         return self._run(Request("test", select, exclude, vars), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def seed(
         self,
         select: str | Sequence[str] = (),
@@ -183,7 +183,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt seed` loaded of the project's CSV files. The arguments and errors are those of `build`."""
         return self._run(Request("seed", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def snapshot(
         self,
         select: str | Sequence[str] = (),
@@ -196,7 +196,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt snapshot` kept. The arguments and errors are those of `build`."""
         return self._run(Request("snapshot", select, exclude, vars), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def source_freshness(
         self,
         select: str | Sequence[str] = (),
@@ -209,7 +209,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt source freshness` found of the age of the sources. Arguments and errors are those of `build`."""
         return self._run(Request("source freshness", select, exclude, vars), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def compile(
         self,
         select: str | Sequence[str] = (),
@@ -223,7 +223,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt compile` made: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
         return self._run(Request("compile", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def docs_generate(
         self,
         select: str | Sequence[str] = (),
@@ -236,7 +236,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """What `dbt docs generate` made: the artifacts `catalog` and `docs`. Arguments as with `build`."""
         return self._run(Request("docs generate", select, exclude, vars), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def retry_failed(self, *, raise_on_failure: bool = True, token: str = "") -> DbtResult:
         """What was done of that which failed or was skipped in the last command, as its artifacts have it.
 
@@ -265,7 +265,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         call.results = call.results or last
         return self._run(Request(command), token, raise_on_failure)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def deps(self, *, token: str = "") -> None:  # noqa: ARG002 (every command has one)
         """Nothing. Installs the packages that the project asks for into its directory, which has to be writable."""
         with self._workplace() as place:
@@ -280,7 +280,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             self._invoke(place, ["parse", f"--threads={self.threads}"], runs, watch)
         return f"{self._name} can be parsed, and {watch.version or 'dbt'} reaches {place.where}."
 
-    @functools.partial(operation, prepare="_fix_token")
+    @operation(prepare=_fix_token)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self,
         command: Command = "build",
@@ -309,10 +309,10 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     def _name(self) -> str:
         return self.project_dir.expanduser().resolve().name
 
-    @property
+    @live
     def _calls(self) -> dict[str, Call]:
         """What is known of the calls whose next try may come, by token."""
-        return self._cached("calls", dict)
+        return {}
 
     def warehouse(self) -> Warehouse | None:
         """The warehouse that is built in, None where the project's own profile says where."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 from typing import TYPE_CHECKING, Any, cast
 
@@ -10,6 +9,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
 
 from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.credentials.dbt_cloud import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
 from blocks.jobs.job import Job, pause, watched_operation
@@ -96,7 +96,13 @@ class DbtCloudJob(Job):
         job = self._api.ask("GET", f"jobs/{self.job_id}/", "see", self._name, MAY_SEE)
         return f"{self._name} ({job.get('name', '')}) is there and the token may see it."
 
-    @functools.partial(operation, prepare="_fix_token")
+    def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        fixed = super()._fix_token(arguments)
+        if not arguments.get("token"):
+            self._unused.add(fixed["token"])
+        return fixed
+
+    @operation(prepare=_fix_token)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable, and the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudRun:
@@ -113,7 +119,7 @@ class DbtCloudJob(Job):
         """
         return self._trigger(token)
 
-    @functools.partial(watched_operation, prepare="_fix_token")
+    @watched_operation(prepare=_fix_token)
     def run(  # type: ignore[override]  # the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudStatus:
@@ -168,16 +174,10 @@ class DbtCloudJob(Job):
     def _api(self) -> Api:
         return Api(self.dbt_cloud_credentials, self.job_id, self._name)
 
-    def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        fixed = super()._fix_token(arguments)
-        if not arguments.get("token"):
-            self._unused.add(fixed["token"])
-        return fixed
-
-    @property
+    @live
     def _unused(self) -> set[str]:
         """Tokens that were made here and never sent, so that there is nothing to look for."""
-        return self._cached("unused", set)
+        return set()
 
     def _trigger(self, token: str) -> DbtCloudRun:
         return cast("DbtCloudRun", super()._trigger(token))

@@ -17,6 +17,7 @@ from blocks.base.errors import (
     ConnectorError,
     UnsupportedError,
 )
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
@@ -85,22 +86,37 @@ class DuckDB(Warehouse):
     def get_client(self) -> Any:
         """A new `duckdb.DuckDBPyConnection`, for everything that this block has no method for. Close it."""
         duckdb = require("duckdb", extra="duckdb")
-        config: dict[str, Any] = {"memory_limit": self.memory_limit} if self.memory_limit else {}
         try:
             if self.path == ":memory:":
-                return self._cached("database", lambda: duckdb.connect(":memory:", config=config)).cursor()
+                return self._in_memory.cursor()
             if not self.read_only:
                 Path(self.path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             with _doors[self._file]:
-                return duckdb.connect(self._file, read_only=self.read_only, config=config)
+                return duckdb.connect(self._file, read_only=self.read_only, config=self._config)
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
 
     def get_engine(self) -> Any:
         """A SQLAlchemy engine of this database, for tools that check data by SQL. Each statement commits by itself."""
+        return self._sql_engine
+
+    @live
+    def _sql_engine(self) -> Any:
         from connectors.shared.duckdb_engine import create_engine
 
-        return self._cached("engine", lambda: create_engine(self.get_client, self.close_client))
+        return create_engine(self.get_client, self.close_client)
+
+    @live
+    def _in_memory(self) -> Any:
+        return require("duckdb", extra="duckdb").connect(":memory:", config=self._config)
+
+    @live
+    def _writer(self) -> Any:
+        return threading.RLock()
+
+    @property
+    def _config(self) -> dict[str, Any]:
+        return {"memory_limit": self.memory_limit} if self.memory_limit else {}
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of DuckDB's."""
@@ -125,7 +141,7 @@ class DuckDB(Warehouse):
     def writer_lock(self) -> Any:
         """The lock that a transaction of this process holds while it writes to this database."""
         if self.path == ":memory:":
-            return self._cached("writer", threading.RLock)
+            return self._writer
         return _writers[self._file]
 
     def close_client(self, client: Any) -> None:

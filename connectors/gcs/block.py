@@ -31,6 +31,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.gcp import GcpCredentials, google_error
@@ -133,7 +134,7 @@ class GcsBucket(ObjectStore):
 
     def get_client(self) -> Any:
         """A `google.cloud.storage.Client` with this block's identity, for everything that has no method here."""
-        return self._cached("client", self._client)
+        return self._client
 
     @operation
     def list_blobs(self, folder: str = "") -> list[BlobInfo]:
@@ -448,6 +449,7 @@ class GcsBucket(ObjectStore):
     def _named_bucket(self, name: str) -> Self:
         return self.model_copy(update={"bucket": name, "bucket_folder": ""})
 
+    @live
     def _client(self) -> Any:
         client = self.gcp_credentials.get_cloud_storage_client()
         session = client._http  # noqa: SLF001 (no public way leads to the connections)

@@ -24,6 +24,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.live import live
 from blocks.files.local import CHUNK_BYTES, PART_SUFFIX, chunks_of, file_errors, part_file, sync_folder
 from blocks.stores.keys import folder_prefix, join_key
 from blocks.stores.object_store import AS_IT_IS, ObjectInfo, ObjectStore, WriteOptions
@@ -255,12 +256,13 @@ class MemoryFiles(ObjectStore):
         """The object's address, such as `memory://name/orders.csv`."""
         return f"memory://{self.name}/{join_key('', key) if key else ''}"
 
+    @live
     def _contents(self) -> _Contents:
-        return self._cached("contents", lambda: _CONTENTS.setdefault(self.name, _Contents()))
+        return _CONTENTS.setdefault(self.name, _Contents())
 
     def _found(self, key: str) -> tuple[bytes, ObjectInfo]:
         try:
-            return self._contents().objects[join_key("", key)]
+            return self._contents.objects[join_key("", key)]
         except KeyError:
             raise NotFoundError(f"Could not read {self.uri(key)}: no such object.") from None
 
@@ -290,7 +292,7 @@ class MemoryFiles(ObjectStore):
             options.content_type,
             dict(options.metadata or {}),
         )
-        contents = self._contents()
+        contents = self._contents
         with contents.lock:
             old = contents.objects.get(info.key)
             if options.if_absent and old is not None:
@@ -306,7 +308,7 @@ class MemoryFiles(ObjectStore):
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
         start = folder_prefix(prefix)
-        objects = self._contents().objects
+        objects = self._contents.objects
         found = [
             objects[key][1]
             for key in sorted(objects)
@@ -318,7 +320,7 @@ class MemoryFiles(ObjectStore):
     def _delete(self, keys: Iterable[str]) -> int:
         gone = {join_key("", key) for key in keys}
         for key in gone:
-            self._contents().objects.pop(key, None)
+            self._contents.objects.pop(key, None)
         return len(gone)
 
     def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:

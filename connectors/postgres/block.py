@@ -96,16 +96,11 @@ class Postgres(Warehouse):
 
     def get_client(self) -> Any:
         """The block's SQLAlchemy engine, made at the first call, for everything that this block has no method for."""
-        sqlalchemy = require("sqlalchemy", extra="postgres")
-        return self._kept_engine(
-            lambda block: sqlalchemy.create_engine(
-                "postgresql+psycopg://", creator=block.connect_psycopg, pool_pre_ping=True
-            )
-        )
+        return self.get_engine()
 
-    def get_engine(self) -> Any:
-        """The engine of `get_client`."""
-        return self.get_client()
+    def _make_engine(self) -> Any:
+        sqlalchemy = require("sqlalchemy", extra="postgres")
+        return sqlalchemy.create_engine("postgresql+psycopg://", creator=self.connect_psycopg, pool_pre_ping=True)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of psycopg's."""

@@ -26,6 +26,7 @@ from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_valid
 from blocks.base import errors
 from blocks.base.block import resolve
 from blocks.base.errors import ConnectorError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.aws import AwsCredentials, aws_error, utc_now
@@ -195,8 +196,9 @@ class Redshift(Postgres):
         Raises:
             InvalidInputError: The saved block is no bucket of S3.
         """
-        return self._cached("bucket", self._bucket)
+        return self._bucket
 
+    @live
     def _bucket(self) -> ObjectStore:
         bucket = resolve(self.staging, ObjectStore)
         if not bucket.uri().startswith("s3://"):
@@ -220,10 +222,14 @@ class Redshift(Postgres):
         if not self.cluster_identifier and not self.workgroup_name:
             return {}
         with self._lock:
-            login, expires = self._live.get("login", ({}, None))
-            if expires is None or self._clock() > expires - LOGIN_MARGIN:
-                login, expires = self._live["login"] = self._new_login()
-        return dict(login)
+            if not self._lent or self._clock() > self._lent[0][1] - LOGIN_MARGIN:
+                self._lent[:] = [self._new_login()]
+            return dict(self._lent[0][0])
+
+    @live
+    def _lent(self) -> list[tuple[dict[str, str], dt.datetime]]:
+        """The login that holds, and until when."""
+        return []
 
     def _new_login(self) -> tuple[dict[str, str], dt.datetime]:
         place = f"a login for {self.cluster_identifier or self.workgroup_name}"

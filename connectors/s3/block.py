@@ -23,6 +23,7 @@ from blocks.base.errors import (
     NotFoundError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.aws import AwsCredentials, aws_error
@@ -114,7 +115,7 @@ class S3Bucket(ObstoreBucket):
 
     def get_client(self) -> Any:
         """A boto3 client of S3 with this block's identity, for everything that has no method here."""
-        return self._cached("client", self._client)
+        return self._client
 
     @operation
     def list_objects(
@@ -246,7 +247,7 @@ class S3Bucket(ObstoreBucket):
                     answer = client.upload_part(**target, PartNumber=number, Body=part, **checksum)
                 return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
-            sent = list(ordered_map(send, counted(), workers=PARTS_IN_FLIGHT, budget=self._budget()))
+            sent = list(ordered_map(send, counted(), workers=PARTS_IN_FLIGHT, budget=self._budget))
             completion: dict[str, Any] = {"MultipartUpload": {"Parts": sent}}
             if self.verify_checksums:
                 completion |= {"ChecksumCRC32": _base64(whole), "ChecksumType": "FULL_OBJECT"}
@@ -377,7 +378,7 @@ class S3Bucket(ObstoreBucket):
 
     def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
         with self._errors("sign a URL of", key):
-            url: str = self._obstore().sign(self._store(), method, self._key(key), expires_in)
+            url: str = self._obstore().sign(self._store, method, self._key(key), expires_in)
         return url
 
     def _named_bucket(self, name: str) -> Self:
@@ -400,18 +401,20 @@ class S3Bucket(ObstoreBucket):
             self.bucket_name,
             region=self._region(),
             virtual_hosted_style_request=endpoint is None and "." not in self.bucket_name,
-            credential_provider=self._identity(),
+            credential_provider=self._identity,
             **({"checksum_algorithm": "sha256"} if self.verify_checksums else {}),
             **self._obstore_options(endpoint, self.credentials.verify),
             **({"endpoint": endpoint} if endpoint else {}),
         )
 
+    @live
     def _identity(self) -> Identity:
         def keys() -> dict[str, Any]:
             return {**self.credentials.frozen(), "expires_at": dt.datetime.now(dt.UTC) + KEYS_HOLD}
 
-        return self._cached("identity", lambda: Identity(keys))
+        return Identity(keys)
 
+    @live
     def _client(self) -> Any:
         endpoint = self._endpoint()
         settings: dict[str, Any] = {
@@ -439,7 +442,7 @@ class S3Bucket(ObstoreBucket):
             if driver in {"botocore", "boto3", "s3transfer"}:
                 raise aws_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb)) from error
             if comes_from_obstore(error):
-                refused = self._identity().refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
                 raise refused or known from error
             raise

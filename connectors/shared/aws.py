@@ -11,6 +11,7 @@ from pydantic import Field
 
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
 
@@ -38,15 +39,25 @@ class AwsService(ConnectorBlock, ABC):
 
     def get_client(self) -> Any:
         """A boto3 client of the service with this block's identity, for everything that has no method here."""
-        return self._cached("client", lambda: self.aws_credentials.get_client(self._service))
+        return self._client
+
+    @live
+    def _client(self) -> Any:
+        return self.aws_credentials.get_client(self._service)
+
+    @live
+    def _single_clients(self) -> dict[float, Any]:
+        return {}
 
     def _single_client(self, *, read_timeout_s: float = 60) -> Any:
         """A client that sends a request once only, for what must not be done twice; botocore retries by itself."""
         config = require("botocore.config", extra="aws").Config(
             retries={"total_max_attempts": 1}, read_timeout=read_timeout_s, tcp_keepalive=True
         )
-        make = self.aws_credentials.get_client
-        return self._cached(f"single {read_timeout_s}", lambda: make(self._service, config=config))
+        with self._lock:
+            if read_timeout_s not in self._single_clients:
+                self._single_clients[read_timeout_s] = self.aws_credentials.get_client(self._service, config=config)
+            return self._single_clients[read_timeout_s]
 
     @contextlib.contextmanager
     def _errors(self, verb: str, place: str, action: str, *, hidden: Iterable[str] = ()) -> Iterator[None]:

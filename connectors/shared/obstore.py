@@ -27,6 +27,7 @@ from blocks.base.errors import (
     UnsupportedError,
     service_error,
 )
+from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.object_store import AS_IT_IS, WRITE_ID, ObjectInfo, ObjectStore
@@ -82,8 +83,9 @@ class ObstoreBucket(ObjectStore):
     def _obstore(self) -> Any:
         return require("obstore", extra=self._extra)
 
+    @live
     def _store(self) -> Any:
-        return self._cached("store", self._connect)
+        return self._connect()
 
     def _obstore_options(self, endpoint: str | None, verify: bool | str) -> dict[str, Any]:
         """What every obstore store here is built with: timeouts, the authority to trust, a few quick tries."""
@@ -124,7 +126,7 @@ class ObstoreBucket(ObjectStore):
         whole = self._key(key)
         try:
             with self._errors("read", key):
-                found = self._obstore().get(self._store(), whole, options=options)
+                found = self._obstore().get(self._store, whole, options=options)
                 return bytes(found.bytes()), self._found(key, found.meta)
         except AlreadyExistsError as error:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
@@ -171,7 +173,7 @@ class ObstoreBucket(ObjectStore):
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
         with self._errors("write", key):
             put = self._obstore().put(
-                self._store(),
+                self._store,
                 self._key(key),
                 content,
                 attributes=attributes,

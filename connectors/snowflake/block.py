@@ -14,6 +14,7 @@ from pydantic import Field, PrivateAttr
 
 from blocks.base import errors
 from blocks.base.errors import ConnectorError, UnsupportedError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
@@ -196,16 +197,11 @@ class Snowflake(Warehouse):
         """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
         return self.connect()
 
-    def get_engine(self) -> Any:
-        """A SQLAlchemy engine over connections of this block."""
+    def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
         sqlalchemy = require("sqlalchemy", extra="snowflake")
-
-        def make(block: Snowflake) -> Any:
-            creator = functools.partial(block.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
-            return sqlalchemy.create_engine("snowflake://", creator=creator)
-
-        return self._kept_engine(make)
+        creator = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
+        return sqlalchemy.create_engine("snowflake://", creator=creator)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """The error of this package for one of the driver's."""
@@ -278,9 +274,10 @@ class Snowflake(Warehouse):
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return SnowflakeSession(self, load_id)
 
+    @live
     def lost_tries(self) -> dict[str, set[str]]:
         """By load, the names of the transactions of this process whose COMMIT was not answered."""
-        return self._cached("lost", dict)
+        return {}
 
 
 def _address(bucket: ObjectStore, prefix: str) -> str:

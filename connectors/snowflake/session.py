@@ -177,7 +177,7 @@ class SnowflakeSession(BulkSession):
 
     def end_other_tries(self, load_id: str) -> None:
         """Abort the transactions of this process whose COMMIT was not answered; other processes end themselves."""
-        lost = self._block.lost_tries().get(load_id, set())
+        lost = self._block.lost_tries.get(load_id, set())
         for row in self.rows("SHOW TRANSACTIONS") if lost else ():
             if row["name"] in lost:
                 self.fetch(f"SELECT SYSTEM$ABORT_TRANSACTION({int(row['id'])})")
@@ -198,7 +198,7 @@ class SnowflakeSession(BulkSession):
                 pass
         except TransientError as error:
             if self._load_id:
-                self._block.lost_tries().setdefault(self._load_id, set()).add(self._name)
+                self._block.lost_tries.setdefault(self._load_id, set()).add(self._name)
             raise AmbiguousError(f"{error} Its answer was lost.") from None
 
     def rollback(self) -> None:
