@@ -80,14 +80,13 @@ class Shelf(ConnectorBlock):
         """The arguments with an identity of the call."""
         return arguments | {"identity": arguments.get("identity") or uuid.uuid4().hex}
 
-    def _save(self, key: str, *, identity: str | None = None) -> str | None:
+    @operation(prepare=fix)
+    def save_once(self, key: str, *, identity: str | None = None) -> str | None:
         """The identity, which every try is to share."""
         seen[key].append(identity)
         if len(seen[key]) < 3:
             raise TransientError("not yet")
         return identity
-
-    save_once = operation(_save, prepare="fix")
 
 
 class Upper(Shelf):
