@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,6 +23,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
     UnsupportedError,
+    retry_after_s,
     service_error,
 )
 from blocks.base.live import live
@@ -68,7 +70,7 @@ DBT_CLOUD_ERRORS: dict[str, type[ConnectorError]] = {
     "HTTPStatusError": TerminalError,
     # What has no class or status of its own.
     "CertificateError": TerminalError,
-    "NoJsonError": TransientError,
+    "UnknownAnswer": TransientError,
 }
 """https://docs.getdbt.com/dbt-cloud/api-v2 and https://www.python-httpx.org/exceptions/"""
 
@@ -84,7 +86,7 @@ DBT_CLOUD_ADVICE: dict[str, str] = {
     "InvalidURL": "Check domain.",
 }
 
-LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "NoJsonError"}
+LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "UnknownAnswer"}
 """Errors after which dbt Cloud may have done what it was asked, or still be at it; 5xx came from in front of it."""
 
 
@@ -214,10 +216,12 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         try:
             with self.get_client() as client:
                 answer = client.request(method, path, params=params, json=json)
-                _refuse_failure(answer)
-                return _data(answer)
         except Exception as error:
-            raise self._error(verb, place, permission, error, once=once) from error
+            raise self._error(verb, place, permission, _failure(error), once=once) from error
+        data = _data(answer)
+        if data is None:
+            raise self._error(verb, place, permission, _refusal(answer), once=once)
+        return data
 
     def download(
         self, path: str, into: IO[bytes], *, place: str, permission: str, params: Mapping[str, str | int]
@@ -227,74 +231,70 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         Raises:
             NotFoundError: There is no such file.
         """
+        refusal = None
         try:
             with self.get_client() as client, client.stream("GET", path, params=params) as answer:
-                if not answer.is_success:
+                if answer.is_success:
+                    for chunk in answer.iter_bytes():
+                        into.write(chunk)
+                else:
                     answer.read()
-                _refuse_failure(answer)
-                for chunk in answer.iter_bytes():
-                    into.write(chunk)
+                    refusal = _refusal(answer)
         except Exception as error:
-            raise self._error("read", place, permission, error) from error
+            raise self._error("read", place, permission, _failure(error)) from error
+        if refusal:
+            raise self._error("read", place, permission, refusal)
 
     def hide(self, text: str) -> str:
         """The text without the token, should it be in it."""
         return text.replace(self.api_key.get_secret_value(), "***")
 
-    def _error(self, verb: str, place: str, permission: str, error: Exception, *, once: bool = False) -> ConnectorError:
-        codes, words, wait = _problem(error)
+    def _error(self, verb: str, place: str, permission: str, problem: Problem, *, once: bool = False) -> ConnectorError:
         found = service_error(
             verb,
             place,
-            codes,
-            self.hide(words),
+            problem.codes,
+            self.hide(problem.words),
             table=DBT_CLOUD_ERRORS,
             advice=DBT_CLOUD_ADVICE | {"403": f"The token needs {permission}."},
-            retry_after=wait or str(COOLDOWN_S),
+            retry_after=problem.retry_after,
         )
-        if once and next((code for code in codes if code in DBT_CLOUD_ERRORS), "") in LOST:
+        if once and next((code for code in problem.codes if code in DBT_CLOUD_ERRORS), "") in LOST:
             return AmbiguousError(f"{found} The answer is lost, so it may have happened.")
-        if wait.isdecimal() and type(found) is TransientError:
-            return ThrottledError(str(found), float(wait))
         return found
 
 
-class _RefusedError(Exception):
-    """An answer that is no success."""
+@dataclass(frozen=True)
+class Problem:
+    """Why there is no data: its names in the tables, what was said, and the Retry-After header."""
 
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__(answer.status_code)
-        self.answer = answer
-
-
-class NoJsonError(Exception):
-    """An answer that is not what dbt Cloud wraps everything in."""
-
-
-def _refuse_failure(answer: httpx.Response) -> None:
-    if not answer.is_success:
-        raise _RefusedError(answer)
+    codes: list[str]
+    words: str
+    retry_after: str = ""
 
 
 def _data(answer: httpx.Response) -> Any:
+    """What dbt Cloud wraps in an answer; None where it refused, or something in front of it answered."""
     try:
-        data = answer.json()["data"]
+        return answer.json()["data"] if answer.is_success else None
     except (ValueError, TypeError, LookupError):
-        data = None
-    if data is None:
-        raise NoJsonError("the answer is none of dbt Cloud's")
-    return data
+        return None
 
 
-def _problem(error: Exception) -> tuple[list[str], str, str]:
-    """The error's names in the tables, what it says, and the seconds that dbt Cloud wants to be left alone."""
-    if isinstance(error, _RefusedError):
-        answer = error.answer
-        codes = [str(answer.status_code), *(["5xx"] if answer.is_server_error else [])]
-        return codes, _words(answer), answer.headers.get("Retry-After", "")
+def _refusal(answer: httpx.Response) -> Problem:
+    if answer.is_success:
+        return Problem(["UnknownAnswer"], "this is not how dbt Cloud answers")
+    codes = [str(answer.status_code), *(["5xx"] if answer.is_server_error else [])]
+    wait = answer.headers.get("Retry-After", "")
+    if retry_after_s(wait) is None and codes[0] == "429":
+        wait = str(COOLDOWN_S)
+    return Problem(codes, _words(answer), wait)
+
+
+def _failure(error: Exception) -> Problem:
     codes = [each.__name__ for each in type(error).__mro__]
     words = "" if "LocalProtocolError" in codes else str(error)  # its words repeat headers
-    return ["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words, ""
+    return Problem(["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words)
 
 
 def _words(answer: httpx.Response) -> str:
