@@ -201,16 +201,16 @@ def test_a_date_is_as_good_as_seconds(seconds):
     [
         ("429", "", ThrottledError, None),
         ("429", "soon", ThrottledError, None),
-        ("503", "", TransientError, None),
-        ("503", "17", ThrottledError, 17.0),
-        ("503", "Thu, 01 Jan 1970 00:00:00 GMT", ThrottledError, 0.0),
+        ("429", "17", ThrottledError, 17.0),
+        ("429", "Thu, 01 Jan 1970 00:00:00 GMT", ThrottledError, 0.0),
         ("400", "17", TerminalError, None),
     ],
 )
-def test_what_passes_may_say_when(code, header, kind, wait_s):
-    """A service that says when to come back is waited for, whatever the status; a mistake of the caller is not."""
-    table = {"429": ThrottledError, "503": TransientError}
-    error = service_error("read", "s3://raw", [code], "no", table=table, advice={}, retry_after=header)
+def test_a_throttled_error_has_the_wait(code, header, kind, wait_s):
+    """What the service asked for is what the policy waits."""
+    error = service_error(
+        "read", "s3://raw", [code], "no", table={"429": ThrottledError}, advice={}, retry_after=header
+    )
     assert (type(error), getattr(error, "retry_after_s", None)) == (kind, wait_s)
     assert str(error) == f"Could not read s3://raw: {code}: no."
 

@@ -204,14 +204,13 @@ def service_error(
         words: The service's own message.
         table: The class of error for each code.
         advice: What to do about a code.
-        retry_after: The answer's Retry-After header; what is transient and has one is a ThrottledError.
+        retry_after: The answer's Retry-After header, which a ThrottledError carries in seconds.
     """
     known = next((code for code in codes if code in table), None)
     kind = table[known] if known else TerminalError
     hint = next((advice[code] for code in codes if code in advice), "")
     said = ": ".join(part for part in (codes[0], words.strip().rstrip(".")) if part)
     message = f"Could not {verb} {place}: {said}. {hint}".rstrip()
-    wait_s = retry_after_s(retry_after)
-    if kind is ThrottledError or (kind is TransientError and wait_s is not None):
-        return ThrottledError(message, wait_s)
+    if issubclass(kind, ThrottledError):
+        return kind(message, retry_after_s(retry_after))
     return kind(message)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -217,10 +216,10 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
             with self.get_client() as client:
                 answer = client.request(method, path, params=params, json=json)
         except Exception as error:
-            raise self._error(verb, place, permission, _failure(error), once=once) from error
+            raise self._error(verb, place, permission, error, once=once) from error
         data = _data(answer)
         if data is None:
-            raise self._error(verb, place, permission, _refusal(answer), once=once)
+            raise self._error(verb, place, permission, answer, once=once)
         return data
 
     def download(
@@ -231,46 +230,41 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         Raises:
             NotFoundError: There is no such file.
         """
-        refusal = None
         try:
             with self.get_client() as client, client.stream("GET", path, params=params) as answer:
-                if answer.is_success:
+                if not answer.is_success:
+                    answer.read()
+                else:
                     for chunk in answer.iter_bytes():
                         into.write(chunk)
-                else:
-                    answer.read()
-                    refusal = _refusal(answer)
         except Exception as error:
-            raise self._error("read", place, permission, _failure(error)) from error
-        if refusal:
-            raise self._error("read", place, permission, refusal)
+            raise self._error("read", place, permission, error) from error
+        if not answer.is_success:
+            raise self._error("read", place, permission, answer)
 
     def hide(self, text: str) -> str:
         """The text without the token, should it be in it."""
         return text.replace(self.api_key.get_secret_value(), "***")
 
-    def _error(self, verb: str, place: str, permission: str, problem: Problem, *, once: bool = False) -> ConnectorError:
+    def _error(
+        self, verb: str, place: str, permission: str, problem: Exception | httpx.Response, *, once: bool = False
+    ) -> ConnectorError:
+        codes, words, wait = _told(problem)
+        wait_s = retry_after_s(wait)
         found = service_error(
             verb,
             place,
-            problem.codes,
-            self.hide(problem.words),
+            codes,
+            self.hide(words),
             table=DBT_CLOUD_ERRORS,
             advice=DBT_CLOUD_ADVICE | {"403": f"The token needs {permission}."},
-            retry_after=problem.retry_after,
+            retry_after=str(COOLDOWN_S) if wait_s is None else wait,
         )
-        if once and next((code for code in problem.codes if code in DBT_CLOUD_ERRORS), "") in LOST:
+        if once and next((code for code in codes if code in DBT_CLOUD_ERRORS), "") in LOST:
             return AmbiguousError(f"{found} The answer is lost, so it may have happened.")
+        if type(found) is TransientError and wait_s is not None:
+            return ThrottledError(str(found), wait_s)
         return found
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Why there is no data: its names in the tables, what was said, and the Retry-After header."""
-
-    codes: list[str]
-    words: str
-    retry_after: str = ""
 
 
 def _data(answer: httpx.Response) -> Any:
@@ -281,20 +275,16 @@ def _data(answer: httpx.Response) -> Any:
         return None
 
 
-def _refusal(answer: httpx.Response) -> Problem:
-    if answer.is_success:
-        return Problem(["UnknownAnswer"], "this is not how dbt Cloud answers")
-    codes = [str(answer.status_code), *(["5xx"] if answer.is_server_error else [])]
-    wait = answer.headers.get("Retry-After", "")
-    if retry_after_s(wait) is None and codes[0] == "429":
-        wait = str(COOLDOWN_S)
-    return Problem(codes, _words(answer), wait)
-
-
-def _failure(error: Exception) -> Problem:
-    codes = [each.__name__ for each in type(error).__mro__]
-    words = "" if "LocalProtocolError" in codes else str(error)  # its words repeat headers
-    return Problem(["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words)
+def _told(problem: Exception | httpx.Response) -> tuple[list[str], str, str]:
+    """The names of a failure or of an unwanted answer in the tables, what it says, and its Retry-After header."""
+    if isinstance(problem, Exception):
+        codes = [each.__name__ for each in type(problem).__mro__]
+        words = "" if "LocalProtocolError" in codes else str(problem)  # its words repeat headers
+        return ["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words, ""
+    if problem.is_success:
+        return ["UnknownAnswer"], "this is not how dbt Cloud answers", ""
+    codes = [str(problem.status_code), *(["5xx"] if problem.is_server_error else [])]
+    return codes, _words(problem), problem.headers.get("Retry-After", "")
 
 
 def _words(answer: httpx.Response) -> str:

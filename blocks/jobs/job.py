@@ -50,7 +50,7 @@ _interrupted: contextvars.ContextVar[threading.Event | None] = contextvars.Conte
 
 
 @dataclass(frozen=True)
-class JobStatus:
+class JobStatus(Parameter):
     """How a run is doing.
 
     Attributes:
