@@ -8,7 +8,7 @@ import inspect
 import threading
 import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
@@ -21,6 +21,7 @@ from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from prefect.client.orchestration import PrefectClient
@@ -239,18 +240,24 @@ def _types_of(kind: type[B]) -> list[type[B]]:
     ]
 
 
-def resolve(value: T | str, kind: type[T]) -> T:
-    """The block itself, or the saved block that `"type-slug/name"` names.
+def resolve(value: Block | str, kind: Callable[..., T]) -> T:
+    """Return the block itself, or load the saved block that `"type-slug/name"` names.
+
+    Args:
+        value: A block, or the name of a saved one.
+        kind: The class that it has to be of, which may be an abstract one such as Warehouse.
 
     Raises:
-        InvalidInputError: It is neither, or a block of another kind, or does not fit its type any more.
+        InvalidInputError: It is neither, or a block of another kind, or no longer fits its type.
         NotFoundError: No such block is saved.
     """
-    if isinstance(value, kind):
+    # `type[T]` would be refused by mypy for an abstract class: https://github.com/python/mypy/issues/4717
+    wanted = cast("type[T]", kind)
+    if isinstance(value, wanted):
         return value
     if not isinstance(value, str) or value.count("/") != 1:
         raise InvalidInputError(
-            f"Expected a block of type {kind.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
+            f"Expected a block of type {wanted.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
             f"got {value!r:.80}."
         )
     try:
@@ -265,8 +272,8 @@ def resolve(value: T | str, kind: type[T]) -> T:
         raise InvalidInputError(
             f"The saved block {value!r} does not fit this version of its type. Save it again with 'etl save FILE.toml'."
         ) from error.__cause__
-    if not isinstance(loaded, kind):
+    if not isinstance(loaded, wanted):
         raise InvalidInputError(
-            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {kind.__name__} is needed."
+            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {wanted.__name__} is needed."
         )
     return loaded

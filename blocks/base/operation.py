@@ -18,7 +18,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
@@ -30,14 +30,18 @@ from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Unpack
     from uuid import UUID
 
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
+    from prefect.tasks import TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 Prepare = Callable[[Any, dict[str, Any]], dict[str, Any]]
 
@@ -67,6 +71,13 @@ class Operation(Generic[P, R]):
         return self.fn(instance, *args, **kwargs)
 
 
+class LoadSaved(Protocol[B_co]):
+    """Prefect's `load` of a class of blocks."""
+
+    def __call__(self, name: str, validate: bool = True, client: PrefectClient | None = None) -> B_co:
+        """The saved block of that name."""
+
+
 class InstanceOperation(Operation[P, R]):
     """An operation of instances whose name means something else on the class: there the base class's own is found.
 
@@ -77,7 +88,7 @@ class InstanceOperation(Operation[P, R]):
         self._owner = owner
 
     @overload  # type: ignore[override]  # on the class it is another method
-    def __get__(self, instance: None, owner: type[B]) -> Callable[..., B]: ...
+    def __get__(self, instance: None, owner: type[B]) -> LoadSaved[B]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
     def __get__(self, instance: object | None, owner: type) -> Any:
@@ -153,7 +164,7 @@ class BoundOperation(Generic[P, R]):
             return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
         return await asyncio.to_thread(self._call, arguments)
 
-    def with_options(self, **options: Any) -> BoundOperation[P, R]:
+    def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """The same operation with other task options: `retries`, and any that `prefect.task` takes."""
         return type(self)(self._op, self._instance, {**self._options, **options})
 
