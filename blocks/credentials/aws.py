@@ -128,7 +128,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
 
     Example:
         ```python
-        from blocks.credentials.aws import AwsCredentials
+        from blocks.credentials import AwsCredentials
 
         credentials = AwsCredentials.load("BLOCK_NAME")
         queue = credentials.get_client("sqs")

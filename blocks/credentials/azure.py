@@ -159,7 +159,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
 
     Example:
         ```python
-        from blocks.credentials.azure import AzureBlobStorageCredentials
+        from blocks.credentials import AzureBlobStorageCredentials
 
         credentials = AzureBlobStorageCredentials.load("BLOCK_NAME")
         containers = credentials.get_client().list_containers()

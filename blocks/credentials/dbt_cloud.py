@@ -94,7 +94,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
 
     Example:
         ```python
-        from blocks.credentials.dbt_cloud import DbtCloudCredentials
+        from blocks.credentials import DbtCloudCredentials
 
         credentials = DbtCloudCredentials.load("BLOCK_NAME")
         with credentials.get_client() as client:

@@ -153,7 +153,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
 
     Example:
         ```python
-        from blocks.credentials.gcp import GcpCredentials
+        from blocks.credentials import GcpCredentials
 
         credentials = GcpCredentials.load("BLOCK_NAME")
         client = credentials.get_client("bigquery")

@@ -170,7 +170,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
 
     Example:
         ```python
-        from blocks.credentials.snowflake import SnowflakeCredentials
+        from blocks.credentials import SnowflakeCredentials
 
         credentials = SnowflakeCredentials.load("BLOCK_NAME")
         connection = credentials.get_client(database="analytics")
