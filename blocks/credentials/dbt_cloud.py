@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -90,7 +90,7 @@ LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "Unknown
 
 
 class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
-    """A token of an account of dbt Cloud.
+    """A token for an account of dbt Cloud.
 
     Example:
         ```python
@@ -111,25 +111,25 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     )
 
     api_key: SecretStr = Field(
-        description="A service token or a personal access token; it may run the jobs if it has Job Admin or Job Runner."
+        description="Service token or personal access token. To run jobs it needs Job Admin or Job Runner."
     )
-    account_id: int = Field(description="The number of the account, which is in the address of each of its pages.")
+    account_id: int = Field(description="Number of the account, as in the URL of each of its pages.")
     domain: str = Field(
         default="cloud.getdbt.com",
-        description="The host of the account's access URL, such as ab123.us1.dbt.com.",
+        description="Host of the account's access URL, such as ab123.us1.dbt.com. Defaults to cloud.getdbt.com.",
     )
     api_endpoint: str | None = Field(
-        default=None, description="The address of a server that speaks dbt Cloud's protocol; by default https://domain."
+        default=None, description="URL of a server that speaks the dbt Cloud API. Defaults to https://domain."
     )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long to wait for the network and for an answer of dbt Cloud."
+        default=60.0, gt=0, description="How long to wait for the network and for an answer, in seconds."
     )
 
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr) -> SecretStr:
         if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-            raise ValueError("api_key is empty or has blanks or line ends in it")
+            raise ValueError("api_key is empty or has whitespace in it")
         return value
 
     @field_validator("domain")
@@ -137,7 +137,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def _only_a_host(cls, value: str) -> str:
         host = value.strip().removeprefix("https://").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", host):
-            raise ValueError(f"{value!r:.100} is no host; give it without a path, such as ab123.us1.dbt.com")
+            raise ValueError(f"{value!r:.100} is not a host; give it without a path, such as ab123.us1.dbt.com")
         return host
 
     @field_validator("api_endpoint")
@@ -146,36 +146,49 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         address = urlsplit(value or "https:")
         here = address.scheme == "http" and address.hostname in {"127.0.0.1", "::1", "localhost"}
         if not (here or address.scheme == "https"):
-            raise ValueError("api_endpoint is an https:// address; without TLS only this machine is spoken to")
+            raise ValueError("api_endpoint has to be an https:// URL; without TLS only this machine is allowed")
         return value and value.rstrip("/")
 
     def check(self) -> str:
-        """One sentence that says that dbt Cloud knows the token, and which account it may see.
+        """Ask dbt Cloud for the account, and return one sentence that says that the token may see it.
 
         Raises:
-            AuthError: It does not.
-            NotFoundError: The token may not see the account, or there is none.
+            AuthError: dbt Cloud does not know the token.
+            NotFoundError: There is no such account, or the token may not see it.
         """
         account = self.ask("GET", "", verb="see", place=self.place, permission="any permission set in the account")
         return f"dbt Cloud knows the token, and it may see {self.place} ({account.get('name', '')})."
 
     @property
     def place(self) -> str:
-        """What messages call the account."""
+        """The account, as messages name it."""
         return f"dbt Cloud account {self.account_id}"
 
     @property
     def base_url(self) -> str:
-        """Where the account's part of the API begins."""
+        """The URL of the account in the API."""
         return f"{self.api_endpoint or f'https://{self.domain}'}/api/v2/accounts/{self.account_id}/"
 
     @live
     def _authorities(self) -> Any:
         return _authorities()
 
-    def get_client(self) -> httpx.Client:
-        """An `httpx.Client` for the account's part of the API, for everything that has no method here. Close it."""
+    def get_client(self, client_type: Literal["administrative"] = "administrative") -> httpx.Client:
+        """Return a new `httpx.Client` for the account's part of the Administrative API, which the caller closes.
+
+        Args:
+            client_type: The API, as prefect-dbt takes it; there is no client for its other one, "metadata".
+
+        Raises:
+            UnsupportedError: It is another API.
+        """
         import httpx
+
+        if client_type != "administrative":
+            raise UnsupportedError(
+                f"There is no client of type {client_type!r:.50} here, only of 'administrative'. For the Discovery API "
+                "('metadata') use dbt Cloud's own client, or send its GraphQL with httpx."
+            )
 
         return httpx.Client(
             base_url=self.base_url,
@@ -196,17 +209,17 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         json: Mapping[str, Any] | None = None,
         once: bool = False,
     ) -> Any:
-        """The `data` of an answer, asked for once.
+        """Send one request, and return the `data` of its answer.
 
         Args:
             method: The HTTP method.
             path: Below the account, such as "jobs/42/".
-            verb: What is tried, for messages, such as "start".
-            place: What it is tried on, for messages.
+            verb: What is attempted, for messages, such as "start".
+            place: What it is attempted on, for messages.
             permission: What the token needs for it, for messages.
             params: The query.
             json: The body.
-            once: Whether it must not happen twice, so that a lost answer is no reason to ask again.
+            once: Whether it must not happen twice, so that a lost answer does not justify another attempt.
 
         Raises:
             AmbiguousError: With `once`: nobody knows whether it happened.
@@ -225,7 +238,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def download(
         self, path: str, into: IO[bytes], *, place: str, permission: str, params: Mapping[str, str | int]
     ) -> None:
-        """Nothing. The content of a file is written as it arrives.
+        """Write the content of a file as it arrives.
 
         Raises:
             NotFoundError: There is no such file.
@@ -243,7 +256,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
             raise self._error("read", place, permission, answer)
 
     def hide(self, text: str) -> str:
-        """The text without the token, should it be in it."""
+        """Return the text without the token, should it be in it."""
         return text.replace(self.api_key.get_secret_value(), "***")
 
     def _error(
@@ -268,7 +281,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
 
 
 def _data(answer: httpx.Response) -> Any:
-    """What dbt Cloud wraps in an answer; None where it refused, or something in front of it answered."""
+    """Return what dbt Cloud wraps in an answer; None if it refused, or something in front of it answered."""
     try:
         return answer.json()["data"] if answer.is_success else None
     except (ValueError, TypeError, LookupError):
@@ -276,7 +289,7 @@ def _data(answer: httpx.Response) -> Any:
 
 
 def _told(problem: Exception | httpx.Response) -> tuple[list[str], str, str]:
-    """The names of a failure or of an unwanted answer in the tables, what it says, and its Retry-After header."""
+    """Return the codes of a failure or of an unwanted answer in the tables, its words, and its Retry-After header."""
     if isinstance(problem, Exception):
         codes = [each.__name__ for each in type(problem).__mro__]
         words = "" if "LocalProtocolError" in codes else str(problem)  # its words repeat headers
@@ -288,7 +301,7 @@ def _told(problem: Exception | httpx.Response) -> tuple[list[str], str, str]:
 
 
 def _words(answer: httpx.Response) -> str:
-    """The words of dbt Cloud in an answer, none where something in front of it answered."""
+    """Return the words of dbt Cloud in an answer; none if something in front of it answered."""
     try:
         status = answer.json()["status"]
         said = [status.get("user_message"), status.get("developer_message")]
