@@ -91,7 +91,7 @@ def test_headers_and_the_token_show_nowhere() -> None:
     for text in (repr(block), block.model_dump_json(), repr(job), repr(job.get_run(1)), job.model_dump_json()):
         assert CANARY not in text
     for wrong in (f"{CANARY}\n", f"Bearer {CANARY}", "", "schlüssel"):
-        with pytest.raises(ValidationError, match="api_key is empty or has blanks") as caught:
+        with pytest.raises(ValidationError, match="api_key is empty or has whitespace") as caught:
             credentials(api_key=wrong)
         assert CANARY not in str(caught.value)
 

@@ -192,6 +192,14 @@ def test_failed_looks_do_not_lose_the_run(error: ConnectorError, caplog: pytest.
         assert min(clock.waits[1:21]) >= 7
 
 
+def test_a_service_cannot_make_a_wait_longer_than_the_deadline() -> None:
+    """One that asks to be left alone for a day is asked again within the policy's deadline."""
+    error = ThrottledError("come back tomorrow", 86_400.0)
+    job, clock = errand(running(), error, SUCCEEDED, retry=RetryPolicy(deadline_s=600)), Clock()
+    assert watched(job, clock) == SUCCEEDED
+    assert max(clock.waits) == 600
+
+
 def test_a_run_that_cannot_be_seen_is_given_up_in_the_end() -> None:
     """After the policy's deadline without one answer; the run goes on, because nobody knows."""
     policy = RetryPolicy(deadline_s=600)

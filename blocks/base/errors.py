@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 LONGEST_RETRY_AFTER_S = 86_400.0
-"""A service that asks for more is taken to mean a day; a policy's deadline is mostly sooner."""
+"""What a service asks for beyond a day is cut to a day; most policies end sooner."""
 
 
 class ConnectorError(Exception):
@@ -86,7 +86,7 @@ class AccessDeniedError(TerminalError, PermissionError):
 
 
 class NotFoundError(TerminalError):
-    """There is no such thing, whatever it is."""
+    """There is no such table, column, job, secret or saved block."""
 
 
 class ObjectNotFoundError(NotFoundError, FileNotFoundError):
@@ -94,7 +94,7 @@ class ObjectNotFoundError(NotFoundError, FileNotFoundError):
 
 
 class NoSuchStoreError(NotFoundError):
-    """There is not even the bucket; not a FileNotFoundError, because waiting for a file would be in vain."""
+    """There is no such bucket. It is not a FileNotFoundError: the object may well exist, in another bucket."""
 
 
 class AlreadyExistsError(TerminalError):
@@ -142,13 +142,13 @@ class UnsupportedError(TerminalError, NotImplementedError):
 
 
 def retry_after_s(value: str, *, now_s: float | None = None) -> float | None:
-    """The seconds that a Retry-After header asks for, from 0 to a day; None where it is neither a number nor a date.
+    """Return the seconds that a Retry-After header asks for, 0 to a day; None if it is neither a number nor a date.
 
     Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
 
     Args:
         value: The header: a number of seconds, or a date.
-        now_s: The time that a date counts from, in seconds since 1970; by default the clock's.
+        now_s: The current time in seconds since 1970. Defaults to that of the clock.
 
     >>> retry_after_s("120"), retry_after_s("-1"), retry_after_s("soon")
     (120.0, 0.0, None)
@@ -170,7 +170,7 @@ def retry_after_s(value: str, *, now_s: float | None = None) -> float | None:
 
 
 def lookup(table: Mapping[str, type[ConnectorError]], code: str | None) -> type[ConnectorError] | None:
-    """The class for a driver's code: the exact code, else the longest prefix that `table` lists with a `*`.
+    """Return the class for a driver's code: the exact code, else the longest prefix that `table` lists with a `*`.
 
     >>> lookup({"40001": TransientError, "42*": TerminalError}, "42P01").__name__
     'TerminalError'
@@ -195,7 +195,7 @@ def service_error(
     advice: Mapping[str, str],
     retry_after: str = "",
 ) -> ConnectorError:
-    """The error for a service's answer.
+    """Return the error for a service's answer.
 
     Args:
         verb: What was attempted, such as "read".
