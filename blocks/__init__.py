@@ -2,6 +2,7 @@
 
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import Scan
+from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import (
     AccessDeniedError,
@@ -9,9 +10,15 @@ from blocks.base.errors import (
     AmbiguousError,
     AuthError,
     ConnectorError,
+    DamagedError,
     InvalidInputError,
+    JobFailedError,
     MissingDriverError,
+    NoSuchStoreError,
     NotFoundError,
+    NotStartedError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     QualityError,
     SchemaError,
     TerminalError,
@@ -22,7 +29,8 @@ from blocks.base.errors import (
 )
 from blocks.base.operation import operation
 from blocks.base.retry import RetryPolicy, retry_if_transient
-from blocks.files.options import CsvOptions
+from blocks.files.options import CsvOptions, ParquetOptions
+from blocks.jobs.job import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
 from blocks.stores.dataset import WriteReport
@@ -42,13 +50,21 @@ __all__ = [
     "ConnectorError",
     "Contract",
     "CsvOptions",
+    "DamagedError",
     "InvalidInputError",
+    "JobFailedError",
+    "JobStatus",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",
+    "NoSuchStoreError",
     "NotFoundError",
+    "NotStartedError",
+    "ObjectExistsError",
     "ObjectInfo",
+    "ObjectNotFoundError",
     "ObjectStore",
+    "ParquetOptions",
     "QualityError",
     "QualityReport",
     "Rejects",
@@ -62,6 +78,7 @@ __all__ = [
     "UnsupportedError",
     "Warehouse",
     "WriteReport",
+    "keep_markdown",
     "operation",
     "resolve",
     "retry_if_transient",

@@ -15,7 +15,9 @@ from blocks.base.errors import (
     AmbiguousError,
     ConnectorError,
     InvalidInputError,
+    JobFailedError,
     NotFoundError,
+    NotStartedError,
     TerminalError,
     ThrottledError,
     TransientError,
@@ -29,10 +31,6 @@ if TYPE_CHECKING:
 
 LONGEST_RUN_S = 900
 CONTEXT_BYTES = 3583
-
-
-class NotStartedError(TransientError):
-    """Lambda could not start the function, for a reason that passes: another try cannot run it twice."""
 
 
 NOT_STARTED = {
@@ -114,18 +112,19 @@ class InvocationResult:
     executed_version: str | None = None
 
 
-class FunctionError(TerminalError):
-    """The function ran and failed; `result` holds what it said, which is data and so is in no message.
+class FunctionError(JobFailedError):
+    """The function ran and failed.
 
     Attributes:
         error_type: The type that the function or its runtime gave, such as "KeyError" or "Sandbox.Timedout".
-        result: As of a function that does not fail.
+        result: An InvocationResult. What the function said is data, and so is in no message.
     """
 
+    result: InvocationResult
+
     def __init__(self, message: str, error_type: str, result: InvocationResult) -> None:
-        super().__init__(message)
+        super().__init__(message, result)
         self.error_type = error_type
-        self.result = result
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.error_type, self.result)

@@ -20,15 +20,16 @@ from blocks.base.errors import (
     AmbiguousError,
     ConnectorError,
     InvalidInputError,
+    JobFailedError,
     NotFoundError,
+    NotStartedError,
     TerminalError,
     TransientError,
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
-from blocks.jobs.job import JobFailedError
 from connectors import aws_lambda, aws_secret, batch, ecs, glue
-from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction, NotStartedError
+from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction
 from connectors.aws_secret import AwsSecret
 from connectors.batch import BatchJob
 from connectors.ecs import EcsTask
@@ -507,7 +508,7 @@ def test_an_ecs_task_fails_with_its_reason(
     aws.change_answer("DescribeTasks", stopped(*end))
     with pytest.raises(JobFailedError, match=f"{end[1]}; {end[2]}.*{end[3]}") as caught:
         task.run()
-    assert caught.value.status.exit_code == end[0]
+    assert caught.value.result.exit_code == end[0]
     assert aws.done["RunTask"] == 1
 
 

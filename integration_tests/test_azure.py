@@ -21,6 +21,7 @@ from blocks.base.errors import (
     AlreadyExistsError,
     AuthError,
     InvalidInputError,
+    NoSuchStoreError,
     NotFoundError,
     TransientError,
     UnsupportedError,
@@ -28,7 +29,6 @@ from blocks.base.errors import (
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.azure import AzureBlobStorageCredentials
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.object_store import NoSuchStoreError
 from connectors.azure import AzureBlobContainer
 from integration_tests.standins.azurite import TokenServer
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response

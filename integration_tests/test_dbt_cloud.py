@@ -29,6 +29,7 @@ from blocks.base.errors import (
     AuthError,
     ConnectorError,
     InvalidInputError,
+    JobFailedError,
     NotFoundError,
     TerminalError,
     ThrottledError,
@@ -36,7 +37,6 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.dbt_cloud import DbtCloudCredentials
-from blocks.jobs.job import JobFailedError
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudRun, DbtCloudStatus
 from connectors.dbt_cloud import job as job_module
 from connectors.local import LocalFiles
@@ -294,7 +294,7 @@ def test_a_failed_run_says_which_step_and_why(broken: DbtCloudJob) -> None:
     """The step, and the end of its log without colours and secrets; what came after it was skipped."""
     with pytest.raises(JobFailedError, match="Step 5, Invoke dbt with `dbt build`, failed; its log ends") as caught:
         broken.run()
-    message, status = str(caught.value), caught.value.status
+    message, status = str(caught.value), caught.value.result
     assert "Database Error in model orders (models/orders.sql)\n" in message
     assert "postgres://***@db/shop refused, password=***" in message
     assert CANARY not in message
@@ -302,11 +302,11 @@ def test_a_failed_run_says_which_step_and_why(broken: DbtCloudJob) -> None:
     assert [step.outcome for step in status.steps[3:]] == ["succeeded", "failed", "skipped"]
     assert "| 5 | Invoke dbt with `dbt build` | Error | 8 s |" in status.markdown()
     broken.log_lines = 1
-    assert failed(broken.get_run(status.run_id)).status.reason.endswith(
+    assert failed(broken.get_run(status.run_id)).result.reason.endswith(
         "its log ends:\n06:00:07  Done. PASS=1 WARN=0 ERROR=1 SKIP=0 TOTAL=2"
     )
     broken.log_lines = 0
-    assert failed(broken.get_run(status.run_id)).status.reason == "Step 5, Invoke dbt with `dbt build`, failed"
+    assert failed(broken.get_run(status.run_id)).result.reason == "Step 5, Invoke dbt with `dbt build`, failed"
 
 
 def test_a_cancelled_run(cloud: DbtCloud, job: DbtCloudJob) -> None:
@@ -315,7 +315,7 @@ def test_a_cancelled_run(cloud: DbtCloud, job: DbtCloudJob) -> None:
     run = job.trigger()
     cloud.drop_answer("POST", "cancel/")
     run.cancel()
-    assert failed(run).status.state == "Cancelled"
+    assert failed(run).result.state == "Cancelled"
     assert "Cancelled by user" in str(failed(run))
     run.cancel()
     assert run.status().outcome == "failed"
@@ -326,7 +326,7 @@ def test_a_run_that_takes_too_long_is_cancelled(cloud: DbtCloud, job_of: Callabl
     job = job_of(job={"held": True}, timeout_s=1e-6)
     with pytest.raises(JobFailedError, match="It was told to stop") as caught:
         job.run()
-    assert isinstance(caught.value.status, DbtCloudStatus)
+    assert isinstance(caught.value.result, DbtCloudStatus)
     assert cloud.runs_of(job.job_id)[0].status == 30
 
 

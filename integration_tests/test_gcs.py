@@ -22,7 +22,9 @@ from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AuthError,
+    DamagedError,
     InvalidInputError,
+    NoSuchStoreError,
     NotFoundError,
     ThrottledError,
     TransientError,
@@ -31,8 +33,7 @@ from blocks.base.errors import (
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.checksum import DamagedError
-from blocks.stores.object_store import NoSuchStoreError, WriteOptions
+from blocks.stores.object_store import WriteOptions
 from connectors.gcs import GcsBucket
 from connectors.gcs.errors import PERMISSIONS
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request

@@ -20,13 +20,13 @@ from blocks.base.errors import (
     AlreadyExistsError,
     AuthError,
     InvalidInputError,
+    NoSuchStoreError,
     NotFoundError,
     TransientError,
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.object_store import NoSuchStoreError
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response, whole_response

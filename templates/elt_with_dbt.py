@@ -22,14 +22,20 @@ import pyarrow as pa
 from prefect import flow, task, unmapped
 from pydantic import BaseModel
 
-from blocks import CsvOptions, LoadReport, ObjectStore, QualityReport, Warehouse, resolve
-from blocks.base.artifacts import keep_markdown
-from blocks.base.retry import retry_if_transient
-from connectors.dbt import DbtProject
+from blocks import (
+    CsvOptions,
+    LoadReport,
+    ObjectStore,
+    QualityReport,
+    Warehouse,
+    keep_markdown,
+    resolve,
+    retry_if_transient,
+)
+from connectors.dbt import DbtProject, DbtResult
 from connectors.duckdb import DuckDB
 from connectors.great_expectations import DataQuality
 from connectors.local import LocalFiles
-from connectors.shared.dbt import DbtResult
 
 DATA = Path(__file__).parent / "data"
 SOURCE = LocalFiles(basepath=str(DATA / "shop"))

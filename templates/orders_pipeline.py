@@ -23,8 +23,17 @@ from prefect import flow, task, unmapped
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import BaseModel
 
-from blocks import CsvOptions, LoadReport, ObjectStore, QualityError, Scan, Warehouse, WriteReport, resolve
-from blocks.base.retry import retry_if_transient
+from blocks import (
+    CsvOptions,
+    LoadReport,
+    ObjectStore,
+    QualityError,
+    Scan,
+    Warehouse,
+    WriteReport,
+    resolve,
+    retry_if_transient,
+)
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from enum import Enum
 from typing import Any
 
 import pytest
@@ -17,6 +18,13 @@ from blocks.base.errors import (
     TransientError,
 )
 from blocks.credentials.aws import AWS_ERRORS, AwsCredentials, aws_error
+
+
+class ClientType(Enum):
+    """As prefect-aws has it."""
+
+    ECS = "ecs"
+
 
 KEYS = {"aws_access_key_id": "id", "aws_secret_access_key": "very secret", "aws_session_token": "very secret too"}
 
@@ -64,6 +72,13 @@ def test_a_session_has_what_the_fields_say(monkeypatch: pytest.MonkeyPatch) -> N
     assert session.region_name == "eu-central-1"
     assert session.get_credentials().get_frozen_credentials().access_key == "id"
     assert credentials.get_client("sqs").meta.endpoint_url == "http://127.0.0.1:1"
+    assert credentials.get_client(ClientType.ECS).meta.service_model.service_name == "ecs"
+    assert credentials.get_client(client_type="s3", region_name="us-east-2").meta.region_name == "us-east-2"
+    for client, name in (
+        (credentials.get_s3_client(), "s3"),
+        (credentials.get_secrets_manager_client(), "secretsmanager"),
+    ):
+        assert client.meta.service_model.service_name == name
     assert credentials.get_s3_client().meta.region_name == "eu-central-1"
 
 

@@ -11,10 +11,10 @@ from pydantic import SecretStr, ValidationError
 
 from blocks.base.errors import (
     AccessDeniedError,
-    AlreadyExistsError,
     AuthError,
     InvalidInputError,
-    NotFoundError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TerminalError,
     ThrottledError,
     TransientError,
@@ -175,14 +175,14 @@ def test_every_error_of_the_drivers_has_a_class() -> None:
         ("AuthenticationFailed", 403, AuthError),
         ("AuthorizationFailure", 403, AccessDeniedError),
         ("AuthorizationPermissionMismatch", 403, AccessDeniedError),
-        ("BlobNotFound", 404, NotFoundError),
-        ("ConditionNotMet", 412, AlreadyExistsError),
+        ("BlobNotFound", 404, ObjectNotFoundError),
+        ("ConditionNotMet", 412, ObjectExistsError),
         ("Md5Mismatch", 400, TransientError),
         ("ServerBusy", 503, ThrottledError),
         ("Unheard", 500, TransientError),
         ("Unheard", 429, ThrottledError),
         ("Unheard", 418, TerminalError),
-        (None, 404, NotFoundError),
+        (None, 404, ObjectNotFoundError),
     ],
 )
 def test_answers_go_by_code_then_by_status(code: str | None, status: int, kind: type[Exception]) -> None:

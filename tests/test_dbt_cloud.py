@@ -10,7 +10,14 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TerminalError, TransientError
+from blocks.base.errors import (
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    TerminalError,
+    TransientError,
+    UnsupportedError,
+)
 from blocks.credentials.dbt_cloud import DBT_CLOUD_ERRORS, DbtCloudCredentials
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudStatus, DbtCloudStep
 from connectors.dbt_cloud.api import without_secrets
@@ -84,9 +91,19 @@ def test_headers_and_the_token_show_nowhere() -> None:
     for text in (repr(block), block.model_dump_json(), repr(job), repr(job.get_run(1)), job.model_dump_json()):
         assert CANARY not in text
     for wrong in (f"{CANARY}\n", f"Bearer {CANARY}", "", "schlüssel"):
-        with pytest.raises(ValidationError, match="api_key is empty or has blanks") as caught:
+        with pytest.raises(ValidationError, match="api_key is empty or has whitespace") as caught:
             credentials(api_key=wrong)
         assert CANARY not in str(caught.value)
+
+
+def test_the_client_is_of_the_administrative_api() -> None:
+    """As prefect-dbt names it; its other API is refused by name."""
+    for arguments in ([], ["administrative"]):
+        with credentials().get_client(*arguments) as client:
+            assert client.base_url == "https://cloud.getdbt.com/api/v2/accounts/1/"
+    for other in ("metadata", "semantic"):
+        with pytest.raises(UnsupportedError, match=f"no client of type '{other}'"):
+            credentials().get_client(other)  # type: ignore[arg-type]
 
 
 def test_an_address_is_a_host() -> None:
@@ -95,7 +112,7 @@ def test_an_address_is_a_host() -> None:
         assert credentials(domain=domain).base_url == "https://ab123.us1.dbt.com/api/v2/accounts/1/"
     assert credentials().base_url == "https://cloud.getdbt.com/api/v2/accounts/1/"
     for domain in ("ab123.us1.dbt.com/deploy", "http://ab123.us1.dbt.com", "me@dbt.com", ""):
-        with pytest.raises(ValidationError, match="is no host"):
+        with pytest.raises(ValidationError, match="is not a host"):
             credentials(domain=domain)
     for endpoint in ("https://proxy.example/dbt/", "http://127.0.0.1:80/", "http://localhost:80"):
         assert credentials(api_endpoint=endpoint).base_url == f"{endpoint.rstrip('/')}/api/v2/accounts/1/"

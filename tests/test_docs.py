@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import doctest
 import importlib
 import importlib.util
@@ -49,6 +50,46 @@ def test_a_page_can_be_followed(page: Path, tmp_path: Path, monkeypatch: pytest.
 def test_examples_in_docstrings_are_true(name: str) -> None:
     """Each doctest of a module gives what it says."""
     assert doctest.testmod(importlib.import_module(name)).failed == 0
+
+
+def written_code() -> dict[str, str]:
+    """What users copy: the Python of each page, each template, and the example of each block."""
+    found = {
+        page.name: "\n".join(block.text for block in blocks_of(page) if block.language == "python") for page in PAGES
+    }
+    found |= {path.name: path.read_text("utf-8") for path in (ROOT / "templates").glob("[!_]*.py")}
+    for block in tables().block_types():
+        examples = re.findall(r"^( *)```python\n(.*?)```", inspect.getdoc(block) or "", re.DOTALL | re.MULTILINE)
+        found[block.__name__] = "\n".join(textwrap.dedent(text) for _, text in examples)
+    return {name: code for name, code in found.items() if code}
+
+
+@pytest.mark.parametrize(("place", "code"), (found := written_code()).items(), ids=found)
+def test_what_users_copy_imports_public_names(place: str, code: str) -> None:
+    """From `blocks`, `blocks.credentials`, a connector or a template, and only what is named in its `__all__`."""
+    for node in ast.walk(ast.parse(code, place)):
+        modules = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        for module in modules:
+            if module.partition(".")[0] not in {"blocks", "connectors", "templates"}:
+                continue
+            assert re.fullmatch(r"blocks(\.credentials)?|(connectors|templates)\.[a-z]\w+", module)
+            public = public_names(importlib.import_module(module))
+            assert {each.name for each in node.names if isinstance(node, ast.ImportFrom)} <= public
+
+
+def public_names(module: ModuleType) -> set[str]:
+    """What a module says is public, else what it defines without an underscore."""
+    own = {name for name, value in vars(module).items() if getattr(value, "__module__", "") == module.__name__}
+    return set(getattr(module, "__all__", ())) or {name for name in own if not name.startswith("_")}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if hasattr(importlib.import_module(name), "__all__")])
+def test_public_names_are_sorted(name: str) -> None:
+    """Classes first, then functions, each by name; and all of them are there."""
+    module = importlib.import_module(name)
+    assert list(module.__all__) == sorted(set(module.__all__), key=lambda each: (each.islower(), each))
+    assert {each for each in module.__all__ if not hasattr(module, each)} == set()
 
 
 EMBEDDED = {"etl-local-files": {"basepath": "."}, "etl-memory-files": {}, "etl-duckdb": {}}

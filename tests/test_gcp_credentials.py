@@ -9,6 +9,7 @@ import ssl
 import subprocess
 import sys
 import threading
+from enum import Enum
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
@@ -140,9 +141,9 @@ def test_more_than_one_identity_is_refused() -> None:
 
 
 def test_a_key_given_as_text_is_read() -> None:
-    """JSON text is the same as the dict; text that is no JSON is refused without showing it."""
+    """JSON text is the same as the dict; text that is not JSON is refused without showing it."""
     assert GcpCredentials(service_account_info=json.dumps(INFO)) == GcpCredentials(service_account_info=INFO)
-    with pytest.raises(ValidationError, match="is no JSON") as caught:
+    with pytest.raises(ValidationError, match="is not JSON") as caught:
         GcpCredentials(service_account_info="very secret")
     assert "very secret" not in str(caught.value)
 
@@ -257,6 +258,12 @@ except AuthError as error:
     assert "gcloud auth application-default login" in run.stdout
 
 
+class Foreign(Enum):
+    """As prefect-gcp has it."""
+
+    BIGQUERY = "bigquery"
+
+
 def test_clients_have_what_the_fields_say() -> None:
     """Each service's client has the identity, the project and the endpoint; an unknown service is an error."""
     pytest.importorskip("google.auth")
@@ -268,6 +275,7 @@ def test_clients_have_what_the_fields_say() -> None:
     assert (client.project, client.api_endpoint) == ("other", "http://127.0.0.1:1")
     pytest.importorskip("google.cloud.bigquery")
     client = credentials.get_client(ClientType.BIGQUERY, location="EU")
+    assert type(credentials.get_client(Foreign.BIGQUERY)) is type(client)
     assert (client.project, client.location, client._connection.API_BASE_URL) == ("shop", "EU", "http://127.0.0.1:1")
     with pytest.raises(InvalidInputError, match="Give project"):
         GcpCredentials(access_token="given").get_bigquery_client()

@@ -25,7 +25,7 @@ DRIVERS = {
 ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", *sys.stdlib_module_names}
 ARROW = {"pyarrow", "numpy"}
 
-CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"shared"})
+CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
 PACKAGES = sorted(path.parent for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("__init__.py"))
 MODULES = sorted(path for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("*.py"))
 

@@ -12,10 +12,17 @@ import pytest
 from prefect import flow
 from pydantic import Field, PrivateAttr
 
-from blocks.base.errors import AccessDeniedError, ConnectorError, InvalidInputError, ThrottledError, TransientError
+from blocks.base.errors import (
+    AccessDeniedError,
+    ConnectorError,
+    InvalidInputError,
+    JobFailedError,
+    ThrottledError,
+    TransientError,
+)
 from blocks.base.live import live
 from blocks.base.retry import RetryPolicy
-from blocks.jobs.job import FIRST_POLL_S, Job, JobFailedError, JobRun, JobStatus, watch
+from blocks.jobs.job import FIRST_POLL_S, Job, JobRun, JobStatus, watch
 
 AT_ONCE = RetryPolicy(attempts=3, first_delay_s=0)
 SUCCEEDED = JobStatus("1", "DONE", "succeeded", exit_code=0)
@@ -185,6 +192,14 @@ def test_failed_looks_do_not_lose_the_run(error: ConnectorError, caplog: pytest.
         assert min(clock.waits[1:21]) >= 7
 
 
+def test_a_service_cannot_make_a_wait_longer_than_the_deadline() -> None:
+    """One that asks to be left alone for a day is asked again within the policy's deadline."""
+    error = ThrottledError("come back tomorrow", 86_400.0)
+    job, clock = errand(running(), error, SUCCEEDED, retry=RetryPolicy(deadline_s=600)), Clock()
+    assert watched(job, clock) == SUCCEEDED
+    assert max(clock.waits) == 600
+
+
 def test_a_run_that_cannot_be_seen_is_given_up_in_the_end() -> None:
     """After the policy's deadline without one answer; the run goes on, because nobody knows."""
     policy = RetryPolicy(deadline_s=600)
@@ -227,7 +242,7 @@ def test_a_failure_has_the_reason_of_the_service() -> None:
             wait()
         assert str(caught.value) == "Errand errand (1) failed with BROKEN: the disk is full. Exit code 3."
         copy = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 (our own)
-        assert (str(copy), copy.status) == (str(caught.value), FAILED)
+        assert (str(copy), copy.result) == (str(caught.value), FAILED)
     assert len(job._tokens) == 3  # a job that failed is not started again
 
 

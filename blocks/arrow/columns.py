@@ -1,4 +1,4 @@
-"""Rules for columns that hold for every format: which are needed, what a type can become without loss."""
+"""Rules for columns of every format: which are needed, and what a type can become without loss."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ NOTHING: Mapping[str, pa.Scalar] = MappingProxyType({})
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
-    """Names, types and nullability, without what a writer noted beside them."""
+    """Return names, types and nullability, without the metadata of a writer."""
     return pa.schema([pa.field(field.name, field.type, field.nullable) for field in schema])
 
 
 def check_names(schema: pa.Schema) -> None:
-    """Nothing, where the columns can be told apart by name.
+    """Refuse columns that cannot be told apart by name.
 
     Raises:
         SchemaError: There is no column, or two have the same name.
@@ -42,10 +42,10 @@ def present_fields(
     source: str,
     extra_columns: ExtraColumns = "ignore",
 ) -> pa.Schema:
-    """The part of `wanted` that a file with the columns `found` holds; `absent` says what the others are.
+    """Return the part of `wanted` that a file with the columns `found` has; `absent` has values for the others.
 
     Raises:
-        SchemaError: The file lacks a column that `absent` does not have, or has others where that is an error.
+        SchemaError: The file lacks a column that `absent` lacks too, or has others and `extra_columns` is "fail".
     """
     if missing := [name for name in wanted.names if name not in found and name not in absent]:
         raise SchemaError(f"{source} lacks {listed(missing)}; its columns are {listed(found)}.")
@@ -55,7 +55,7 @@ def present_fields(
 
 
 def completed(batch: pa.RecordBatch, schema: pa.Schema, absent: Mapping[str, pa.Scalar]) -> pa.RecordBatch:
-    """The batch with all columns of `schema`, those that it lacks as `absent` says."""
+    """Return the batch with all columns of `schema`; `absent` has values for those that it lacks."""
     if batch.schema.names == schema.names:
         return batch
     arrays = [
@@ -66,17 +66,17 @@ def completed(batch: pa.RecordBatch, schema: pa.Schema, absent: Mapping[str, pa.
 
 
 def listed(names: Collection[str]) -> str:
-    """The names for a message."""
+    """Return the names for a message."""
     return ", ".join(map(repr, names))
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether it is one of Arrow's string types."""
+    """Return whether it is one of Arrow's string types."""
     return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch:
-    """The batch with exactly the columns and types of `schema`.
+    """Return the batch with exactly the columns and types of `schema`.
 
     Raises:
         SchemaError: A type cannot become the wanted one, or a column that may not be null has nulls.
@@ -108,7 +108,7 @@ def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
 
 
 def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR0911 (a table of rules)
-    """Whether a cast that checks every value can lose nothing.
+    """Return whether a cast that checks every value cannot lose anything.
 
     >>> [convertible(pa.int64(), kind) for kind in (pa.int32(), pa.decimal128(12, 2), pa.float64())]
     [True, True, False]
@@ -139,7 +139,7 @@ def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR091
 
 
 def widened(kind: pa.DataType, other: pa.DataType) -> pa.DataType | None:
-    """The narrowest type that holds the values of both without loss; None where there is none."""
+    """Return the narrowest type that holds the values of both without loss, None if there is none."""
     try:
         schemas = [pa.schema([("", kind)]), pa.schema([("", other)])]
         common = pa.unify_schemas(schemas, promote_options="permissive").field(0).type

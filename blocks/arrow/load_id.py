@@ -1,4 +1,4 @@
-"""The identity of a load that was given none: what makes a retry recognise what it did before."""
+"""The identity of a load whose caller gave none: with it a retry recognizes what was done before."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _runs_lock = threading.Lock()
 
 
 class _Calls:
-    """How often one attempt of a flow run loaded what is alike in everything."""
+    """How often one attempt of a flow run made loads that are alike in everything."""
 
     def __init__(self) -> None:
         self.count: Counter[object] = Counter()
         self.task_runs: dict[str, list[str]] = {}
 
     def ordinal(self, identity: str, task_run: tuple[str, int] | None) -> str:
-        """The number of this call; each attempt of a task run counts from the start again."""
+        """Return the number of this call; each attempt of a task run counts from the start."""
         if task_run is None:
             self.count[identity] += 1
             return str(self.count[identity])
@@ -43,9 +43,9 @@ class _Calls:
 
 
 def with_load_id(arguments: dict[str, Any], target: str) -> dict[str, Any]:
-    """The arguments of a load with its identity fixed, so that every try has the same one.
+    """Return the arguments of a load with its identity fixed, so that every attempt has the same one.
 
-    Data that is the future of another task is not known yet; its load gets its identity when it starts.
+    If the data is the future of another task, the load gets its identity when it starts.
     """
     data = arguments.get("data")
     if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
@@ -55,7 +55,7 @@ def with_load_id(arguments: dict[str, Any], target: str) -> dict[str, Any]:
 
 
 def derive_load_id(table: str, mode: str, scan: Scan) -> str:
-    """An identity that a retried task and a retried flow run derive again; outside of a run a new one per call.
+    """Return an identity that a retried task or flow run derives again; outside of a run a new one for each call.
 
     Within a flow run it is made of the run, the task and its parameters, the table, the mode, the data's fingerprint
     (content of what is in memory, name and version of a file), and of how many loads with all of that alike came

@@ -1,4 +1,4 @@
-"""What a stream refused, kept for the quarantine."""
+"""The rows that a stream rejected, kept for the quarantine."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ else:
 
 
 class Rejects:
-    """What a stream refused: counts by reason, and the refused rows for the quarantine, kept in bounded memory.
+    """The rows that a stream rejected, in bounded memory, and their number by reason.
 
-    A row is `(line, column, reason, row)`: the 1-based line of the file where known, the column at fault, why, and the
-    row as it stood (a file's own text, else JSON). Rows go to quarantines only, never into a message or a log.
+    A row is `(line, column, reason, row)`: the 1-based line of the file if known, the column at fault, why, and the
+    row as it was (text of a file, else JSON). Rows go to quarantines only, never into a message or a log.
     """
 
     def __init__(self) -> None:
@@ -40,11 +40,11 @@ class Rejects:
 
     @property
     def total(self) -> int:
-        """How many rows were refused."""
+        """The number of rejected rows."""
         return self.reasons.total()
 
     def add(self, reason: str, row: str, *, line: int | None = None, column: str | None = None) -> None:
-        """Refuse one row."""
+        """Reject one row."""
         record = json.dumps({"line": line, "column": column, "reason": reason, "row": row}, ensure_ascii=False)
         with self._lock:
             self.reasons[reason] += 1
@@ -53,12 +53,12 @@ class Rejects:
             self._spool.write(record + "\n")
 
     def add_rows(self, rows: pa.RecordBatch, reason: str, *, column: str | None = None) -> None:
-        """Refuse all rows of a batch."""
+        """Reject all rows of a batch."""
         for row in rows.to_pylist():
             self.add(reason, json.dumps(row, default=str, ensure_ascii=False), column=column)
 
     def json_lines(self) -> Iterator[str]:
-        """The refused rows, one JSON object a line, in the order in which they came."""
+        """Yield the rejected rows, one JSON object per line, in their order."""
         with self._lock:
             self._spool.flush()
             self._spool.seek(0)
@@ -86,7 +86,7 @@ class Rejects:
 
 
 def bad_row_error(source: str, reason: str, line: int | None = None) -> InvalidInputError:
-    """The error for a bad row that nobody takes."""
+    """Return the error for a bad row without a quarantine to go to."""
     place = f" line {line}" if line is not None else ""
     return InvalidInputError(
         f"{source}{place}: {reason}. Correct the data, or use on_error='quarantine' with load() or write_table()."

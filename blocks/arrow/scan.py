@@ -25,19 +25,19 @@ else:
 T = TypeVar("T")
 
 AHEAD_BYTES = 8 * 2**20
-"""How far a stage of a pipeline may run ahead of the next one."""
+"""How many bytes a stage of a pipeline may run ahead of the next one."""
 
 
 class Scan:
     """A description of tabular data, untouched until it is opened.
 
     Args:
-        schema: The Arrow schema, or a function that finds it out at the first need.
+        schema: The Arrow schema, or a function that finds it when it is first needed.
         open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
         source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
-        fingerprint: Tells this data from other data: content of what is in memory, name and version of a file.
-            Load identities are made of it. `source` where not given.
+        fingerprint: Tells this data from other data, by the content of memory or the name and version of a file, and is
+            part of load identities. Defaults to `source`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Scan:
 
     @property
     def schema(self) -> pa.Schema:
-        """The Arrow schema; the first look may read the start of the data where none was declared."""
+        """The Arrow schema; if none was declared, the first access may read the start of the data."""
         if callable(self._schema):
             self._schema = self._schema()
         return self._schema
@@ -67,27 +67,27 @@ class Scan:
         return f"Scan({self.source})"
 
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
-        """A fresh stream of record batches of `schema`, read ahead in a thread.
+        """Open a new stream of record batches of `schema`, read ahead in a thread.
 
         Args:
-            rejects: Where bad rows go. Without it a bad row is an error: nothing is dropped unseen.
+            rejects: Where bad rows go. Without it a bad row is an error: no row is dropped silently.
 
         Raises:
-            InvalidInputError: The data can be read only once and was read already, or a bad row met no `rejects`.
+            InvalidInputError: The data can be read only once and has been read, or there is a bad row and no `rejects`.
         """
         if self._opened and not self.reopenable:
             raise InvalidInputError(
-                f"{self.source} can be read only once, so this cannot be tried again. Pass a table, a frame or a scan."
+                f"{self.source} can be read only once, so there is no second attempt. Pass a table, a frame or a scan."
             )
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
 
     def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
-        """The scan with `fn` applied to each batch, lazily.
+        """Return the scan with `fn` applied to each batch, lazily.
 
         Args:
-            fn: Takes a record batch, returns one.
-            schema: What `fn` returns; found by calling it on an empty batch where not given.
+            fn: Takes a record batch and returns one.
+            schema: The schema of what `fn` returns. Defaults to what it returns for an empty batch.
         """
 
         def mapped(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
@@ -99,12 +99,12 @@ class Scan:
         return self._derived(schema or find_schema, mapped)
 
     def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
-        """The scan without the rows for which `where` is true; those go to the quarantine with `reason`.
+        """Return the scan without the rows for which `where` is true; those go to the quarantine with `reason`.
 
         Args:
-            where: Takes a record batch, returns a boolean Arrow array; null counts as false.
+            where: Takes a record batch and returns a boolean Arrow array, in which null counts as false.
             reason: A few words without any value, such as "amount is negative".
-            column: The column at fault, where it is one.
+            column: The column at fault, if it is a single one.
         """
 
         def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
@@ -128,28 +128,28 @@ class Scan:
         return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
 
     def select(self, columns: list[str]) -> Scan:
-        """The scan with these columns only, in this order."""
+        """Return the scan with only these columns, in this order."""
         return self.map_batches(lambda batch: batch.select(columns))
 
     def to_arrow(self) -> pa.Table:
-        """All of it as one Arrow table."""
+        """Read all of it as one Arrow table."""
         return pa.Table.from_batches(self.batches(), schema=self.schema)
 
     def to_pandas(self) -> pd.DataFrame:
-        """All of it as a pandas frame."""
+        """Read all of it as a pandas frame."""
         return self.to_arrow().to_pandas()
 
     def to_reader(self) -> pa.RecordBatchReader:
-        """A fresh one-pass Arrow reader."""
+        """Open a new one-pass Arrow reader."""
         return pa.RecordBatchReader.from_batches(self.schema, self.batches())
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
-        """A fresh Arrow C stream, so that polars, DuckDB, pandas and pyarrow take a scan as it is."""
+        """Open a new Arrow C stream, so that polars, DuckDB, pandas and pyarrow accept a scan as it is."""
         return self.to_reader().__arrow_c_stream__(requested_schema)
 
 
 def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)
-    """A Scan of anything that holds a table: a Scan, a pandas or polars frame, an Arrow table, batch or reader.
+    """Return a Scan of anything that holds a table: a Scan, a pandas or polars frame, an Arrow table, batch or reader.
 
     Raises:
         InvalidInputError: It is none of these.
@@ -184,7 +184,7 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
 
 
 def _without_views(scan: Scan) -> Scan:
-    """The scan with text as Arrow's kernels take it; polars hands it out as views, which few of them take."""
+    """Return the scan with text as Arrow's kernels take it; polars hands it out as views, which few of them take."""
     schema = pa.schema([field.with_type(without_view(field.type)) for field in scan.schema])
     if schema == scan.schema:
         return scan
@@ -192,7 +192,7 @@ def _without_views(scan: Scan) -> Scan:
 
 
 def content_digest(table: pa.Table) -> str:
-    """A digest of a table's values and types, whatever its layout in memory."""
+    """Return a digest of the values and types of a table, whatever its layout in memory."""
     digest = hashlib.blake2b(digest_size=16)
 
     class Sink(io.RawIOBase):
@@ -210,5 +210,5 @@ def content_digest(table: pa.Table) -> str:
 
 
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of no rows."""
+    """Return a batch without rows."""
     return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)

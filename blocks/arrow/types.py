@@ -19,7 +19,7 @@ else:
 
 
 def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: PLR0911, PLR0912, C901 (one rule a line)
-    """What a value of `source` may lose as a `target`, in a few words; None where nothing.
+    """Return what a value of `source` may lose as a `target`, in a few words; None if nothing.
 
     >>> import pyarrow as pa
     >>> type_loss(pa.int32(), pa.int64()) is None
@@ -78,7 +78,7 @@ def type_loss(source: pa.DataType, target: pa.DataType) -> str | None:  # noqa: 
 
 
 def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
-    """The type without what concerns only its layout in memory: dictionary, large, view and fixed-size variants."""
+    """Return the type without its layout in memory: dictionary, large, view and fixed-size variants."""
     types = pa.types
     if types.is_dictionary(kind) or types.is_run_end_encoded(kind):
         return plain_type(kind.value_type)
@@ -100,7 +100,7 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a l
 
 
 def without_view(kind: pa.DataType) -> pa.DataType:
-    """The type as Arrow's kernels take it: many have none for views, in which polars hands out its text.
+    """Return the type as Arrow's kernels take it: many take no views, in which polars hands out its text.
 
     >>> import pyarrow as pa
     >>> without_view(pa.string_view())
@@ -112,18 +112,18 @@ def without_view(kind: pa.DataType) -> pa.DataType:
 
 
 def filter_batch(batch: pa.RecordBatch, mask: pa.Array) -> pa.RecordBatch:
-    """The rows of the batch for which the mask is true."""
+    """Return the rows of the batch for which the mask is true."""
     return pa.RecordBatch.from_arrays([filter_array(column, mask) for column in batch.columns], schema=batch.schema)
 
 
 def filter_array(values: pa.Array, mask: pa.Array) -> pa.Array:
-    """The values for which the mask is true."""
+    """Return the values for which the mask is true."""
     kind = without_view(values.type)
     return values.filter(mask) if kind == values.type else values.cast(kind).filter(mask).cast(values.type)
 
 
 def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str] = ()) -> pa.RecordBatch:
-    """The batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
+    """Return the batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
 
     Raises:
         SchemaError: A value does not fit its column's type.
@@ -148,7 +148,7 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
 
 
 def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> pa.Array:
-    """The array as another type; where not `safe` it is rounded to what that type holds, and never made up.
+    """Return the array as another type; if not `safe`, values are rounded to what it holds, and never made up.
 
     Raises:
         pyarrow.ArrowException: A value does not fit; its words hold the value.
@@ -181,7 +181,7 @@ def _has_nanoseconds(intervals: pa.Array) -> bool:
 
 
 def _rounded(column: pa.Array, target: pa.DataType) -> pa.Array:
-    """The array as a type that holds less of each value; one that it cannot hold at all is an error."""
+    """Return the array as a type that holds less of each value; a value that it cannot hold at all is an error."""
     kind, away_from_zero = column.type, "half_towards_infinity"
     if pa.types.is_floating(kind) and pa.types.is_integer(target):
         return pc.round(column, round_mode=away_from_zero).cast(target)

@@ -11,14 +11,14 @@ from prefect.logging import get_run_logger
 
 
 def keep_markdown(key: str, markdown: str, *, description: str = "") -> None:
-    """Nothing. Keeps a page with the run that this is part of; outside of a run there is nothing to keep it with.
+    """Keep a Markdown page as an artifact of the current run; do nothing outside of a run.
 
-    The work that it tells of is done: a page that Prefect's API does not take is a warning.
+    The work that it reports is done, so a page that Prefect's API refuses is only a warning.
 
     Args:
-        key: Names the pages of the same kind from run to run. What Prefect does not take in a key becomes a dash.
+        key: The name of this kind of page from run to run. What Prefect does not accept in a key becomes a dash.
         markdown: The page, without secrets and without rows.
-        description: One line on it.
+        description: One line about it.
     """
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     if flow is None and task is None:
@@ -43,7 +43,7 @@ def keep_markdown(key: str, markdown: str, *, description: str = "") -> None:
 
 
 def cell(text: str) -> str:
-    r"""The text as the cell of a table in Markdown.
+    r"""Return the text as a cell of a Markdown table.
 
     >>> cell("a|b\nc")
     'a\\|b c'
@@ -52,7 +52,7 @@ def cell(text: str) -> str:
 
 
 def artifact_key(text: str) -> str:
-    """The text as Prefect takes it in an artifact's key.
+    """Return the text as Prefect accepts it in the key of an artifact.
 
     >>> artifact_key("dbt Shop_daily (prod)")
     'dbt-shop-daily-prod'

@@ -1,4 +1,4 @@
-"""ConnectorBlock: the base of every block. Building or loading one opens nothing and imports no driver."""
+"""ConnectorBlock: the base of every block. Making or loading one opens nothing and imports no driver."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import threading
 import typing
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.exceptions import MissingContextError
@@ -21,6 +21,7 @@ from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Self
 
     from prefect.client.orchestration import PrefectClient
@@ -33,7 +34,7 @@ ACRONYMS = {"arn", "aws", "id", "ssl", "url"}
 
 
 def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydantic's form)
-    """What the UI's form calls a field.
+    """Return the title of a field in the UI's form.
 
     >>> field_title("connect_timeout_s")
     'Connect timeout (seconds)'
@@ -47,9 +48,9 @@ PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name",
 
 
 class ConnectorBlock(Block, ABC):
-    """A typed, savable description of one outside system, whose methods are operations.
+    """A typed description of an outside system that can be saved, and whose methods are operations.
 
-    Unknown fields are an error that names the nearest field. Secrets never show in `repr` or in an error. What it
+    An unknown field is an error that names the nearest one. Secrets never show in `repr` or in errors. What a block
     opens is `@live`: made on first use, and dropped when the block is closed, pickled or copied.
     """
 
@@ -62,7 +63,8 @@ class ConnectorBlock(Block, ABC):
     )
 
     retry: RetryPolicy = Field(
-        default_factory=RetryPolicy, description="When and how often a failed operation is tried again."
+        default_factory=RetryPolicy,
+        description="Attempts and waits of operations that fail with a transient error.",
     )
 
     _live: dict[str, Any] = PrivateAttr(default_factory=dict)
@@ -72,7 +74,7 @@ class ConnectorBlock(Block, ABC):
 
         @classmethod
         def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
-            """The saved block of that name; within an event loop Prefect gives an awaitable of it."""
+            """Load the saved block of that name; within an event loop Prefect returns an awaitable of it."""
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:
@@ -99,7 +101,7 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def _open_fields(cls) -> dict[str, type[ConnectorBlock]]:
-        """The fields that take a block of any type of a kind, such as any ObjectStore, and that kind."""
+        """Return the fields that take blocks of an abstract class, such as any ObjectStore, with that class."""
         return {
             name: kind
             for name, field in cls.model_fields.items()
@@ -114,7 +116,7 @@ class ConnectorBlock(Block, ABC):
         if not isinstance(values, dict):
             return values
         revived = {
-            name: kind._revive(values[name])  # noqa: SLF001 (one of us)
+            name: kind._revive(values[name])  # noqa: SLF001 (our own)
             for name, kind in cls._open_fields().items()
             if isinstance(values.get(name), dict)
         }
@@ -122,11 +124,11 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def _revive(cls, fields: dict[str, Any]) -> Self:
-        """A block of this kind with these fields, of the type that they name, or else of the one that they fit."""
+        """Return a block of this kind with these fields: of the type that they name, or of the one that they fit."""
         if slug := fields.get("block_type_slug"):
             return cls.get_block_class_from_key(slug)(**fields)
         names = fields.keys() - PREFECT_KEYS
-        fitting = [kind for kind in _types_of(cls) if kind._names() >= names]  # noqa: SLF001 (one of us)
+        fitting = [kind for kind in _types_of(cls) if kind._names() >= names]  # noqa: SLF001 (our own)
         if not fitting:
             raise ValueError(f"not a block of type {cls.__name__}, nor the name of a saved one")
         return min(fitting, key=lambda kind: len(kind.model_fields))(**fields)
@@ -148,18 +150,18 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def register_type_and_schema(cls, *args: Any, **kwargs: Any) -> Any:
-        """Nothing. Makes this type of block known to Prefect's server; what is only a kind of them is none."""
+        """Register this type of block with Prefect's server, unless it is abstract."""
         return None if inspect.isabstract(cls) else super().register_type_and_schema(*args, **kwargs)
 
     @classmethod
     async def aregister_type_and_schema(cls, *args: Any, **kwargs: Any) -> None:
-        """The same, awaitable."""
+        """Register this type of block with Prefect's server, unless it is abstract."""
         if not inspect.isabstract(cls):
             await super().aregister_type_and_schema(*args, **kwargs)
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The schema, which is the form in the UI: a block's own fields first, what it shares with others last."""
+        """Return the schema, which is the form in the UI: a block's own fields first, shared ones last."""
         schema = super().model_json_schema(*args, **kwargs)
         kinds = [base for base in cls.__mro__ if issubclass(base, ConnectorBlock) and inspect.isabstract(base)]
         shared = {name for kind in kinds for name in kind.model_fields}
@@ -172,15 +174,15 @@ class ConnectorBlock(Block, ABC):
 
     @abstractmethod
     def check(self) -> str:
-        """One sentence that says what was proven: reachable, authenticated, allowed.
+        """Check that the system is reachable and the identity allowed; return one sentence that says what was checked.
 
         Raises:
-            ConnectorError: One sentence that says what is wrong and what to do.
+            ConnectorError: The message says what is wrong and what to do.
         """
 
     @property
     def logger(self) -> LoggingAdapter | Any:
-        """The run's logger in a flow or task, else one named like the class."""
+        """The logger of the flow or task run, else one named like the class."""
         try:
             return get_run_logger()
         except MissingContextError:
@@ -220,7 +222,7 @@ class ConnectorBlock(Block, ABC):
 
     def __copy__(self) -> Self:
         other = super().__copy__()
-        other._live, other._lock = {}, threading.RLock()  # noqa: SLF001 (one of us)
+        other._live, other._lock = {}, threading.RLock()  # noqa: SLF001 (our own)
         return other
 
     def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
@@ -230,27 +232,33 @@ class ConnectorBlock(Block, ABC):
 
 
 def _types_of(kind: type[B]) -> list[type[B]]:
-    """The types of block of that kind which are imported."""
+    """Return the imported types of block of that kind."""
     return [
         each
         for child in kind.__subclasses__()
         for each in (child, *_types_of(child))
-        if not inspect.isabstract(each) and each._block_type_slug  # noqa: SLF001 (one of us)
+        if not inspect.isabstract(each) and each._block_type_slug  # noqa: SLF001 (our own)
     ]
 
 
-def resolve(value: T | str, kind: type[T]) -> T:
-    """The block itself, or the saved block that `"type-slug/name"` names.
+def resolve(value: Block | str, kind: Callable[..., T]) -> T:
+    """Return the block itself, or load the saved block that `"type-slug/name"` names.
+
+    Args:
+        value: A block, or the name of a saved one.
+        kind: The class that it has to be of, which may be an abstract one such as Warehouse.
 
     Raises:
-        InvalidInputError: It is neither, or a block of another kind, or does not fit its type any more.
+        InvalidInputError: It is neither, or a block of another kind, or no longer fits its type.
         NotFoundError: No such block is saved.
     """
-    if isinstance(value, kind):
+    # `type[T]` would be refused by mypy for an abstract class: https://github.com/python/mypy/issues/4717
+    wanted = cast("type[T]", kind)
+    if isinstance(value, wanted):
         return value
     if not isinstance(value, str) or value.count("/") != 1:
         raise InvalidInputError(
-            f"Expected a block of type {kind.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
+            f"Expected a block of type {wanted.__name__}, or the name of a saved one such as 'etl-s3-bucket/raw', "
             f"got {value!r:.80}."
         )
     try:
@@ -265,8 +273,8 @@ def resolve(value: T | str, kind: type[T]) -> T:
         raise InvalidInputError(
             f"The saved block {value!r} does not fit this version of its type. Save it again with 'etl save FILE.toml'."
         ) from error.__cause__
-    if not isinstance(loaded, kind):
+    if not isinstance(loaded, wanted):
         raise InvalidInputError(
-            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {kind.__name__} is needed."
+            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {wanted.__name__} is needed."
         )
     return loaded

@@ -24,15 +24,15 @@ _END = object()
 def ordered_map(
     fn: Callable[[T], U], items: Iterable[T], *, workers: int, budget: threading.Semaphore | None = None
 ) -> Iterator[U]:
-    """`fn` of each item, in order, with at most `workers` under way or waiting to be taken.
+    """Yield `fn` of each item, in order, with at most `workers` under way or waiting to be taken.
 
-    After an error nothing new is started; the first error is raised once what is under way has ended.
+    After an error nothing new is started; the first error is raised once everything under way has ended.
 
     Args:
         fn: The work.
-        items: What to do it on; taken as there is room.
+        items: The items, taken as there is room.
         workers: How many at once.
-        budget: Shared by several maps: one item of each is always under way, more only while the budget has room.
+        budget: Shared by several maps: each may always have one item under way, and more while the budget has room.
     """
     iterator = iter(items)
     head = [item for _, item in zip(range(2), iterator, strict=False)]
@@ -70,27 +70,27 @@ class _Window:
             self.take()
 
     def opens(self) -> bool:
-        """Whether there is room for one more, whose permit is then taken."""
+        """Return whether there is room for one more, and take its permit."""
         if not self.futures:
             return True
         return len(self.futures) < self._workers and (self._budget is None or self._budget.acquire(blocking=False))
 
     def give_back(self) -> None:
-        """Returns a permit, unless there is nothing under way, which has none."""
+        """Return a permit, unless nothing is under way, which has none."""
         if self._budget is not None and self.futures:
             self._budget.release()
 
     def take(self) -> Future[Any]:
-        """The first future, which leaves the window."""
+        """Remove and return the first future."""
         future = self.futures.popleft()
         self.give_back()
         return future
 
 
 def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
-    """`items`, produced by a thread of their own that runs at most `limit` (as measured by `size`) ahead.
+    """Yield `items`, produced in a thread that runs at most `limit` (as measured by `size`) ahead.
 
-    An error of the producer is raised to the consumer, and a consumer that stops early ends the producer.
+    An error of the producer is raised in the consumer, and a consumer that stops early ends the producer.
     """
     ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     room = threading.Condition()

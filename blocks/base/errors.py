@@ -3,28 +3,46 @@
     ConnectorError
       TransientError          worth retrying as it is: throttled, unavailable, deadlock, reset
         ThrottledError          carries `retry_after_s` where the service gave it
+        DamagedError            what arrived is not what was sent or stored
+        NotStartedError         it certainly did not begin
+        DbtTransientError       `connectors.dbt`: nodes failed with something that passes; carries `result`
       AmbiguousError          may have happened; resolved by looking, never by a blind retry
       TerminalError           retrying cannot help
         AuthError               wrong or expired credentials
-        AccessDeniedError       the identity is known and not allowed
-        NotFoundError           no such object, bucket, table or column
-        AlreadyExistsError      it is there, or somebody was faster
-        InvalidInputError       the call or the data given to it is wrong
+        AccessDeniedError       the identity is known and not allowed; also a `PermissionError`
+        NotFoundError           no such table, column, job, secret or saved block
+          ObjectNotFoundError     no such object or file; also a `FileNotFoundError`
+          NoSuchStoreError        no such bucket or container
+        AlreadyExistsError      it exists, or another writer was faster
+          ObjectExistsError       an object or a file does; also a `FileExistsError`
+        InvalidInputError       the call or the data given to it is wrong; also a `ValueError`
         SchemaError             columns do not fit the target
           TypeLossError           a type would lose something
-        QualityError            too many rows were refused
-        MissingDriverError      a package is not installed
-        UnsupportedError        this connector cannot do that
+        QualityError            too many rows were rejected
+          ChecksFailedError       checks of the data failed; carries `report`
+        JobFailedError          what ran elsewhere failed, was stopped or took too long; carries `result`
+          DbtFailedError          `connectors.dbt`: nodes failed
+          FunctionError           `connectors.aws_lambda`: the function failed; carries `error_type`
+        MissingDriverError      a package is not installed; also an `ImportError`
+        UnsupportedError        this connector cannot do that; also a `NotImplementedError`
 
-A message says what, to what, the service's words and what to do next. It never holds a row value or a secret.
+All but those with a module beside them are imported from `blocks`. A message says what, to what, the service's words
+and what to do next. It never holds a row value or a secret.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import datetime as dt
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+LONGEST_RETRY_AFTER_S = 86_400.0
+"""What a service asks for beyond a day is cut to a day; most policies end sooner."""
 
 
 class ConnectorError(Exception):
@@ -36,17 +54,23 @@ class TransientError(ConnectorError):
 
 
 class ThrottledError(TransientError):
-    """The service asked for patience; `retry_after_s` is its wish in seconds, None where it gave none."""
-
-    retry_after_s: float | None = None
+    """The service asked for patience; `retry_after_s` is what it asked for in seconds, None where it did not say."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
+class DamagedError(TransientError):
+    """What arrived is not what was sent or stored."""
+
+
+class NotStartedError(TransientError):
+    """The service could not begin, for a reason that passes: another attempt cannot make it happen twice."""
+
+
 class AmbiguousError(ConnectorError):
-    """The service may have done it: the answer was lost. Look before trying again."""
+    """The service may have done it: the answer was lost. Look before the next attempt."""
 
 
 class TerminalError(ConnectorError):
@@ -57,19 +81,31 @@ class AuthError(TerminalError):
     """Wrong, missing or expired credentials."""
 
 
-class AccessDeniedError(TerminalError):
+class AccessDeniedError(TerminalError, PermissionError):
     """The identity is known and lacks a permission, which the message names."""
 
 
 class NotFoundError(TerminalError):
-    """No such object, bucket, table or column."""
+    """There is no such table, column, job, secret or saved block."""
+
+
+class ObjectNotFoundError(NotFoundError, FileNotFoundError):
+    """There is no such object in the store, or no such file."""
+
+
+class NoSuchStoreError(NotFoundError):
+    """There is no such bucket. It is not a FileNotFoundError: the object may well exist, in another bucket."""
 
 
 class AlreadyExistsError(TerminalError):
     """It exists already, or another writer was faster."""
 
 
-class InvalidInputError(TerminalError):
+class ObjectExistsError(AlreadyExistsError, FileExistsError):
+    """The object or the file exists already, or is not the one any more that was to be replaced."""
+
+
+class InvalidInputError(TerminalError, ValueError):
     """The call, or the data given to it, is wrong."""
 
 
@@ -82,19 +118,59 @@ class TypeLossError(SchemaError):
 
 
 class QualityError(TerminalError):
-    """More rows were refused than the caller allows; nothing was applied."""
+    """More rows were rejected than the caller allows; nothing was applied."""
+
+
+class JobFailedError(TerminalError):
+    """A job ran and failed, was stopped, or took longer than it may.
+
+    Attributes:
+        result: How it ended, as the method that ran it would have returned it; None where nothing is known.
+    """
+
+    def __init__(self, message: str, result: Any = None) -> None:
+        super().__init__(message)
+        self.result = result
 
 
 class MissingDriverError(TerminalError, ImportError):
     """A package that this connector needs is not installed."""
 
 
-class UnsupportedError(TerminalError):
+class UnsupportedError(TerminalError, NotImplementedError):
     """This connector cannot do that, and does not pretend to."""
 
 
+def retry_after_s(value: str, *, now_s: float | None = None) -> float | None:
+    """Return the seconds that a Retry-After header asks for, 0 to a day; None if it is neither a number nor a date.
+
+    Source: https://www.rfc-editor.org/rfc/rfc9110#field.retry-after
+
+    Args:
+        value: The header: a number of seconds, or a date.
+        now_s: The current time in seconds since 1970. Defaults to that of the clock.
+
+    >>> retry_after_s("120"), retry_after_s("-1"), retry_after_s("soon")
+    (120.0, 0.0, None)
+    >>> retry_after_s("Thu, 01 Jan 1970 00:02:00 GMT", now_s=30.0)
+    90.0
+    """
+    value = value.strip()
+    if re.fullmatch(r"[+-]?\d+(\.\d+)?", value, re.ASCII):
+        seconds = float(value)
+    else:
+        try:
+            date = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return None
+        # A date without a zone is one of UTC, as HTTP's always are.
+        then_s = (date if date.tzinfo else date.replace(tzinfo=dt.UTC)).timestamp()
+        seconds = then_s - (time.time() if now_s is None else now_s)
+    return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)
+
+
 def lookup(table: Mapping[str, type[ConnectorError]], code: str | None) -> type[ConnectorError] | None:
-    """The class for a driver's code: the exact code, else the longest prefix that `table` lists with a `*`.
+    """Return the class for a driver's code: the exact code, else the longest prefix that `table` lists with a `*`.
 
     >>> lookup({"40001": TransientError, "42*": TerminalError}, "42P01").__name__
     'TerminalError'
@@ -119,12 +195,22 @@ def service_error(
     advice: Mapping[str, str],
     retry_after: str = "",
 ) -> ConnectorError:
-    """The error for a service's answer: `codes` from the most telling to the least, `words` its own message."""
+    """Return the error for a service's answer.
+
+    Args:
+        verb: What was attempted, such as "read".
+        place: What it was attempted on.
+        codes: The answer's codes, the most telling first.
+        words: The service's own message.
+        table: The class of error for each code.
+        advice: What to do about a code.
+        retry_after: The answer's Retry-After header, which a ThrottledError carries in seconds.
+    """
     known = next((code for code in codes if code in table), None)
     kind = table[known] if known else TerminalError
     hint = next((advice[code] for code in codes if code in advice), "")
     said = ": ".join(part for part in (codes[0], words.strip().rstrip(".")) if part)
     message = f"Could not {verb} {place}: {said}. {hint}".rstrip()
     if issubclass(kind, ThrottledError):
-        return kind(message, float(retry_after) if retry_after.isdecimal() else None)
+        return kind(message, retry_after_s(retry_after))
     return kind(message)

@@ -30,7 +30,7 @@ class live(Generic[T]):  # noqa: N801 (a decorator)
     def __get__(self, instance: Any, owner: type) -> Self | T:
         if instance is None:
             return self
-        with instance._lock:  # noqa: SLF001 (one of us)
+        with instance._lock:  # noqa: SLF001 (our own)
             kept: dict[str, Any] = instance._live  # noqa: SLF001
             if self._name not in kept:
                 kept[self._name] = self._make(instance)

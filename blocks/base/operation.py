@@ -18,7 +18,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
@@ -30,14 +30,18 @@ from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from typing import Unpack
     from uuid import UUID
 
+    from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
+    from prefect.tasks import TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
 B = TypeVar("B")
+B_co = TypeVar("B_co", covariant=True)
 
 Prepare = Callable[[Any, dict[str, Any]], dict[str, Any]]
 
@@ -63,12 +67,19 @@ class Operation(Generic[P, R]):
         return self if instance is None else BoundOperation(self, instance)
 
     def __call__(self, instance: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The plain method, without retry: for `super()` calls and for subclasses."""
+        """Call the plain method, without retry: for `super()` and for subclasses."""
         return self.fn(instance, *args, **kwargs)
 
 
+class LoadSaved(Protocol[B_co]):
+    """Prefect's `load` of a class of blocks."""
+
+    def __call__(self, name: str, validate: bool = True, client: PrefectClient | None = None) -> B_co:
+        """The saved block of that name."""
+
+
 class InstanceOperation(Operation[P, R]):
-    """An operation of instances whose name means something else on the class: there the base class's own is found.
+    """An operation of instances whose name means something else on the class: there it is the base class's attribute.
 
     `Warehouse.load` needs it: `Postgres.load("prod")` loads a saved block, `postgres.load(data, "orders")` loads data.
     """
@@ -77,7 +88,7 @@ class InstanceOperation(Operation[P, R]):
         self._owner = owner
 
     @overload  # type: ignore[override]  # on the class it is another method
-    def __get__(self, instance: None, owner: type[B]) -> Callable[..., B]: ...
+    def __get__(self, instance: None, owner: type[B]) -> LoadSaved[B]: ...
     @overload
     def __get__(self, instance: object, owner: type) -> BoundOperation[P, R]: ...
     def __get__(self, instance: object | None, owner: type) -> Any:
@@ -96,8 +107,8 @@ def operation(fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | Non
     Args:
         fn: The method.
         prepare: A method of the block, defined above. It is given the call's arguments (a dict, by parameter name)
-            once, before the first attempt, and returns them with whatever has to be the same for every attempt. A
-            subclass may override it.
+            once, before the first attempt, and returns them with everything that has to be the same for every attempt.
+            A subclass may override it.
     """
     return Operation(fn, prepare) if fn else functools.partial(Operation, prepare=prepare)
 
@@ -121,14 +132,14 @@ class BoundOperation(Generic[P, R]):
 
     @property
     def name(self) -> str:
-        """The task's name in Prefect: `S3Bucket.read_path`."""
+        """The name of the task in Prefect: `S3Bucket.read_path`."""
         return f"{type(self._instance).__name__}.{self._op.fn.__name__}"
 
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run it: as a task run when called in a flow's own body, else as a plain call with the same retries.
+        """Run it: as a task run if called in the body of a flow, else as a plain call with the same retries.
 
         Prefect itself passes `_sync` to blocks that hold its results; such a call is never a task run.
         """
@@ -139,22 +150,22 @@ class BoundOperation(Generic[P, R]):
         return self._call(arguments)
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
-        """A future of its result, run by the flow's task runner."""
+        """Submit it to the flow's task runner, and return a future of its result."""
         return cast("PrefectFuture[R]", self._task().submit(**_opaque(self._arguments(args, kwargs))))
 
     def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
-        """Futures of one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
+        """Submit one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
         return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
 
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The same, awaitable: the work runs in a thread and the event loop stays free."""
+        """Await it: the work runs in a thread, and the event loop stays free."""
         arguments = self._arguments(args, kwargs)
         if _in_flow_body():
             return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
         return await asyncio.to_thread(self._call, arguments)
 
-    def with_options(self, **options: Any) -> BoundOperation[P, R]:
-        """The same operation with other task options: `retries`, and any that `prefect.task` takes."""
+    def with_options(self, **options: Unpack[TaskOptions]) -> Self:
+        """Return the same operation with other task options: `retries`, and any that `prefect.task` takes."""
         return type(self)(self._op, self._instance, {**self._options, **options})
 
     @property
@@ -190,7 +201,7 @@ class BoundOperation(Generic[P, R]):
     def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
         policy = self._policy
         started = time.monotonic()
-        failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, kept for its next try
+        failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, for its next attempt
 
         def should_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
             # Prefect honours a plain function only, and reads `retry_delay_seconds` right after asking it.

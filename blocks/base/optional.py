@@ -1,4 +1,4 @@
-"""Packages that are imported only when they are used: drivers by `require`, heavy parts of the kit by `lazy`."""
+"""Packages that are imported on first use: drivers by `require`, heavy libraries by `lazy`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def require(module: str, *, extra: str) -> ModuleType:
-    """The imported driver `module`.
+    """Import a driver and return its module.
 
     Raises:
         MissingDriverError: It is not installed; the message holds the pip line that installs it.

@@ -9,15 +9,15 @@ if TYPE_CHECKING:
 
 
 class Parameter:
-    """A base of dataclasses that are parameters of flows as they are.
+    """Base of the dataclasses that flows take as parameters, unchanged.
 
-    Prefect has pydantic validate what a flow is given, which would take a dataclass apart: it has to be able to name
-    the type of each field, and makes a copy.
+    Prefect lets pydantic validate parameters, and pydantic would take a dataclass apart: it resolves the type of each
+    field and makes a copy.
     """
 
     @classmethod
     def __get_pydantic_core_schema__(cls, *_: object) -> CoreSchema:
-        """It is one of these, or it is refused."""
+        """Accept instances of the class, and nothing else."""
         from pydantic_core import core_schema
 
         return core_schema.is_instance_schema(cls)

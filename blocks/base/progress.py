@@ -1,4 +1,4 @@
-"""Progress bars on long work: on a terminal only, and only once the work has lasted a moment."""
+"""Progress bars for long work: only on a terminal, and only after a second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PATIENCE_S = 1.0
 
 @contextlib.contextmanager
 def progress(label: str, *, unit: str = "rows", total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A function that is told how many came along since it was last told; it draws a bar where somebody looks.
+    """Yield a function that takes how many were done since its last call, and draws a bar if stderr is a terminal.
 
         with progress("orders") as tick:
             for batch in batches:
@@ -28,7 +28,7 @@ def progress(label: str, *, unit: str = "rows", total: int | None = None) -> Ite
     Args:
         label: What is worked on, without secrets.
         unit: What is counted.
-        total: How many there will be, where that is known.
+        total: How many there will be, if that is known.
     """
     if sys.stderr is None or not sys.stderr.isatty():
         yield lambda _: None
@@ -41,7 +41,7 @@ def progress(label: str, *, unit: str = "rows", total: int | None = None) -> Ite
 
 
 class _Bar:
-    """One line of the display that all bars of the process share: a terminal has room for one display only."""
+    """One line of the display that all bars of the process share: a terminal has room for only one."""
 
     _lock = threading.Lock()
     _display: Progress | None = None

@@ -1,4 +1,4 @@
-"""When to try again, and how long to wait before it: one policy for Prefect task runs and for plain calls."""
+"""Whether to make another attempt, and how long to wait for it: one policy for Prefect task runs and plain calls."""
 
 from __future__ import annotations
 
@@ -21,24 +21,35 @@ R = TypeVar("R")
 
 
 class RetryPolicy(BaseModel):
-    """Exponential backoff with full jitter, a cap and an overall deadline; a service's own Retry-After is kept.
+    """Exponential backoff with full jitter, a cap and an overall deadline; a service's own Retry-After is honored.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", title="Retries")
 
-    attempts: int = Field(default=5, ge=1, description="How often an operation is tried in all.")
+    attempts: int = Field(default=5, ge=1, description="Number of attempts, including the first one.")
     first_delay_s: float = Field(
-        default=0.5, ge=0, title="First delay (seconds)", description="Upper bound of the first wait."
+        default=0.5,
+        ge=0,
+        title="First delay (seconds)",
+        description="Upper bound of the wait before the second attempt. It doubles with each further one.",
     )
-    max_delay_s: float = Field(default=30.0, ge=0, title="Max delay (seconds)", description="Upper bound of any wait.")
+    max_delay_s: float = Field(
+        default=30.0,
+        ge=0,
+        title="Max delay (seconds)",
+        description="Upper bound of every wait, unless the service asks for a longer one.",
+    )
     deadline_s: float = Field(
-        default=900.0, ge=0, title="Deadline (seconds)", description="No new try starts after it."
+        default=900.0,
+        ge=0,
+        title="Deadline (seconds)",
+        description="No attempt starts later than this after the first one.",
     )
 
     def delay_s(self, failures: int, error: BaseException | None = None) -> float:
-        """Seconds to wait after the `failures`-th failure in a row (1 is the first)."""
+        """Return the seconds to wait after the `failures`-th failure in a row (1 is the first)."""
         if isinstance(error, ThrottledError) and error.retry_after_s is not None:
             return error.retry_after_s
         bound = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(failures - 1, 60))
@@ -46,20 +57,20 @@ class RetryPolicy(BaseModel):
 
 
 def is_transient(error: object) -> bool:
-    """Whether trying again as it is can help."""
+    """Return whether another attempt can help."""
     return isinstance(error, TransientError)
 
 
 def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:  # noqa: ARG001 (Prefect's form)
-    """Whether a failed task run is worth a retry: `@task(retries=3, retry_condition_fn=retry_if_transient)`.
+    """Return whether a failed task run is worth a retry: `@task(retries=3, retry_condition_fn=retry_if_transient)`.
 
-    A plain function, because Prefect never retries where it is given any other callable.
+    A plain function, because Prefect never retries with any other callable.
     """
     return is_transient(state.data)
 
 
 def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callable[[float], None] = time.sleep) -> R:
-    """The value of `call()`, tried again under `policy` while it raises TransientError.
+    """Return the value of `call()`, with further attempts under `policy` while it raises TransientError.
 
     Raises:
         ConnectorError: The last error, when the policy is exhausted or the error is not transient.

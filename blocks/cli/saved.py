@@ -20,7 +20,7 @@ from prefect.plugins import load_prefect_collections
 from pydantic import ValidationError
 
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError
+from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, ObjectNotFoundError
 from blocks.stores.object_store import ObjectStore
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def read_file(file: Path) -> BlocksFile:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise NotFoundError(f"There is no file {file}.") from None
+        raise ObjectNotFoundError(f"There is no file {file}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidInputError(f"{file} is not TOML: {error}. Nothing was saved.") from None
     types = block_types()

@@ -22,7 +22,7 @@ from prefect import Flow
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
-from blocks.base.errors import AlreadyExistsError, ConnectorError, InvalidInputError, NotFoundError
+from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, ObjectExistsError, ObjectNotFoundError
 from blocks.cli.saved import first_problem
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def copy(name: str, folder: Path) -> None:
     copies = {folder / place.relative_to(source.parent): place for place in (source, *_data_of(source))}
     for path in copies:
         if path.exists():
-            raise AlreadyExistsError(f"{path} exists already, and nothing was written. Choose another folder.")
+            raise ObjectExistsError(f"{path} exists already, and nothing was written. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, place in copies.items():
         if place.is_dir():
@@ -114,7 +114,7 @@ def find_flow(name: str) -> Flow[..., Any]:
     file = Path(place)
     if file.suffix == ".py":
         if not file.is_file():
-            raise NotFoundError(f"There is no file {file}.")
+            raise ObjectNotFoundError(f"There is no file {file}.")
         module = _import_file(file)
     else:
         module = importlib.import_module(f"{PACKAGE}.{_template_file(place).stem}")

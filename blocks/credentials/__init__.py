@@ -1,4 +1,4 @@
-"""One block per identity. Empty fields mean the machine's own identity; nothing is looked up before first use."""
+"""One block per identity. Empty fields mean the ambient identity; nothing is looked up before first use."""
 
 from blocks.credentials.aws import AwsCredentials
 from blocks.credentials.azure import AzureBlobStorageCredentials

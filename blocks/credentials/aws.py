@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -116,19 +117,19 @@ AWS_ADVICE: dict[str, str] = {
 
 
 def utc_now() -> dt.datetime:
-    """This machine's time."""
+    """Return this machine's time."""
     return dt.datetime.now(dt.UTC)
 
 
 class AwsCredentials(ConnectorBlock, CredentialsBlock):
     """An identity at AWS, or at a server that speaks its protocols.
 
-    Empty means the machine's own identity, found as every AWS tool finds it: environment variables, the shared
-    configuration files, a container's or an instance's role. A role to assume is assumed anew before its time is up.
+    Without keys or a profile it is the ambient identity, found as every AWS tool finds it: environment variables, the
+    shared configuration files, a container's or an instance's role. An assumed role is renewed before it expires.
 
     Example:
         ```python
-        from blocks.credentials.aws import AwsCredentials
+        from blocks.credentials import AwsCredentials
 
         credentials = AwsCredentials.load("BLOCK_NAME")
         queue = credentials.get_client("sqs")
@@ -143,38 +144,45 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
     )
 
     aws_access_key_id: str | None = Field(
-        default=None, description="An access key's id; before AWS_ACCESS_KEY_ID and any profile.", title="Access key id"
+        default=None,
+        description="Access key ID. Defaults to AWS_ACCESS_KEY_ID, then to the profile's.",
+        title="Access key id",
     )
     aws_secret_access_key: SecretStr | None = Field(
-        default=None, description="The access key's secret; goes with its id.", title="Secret access key"
+        default=None, description="Secret of the access key. Required with an access key ID.", title="Secret access key"
     )
     aws_session_token: SecretStr | None = Field(
-        default=None, description="The token of a temporary access key; goes with its id.", title="Session token"
+        default=None, description="Session token of a temporary access key.", title="Session token"
     )
     profile_name: str | None = Field(
-        default=None, description="A profile of the shared configuration files; before AWS_PROFILE."
+        default=None, description="Profile in the shared configuration files. Defaults to AWS_PROFILE."
     )
     region_name: str | None = Field(
-        default=None, description="The region, such as eu-central-1; before AWS_DEFAULT_REGION and the profile's."
+        default=None, description="Region, such as eu-central-1. Defaults to AWS_DEFAULT_REGION, then to the profile's."
     )
     assume_role_arn: str | None = Field(
-        default=None, description="A role to take on with the identity above, renewed while it is used."
+        default=None,
+        description="ARN of a role to assume with the identity above. It is renewed as long as it is used.",
     )
     assume_role_external_id: str | None = Field(
-        default=None, description="The external id that the role's owner asks for, if any."
+        default=None, description="External ID, if the owner of the role requires one."
     )
     assume_role_session_name: str = Field(
-        default="etl-blocks", description="The name under which the role's use is recorded."
+        default="etl-blocks", description="Session name under which CloudTrail records the use of the role."
     )
     assume_role_duration_s: int = Field(
-        default=3600, ge=900, le=43200, description="How long one assumption of the role lasts, in seconds."
+        default=3600,
+        ge=900,
+        le=43200,
+        description="Lifetime of one assumption of the role, in seconds (900 to 43,200).",
     )
     endpoint_url: str | None = Field(
-        default=None, description="The address of a server that speaks AWS's protocols; by default AWS itself."
+        default=None, description="URL of a server that speaks the AWS protocols. Defaults to AWS itself."
     )
     verify: bool | str = Field(
         default=True,
-        description="The path of a file of certificate authorities to trust, or false to trust any (for tests only).",
+        description="Path of a CA bundle to trust, or false to accept any certificate (only for tests). Defaults to "
+        "the usual authorities.",
     )
 
     _clock: Callable[[], dt.datetime] = PrivateAttr(default_factory=lambda: utc_now)
@@ -182,7 +190,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
     @model_validator(mode="before")
     @classmethod
     def _take_client_parameters(cls, values: Any) -> Any:
-        """Values saved with prefect-aws: its nested `aws_client_parameters`, as far as they mean something here."""
+        """Take the nested `aws_client_parameters` of values saved with prefect-aws, as far as they apply here."""
         if not isinstance(values, dict) or "aws_client_parameters" not in values:
             return values
         values = dict(values)
@@ -209,7 +217,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         return self
 
     def check(self) -> str:
-        """One sentence that says which identity this is.
+        """Ask AWS who this is, and return one sentence with the answer.
 
         Raises:
             AuthError: There is no identity, or AWS does not know it.
@@ -223,7 +231,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         return f"These AWS credentials are {identity['Arn']}."
 
     def get_boto3_session(self) -> Any:
-        """A boto3 session with this identity; its credentials renew themselves.
+        """Return a boto3 session with this identity; its credentials renew themselves.
 
         Raises:
             AuthError: The profile does not exist.
@@ -235,17 +243,27 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
     def _kept_session(self) -> Any:
         return self._session()
 
-    def get_client(self, client_type: str, **options: Any) -> Any:
-        """A boto3 client of a service, such as "s3" or "sqs"; `options` go to boto3 as they are."""
+    def get_client(self, client_type: str | Enum, **options: Any) -> Any:
+        """Return a new boto3 client, which the caller closes.
+
+        Args:
+            client_type: The service, such as "s3" or "sqs", or a `ClientType` of prefect-aws.
+            options: Options of `boto3.Session.client`, such as `config`.
+        """
+        service = client_type.value if isinstance(client_type, Enum) else client_type
         settings = {"endpoint_url": self.endpoint_url, "verify": None if self.verify is True else self.verify}
-        return self.get_boto3_session().client(client_type, **(settings | options))
+        return self.get_boto3_session().client(service, **(settings | options))
 
     def get_s3_client(self) -> Any:
-        """A boto3 client of S3."""
+        """Return a new boto3 client of S3, which the caller closes."""
         return self.get_client("s3")
 
+    def get_secrets_manager_client(self) -> Any:
+        """Return a new boto3 client of Secrets Manager, which the caller closes."""
+        return self.get_client("secretsmanager")
+
     def frozen(self) -> dict[str, str | None]:
-        """The access key, secret and token that hold at this moment; for a driver that takes no boto3 session.
+        """Return the access key, secret and token that are valid now, for drivers that take no boto3 session.
 
         Keys given in the fields need no boto3.
 
@@ -289,7 +307,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         return self._with_role(session) if self.assume_role_arn else session
 
     def _with_role(self, session: Any) -> Any:
-        """A session whose credentials are the role's; botocore renews them before they end."""
+        """Return a session with the credentials of the role; botocore renews them before they expire."""
         boto3 = require("boto3", extra="aws")
         credentials = require("botocore.credentials", extra="aws")
         botocore_session = require("botocore.session", extra="aws").get_session()
@@ -327,7 +345,7 @@ def aws_error(
     table: Mapping[str, type[ConnectorError]] = AWS_ERRORS,
     advice: Mapping[str, str] = AWS_ADVICE,
 ) -> ConnectorError:
-    """What botocore raised while it tried to `verb` a `place`, as one of our errors."""
+    """Return our error for what botocore raised while it tried to `verb` a `place`."""
     response: dict[str, Any] = getattr(error, "response", None) or {}
     metadata = response.get("ResponseMetadata", {})
     if "Error" in response:

@@ -20,7 +20,8 @@ from blocks.base.errors import (
     AuthError,
     ConnectorError,
     InvalidInputError,
-    NotFoundError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TerminalError,
     ThrottledError,
     TransientError,
@@ -52,15 +53,15 @@ AZURE_ERRORS: dict[str, type[ConnectorError]] = {
     "UnauthorizedBlobOverwrite": AccessDeniedError,
     "CannotVerifyCopySource": AccessDeniedError,
     "403": AccessDeniedError,
-    "BlobNotFound": NotFoundError,
-    "ResourceNotFound": NotFoundError,
-    "404": NotFoundError,
-    "BlobAlreadyExists": AlreadyExistsError,
+    "BlobNotFound": ObjectNotFoundError,
+    "ResourceNotFound": ObjectNotFoundError,
+    "404": ObjectNotFoundError,
+    "BlobAlreadyExists": ObjectExistsError,
     "ContainerAlreadyExists": AlreadyExistsError,
-    "ConditionNotMet": AlreadyExistsError,
-    "TargetConditionNotMet": AlreadyExistsError,
-    "409": AlreadyExistsError,
-    "412": AlreadyExistsError,
+    "ConditionNotMet": ObjectExistsError,
+    "TargetConditionNotMet": ObjectExistsError,
+    "409": ObjectExistsError,
+    "412": ObjectExistsError,
     "BlobArchived": InvalidInputError,
     "BlobBeingRehydrated": InvalidInputError,
     "BlobImmutableDueToPolicy": InvalidInputError,
@@ -103,10 +104,10 @@ AZURE_ERRORS: dict[str, type[ConnectorError]] = {
     "ServiceRequestError": TransientError,
     "ServiceResponseError": TransientError,
     "DecodeError": TransientError,
-    "ResourceExistsError": AlreadyExistsError,
-    "ResourceModifiedError": AlreadyExistsError,
-    "ResourceNotModifiedError": AlreadyExistsError,
-    "ResourceNotFoundError": NotFoundError,
+    "ResourceExistsError": ObjectExistsError,
+    "ResourceModifiedError": ObjectExistsError,
+    "ResourceNotModifiedError": ObjectExistsError,
+    "ResourceNotFoundError": ObjectNotFoundError,
     "TooManyRedirectsError": InvalidInputError,
     "HttpResponseError": TerminalError,
     "StreamConsumedError": TerminalError,
@@ -150,15 +151,15 @@ KNOWN_BUT_NOT_ALLOWED = {
 
 
 class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
-    """An identity at Azure's blob storage, and the storage account it is used for.
+    """An identity at Azure Blob Storage, and the storage account it is used for.
 
-    Without a key, a token or a client_secret it is the machine's own, found as every Azure tool finds it:
-    AZURE_STORAGE_CONNECTION_STRING where account_url is empty too, else the environment, a workload's or a managed
-    identity, or who logged in with 'az login'. Tokens renew themselves.
+    Without a key, a token or a client_secret it is the ambient identity, found as every Azure tool finds it:
+    AZURE_STORAGE_CONNECTION_STRING if account_url is empty too, else the environment, a workload or managed identity,
+    or the login of 'az login'. Tokens renew themselves.
 
     Example:
         ```python
-        from blocks.credentials.azure import AzureBlobStorageCredentials
+        from blocks.credentials import AzureBlobStorageCredentials
 
         credentials = AzureBlobStorageCredentials.load("BLOCK_NAME")
         containers = credentials.get_client().list_containers()
@@ -175,29 +176,32 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
     )
 
     connection_string: SecretStr | None = Field(
-        default=None, description="The account and its key or SAS token in one text, as the portal shows it."
+        default=None,
+        description="Connection string of the account, as the portal shows it. Replaces all other fields. "
+        "Defaults to AZURE_STORAGE_CONNECTION_STRING, if account_url is empty too.",
     )
     account_url: str | None = Field(
         default=None,
         title="Account URL",
-        description="The account's address, https://NAME.blob.core.windows.net; by default of AZURE_STORAGE_ACCOUNT.",
+        description="URL of the account, https://NAME.blob.core.windows.net. NAME defaults to AZURE_STORAGE_ACCOUNT.",
     )
-    tenant_id: str | None = Field(default=None, description="The tenant of the service principal client_id.")
+    tenant_id: str | None = Field(default=None, description="Tenant ID of the service principal.")
     client_id: str | None = Field(
         default=None,
-        description="A service principal, with tenant_id and client_secret; alone, a managed identity of this machine.",
+        description="Client ID of a service principal, with tenant_id and client_secret; alone, of a managed identity.",
     )
-    client_secret: SecretStr | None = Field(default=None, description="The secret of the service principal client_id.")
+    client_secret: SecretStr | None = Field(default=None, description="Client secret of the service principal.")
     account_key: SecretStr | None = Field(
-        default=None, description="One of the account's two keys; with it everything is allowed."
+        default=None, description="One of the two keys of the account, which allow everything."
     )
     sas_token: SecretStr | None = Field(
-        default=None, description="A shared access signature, which says itself what it allows and until when."
+        default=None, description="Shared access signature (SAS). What it allows, and until when, is part of it."
     )
-    anonymous: bool = Field(default=False, description="Ask without any identity, for containers that are public.")
+    anonymous: bool = Field(default=False, description="Send requests without any identity, for public containers.")
     verify: bool | str = Field(
         default=True,
-        description="The path of a file of certificate authorities to trust, or false to trust any (for tests only).",
+        description="Path of a CA bundle to trust, or false to accept any certificate (only for tests). Defaults to "
+        "the usual authorities.",
     )
 
     @model_validator(mode="after")
@@ -221,7 +225,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return self
 
     def check(self) -> str:
-        """One sentence that says that the account knows the identity.
+        """Ask the account whether it knows the identity, and return one sentence with the answer.
 
         Raises:
             AuthError: There is no identity, or the account does not know it.
@@ -241,15 +245,15 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
     def get_client(
         self, *, connections: int = 10, connect_timeout_s: float = 10.0, request_timeout_s: float = 60.0
     ) -> Any:
-        """A new BlobServiceClient of the account with this identity; its tokens renew themselves.
+        """Return a new BlobServiceClient of the account, which the caller closes; its tokens renew themselves.
 
         Args:
-            connections: How many stay open for the next request.
+            connections: The number of connections that stay open for the next request.
             connect_timeout_s: How long a connection may take.
             request_timeout_s: How long an answer, or the next byte of it, may take.
 
         Raises:
-            InvalidInputError: It is not said which account.
+            InvalidInputError: No account is given.
             MissingDriverError: azure-storage-blob or azure-identity is not installed.
         """
         blob = require("azure.storage.blob", extra="azure")
@@ -262,7 +266,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             read_timeout=request_timeout_s,
             connection_verify=self.verify,
         )
-        # A few quick tries of one request: the driver's own ones wait 18 s before the first.
+        # A few quick attempts of one request: the driver's own retries wait 18 s before the first.
         retry = blob.LinearRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)
         try:
             return blob.BlobServiceClient(
@@ -276,18 +280,18 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return self.get_client()
 
     def get_container_client(self, container: str) -> Any:
-        """A ContainerClient of the container."""
+        """Return a ContainerClient; its connections close with the block."""
         return self._kept_client.get_container_client(container)
 
     def get_blob_client(self, container: str, blob: str) -> Any:
-        """A BlobClient of the blob; `blob` is its whole name."""
+        """Return a BlobClient of the blob with the full name `blob`; its connections close with the block."""
         return self._kept_client.get_blob_client(container, blob)
 
     def account(self) -> Account:
-        """The storage account, and its key or SAS token where it is used with one.
+        """Return the storage account, with its key or SAS token if it is used with one.
 
         Raises:
-            InvalidInputError: It is not said which one.
+            InvalidInputError: No account is given.
         """
         if self.connection_string is not None:
             return parse_connection_string(self.connection_string.get_secret_value())
@@ -305,7 +309,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return Account(url.rstrip("/"), account_name(url), key, token and token.removeprefix("?"))
 
     def frozen(self) -> dict[str, Any]:
-        """The key, SAS token or bearer token that holds at this moment, and until when; as obstore takes it.
+        """Return the key, SAS token or bearer token that is valid now, and until when, as obstore takes it.
 
         Raises:
             AuthError: There is none.
@@ -319,7 +323,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return {"token": token.token, "expires_at": dt.datetime.fromtimestamp(token.expires_on, dt.UTC)}
 
     def bearer_token(self) -> Any:
-        """A token of Entra ID for blob storage: azure.identity's AccessToken, `token` and `expires_on`.
+        """Return a token of Entra ID for blob storage: an AccessToken of azure.identity with `token` and `expires_on`.
 
         Raises:
             AuthError: There is no identity.
@@ -332,11 +336,11 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             raise azure_error("obtain", "a token for Azure storage", error) from error
 
     def shown(self, error: Exception) -> Exception | None:
-        """The driver's error, as the cause of ours; None with a SAS token, which it may show as part of a URL."""
+        """Return the driver's error as the cause of ours; None with a SAS token, which it may show as part of a URL."""
         return None if self.account().sas_token else error
 
     def _credential(self, account: Account) -> Any:
-        """What azure-storage-blob takes as an identity."""
+        """Return what azure-storage-blob takes as an identity."""
         if account.key:
             return {"account_name": account.name, "account_key": account.key}
         if account.sas_token:
@@ -369,7 +373,7 @@ class Account:
 
 
 def account_name(url: str) -> str:
-    """The storage account's name in its address.
+    """Return the name of the storage account in its URL.
 
     >>> account_name("https://lake.blob.core.windows.net"), account_name("http://127.0.0.1:10000/devstoreaccount1")
     ('lake', 'devstoreaccount1')
@@ -379,7 +383,7 @@ def account_name(url: str) -> str:
 
 
 def is_key(text: str) -> bool:
-    """Whether it can be the key of an account, which is base64.
+    """Return whether it can be the key of an account, which is base64.
 
     >>> is_key("a2V5"), is_key("key")
     (True, False)
@@ -391,13 +395,13 @@ def is_key(text: str) -> bool:
 
 
 def parse_connection_string(text: str) -> Account:
-    """The account that a connection string names.
+    """Return the account that a connection string names.
 
     >>> parse_connection_string("AccountName=lake;AccountKey=eA==;EndpointSuffix=core.windows.net").url
     'https://lake.blob.core.windows.net'
 
     Raises:
-        ValueError: It is none; the message does not show it.
+        ValueError: It is not a connection string; the message does not show it.
     """
     pairs = [part.partition("=") for part in text.strip().split(";") if part]
     fields = {name.strip().lower(): value for name, _, value in pairs}
@@ -423,7 +427,7 @@ def azure_error(
     table: Mapping[str, type[ConnectorError]] = AZURE_ERRORS,
     advice: Mapping[str, str] = AZURE_ADVICE,
 ) -> ConnectorError:
-    """What azure.core, azure.identity or azure-storage-blob raised while it tried to `verb`, as one of our errors."""
+    """Return our error for what azure.core, azure.identity or azure-storage-blob raised while it tried to `verb`."""
     code, response = getattr(error, "error_code", None), getattr(error, "response", None)
     codes = [str(getattr(code, "value", code))] if code else []
     kinds = [kind.__name__ for kind in type(error).__mro__]
@@ -434,7 +438,7 @@ def azure_error(
     elif "HttpResponseError" in kinds[:1]:  # the answer was good, and broke off
         codes.append("ServiceResponseError")
     codes += kinds
-    # The service adds ids and times in lines of their own; azure.identity lists one identity that it tried in each.
+    # The service adds ids and times in lines of their own; azure.identity lists one attempted identity in each.
     said = re.split(r"\n(?:RequestId|ErrorCode|Content):", str(error))[0]
     words = re.sub(r" with url: \S+", "", " ".join(said.split()))[:MAX_WORDS]  # whose query may be a signature
     retry_after = "" if response is None else response.headers.get("Retry-After", "")
@@ -444,7 +448,7 @@ def azure_error(
 
 
 def told_apart(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping[str, type[ConnectorError]]:
-    """The table for an answer with these words, where Azurite has one code for what Azure has two for."""
+    """Return the table for an answer with these words: Azurite has one code for what Azure has two for."""
     if "failed to authenticate" in words:
         return {**table, "AuthorizationFailure": AuthError}
     if "contentMD5 doesn't match" in words:

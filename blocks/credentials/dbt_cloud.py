@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -22,6 +22,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
     UnsupportedError,
+    retry_after_s,
     service_error,
 )
 from blocks.base.live import live
@@ -68,7 +69,7 @@ DBT_CLOUD_ERRORS: dict[str, type[ConnectorError]] = {
     "HTTPStatusError": TerminalError,
     # What has no class or status of its own.
     "CertificateError": TerminalError,
-    "NoJsonError": TransientError,
+    "UnknownAnswer": TransientError,
 }
 """https://docs.getdbt.com/dbt-cloud/api-v2 and https://www.python-httpx.org/exceptions/"""
 
@@ -84,16 +85,16 @@ DBT_CLOUD_ADVICE: dict[str, str] = {
     "InvalidURL": "Check domain.",
 }
 
-LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "NoJsonError"}
+LOST = {"408", "5xx", "TransportError", "DecodingError", "StreamError", "UnknownAnswer"}
 """Errors after which dbt Cloud may have done what it was asked, or still be at it; 5xx came from in front of it."""
 
 
 class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
-    """A token of an account of dbt Cloud.
+    """A token for an account of dbt Cloud.
 
     Example:
         ```python
-        from blocks.credentials.dbt_cloud import DbtCloudCredentials
+        from blocks.credentials import DbtCloudCredentials
 
         credentials = DbtCloudCredentials.load("BLOCK_NAME")
         with credentials.get_client() as client:
@@ -110,25 +111,25 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     )
 
     api_key: SecretStr = Field(
-        description="A service token or a personal access token; it may run the jobs if it has Job Admin or Job Runner."
+        description="Service token or personal access token. To run jobs it needs Job Admin or Job Runner."
     )
-    account_id: int = Field(description="The number of the account, which is in the address of each of its pages.")
+    account_id: int = Field(description="Number of the account, as in the URL of each of its pages.")
     domain: str = Field(
         default="cloud.getdbt.com",
-        description="The host of the account's access URL, such as ab123.us1.dbt.com.",
+        description="Host of the account's access URL, such as ab123.us1.dbt.com. Defaults to cloud.getdbt.com.",
     )
     api_endpoint: str | None = Field(
-        default=None, description="The address of a server that speaks dbt Cloud's protocol; by default https://domain."
+        default=None, description="URL of a server that speaks the dbt Cloud API. Defaults to https://domain."
     )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long to wait for the network and for an answer of dbt Cloud."
+        default=60.0, gt=0, description="How long to wait for the network and for an answer, in seconds."
     )
 
     @field_validator("api_key")
     @classmethod
     def _fits_a_header(cls, value: SecretStr) -> SecretStr:
         if not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-            raise ValueError("api_key is empty or has blanks or line ends in it")
+            raise ValueError("api_key is empty or has whitespace in it")
         return value
 
     @field_validator("domain")
@@ -136,7 +137,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def _only_a_host(cls, value: str) -> str:
         host = value.strip().removeprefix("https://").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", host):
-            raise ValueError(f"{value!r:.100} is no host; give it without a path, such as ab123.us1.dbt.com")
+            raise ValueError(f"{value!r:.100} is not a host; give it without a path, such as ab123.us1.dbt.com")
         return host
 
     @field_validator("api_endpoint")
@@ -145,36 +146,49 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         address = urlsplit(value or "https:")
         here = address.scheme == "http" and address.hostname in {"127.0.0.1", "::1", "localhost"}
         if not (here or address.scheme == "https"):
-            raise ValueError("api_endpoint is an https:// address; without TLS only this machine is spoken to")
+            raise ValueError("api_endpoint has to be an https:// URL; without TLS only this machine is allowed")
         return value and value.rstrip("/")
 
     def check(self) -> str:
-        """One sentence that says that dbt Cloud knows the token, and which account it may see.
+        """Ask dbt Cloud for the account, and return one sentence that says that the token may see it.
 
         Raises:
-            AuthError: It does not.
-            NotFoundError: The token may not see the account, or there is none.
+            AuthError: dbt Cloud does not know the token.
+            NotFoundError: There is no such account, or the token may not see it.
         """
         account = self.ask("GET", "", verb="see", place=self.place, permission="any permission set in the account")
         return f"dbt Cloud knows the token, and it may see {self.place} ({account.get('name', '')})."
 
     @property
     def place(self) -> str:
-        """What messages call the account."""
+        """The account, as messages name it."""
         return f"dbt Cloud account {self.account_id}"
 
     @property
     def base_url(self) -> str:
-        """Where the account's part of the API begins."""
+        """The URL of the account in the API."""
         return f"{self.api_endpoint or f'https://{self.domain}'}/api/v2/accounts/{self.account_id}/"
 
     @live
     def _authorities(self) -> Any:
         return _authorities()
 
-    def get_client(self) -> httpx.Client:
-        """An `httpx.Client` for the account's part of the API, for everything that has no method here. Close it."""
+    def get_client(self, client_type: Literal["administrative"] = "administrative") -> httpx.Client:
+        """Return a new `httpx.Client` for the account's part of the Administrative API, which the caller closes.
+
+        Args:
+            client_type: The API, as prefect-dbt takes it; there is no client for its other one, "metadata".
+
+        Raises:
+            UnsupportedError: It is another API.
+        """
         import httpx
+
+        if client_type != "administrative":
+            raise UnsupportedError(
+                f"There is no client of type {client_type!r:.50} here, only of 'administrative'. For the Discovery API "
+                "('metadata') use dbt Cloud's own client, or send its GraphQL with httpx."
+            )
 
         return httpx.Client(
             base_url=self.base_url,
@@ -195,17 +209,17 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         json: Mapping[str, Any] | None = None,
         once: bool = False,
     ) -> Any:
-        """The `data` of an answer, asked for once.
+        """Send one request, and return the `data` of its answer.
 
         Args:
             method: The HTTP method.
             path: Below the account, such as "jobs/42/".
-            verb: What is tried, for messages, such as "start".
-            place: What it is tried on, for messages.
+            verb: What is attempted, for messages, such as "start".
+            place: What it is attempted on, for messages.
             permission: What the token needs for it, for messages.
             params: The query.
             json: The body.
-            once: Whether it must not happen twice, so that a lost answer is no reason to ask again.
+            once: Whether it must not happen twice, so that a lost answer does not justify another attempt.
 
         Raises:
             AmbiguousError: With `once`: nobody knows whether it happened.
@@ -214,15 +228,17 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         try:
             with self.get_client() as client:
                 answer = client.request(method, path, params=params, json=json)
-                _refuse_failure(answer)
-                return _data(answer)
         except Exception as error:
             raise self._error(verb, place, permission, error, once=once) from error
+        data = _data(answer)
+        if data is None:
+            raise self._error(verb, place, permission, answer, once=once)
+        return data
 
     def download(
         self, path: str, into: IO[bytes], *, place: str, permission: str, params: Mapping[str, str | int]
     ) -> None:
-        """Nothing. The content of a file is written as it arrives.
+        """Write the content of a file as it arrives.
 
         Raises:
             NotFoundError: There is no such file.
@@ -231,18 +247,23 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
             with self.get_client() as client, client.stream("GET", path, params=params) as answer:
                 if not answer.is_success:
                     answer.read()
-                _refuse_failure(answer)
-                for chunk in answer.iter_bytes():
-                    into.write(chunk)
+                else:
+                    for chunk in answer.iter_bytes():
+                        into.write(chunk)
         except Exception as error:
             raise self._error("read", place, permission, error) from error
+        if not answer.is_success:
+            raise self._error("read", place, permission, answer)
 
     def hide(self, text: str) -> str:
-        """The text without the token, should it be in it."""
+        """Return the text without the token, should it be in it."""
         return text.replace(self.api_key.get_secret_value(), "***")
 
-    def _error(self, verb: str, place: str, permission: str, error: Exception, *, once: bool = False) -> ConnectorError:
-        codes, words, wait = _problem(error)
+    def _error(
+        self, verb: str, place: str, permission: str, problem: Exception | httpx.Response, *, once: bool = False
+    ) -> ConnectorError:
+        codes, words, wait = _told(problem)
+        wait_s = retry_after_s(wait)
         found = service_error(
             verb,
             place,
@@ -250,55 +271,37 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
             self.hide(words),
             table=DBT_CLOUD_ERRORS,
             advice=DBT_CLOUD_ADVICE | {"403": f"The token needs {permission}."},
-            retry_after=wait or str(COOLDOWN_S),
+            retry_after=str(COOLDOWN_S) if wait_s is None else wait,
         )
         if once and next((code for code in codes if code in DBT_CLOUD_ERRORS), "") in LOST:
             return AmbiguousError(f"{found} The answer is lost, so it may have happened.")
-        if wait.isdecimal() and type(found) is TransientError:
-            return ThrottledError(str(found), float(wait))
+        if type(found) is TransientError and wait_s is not None:
+            return ThrottledError(str(found), wait_s)
         return found
 
 
-class _RefusedError(Exception):
-    """An answer that is no success."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__(answer.status_code)
-        self.answer = answer
-
-
-class NoJsonError(Exception):
-    """An answer that is not what dbt Cloud wraps everything in."""
-
-
-def _refuse_failure(answer: httpx.Response) -> None:
-    if not answer.is_success:
-        raise _RefusedError(answer)
-
-
 def _data(answer: httpx.Response) -> Any:
+    """Return what dbt Cloud wraps in an answer; None if it refused, or something in front of it answered."""
     try:
-        data = answer.json()["data"]
+        return answer.json()["data"] if answer.is_success else None
     except (ValueError, TypeError, LookupError):
-        data = None
-    if data is None:
-        raise NoJsonError("the answer is none of dbt Cloud's")
-    return data
+        return None
 
 
-def _problem(error: Exception) -> tuple[list[str], str, str]:
-    """The error's names in the tables, what it says, and the seconds that dbt Cloud wants to be left alone."""
-    if isinstance(error, _RefusedError):
-        answer = error.answer
-        codes = [str(answer.status_code), *(["5xx"] if answer.is_server_error else [])]
-        return codes, _words(answer), answer.headers.get("Retry-After", "")
-    codes = [each.__name__ for each in type(error).__mro__]
-    words = "" if "LocalProtocolError" in codes else str(error)  # its words repeat headers
-    return ["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words, ""
+def _told(problem: Exception | httpx.Response) -> tuple[list[str], str, str]:
+    """Return the codes of a failure or of an unwanted answer in the tables, its words, and its Retry-After header."""
+    if isinstance(problem, Exception):
+        codes = [each.__name__ for each in type(problem).__mro__]
+        words = "" if "LocalProtocolError" in codes else str(problem)  # its words repeat headers
+        return ["CertificateError", *codes] if "CERTIFICATE_VERIFY_FAILED" in words else codes, words, ""
+    if problem.is_success:
+        return ["UnknownAnswer"], "this is not how dbt Cloud answers", ""
+    codes = [str(problem.status_code), *(["5xx"] if problem.is_server_error else [])]
+    return codes, _words(problem), problem.headers.get("Retry-After", "")
 
 
 def _words(answer: httpx.Response) -> str:
-    """The words of dbt Cloud in an answer, none where something in front of it answered."""
+    """Return the words of dbt Cloud in an answer; none if something in front of it answered."""
     try:
         status = answer.json()["status"]
         said = [status.get("user_message"), status.get("developer_message")]

@@ -137,7 +137,7 @@ GOOGLE_ADVICE: dict[str, str] = {
 
 
 class ClientType(Enum):
-    """The services that `GcpCredentials.get_client` has a client of."""
+    """The services that `GcpCredentials.get_client` has clients for."""
 
     CLOUD_STORAGE = "cloud_storage"
     BIGQUERY = "bigquery"
@@ -147,13 +147,13 @@ class ClientType(Enum):
 class GcpCredentials(ConnectorBlock, CredentialsBlock):
     """An identity at Google Cloud, or at a server that speaks its protocols.
 
-    Empty means the machine's own identity (application default credentials), found as every Google tool finds it:
-    GOOGLE_APPLICATION_CREDENTIALS, the login of gcloud, the service account of a machine of Google's. Nothing is read
-    or looked up before first use.
+    Without a key or a token it is the ambient identity (application default credentials), found as every Google tool
+    finds it: GOOGLE_APPLICATION_CREDENTIALS, the login of gcloud, the service account of a machine at Google. Nothing
+    is read or looked up before first use.
 
     Example:
         ```python
-        from blocks.credentials.gcp import GcpCredentials
+        from blocks.credentials import GcpCredentials
 
         credentials = GcpCredentials.load("BLOCK_NAME")
         client = credentials.get_client("bigquery")
@@ -169,29 +169,32 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
 
     service_account_file: Path | None = Field(
         default=None,
-        description="The path of a service account's JSON key, read on use; before GOOGLE_APPLICATION_CREDENTIALS.",
+        description="Path of the JSON key of a service account. Defaults to GOOGLE_APPLICATION_CREDENTIALS.",
     )
     service_account_info: SecretDict | None = Field(
-        default=None, description="The content of a service account's JSON key, instead of its path."
+        default=None, description="Content of the JSON key of a service account, instead of its path."
     )
     project: str | None = Field(
-        default=None, description="The project to work in; before the key's own and GOOGLE_CLOUD_PROJECT."
+        default=None,
+        description="Project to work in. Defaults to the project of the identity, then to GOOGLE_CLOUD_PROJECT.",
     )
     quota_project_id: str | None = Field(
-        default=None, description="The project that pays for requests; before GOOGLE_CLOUD_QUOTA_PROJECT."
+        default=None, description="Project that is billed for requests. Defaults to GOOGLE_CLOUD_QUOTA_PROJECT."
     )
     impersonate_service_account: str | None = Field(
         default=None,
-        description="The e-mail of a service account to act as with the identity above; its tokens are renewed.",
+        description="E-mail of a service account to impersonate with the identity above. Its tokens renew themselves.",
     )
     access_token: SecretStr | None = Field(
-        default=None, description="A token that somebody else obtained; it is used as it is and never renewed."
+        default=None, description="Access token obtained elsewhere. It is used as it is and never renewed."
     )
-    anonymous: bool = Field(default=False, description="Ask without any identity: for public data and for emulators.")
+    anonymous: bool = Field(
+        default=False, description="Send requests without any identity, for public data and for emulators."
+    )
     endpoint_url: str | None = Field(
         default=None,
-        description="The address of a server that speaks Google's protocols; by default Google itself, or what "
-        "STORAGE_EMULATOR_HOST and BIGQUERY_EMULATOR_HOST say.",
+        description="URL of a server that speaks the Google protocols. Defaults to STORAGE_EMULATOR_HOST or "
+        "BIGQUERY_EMULATOR_HOST, then to Google itself.",
     )
 
     @field_validator("service_account_info", mode="before")
@@ -202,7 +205,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         try:
             return json.loads(value)
         except ValueError:
-            raise ValueError("service_account_info is no JSON; give the content of the key file") from None
+            raise ValueError("service_account_info is not JSON; give the content of the key file") from None
 
     @model_validator(mode="after")
     def _one_identity(self) -> Self:
@@ -218,7 +221,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         return self
 
     def check(self) -> str:
-        """One sentence that says which identity this is; Google has given it a token, where there is one to give.
+        """Ask Google for a token, if it gives any, and return one sentence that says which identity this is.
 
         Raises:
             AuthError: There is no identity, or Google does not accept it.
@@ -232,26 +235,26 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         return f"Google gave a token to these credentials{f', which are {email}' if email else ''}."
 
     def get_credentials_from_service_account(self) -> Any:
-        """The google-auth credentials, from whichever source the fields name; they renew themselves.
+        """Return google-auth credentials from the source that the fields name; they renew themselves.
 
         Raises:
-            AuthError: There are none, or the key is not usable.
+            AuthError: There are none, or the key cannot be used.
             MissingDriverError: google-auth is not installed.
         """
         return self._identity()[0]
 
     def get_project(self) -> str:
-        """The project to work in: the field's, else the identity's own, else the environment's.
+        """Return the project to work in: the field, else that of the identity, else that of the environment.
 
         Raises:
-            InvalidInputError: Nothing names one.
+            InvalidInputError: None of them names one.
         """
         if project := self.project or self._identity()[1]:
             return project
         raise InvalidInputError("No Google project is named. Give project in GcpCredentials, or GOOGLE_CLOUD_PROJECT.")
 
     def get_access_token(self) -> str:
-        """A token that holds for some minutes at least; treat it as a secret.
+        """Return a token that is valid for some minutes at least; treat it as a secret.
 
         Raises:
             AuthError: There is no identity, or Google does not accept it.
@@ -269,25 +272,29 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         return token
 
     def get_client(
-        self, client_type: ClientType | Literal["cloud_storage", "bigquery", "secret_manager"], **options: Any
+        self, client_type: Enum | Literal["cloud_storage", "bigquery", "secret_manager"], **get_client_kwargs: Any
     ) -> Any:
-        """A client of a service; `options` go to the `get_..._client` method of that name.
+        """Return a new client of a service, which the caller closes.
+
+        Args:
+            client_type: The service, or a `ClientType`, ours or that of prefect-gcp.
+            get_client_kwargs: Options of the `get_..._client` method of that name.
 
         Raises:
-            InvalidInputError: There is no such service here.
+            InvalidInputError: There is no client for this service.
         """
         try:
-            name = ClientType(client_type).value
+            name = ClientType(client_type.value if isinstance(client_type, Enum) else client_type).value
         except ValueError:
             known = ", ".join(kind.value for kind in ClientType)
             raise InvalidInputError(f"No client of {client_type!r:.50}; the services are: {known}.") from None
-        return getattr(self, f"get_{name}_client")(**options)
+        return getattr(self, f"get_{name}_client")(**get_client_kwargs)
 
     def get_cloud_storage_client(self, project: str | None = None) -> Any:
-        """A `google.cloud.storage.Client`.
+        """Return a new `google.cloud.storage.Client`, which the caller closes.
 
         Args:
-            project: Where buckets are created and listed; by default the one of `get_project`, and none is needed.
+            project: Where buckets are created and listed. Defaults to that of `get_project`; none is needed.
         """
         storage = require("google.cloud.storage", extra="gcs")
         credentials, own = self._identity("STORAGE_EMULATOR_HOST")
@@ -296,10 +303,10 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def get_bigquery_client(self, project: str | None = None, location: str | None = None) -> Any:
-        """A `google.cloud.bigquery.Client`.
+        """Return a new `google.cloud.bigquery.Client`, which the caller closes.
 
         Args:
-            project: Where jobs run; by default the one of `get_project`.
+            project: Where jobs run. Defaults to that of `get_project`.
             location: Where jobs run and datasets are created, such as "EU".
         """
         bigquery = require("google.cloud.bigquery", extra="bigquery")
@@ -312,7 +319,10 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def get_secret_manager_client(self) -> Any:
-        """A `google.cloud.secretmanager.SecretManagerServiceClient`; it speaks REST, as gRPC could not be tried."""
+        """Return a new `google.cloud.secretmanager.SecretManagerServiceClient`, which the caller closes.
+
+        It speaks REST, because gRPC could not be tested.
+        """
         secretmanager = require("google.cloud.secretmanager", extra="gcp")
         return secretmanager.SecretManagerServiceClient(
             credentials=self.get_credentials_from_service_account(),
@@ -321,12 +331,12 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def dbt_output(self) -> dict[str, Any]:
-        """The identity as dbt's profiles for BigQuery have it; what is secret is a `SecretStr` in it.
+        """Return the identity as a dbt profile for BigQuery has it, with a `SecretStr` for each secret.
 
         https://docs.getdbt.com/docs/core/connect-data-platform/bigquery-setup
 
         Raises:
-            UnsupportedError: dbt cannot ask Google itself without any identity.
+            UnsupportedError: dbt has no anonymous access to Google.
         """
         own: dict[str, Any] = {"method": "oauth"}
         if self.service_account_file:
@@ -351,7 +361,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         return {"api_endpoint": self.endpoint_url} if self.endpoint_url else {}
 
     def _identity(self, emulator: str = "") -> tuple[Any, str | None]:
-        """The credentials and the project they belong to; nobody's where the environment names an emulator."""
+        """Return the credentials and their project; anonymous ones if the environment names an emulator."""
         empty = not (self.service_account_file or self.service_account_info or self.access_token or self.endpoint_url)
         if self.anonymous or (empty and os.environ.get(emulator)):
             anonymous = require("google.auth.credentials", extra="gcp").AnonymousCredentials()
@@ -405,10 +415,10 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
 
 
 class _Request:
-    """google-auth's requests while it looks for default credentials.
+    """The requests of google-auth while it looks for default credentials.
 
-    It asks three times, 3 s each and with waits in between, for the metadata server that only a machine of Google's
-    has. Here one such try without an answer is the end, unless the machine says that it is one of those.
+    It asks three times, 3 s each and with waits in between, for the metadata server that only a machine at Google has.
+    Here one attempt without an answer is the end, unless the machine says that it is at Google.
     """
 
     def __init__(self) -> None:
@@ -436,7 +446,7 @@ def google_error(
     table: Mapping[str, type[ConnectorError]] = GOOGLE_ERRORS,
     advice: Mapping[str, str] = GOOGLE_ADVICE,
 ) -> ConnectorError:
-    """What a library of Google's raised while it tried to `verb` a `place`, as one of our errors."""
+    """Return our error for what a library of Google raised while it tried to `verb` a `place`."""
     causes = list(_causes(error))
     reasons = [reason for cause in causes for reason in _reasons(cause)]
     statuses = [status for cause in causes for status in _statuses(cause)]
@@ -453,7 +463,7 @@ def google_error(
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what it only wraps: the last failure of a retry, the network's failure, the service's answer."""
+    """Return the error and what it only wraps: the last failure of a retry, of the network, the service's answer."""
     yield error
     answer = getattr(error, "response", None)
     if hasattr(answer, "status_code") and not getattr(error, "errors", None):
@@ -467,18 +477,18 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _statuses(error: BaseException) -> list[str]:
-    """The HTTP status of the answer, as a list of one or none."""
+    """Return the HTTP status of the answer, as a list of one or none."""
     status = getattr(error, "code", None) or getattr(getattr(error, "response", None), "status_code", None)
     return [str(int(status))] if isinstance(status, int) else []
 
 
 def _reasons(error: BaseException) -> list[str]:
-    """The service's own codes for what went wrong, the most telling first."""
+    """Return the service's own codes for what went wrong, the most telling first."""
     told = [entry.get("reason") for entry in getattr(error, "errors", None) or () if isinstance(entry, dict)]
     return [reason for reason in [*told, getattr(error, "reason", None)] if isinstance(reason, str)]
 
 
 def _words(error: BaseException) -> str:
-    """The service's message, without the request that it repeats: its URL may be one that anybody can write to."""
+    """Return the service's message without the request that it repeats: anybody might write to its URL."""
     text = str(getattr(error, "message", None) or error)
     return re.sub(r"^(GET|HEAD|POST|PUT|PATCH|DELETE) \S+: ", "", text).strip()

@@ -166,11 +166,11 @@ WORDS_HOLD_VALUES = {
 
 
 class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
-    """An identity at Snowflake: a password, a key pair, a token, a browser, or the machine's own (workload identity).
+    """An identity at Snowflake: a password, a key pair, a token, a browser login, or the machine's workload identity.
 
     Example:
         ```python
-        from blocks.credentials.snowflake import SnowflakeCredentials
+        from blocks.credentials import SnowflakeCredentials
 
         credentials = SnowflakeCredentials.load("BLOCK_NAME")
         connection = credentials.get_client(database="analytics")
@@ -186,19 +186,19 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
 
-    account: str = Field(description="The account's identifier, such as 'organization-account'.")
-    user: str | None = Field(default=None, description="The user to log in as; workload identity needs none.")
+    account: str = Field(description="Account identifier, such as organization-account.")
+    user: str | None = Field(default=None, description="User to log in as. Not needed for workload_identity.")
     password: SecretStr | None = Field(
-        default=None, description="The user's password, or a programmatic access token in its place."
+        default=None, description="Password of the user, or a programmatic access token."
     )
     private_key: SecretStr | None = Field(
-        default=None, description="The user's private key as PEM text, for key pair authentication."
+        default=None, description="Private key of the user as PEM, for key pair authentication."
     )
     private_key_path: Path | None = Field(
-        default=None, description="A file with the private key as PEM, read on use; instead of its text."
+        default=None, description="Path of the private key as PEM, instead of the key itself."
     )
     private_key_passphrase: SecretStr | None = Field(
-        default=None, description="What the private key is encrypted with; empty where it is not."
+        default=None, description="Passphrase of the private key. Leave it empty if the key is not encrypted."
     )
     authenticator: Literal[
         "snowflake",
@@ -210,25 +210,28 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         "workload_identity",
     ] = Field(
         default="snowflake",
-        description="How to log in; with a private key and no other choice it is 'snowflake_jwt'. The tokens of "
-        "'externalbrowser' and 'username_password_mfa' are kept by the driver where the account allows it.",
+        description="How to log in. A private key makes it snowflake_jwt. The driver caches the tokens of "
+        "externalbrowser and username_password_mfa if the account allows it.",
     )
     token: SecretStr | None = Field(
-        default=None, description="The token for 'oauth', or for 'workload_identity' by OIDC; it is never renewed."
+        default=None, description="Token for oauth, or for workload_identity by OIDC. It is never renewed."
     )
     workload_identity_provider: Literal["aws", "azure", "gcp", "oidc"] | None = Field(
-        default=None, description="Whose identity this machine has, for 'workload_identity'."
+        default=None, description="Provider of this machine's identity, for workload_identity."
     )
-    endpoint: str | None = Field(default=None, description="The address of Okta, for 'okta_endpoint'.")
+    endpoint: str | None = Field(default=None, description="URL of Okta, for okta_endpoint.")
     role: str | None = Field(
         default=None,
-        description="The role to work in; empty means the user's default. A Snowflake block's comes first.",
+        description="Role to work in, unless a Snowflake block names one. Defaults to the default role of the user.",
     )
     host: str | None = Field(
-        default=None, description="The server's name, where it is not the account's: for private links and for tests."
+        default=None,
+        description="Host name of the server, for private links and tests. Defaults to that of the account.",
     )
-    port: int = Field(default=443, ge=1, le=65535, description="The server's port.")
-    protocol: Literal["https", "http"] = Field(default="https", description="'http' only for tests on this machine.")
+    port: int = Field(default=443, ge=1, le=65535, description="Port of the server.")
+    protocol: Literal["https", "http"] = Field(
+        default="https", description="Protocol of the server. Use http only for tests on this machine."
+    )
 
     @model_validator(mode="after")
     def _needs(self) -> Self:
@@ -250,7 +253,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         return self
 
     def check(self) -> str:
-        """One sentence that says who is logged in.
+        """Log in, and return one sentence that says who is logged in.
 
         Raises:
             AuthError: The login was refused.
@@ -267,8 +270,11 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         """`snowflake://account`."""
         return f"snowflake://{self.account}"
 
-    def get_client(self, **options: Any) -> Any:
-        """A new `snowflake.connector` connection; `options` go to its `connect`. Close it.
+    def get_client(self, **connect_kwargs: Any) -> Any:
+        """Return a new connection of `snowflake.connector`, which the caller closes.
+
+        Args:
+            connect_kwargs: Options of `snowflake.connector.connect`, such as `database`, which replace ours.
 
         Raises:
             AuthError: The login was refused.
@@ -281,7 +287,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             "network_timeout": 300,
             "platform_detection_timeout_seconds": 0,
         }
-        arguments = timeouts | login | {name: value for name, value in options.items() if value is not None}
+        arguments = timeouts | login | {name: value for name, value in connect_kwargs.items() if value is not None}
         parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
         arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
         # A filter that is there already is not added again.
@@ -292,7 +298,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             raise snowflake_error("connect to", self.place, error) from None
 
     def dbt_output(self) -> dict[str, Any]:
-        """The login as dbt's profiles have it; what is secret is a `SecretStr` in it."""
+        """Return the login as a dbt profile has it, with a `SecretStr` for each secret."""
         key = SecretStr(self._pem()) if self.private_key else None
         has_key = bool(self.private_key or self.private_key_path)
         chosen = self.endpoint if self.authenticator == "okta_endpoint" else self.authenticator
@@ -334,13 +340,13 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         return {name: value for name, value in arguments.items() if value is not None}
 
     def _pem(self) -> str:
-        """The text of the private key.
+        """Return the private key as PEM.
 
         Raises:
-            AuthError: It is no PEM.
+            AuthError: It is not PEM.
         """
         text = self.private_key.get_secret_value() if self.private_key else ""
-        # Forms and secret stores turn the line ends of a PEM into blanks, or into \n in letters.
+        # Forms and secret stores turn the line ends of a PEM into spaces, or into \n in letters.
         try:
             return "\n".join([*_pem_parts(text.replace("\\n", "\n")), ""])
         except ValueError as error:
@@ -353,7 +359,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         )
 
     def _private_key(self) -> bytes:
-        """The private key as the driver takes it: DER, not encrypted."""
+        """Return the private key as the driver takes it: DER, not encrypted."""
         serialization = require("cryptography.hazmat.primitives.serialization", extra="snowflake")
         secret = self.private_key_passphrase
         password = secret.get_secret_value().encode() if secret else None
@@ -372,7 +378,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
 
 
 def _pem_parts(text: str) -> tuple[str, str, str]:
-    r"""The first line, the rest and the last line of a PEM.
+    r"""Return the first line, the rest and the last line of a PEM.
 
     >>> _pem_parts("-----BEGIN PRIVATE KEY----- ab cd -----END PRIVATE KEY-----")
     ('-----BEGIN PRIVATE KEY-----', 'ab\ncd', '-----END PRIVATE KEY-----')
@@ -384,9 +390,9 @@ def _pem_parts(text: str) -> tuple[str, str, str]:
 
 
 def without_data(record: logging.LogRecord) -> bool:
-    """True, so that the record is logged: the driver's words on a request that hangs, without what was to be sent.
+    """Cut what was to be sent from the driver's words on a request that hangs, and return True: the record is logged.
 
-    They end in the statement with its values.
+    The words end in the statement with its values.
     """
     if isinstance(record.msg, str) and "Hanging?" in record.msg:
         record.msg = record.msg.partition(", headers:")[0]
@@ -394,7 +400,7 @@ def without_data(record: logging.LogRecord) -> bool:
 
 
 def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorError:
-    """What the driver raised while it tried to `verb` a `place`, as one of our errors."""
+    """Return our error for what the driver raised while it tried to `verb` a `place`."""
     number: int | None = getattr(error, "errno", None)
     state: str | None = getattr(error, "sqlstate", None)
     errno = f"{number:06d}" if number and number > 0 else ""
@@ -415,7 +421,7 @@ def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorErr
 
 
 def _words(error: BaseException) -> str:
-    """The service's words in one line, its names written as they are here: in lower case where they are simple."""
+    """Return the service's words in one line, with simple names in lower case, as they are written here."""
     raw = getattr(error, "raw_msg", None) or getattr(error, "msg", None) or str(error)
     text = re.sub(r"^(\d{6} \(\w+\): |\d{6}: |[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}: |None: )+", "", str(raw))
     text = " ".join(text.replace("SQL compilation error:", "").split())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import pyarrow as pa
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.files.parquet import _KeptOpen
 from blocks.files.protocols import BATCH_ROWS
 
@@ -58,6 +58,8 @@ class IpcReader:
                     for start in range(0, batch.num_rows, BATCH_ROWS):
                         part = fit(batch.slice(start, BATCH_ROWS), wanted or batch.schema, self.source)
                         yield completed(part, schema, absent)
+            except ConnectorError:
+                raise  # also an OSError, some of them
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
@@ -72,6 +74,8 @@ class IpcReader:
         file.seek(0)
         try:
             return pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
+        except ConnectorError:
+            raise  # also an OSError, some of them
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
 

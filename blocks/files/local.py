@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from blocks.base.errors import (
     AccessDeniedError,
-    AlreadyExistsError,
     ConnectorError,
     InvalidInputError,
-    NotFoundError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TerminalError,
     TransientError,
 )
@@ -104,11 +104,11 @@ def parts_of(source: Source, part_bytes: int = CHUNK_BYTES, max_parts: int = 10_
 
 
 FILE_ERRORS: dict[int, type[ConnectorError]] = {
-    errno.ENOENT: NotFoundError,
+    errno.ENOENT: ObjectNotFoundError,
     errno.EACCES: AccessDeniedError,
     errno.EPERM: AccessDeniedError,
     errno.EROFS: AccessDeniedError,
-    errno.EEXIST: AlreadyExistsError,
+    errno.EEXIST: ObjectExistsError,
     errno.EISDIR: InvalidInputError,
     errno.ENOTDIR: InvalidInputError,
     errno.ENAMETOOLONG: InvalidInputError,
@@ -135,6 +135,8 @@ def file_errors(verb: str, place: object) -> Iterator[None]:
     """The operating system's errors as ours: `verb` is what was tried on `place`."""
     try:
         yield
+    except ConnectorError:
+        raise  # also an OSError, some of them
     except OSError as error:
         kind = FILE_ERRORS.get(error.errno or 0, TerminalError)
         advice = ADVICE.get(kind, "").format(verb=verb)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
-from blocks.base.errors import InvalidInputError, TypeLossError
+from blocks.base.errors import ConnectorError, InvalidInputError, TypeLossError
 from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS
 
 if TYPE_CHECKING:
@@ -74,12 +74,16 @@ class ParquetReader:
                         min(rows, BATCH_ROWS), row_groups=[group], columns=wanted.names or own.names[:1]
                     ):
                         yield completed(fit(batch, wanted or batch.schema, self.source), schema, absent)
+            except ConnectorError:
+                raise  # also an OSError, some of them
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
     def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
         try:
             return pq.ParquetFile(file, pre_buffer=False)
+        except ConnectorError:
+            raise  # also an OSError, some of them
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
 

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from blocks.arrow.rejects import bad_row_error
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
@@ -107,6 +107,8 @@ class TextSource:
             while missing > 0 and (data := stream.read(missing)):
                 parts.append(data)
                 missing -= len(data)
+        except ConnectorError:
+            raise  # also an OSError, some of them
         except OSError as error:
             if self.compression == "none":
                 raise

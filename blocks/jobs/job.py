@@ -28,7 +28,7 @@ from prefect.logging import get_logger, get_run_logger
 from pydantic import Field
 
 from blocks.base.block import ConnectorBlock
-from blocks.base.errors import ConnectorError, InvalidInputError, TerminalError, ThrottledError, TransientError
+from blocks.base.errors import ConnectorError, InvalidInputError, JobFailedError, ThrottledError, TransientError
 from blocks.base.operation import BoundOperation, Operation, Prepare, operation
 from blocks.base.parameter import Parameter
 
@@ -49,19 +49,8 @@ SLICE_S = 0.5
 _interrupted: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar("interrupted", default=None)
 
 
-class JobFailedError(TerminalError):
-    """The job ran and failed, was stopped, or took longer than it may; `status` is how it was last seen."""
-
-    def __init__(self, message: str, status: JobStatus) -> None:
-        super().__init__(message)
-        self.status = status
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.status)
-
-
 @dataclass(frozen=True)
-class JobStatus:
+class JobStatus(Parameter):
     """How a run is doing.
 
     Attributes:
@@ -320,7 +309,8 @@ def _watch(run: JobRun, clock: Callable[[], float], wait: Callable[[float], None
                 raise TransientError(
                     f"{error} It was not seen for {unseen_s:.0f} s and may still be running."
                 ) from error
-            asked_for_s = (error.retry_after_s or 0.0) if isinstance(error, ThrottledError) else 0.0
+            if isinstance(error, ThrottledError):
+                asked_for_s = min(error.retry_after_s or 0.0, job.retry.deadline_s)
             failures += 1
             if failures == 1:
                 run.logger.warning("Cannot see how %s is doing, and will look again: %s", run.name, error)

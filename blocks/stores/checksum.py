@@ -6,7 +6,7 @@ import hashlib
 import zlib
 from typing import TYPE_CHECKING, Protocol
 
-from blocks.base.errors import TransientError
+from blocks.base.errors import DamagedError
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
@@ -85,7 +85,3 @@ def verified(chunks: Iterable[bytes], expected: str, place: str) -> Iterator[byt
             f"Could not read {place}: its content does not have the {algorithm} that is stored with it. "
             "Either it was damaged on its way, then the next try is right, or where it is stored."
         )
-
-
-class DamagedError(TransientError):
-    """What arrived is not what was stored."""

@@ -14,7 +14,7 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import Scan
-from blocks.base.errors import InvalidInputError, NotFoundError, SchemaError
+from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.hive import data_objects, hive_values
@@ -120,7 +120,7 @@ class _Dataset:
             for key in self.keys:
                 found.extend(find_objects(self.store, key) if _is_glob(key) else (key,))
         if not found:
-            raise NotFoundError(
+            raise ObjectNotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
             )
         return found

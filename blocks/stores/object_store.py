@@ -25,13 +25,21 @@ from pydantic import Field
 from blocks.arrow.load_id import with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, UnsupportedError
+from blocks.base.errors import (
+    ConnectorError,
+    DamagedError,
+    InvalidInputError,
+    NoSuchStoreError,
+    NotFoundError,
+    ObjectNotFoundError,
+    UnsupportedError,
+)
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.parameter import Parameter
 from blocks.base.retry import call_with_retry
 from blocks.files.local import CHUNK_BYTES, file_errors, rewound, write_file
-from blocks.stores.checksum import DamagedError, verified
+from blocks.stores.checksum import verified
 from blocks.stores.keys import folder_prefix, join_key
 
 if TYPE_CHECKING:
@@ -57,10 +65,6 @@ OPEN_BUFFER_BYTES = 2**20
 WRITE_ID = "etlwriteid"
 """Metadata of a conditional write, by which it knows its own object when the answer was lost; no store's rules on
 names of metadata forbid it."""
-
-
-class NoSuchStoreError(NotFoundError):
-    """The bucket itself does not exist."""
 
 
 @dataclass(frozen=True)
@@ -717,7 +721,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     def _upload_folder(self, source: Path, folder: str, ignore_file: str | Path | None) -> int:
         if not source.is_dir():
-            raise NotFoundError(f"Could not upload {source}: it is not a folder.")
+            raise ObjectNotFoundError(f"Could not upload {source}: it is not a folder.")
         prefix = folder_prefix(folder)
         included = None if ignore_file is None else _not_ignored(source, Path(ignore_file))
         files = (path for path in sorted(source.rglob("*")) if path.is_file())

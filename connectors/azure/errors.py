@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING
 
 from blocks.base.errors import (
     ConnectorError,
     InvalidInputError,
+    NoSuchStoreError,
     TransientError,
     UnsupportedError,
 )
 from blocks.credentials.azure import AZURE_ADVICE, AZURE_ERRORS
-from blocks.stores.object_store import NoSuchStoreError, WriteOptions
 from connectors.shared.obstore import OBSTORE_ERRORS
+
+if TYPE_CHECKING:
+    from blocks.stores.object_store import WriteOptions
 
 ERRORS: dict[str, type[ConnectorError]] = (
     AZURE_ERRORS | OBSTORE_ERRORS | {"ContainerNotFound": NoSuchStoreError, "InvalidBlobOrBlock": TransientError}

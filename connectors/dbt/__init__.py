@@ -1,8 +1,8 @@
 """dbt: a project of models, seeds, snapshots and tests, built in a warehouse by dbt itself, in a process of its own."""
 
-from connectors.dbt.process import DbtStoppedError
 from connectors.dbt.project import DbtProject
 from connectors.dbt.request import Command
 from connectors.dbt.run import DbtRun
+from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
 
-__all__ = ["Command", "DbtProject", "DbtRun", "DbtStoppedError"]
+__all__ = ["Command", "DbtFailedError", "DbtProject", "DbtResult", "DbtRun", "DbtTransientError"]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.settings import PREFECT_HOME
 from pydantic import SecretStr
 
-from blocks.base.errors import MissingDriverError, NotFoundError, TerminalError
+from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError
 from blocks.files.local import part_file
 from blocks.jobs.job import pause
 from blocks.jobs.process import Process
@@ -57,10 +57,6 @@ GRACE_S = 10.0
 
 # A DuckDB file is open in one process at a time: builds of this process take turns.
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
-
-
-class DbtStoppedError(TerminalError):
-    """dbt was stopped before its end."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +124,7 @@ def invoke(
     """Nothing. Runs dbt to its end.
 
     Raises:
-        DbtStoppedError: It took too long.
+        JobFailedError: It took too long.
         ConnectorError: It could not do what it was asked to, apart from single nodes that failed.
     """
     with _turn(place):
@@ -149,7 +145,7 @@ def invoke(
             for line in process.lines(timeout_s=timeout_s, clock=clock):
                 watch.read(line, runs)
         except TimeoutError:
-            raise DbtStoppedError(
+            raise JobFailedError(
                 f"dbt took longer than {timeout_s:g} s and was stopped; so were its queries."
             ) from None
         finally:

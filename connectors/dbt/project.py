@@ -22,14 +22,14 @@ from pydantic import Field, PrivateAttr
 
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import InvalidInputError, NotFoundError, TransientError
+from blocks.base.errors import InvalidInputError, JobFailedError, NotFoundError, TransientError
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.jobs.job import watched_operation
 from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
 from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
-from connectors.dbt.process import DbtStoppedError, Place, artifacts_folder, invoke, project_folder, publish, workplace
+from connectors.dbt.process import Place, artifacts_folder, invoke, project_folder, publish, workplace
 from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request
 from connectors.dbt.run import DbtRun
 from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
@@ -362,7 +362,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             error = None
             try:
                 self._invoke(place, arguments, runs, watch)
-            except DbtStoppedError as stopped:
+            except JobFailedError as stopped:
                 error = stopped
         call.take(read_json(place.target / ARTIFACTS["run_results"]))
         call.nodes = {key: node for key, node in call.nodes.items() if node.resource_type != HOOK} | failed_hooks(

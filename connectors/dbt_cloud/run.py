@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 from blocks.base.artifacts import keep_markdown
-from blocks.base.errors import NotFoundError
+from blocks.base.errors import JobFailedError, NotFoundError
 from blocks.base.operation import operation
-from blocks.jobs.job import JobFailedError, JobRun, watch, watched_operation
+from blocks.jobs.job import JobRun, watch, watched_operation
 from connectors.dbt_cloud.api import MAY_SEE
 from connectors.dbt_cloud.status import DbtCloudStatus, has_results, node_of
 
@@ -155,8 +155,8 @@ class DbtCloudRun(JobRun):
         try:
             status = cast("DbtCloudStatus", watch(self))
         except JobFailedError as error:
-            if isinstance(error.status, DbtCloudStatus):
-                self._keep(error.status)
+            if isinstance(error.result, DbtCloudStatus):
+                self._keep(error.result)
             raise
         self._keep(status)
         return status

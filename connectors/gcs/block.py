@@ -26,8 +26,11 @@ from blocks.base.errors import (
     AlreadyExistsError,
     AuthError,
     ConnectorError,
+    DamagedError,
     InvalidInputError,
+    NoSuchStoreError,
     NotFoundError,
+    ObjectNotFoundError,
     TransientError,
     UnsupportedError,
 )
@@ -36,9 +39,9 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.gcp import GcpCredentials, google_error
 from blocks.files.local import CHUNK_BYTES, parts_of
-from blocks.stores.checksum import DamagedError, new_digest
+from blocks.stores.checksum import new_digest
 from blocks.stores.keys import Folder, folder_prefix, join_key
-from blocks.stores.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, NoSuchStoreError, ObjectInfo, ObjectStore
+from blocks.stores.object_store import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, ObjectInfo, ObjectStore
 from connectors.gcs.errors import ERRORS, _advice, _refusal
 
 if TYPE_CHECKING:
@@ -443,7 +446,7 @@ class GcsBucket(ObjectStore):
             )
             infos = [self._info(key, blob) for blob in found if blob.name == whole]
         if not infos:
-            raise NotFoundError(f"Could not list {self.uri(key)}: no version of it is there.")
+            raise ObjectNotFoundError(f"Could not list {self.uri(key)}: no version of it is there.")
         return sorted(infos, key=lambda info: _generation(info.version or ""), reverse=True)
 
     def _named_bucket(self, name: str) -> Self:
@@ -496,7 +499,7 @@ class GcsBucket(ObjectStore):
         try:
             self._probe()
         except Exception as error:  # noqa: BLE001 (whatever it is, the first error is the one to raise)
-            return type(google_error("", "", error, table=ERRORS)) is NotFoundError
+            return isinstance(google_error("", "", error, table=ERRORS), NotFoundError)
         return False
 
     @contextlib.contextmanager
@@ -507,7 +510,7 @@ class GcsBucket(ObjectStore):
             if type(error).__module__.partition(".")[0] not in {"google", "requests", "urllib3"}:
                 raise
             known = google_error(verb, self.uri(key), error, table=ERRORS, advice=_advice(verb))
-            if type(known) is NotFoundError and (target or "No such object" not in str(known)):
+            if isinstance(known, NotFoundError) and (target or "No such object" not in str(known)):
                 # Not every answer says whether it is the object that is missing or the bucket, or which of two.
                 for store in (self, target):
                     if store is not None and store._is_missing():  # noqa: SLF001

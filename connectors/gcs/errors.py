@@ -7,6 +7,8 @@ from typing import Any
 from blocks.base.errors import (
     AccessDeniedError,
     ConnectorError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TransientError,
 )
 from blocks.base.optional import require
@@ -14,6 +16,8 @@ from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS
 
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
     "orgPolicyConstraintFailed": AccessDeniedError,  # beside a status 412
+    **dict.fromkeys(["notFound", "404"], ObjectNotFoundError),
+    **dict.fromkeys(["duplicate", "conflict", "conditionNotMet", "409", "412"], ObjectExistsError),
     "410": TransientError,  # what a rewrite or an upload had come to; a new one starts from its beginning
 }
 """https://cloud.google.com/storage/docs/json_api/v1/status-codes"""

@@ -18,9 +18,9 @@ from pydantic import Field, HttpUrl
 
 from blocks.base.errors import (
     AccessDeniedError,
-    AlreadyExistsError,
     InvalidInputError,
-    NotFoundError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TransientError,
     UnsupportedError,
 )
@@ -156,7 +156,7 @@ class LocalFiles(ObjectStore):
             try:
                 os.link(part, target)
             except FileExistsError:
-                raise AlreadyExistsError(f"Could not write {target}: it exists already.") from None
+                raise ObjectExistsError(f"Could not write {target}: it exists already.") from None
             except OSError as error:
                 if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
                     raise
@@ -164,9 +164,9 @@ class LocalFiles(ObjectStore):
             return
         if options.if_match is not None:
             if not target.is_file():
-                raise NotFoundError(f"Could not write {target}: there is no such file to replace.")
+                raise ObjectNotFoundError(f"Could not write {target}: there is no such file to replace.")
             if _info("", target.stat()).etag != options.if_match:
-                raise AlreadyExistsError(f"Could not write {target}: it no longer has the etag {options.if_match}.")
+                raise ObjectExistsError(f"Could not write {target}: it no longer has the etag {options.if_match}.")
         part.replace(target)
 
     def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
@@ -212,11 +212,14 @@ class LocalFiles(ObjectStore):
         path = self._path(key)
         with file_errors("read", path):
             try:
-                if not stat.S_ISREG(path.stat().st_mode):
-                    raise NotFoundError(f"Could not read {path}: it is not a file.")
-                yield path
+                is_file = stat.S_ISREG(path.stat().st_mode)
             except (FileNotFoundError, NotADirectoryError):
-                raise NotFoundError(f"Could not read {path}: no such file. Check the key, and the basepath.") from None
+                raise ObjectNotFoundError(
+                    f"Could not read {path}: no such file. Check the key, and the basepath."
+                ) from None
+            if not is_file:
+                raise ObjectNotFoundError(f"Could not read {path}: it is not a file.")
+            yield path
 
     def _place(self, target: Path) -> str:
         nearest = next((folder for folder in target.parents if folder.is_dir()), target.parent)
@@ -264,7 +267,7 @@ class MemoryFiles(ObjectStore):
         try:
             return self._contents.objects[join_key("", key)]
         except KeyError:
-            raise NotFoundError(f"Could not read {self.uri(key)}: no such object.") from None
+            raise ObjectNotFoundError(f"Could not read {self.uri(key)}: no such object.") from None
 
     def _head(self, key: str, version: str | None = None) -> ObjectInfo:
         self._refuse_version(version)
@@ -296,11 +299,11 @@ class MemoryFiles(ObjectStore):
         with contents.lock:
             old = contents.objects.get(info.key)
             if options.if_absent and old is not None:
-                raise AlreadyExistsError(f"Could not write {self.uri(key)}: it exists already.")
+                raise ObjectExistsError(f"Could not write {self.uri(key)}: it exists already.")
             if options.if_match is not None and old is None:
-                raise NotFoundError(f"Could not write {self.uri(key)}: there is no such object to replace.")
+                raise ObjectNotFoundError(f"Could not write {self.uri(key)}: there is no such object to replace.")
             if options.if_match is not None and old is not None and old[1].etag != options.if_match:
-                raise AlreadyExistsError(
+                raise ObjectExistsError(
                     f"Could not write {self.uri(key)}: it no longer has the etag {options.if_match}."
                 )
             contents.objects[info.key] = content, info

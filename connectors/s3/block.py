@@ -18,11 +18,7 @@ from urllib.parse import urlencode
 from pydantic import Field, HttpUrl, field_validator
 
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import (
-    InvalidInputError,
-    NotFoundError,
-    service_error,
-)
+from blocks.base.errors import InvalidInputError, ObjectNotFoundError, service_error
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
@@ -359,7 +355,7 @@ class S3Bucket(ObstoreBucket):
             for each in found
         ]
         if not infos:
-            raise NotFoundError(f"Could not list {self.uri(key)}: no version of it is there.")
+            raise ObjectNotFoundError(f"Could not list {self.uri(key)}: no version of it is there.")
         return infos
 
     def _sweep(self, older_than: dt.timedelta) -> int:

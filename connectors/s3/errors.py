@@ -8,12 +8,13 @@ from blocks.base.errors import (
     AuthError,
     ConnectorError,
     InvalidInputError,
-    NotFoundError,
+    NoSuchStoreError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TransientError,
     UnsupportedError,
 )
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.stores.object_store import NoSuchStoreError
 from connectors.shared.obstore import OBSTORE_ERRORS
 
 ERRORS: dict[str, type[ConnectorError]] = (
@@ -24,11 +25,12 @@ ERRORS: dict[str, type[ConnectorError]] = (
         "CredentialsNotSupported": AuthError,
         "AllAccessDisabled": AccessDeniedError,
         "AccountProblem": AccessDeniedError,
-        "NoSuchKey": NotFoundError,
+        "NoSuchKey": ObjectNotFoundError,
         "NoSuchBucket": NoSuchStoreError,
-        "NoSuchVersion": NotFoundError,
-        "PreconditionFailed": AlreadyExistsError,
-        "412": AlreadyExistsError,
+        "NoSuchVersion": ObjectNotFoundError,
+        "404": ObjectNotFoundError,
+        "PreconditionFailed": ObjectExistsError,
+        "412": ObjectExistsError,
         "BucketAlreadyExists": AlreadyExistsError,
         "BucketAlreadyOwnedByYou": AlreadyExistsError,
         "InvalidArgument": InvalidInputError,

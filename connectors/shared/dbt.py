@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.base.artifacts import cell
-from blocks.base.errors import TerminalError, TransientError, lookup
+from blocks.base.errors import JobFailedError, TransientError, lookup
 from blocks.credentials.snowflake import SNOWFLAKE_ERRORS
 
 if TYPE_CHECKING:
@@ -251,19 +251,14 @@ class DbtResult(BaseModel):
         return text + "".join(f"; {node}" for node in self.failures)
 
 
-class DbtFailedError(TerminalError):
+class DbtFailedError(JobFailedError):
     """A node of a dbt project failed, or dbt took too long; `result` says how each node ended."""
 
-    def __init__(self, message: str, result: DbtResult) -> None:
-        super().__init__(message)
-        self.result = result
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.result)
+    result: DbtResult
 
 
 class DbtTransientError(TransientError):
-    """Nodes of a dbt project failed with something that passes; the next try takes them and what they kept back."""
+    """Nodes of a dbt project failed with something that passes; the next attempt takes them and what they kept back."""
 
     def __init__(self, message: str, result: DbtResult) -> None:
         super().__init__(message)

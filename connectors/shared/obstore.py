@@ -22,7 +22,8 @@ from blocks.base.errors import (
     AuthError,
     ConnectorError,
     InvalidInputError,
-    NotFoundError,
+    ObjectExistsError,
+    ObjectNotFoundError,
     TransientError,
     UnsupportedError,
     service_error,
@@ -40,11 +41,11 @@ if TYPE_CHECKING:
     from blocks.stores.object_store import WriteOptions
 
 OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
-    "FileNotFoundError": NotFoundError,
+    "FileNotFoundError": ObjectNotFoundError,
     "PermissionDeniedError": AccessDeniedError,
     "UnauthenticatedError": AuthError,
-    "AlreadyExistsError": AlreadyExistsError,
-    "PreconditionError": AlreadyExistsError,
+    "AlreadyExistsError": ObjectExistsError,
+    "PreconditionError": ObjectExistsError,
     "NotSupportedError": UnsupportedError,
     "InvalidPathError": InvalidInputError,
     "InvalidRange": InvalidInputError,

@@ -292,8 +292,9 @@ def test_if_absent_writes_once(store: ObjectStore, size: int) -> None:
     """The second write of a key is refused, also of a large object, and leaves the first one."""
     first, second = b"1" * size, b"2" * size
     assert store.write_path("key", first, if_absent=True) == "key"
-    with pytest.raises(AlreadyExistsError):
+    with pytest.raises(AlreadyExistsError) as caught:
         store.write_path("key", second, if_absent=True)
+    assert isinstance(caught.value, FileExistsError)
     assert store.read_path("key") == first
 
 
@@ -506,8 +507,9 @@ def test_a_missing_object_is_named(store: ObjectStore) -> None:
     assert store.exists("there")
     assert not store.exists("missing")
     for operation in (store.read_path, store.head_object, store.open):
-        with pytest.raises(NotFoundError, match="missing"):
+        with pytest.raises(NotFoundError, match="missing") as caught:
             operation("missing")
+        assert isinstance(caught.value, FileNotFoundError)
 
 
 def test_content_has_to_be_bytes(store: ObjectStore) -> None:

@@ -1,4 +1,4 @@
-"""The API as users write it. Never run: `mypy` checks that each expression has the type that is asserted here."""
+"""The API as users write it. Never run: type checkers find that each expression has the type that is asserted here."""
 
 from __future__ import annotations
 
@@ -6,20 +6,30 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
 
-from prefect import flow
+from prefect import flow, task
 from prefect.futures import PrefectFuture, PrefectFutureList
 
 from blocks import (
+    ConnectorBlock,
+    ConnectorError,
+    CsvOptions,
+    JobFailedError,
+    JobStatus,
     LoadPlan,
     LoadReport,
     ObjectInfo,
     ObjectStore,
+    RetryPolicy,
     Scan,
+    ThrottledError,
     Warehouse,
     WriteReport,
+    operation,
     resolve,
+    retry_if_transient,
 )
 from blocks.credentials import AwsCredentials, GcpCredentials
+from connectors.dbt import DbtFailedError, DbtProject, DbtResult
 from connectors.duckdb import DuckDB
 from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
@@ -30,15 +40,18 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from connectors.glue import GlueJob
+
 Row = tuple[Any, ...]
 
 
 def construct() -> None:
     """Blocks are built with the field names of Prefect's own collections."""
     credentials = AwsCredentials(region_name="eu-central-1", assume_role_arn="arn:aws:iam::1:role/loader")
-    S3Bucket(bucket_name="raw", credentials=credentials, bucket_folder="orders")
+    S3Bucket(bucket_name="raw", credentials=credentials, bucket_folder="orders", retry=RetryPolicy(attempts=3))
     Postgres(host="db.example.com", database="shop", username="loader", ssl_mode="verify-full")
-    GcsBucket(bucket="raw", gcp_credentials=GcpCredentials(service_account_file="loader.json"), bucket_folder="orders")
+    identity = GcpCredentials(service_account_file=Path("loader.json"))
+    GcsBucket(bucket="raw", gcp_credentials=identity, bucket_folder="orders")
     LocalFiles(basepath="lake")
     DuckDB(path="warehouse.duckdb", memory_limit="2GB")
 
@@ -50,10 +63,12 @@ def saved() -> None:
     assert_type(resolve(DuckDB(), Warehouse), Warehouse)
 
 
-def saved_warehouse() -> None:
+def saved_warehouse(source: Warehouse | str) -> None:
     """`load` on the class loads a saved block, on an instance it loads data."""
-    warehouse: Postgres = Postgres.load("prod")
-    assert_type(warehouse.load([{"a": 1}], "t"), LoadReport)
+    assert_type(Postgres.load("prod"), Postgres)
+    assert_type(Postgres.load("prod", validate=False), Postgres)
+    assert_type(Postgres.load("prod").load([{"a": 1}], "t"), LoadReport)
+    assert_type(resolve(source, Warehouse).load([{"a": 1}], "t"), LoadReport)
 
 
 def objects(bucket: S3Bucket, other: LocalFiles) -> None:
@@ -75,7 +90,7 @@ def objects(bucket: S3Bucket, other: LocalFiles) -> None:
 
 def scans(bucket: ObjectStore, schema: pa.Schema) -> None:
     """A scan is plain data: it is derived, read, or handed on."""
-    orders = bucket.scan("orders/*.csv", schema=schema, on_error="quarantine")
+    orders = bucket.scan("orders/*.csv", schema=schema, options=CsvOptions(delimiter=";"), on_error="quarantine")
     assert_type(orders, Scan)
     assert_type(orders.map_batches(lambda batch: batch.slice(1)).select(["a"]), Scan)
     assert_type(orders.reject(lambda batch: batch["a"].is_null(), "a is missing"), Scan)
@@ -97,20 +112,31 @@ def warehouses(warehouse: Warehouse) -> None:
     assert_type(warehouse.load_report("orders/2026-04-30"), LoadReport | None)
 
 
+def jobs(job: GlueJob, project: DbtProject) -> None:
+    """Jobs are operations too, and their errors hold how they ended."""
+    assert_type(job.run(), JobStatus)
+    try:
+        assert_type(project.build(select=["orders"]), DbtResult)
+    except DbtFailedError as error:
+        assert_type(error.result, DbtResult)
+
+
 @flow
 def futures(bucket: S3Bucket, warehouse: DuckDB, keys: list[str]) -> LoadReport:
     """In a flow an operation can be submitted and mapped, and a future knows what it will hold."""
     assert_type(bucket.read_path.submit("a.csv"), PrefectFuture[bytes])
     assert_type(bucket.read_path.map(keys), PrefectFutureList[bytes])
+    assert_type(bucket.read_path.map(keys).result(), list[bytes])
     future = warehouse.load.submit([{"a": 1}], "t", mode="append")
     assert_type(future, PrefectFuture[LoadReport])
     return future.result()
 
 
-async def awaited(bucket: S3Bucket, warehouse: DuckDB) -> None:
+async def awaited(bucket: S3Bucket, warehouse: DuckDB, job: GlueJob) -> None:
     """Every operation can be awaited."""
     assert_type(await bucket.read_path.aio("a.csv"), bytes)
     assert_type(await warehouse.load.aio([{"a": 1}], "t"), LoadReport)
+    assert_type(await job.run.aio(), JobStatus)
     async with warehouse:
         assert_type(await warehouse.fetch_all.aio("select 1"), list[Row])
 
@@ -119,12 +145,44 @@ def options(bucket: S3Bucket, warehouse: Warehouse) -> None:
     """Task options for one call; the result keeps its type."""
     assert_type(bucket.read_path.with_options(retries=0)("a.csv"), bytes)
     assert_type(warehouse.load.with_options(name="load orders", timeout_seconds=60)([{"a": 1}], "t"), LoadReport)
+    assert_type(bucket.read_path.with_options(retries=0).submit("a.csv"), PrefectFuture[bytes])
 
 
-def mistakes(bucket: S3Bucket, warehouse: DuckDB) -> None:
-    """What is wrong is seen before it runs: `mypy` calls an ignore that hides nothing an error."""
-    bucket.read_path()  # type: ignore[call-arg]
-    bucket.write_path("a.csv", "text")  # type: ignore[arg-type]
-    bucket.write_path.submit("a.csv", b"", if_absnt=True)  # type: ignore[call-arg]
-    warehouse.load([{"a": 1}], "t", mode="merge")  # type: ignore[arg-type]
-    S3Bucket(bucket="raw")  # type: ignore[call-arg]
+def closed() -> None:
+    """Every block is a context manager, and keeps its type there."""
+    with DuckDB() as warehouse:
+        assert_type(warehouse, DuckDB)
+    assert_type(DuckDB().close(), None)
+
+
+def caught(error: ConnectorError) -> None:
+    """What an error carries has a type where one class of error carries one type."""
+    if isinstance(error, ThrottledError):
+        assert_type(error.retry_after_s, float | None)
+    if isinstance(error, JobFailedError):
+        assert_type(error.result, Any)
+
+
+@task(retries=2, retry_condition_fn=retry_if_transient)
+def step(day: str) -> int:
+    """A task of a user's retries what passes."""
+    return len(day)
+
+
+class Shelf(ConnectorBlock):
+    """A block of a user's."""
+
+    def check(self) -> str:
+        """A method."""
+        return "It is there."
+
+    @operation
+    def take(self, key: str, *, copies: int = 1) -> list[bytes]:
+        """An operation."""
+        return [key.encode()] * copies
+
+
+def own(shelf: Shelf) -> None:
+    """The operations of a user's block are as well typed as ours."""
+    assert_type(shelf.take("a", copies=2), list[bytes])
+    assert_type(shelf.take.submit("a"), PrefectFuture[list[bytes]])
