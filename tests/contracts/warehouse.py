@@ -6,6 +6,7 @@ column type for, and that it has to refuse.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import pickle
@@ -385,6 +386,46 @@ def test_a_reader_cannot_be_read_twice(warehouse: Warehouse) -> None:
     with pytest.raises(ConnectorError, match="can be read only once"):
         warehouse.load(reader, "t")
     assert count(warehouse) == 2
+
+
+class Stream:
+    """Rows by the Arrow C stream interface, as a cursor hands them out: what was read is gone."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._batches = iter(reader)
+        self.schema = reader.schema
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        rest = pa.RecordBatchReader.from_batches(self.schema, self._batches)
+        return rest.__arrow_c_stream__(requested_schema)
+
+
+@all_modes
+@pytest.mark.parametrize("kind", [lambda reader: reader, Stream], ids=["reader", "stream"])
+@pytest.mark.parametrize("failures", [0, 1], ids=["read to its end", "broken off"])
+def test_rows_that_were_read_once_are_never_taken_for_none(
+    warehouse: Warehouse, mode: Mode, kind: Callable[[Any], Any], failures: int
+) -> None:
+    """The same one-pass source under another load_id, or after a failure, is refused, and the table stays as it was."""
+    warehouse.load(table_of([1]), "t")
+    data = table_of([7, 8, 9])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from data.to_batches(max_chunksize=1)
+        for _ in range(failures):
+            raise TransientError("the network blinked")
+
+    source = kind(pa.RecordBatchReader.from_batches(data.schema, batches()))
+    arguments: Any = {"mode": mode, **ARGUMENTS[mode]}
+    first: Any = pytest.raises((ConnectorError, pa.ArrowInvalid)) if failures else contextlib.nullcontext()
+    with first:
+        warehouse.load(source, "t", load_id="day-1", **arguments)
+    before = rows(warehouse, columns="id")
+    with pytest.raises(InvalidInputError, match="can be read only once"):
+        warehouse.load(source, "t", load_id="day-2", **arguments)
+    assert rows(warehouse, columns="id") == before
+    assert warehouse.load_report("day-2") is None
+    assert warehouse.load(data, "t", load_id="day-3", **arguments).rows == 3
 
 
 # All or nothing
