@@ -328,6 +328,28 @@ def test_a_load_id_is_loaded_once(warehouse: Warehouse, mode: Mode) -> None:
     assert warehouse.load_report("tuesday") is None
 
 
+OTHER_LOADS: dict[str, dict[str, Any]] = {
+    "table": {"table": "customers"},
+    "mode": {"mode": "replace"},
+    "key": {"mode": "upsert", "key": ["id", "day"]},
+    "partition_by": {"mode": "replace_partition", "partition_by": ["text"]},
+}
+
+
+@pytest.mark.parametrize("other", OTHER_LOADS)
+def test_a_load_id_belongs_to_one_load(warehouse: Warehouse, other: str) -> None:
+    """A known load_id with another table, mode, key or partition is refused, by what it belongs to; nothing is done."""
+    changed = {"table": "t", **OTHER_LOADS[other]}
+    mode: Mode = "append" if other == "mode" else changed.get("mode", "append")
+    warehouse.load(table_of([1]), "t", mode=mode, load_id="2026-04-30", **ARGUMENTS[mode])
+    with pytest.raises(InvalidInputError, match=rf"'2026-04-30' belongs to another load of .*: {other} ") as refused:
+        warehouse.load(table_of([2]), load_id="2026-04-30", **changed)
+    assert "\n" not in str(refused.value)
+    assert rows(warehouse, columns="id") == [(1,)]
+    with pytest.raises(NotFoundError):
+        warehouse.table_schema("customers")
+
+
 def test_the_ledger_has_a_row_for_each_load(warehouse: Warehouse) -> None:
     """Table, mode and counts of each load can be looked up beside the data."""
     assert warehouse.load_report("nothing was loaded yet") is None
