@@ -8,10 +8,11 @@ import io
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -167,17 +168,35 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
         )
     if isinstance(data, pa.RecordBatchReader):
         return _without_views(_one_pass(data, data, source))
-    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
-        return as_scan(pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None), source=source)
+    if is_pandas(data):
+        return as_scan(from_pandas(data), source=source)
+    if is_polars(data):
+        return as_scan(from_polars(data), source=source)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-        return as_scan(pa.Table.from_pylist(data), source=source)
+        return as_scan(from_rows(data), source=source)
     if hasattr(data, "__arrow_c_stream__"):
-        if hasattr(data, "__len__"):  # a frame, in memory
-            return as_scan(pa.table(data), source=source)
-        return _without_views(_one_pass(data, pa.RecordBatchReader.from_stream(data), source))
-    raise InvalidInputError(
-        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, or "
-        "anything else with __arrow_c_stream__."
+        with _tabular(data):
+            if hasattr(data, "__len__"):  # in memory
+                return as_scan(pa.table(data), source=source)
+            return _without_views(_one_pass(data, pa.RecordBatchReader.from_stream(data), source))
+    raise _not_tabular(data)
+
+
+@contextlib.contextmanager
+def _tabular(data: object) -> Iterator[None]:
+    """Say so where a stream has no columns, as that of a single pandas or polars Series."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, ConnectorError):
+            raise
+        raise _not_tabular(data) from error
+
+
+def _not_tabular(data: object) -> InvalidInputError:
+    return InvalidInputError(
+        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, a list of "
+        "dictionaries, or anything else with __arrow_c_stream__."
     )
 
 
