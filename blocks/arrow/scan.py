@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
-from typing import TYPE_CHECKING, Any, TypeVar
+import weakref
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -21,8 +24,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
-
-T = TypeVar("T")
 
 AHEAD_BYTES = 8 * 2**20
 """How many bytes a stage of a pipeline may run ahead of the next one."""
@@ -76,9 +77,7 @@ class Scan:
             InvalidInputError: The data can be read only once and has been read, or there is a bad row and no `rejects`.
         """
         if self._opened and not self.reopenable:
-            raise InvalidInputError(
-                f"{self.source} can be read only once, so there is no second attempt. Pass a table, a frame or a scan."
-            )
+            raise read_once_error(self.source)
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
 
@@ -168,18 +167,104 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
             )
         )
     if isinstance(data, pa.RecordBatchReader):
-        return _without_views(Scan(data.schema, lambda _: data, source=source, reopenable=False))
-    if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
-        return as_scan(pa.Table.from_pandas(data, preserve_index=False).replace_schema_metadata(None), source=source)
+        return _without_views(_one_pass(data, data, source))
+    if is_pandas(data):
+        return as_scan(from_pandas(data), source=source)
+    if is_polars(data):
+        return as_scan(from_polars(data), source=source)
     if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-        return as_scan(pa.Table.from_pylist(data), source=source)
+        return as_scan(from_rows(data), source=source)
     if hasattr(data, "__arrow_c_stream__"):
-        if hasattr(data, "__len__"):  # a frame, in memory
-            return as_scan(pa.table(data), source=source)
-        return as_scan(pa.RecordBatchReader.from_stream(data), source=source)
-    raise InvalidInputError(
-        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, or "
-        "anything else with __arrow_c_stream__."
+        with _tabular(data):
+            if hasattr(data, "__len__"):  # in memory
+                return as_scan(pa.table(data), source=source)
+            return _without_views(_one_pass(data, pa.RecordBatchReader.from_stream(data), source))
+    raise _not_tabular(data)
+
+
+@contextlib.contextmanager
+def _tabular(data: object) -> Iterator[None]:
+    """Say so where a stream has no columns, as that of a single pandas or polars Series."""
+    try:
+        yield
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        if isinstance(error, ConnectorError):
+            raise
+        raise _not_tabular(data) from error
+
+
+def _not_tabular(data: object) -> InvalidInputError:
+    return InvalidInputError(
+        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, a list of "
+        "dictionaries, or anything else with __arrow_c_stream__."
+    )
+
+
+class _Reading:
+    """How far an object was read that gives its rows as a stream. Every scan of the object shares it.
+
+    Without it a second scan of the same reader, such as that of a retried task, would find no rows left and call that
+    a success.
+    """
+
+    _of: ClassVar[dict[int, _Reading]] = {}
+
+    def __init__(self) -> None:
+        self._begun = False
+        self._broken_off = False
+        self._rows = 0
+
+    @classmethod
+    def of(cls, data: object) -> _Reading:
+        """The one of this object, for as long as that lives."""
+        if (known := cls._of.get(id(data))) is not None:
+            return known
+        reading = cls()
+        with contextlib.suppress(TypeError):  # not every object can be watched
+            weakref.finalize(data, cls._of.pop, id(data), None)
+            cls._of[id(data)] = reading
+        return reading
+
+    def batches(self, reader: pa.RecordBatchReader, source: str, *, once: bool) -> Iterator[pa.RecordBatch]:
+        """The rows of the stream.
+
+        Args:
+            reader: The stream.
+            source: What it is of, for the message.
+            once: Whether the object is known to give its rows only once. One of which that is not known is read again
+                as long as each reading came to its end, and has rows where an earlier one had.
+
+        Raises:
+            InvalidInputError: The rows, or some of them, were given already.
+        """
+        if (once and self._begun) or self._broken_off:
+            raise read_once_error(source)
+        self._begun = True
+        return self._watched(reader, source)
+
+    def _watched(self, reader: pa.RecordBatchReader, source: str) -> Iterator[pa.RecordBatch]:
+        rows, at_end = 0, False
+        try:
+            for batch in reader:
+                rows += batch.num_rows
+                yield batch
+            at_end = True
+        finally:
+            self._broken_off = self._broken_off or not at_end
+        if self._rows and not rows:
+            raise read_once_error(source)
+        self._rows = rows
+
+
+def _one_pass(data: Any, reader: pa.RecordBatchReader, source: str) -> Scan:
+    reading, once = _Reading.of(data), data is reader or hasattr(data, "__next__")
+    return Scan(reader.schema, lambda _: reading.batches(reader, source, once=once), source=source, reopenable=False)
+
+
+def read_once_error(source: str) -> InvalidInputError:
+    """The error for a second reading of what can be read only once."""
+    return InvalidInputError(
+        f"{source} can be read only once, so there is no second attempt. Pass a table, a frame or a scan."
     )
 
 

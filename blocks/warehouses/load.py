@@ -72,6 +72,8 @@ class LoadReport(BaseModel):
     load_id: str
     table: str
     mode: Mode
+    key: tuple[str, ...] | None = Field(default=None, description="The key; None in reports of before it was kept.")
+    partition_by: tuple[str, ...] | None = Field(default=None, description="The partition's columns; None likewise.")
     rows: int = Field(description="Rows of the data that are in the table now because of this load.")
     inserted: int = Field(default=0, description="Rows that are new in the table.")
     updated: int = Field(default=0, description="Rows whose key was in the table before.")

@@ -111,6 +111,8 @@ class Loader:
             load_id=self._load_id,
             table=plan.table,
             mode=plan.mode,
+            key=plan.key,
+            partition_by=plan.partition_by,
             rows=self._rows,
             **changes,
             rejected=dict(self._rejects.reasons),

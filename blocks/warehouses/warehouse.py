@@ -322,7 +322,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run)
+        return self._once(load_id, run, table=table, mode=mode, key=key, partition_by=partition_by)
 
     @operation(prepare=_fix_publish_id)
     def publish(
@@ -385,7 +385,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 rejected=keys,
             ).run()
 
-        return self._once(load_id, run)
+        return self._once(load_id, run, table=table, mode=mode, key=key, partition_by=partition_by)
 
     @operation
     def drop_table(self, table: str) -> None:
@@ -393,8 +393,21 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._session() as session:
             session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
 
-    def _once(self, load_id: str | None, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
-        """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger."""
+    def _once(
+        self,
+        load_id: str | None,
+        work: Callable[[BulkSession, str], LoadReport],
+        *,
+        table: str,
+        mode: Mode = "append",
+        key: Sequence[str] = (),
+        partition_by: Sequence[str] = (),
+    ) -> LoadReport:
+        """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger.
+
+        Raises:
+            InvalidInputError: The ledger has the load_id from a load of another table, mode, key or partition.
+        """
         if not load_id:
             raise InvalidInputError("load_id is empty.")
         try:
@@ -402,6 +415,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 report = work(session, load_id)
         except AmbiguousError as lost:
             report = self._resolve(load_id, lost)
+        if report.already_loaded:
+            found = (self.uri(report.table), report.mode, report.key, report.partition_by)
+            asked = (self.uri(table), mode, tuple(key), tuple(partition_by))
+            names = ("table", "mode", "key", "partition_by")
+            if other := [
+                f"{name} {old!r}, not {new!r}"
+                for name, old, new in zip(names, found, asked, strict=True)
+                if old not in (new, None)
+            ]:
+                raise InvalidInputError(
+                    f"load_id {load_id!r} belongs to another load of {report.finished_at:%Y-%m-%d %H:%M} UTC: "
+                    f"{'; '.join(other)}. Nothing was loaded. Give each load a load_id of its own, such as "
+                    f"{f'{table}/{load_id}'!r}."
+                )
         self.logger.info("%s", report)
         return report
 

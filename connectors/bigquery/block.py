@@ -142,7 +142,7 @@ class BigQuery(Warehouse):
         def copy(session: BulkSession, load_id: str) -> LoadReport:
             return cast("BigQuerySession", session).copy_once(files, table, load_id, file_format)
 
-        return self._once(load_id, copy)
+        return self._once(load_id, copy, table=table)
 
     @operation
     def extract_to(

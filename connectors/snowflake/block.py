@@ -163,7 +163,7 @@ class Snowflake(Warehouse):
         def copy(session: BulkSession, load_id: str) -> LoadReport:
             return cast("SnowflakeSession", session).copy_once(statement, table, load_id)
 
-        return self._once(load_id, copy)
+        return self._once(load_id, copy, table=table)
 
     @operation
     def unload_to(

@@ -6,6 +6,7 @@ column type for, and that it has to refuse.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import json
 import pickle
@@ -327,6 +328,28 @@ def test_a_load_id_is_loaded_once(warehouse: Warehouse, mode: Mode) -> None:
     assert warehouse.load_report("tuesday") is None
 
 
+OTHER_LOADS: dict[str, dict[str, Any]] = {
+    "table": {"table": "customers"},
+    "mode": {"mode": "replace"},
+    "key": {"mode": "upsert", "key": ["id", "day"]},
+    "partition_by": {"mode": "replace_partition", "partition_by": ["text"]},
+}
+
+
+@pytest.mark.parametrize("other", OTHER_LOADS)
+def test_a_load_id_belongs_to_one_load(warehouse: Warehouse, other: str) -> None:
+    """A known load_id with another table, mode, key or partition is refused, by what it belongs to; nothing is done."""
+    changed = {"table": "t", **OTHER_LOADS[other]}
+    mode: Mode = "append" if other == "mode" else changed.get("mode", "append")
+    warehouse.load(table_of([1]), "t", mode=mode, load_id="2026-04-30", **ARGUMENTS[mode])
+    with pytest.raises(InvalidInputError, match=rf"'2026-04-30' belongs to another load of .*: {other} ") as refused:
+        warehouse.load(table_of([2]), load_id="2026-04-30", **changed)
+    assert "\n" not in str(refused.value)
+    assert rows(warehouse, columns="id") == [(1,)]
+    with pytest.raises(NotFoundError):
+        warehouse.table_schema("customers")
+
+
 def test_the_ledger_has_a_row_for_each_load(warehouse: Warehouse) -> None:
     """Table, mode and counts of each load can be looked up beside the data."""
     assert warehouse.load_report("nothing was loaded yet") is None
@@ -385,6 +408,46 @@ def test_a_reader_cannot_be_read_twice(warehouse: Warehouse) -> None:
     with pytest.raises(ConnectorError, match="can be read only once"):
         warehouse.load(reader, "t")
     assert count(warehouse) == 2
+
+
+class Stream:
+    """Rows by the Arrow C stream interface, as a cursor hands them out: what was read is gone."""
+
+    def __init__(self, reader: pa.RecordBatchReader) -> None:
+        self._batches = iter(reader)
+        self.schema = reader.schema
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        rest = pa.RecordBatchReader.from_batches(self.schema, self._batches)
+        return rest.__arrow_c_stream__(requested_schema)
+
+
+@all_modes
+@pytest.mark.parametrize("kind", [lambda reader: reader, Stream], ids=["reader", "stream"])
+@pytest.mark.parametrize("failures", [0, 1], ids=["read to its end", "broken off"])
+def test_rows_that_were_read_once_are_never_taken_for_none(
+    warehouse: Warehouse, mode: Mode, kind: Callable[[Any], Any], failures: int
+) -> None:
+    """The same one-pass source under another load_id, or after a failure, is refused, and the table stays as it was."""
+    warehouse.load(table_of([1]), "t")
+    data = table_of([7, 8, 9])
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        yield from data.to_batches(max_chunksize=1)
+        for _ in range(failures):
+            raise TransientError("the network blinked")
+
+    source = kind(pa.RecordBatchReader.from_batches(data.schema, batches()))
+    arguments: Any = {"mode": mode, **ARGUMENTS[mode]}
+    first: Any = pytest.raises((ConnectorError, pa.ArrowInvalid)) if failures else contextlib.nullcontext()
+    with first:
+        warehouse.load(source, "t", load_id="day-1", **arguments)
+    before = rows(warehouse, columns="id")
+    with pytest.raises(InvalidInputError, match="can be read only once"):
+        warehouse.load(source, "t", load_id="day-2", **arguments)
+    assert rows(warehouse, columns="id") == before
+    assert warehouse.load_report("day-2") is None
+    assert warehouse.load(data, "t", load_id="day-3", **arguments).rows == 3
 
 
 # All or nothing
