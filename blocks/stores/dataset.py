@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.files.protocols import Reader
-    from blocks.stores.object_store import ObjectInfo, ObjectStore
+    from blocks.stores.client import ObjectInfo
+    from blocks.stores.folder import StoreFolder
 
     Condition = tuple[str, str, Any]
 else:
@@ -43,7 +44,7 @@ FILES_AT_ONCE = 8
 
 
 def scan(
-    store: ObjectStore,
+    store: StoreFolder,
     keys: str | Sequence[str],
     *,
     schema: pa.Schema | None = None,
@@ -92,7 +93,7 @@ def scan(
 
 @dataclass(frozen=True)
 class _Dataset:
-    store: ObjectStore
+    store: StoreFolder
     keys: str | tuple[str, ...]
     declared: pa.Schema | None
     format: Format | None
@@ -132,7 +133,7 @@ class _Dataset:
 
     def fingerprint(self) -> str:
         """A digest of names and versions of the objects, and of what is read of them."""
-        infos = [self.store._head(item) if isinstance(item, str) else item for item in self.objects]  # noqa: SLF001
+        infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
         versions = [(info.key, info.size, info.etag) for info in infos]
         text = repr((self.store.uri(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -264,7 +265,7 @@ class _Dataset:
 
         form, compression = detect(key, self.format, self.compression)
         return open_reader(
-            partial(self.store._open, key),  # noqa: SLF001
+            partial(self.store.open, key),
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -287,7 +288,7 @@ class _Dataset:
         return pa.field(field.name, common, known.nullable or field.nullable)
 
 
-def find_objects(store: ObjectStore, name: str) -> list[ObjectInfo]:
+def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
     """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
     if _is_glob(name):
         folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
@@ -296,7 +297,7 @@ def find_objects(store: ObjectStore, name: str) -> list[ObjectInfo]:
         return sorted(found, key=_natural)
     if name and not name.endswith("/"):
         try:
-            return [store._head(name)]  # noqa: SLF001
+            return [store.head(name)]
         except NotFoundError:
             pass
     return sorted(data_objects(store, name.rstrip("/")), key=_natural)

@@ -13,7 +13,7 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.stores.object_store import NoSuchStoreError
+from blocks.stores.client import NoSuchStoreError
 from connectors.shared.obstore import OBSTORE_ERRORS
 
 ERRORS: dict[str, type[ConnectorError]] = (
@@ -80,6 +80,7 @@ PERMISSIONS = {
 }
 
 
-def _advice(verb: str) -> dict[str, str]:
+def advice_for(verb: str) -> dict[str, str]:
+    """Return what to do about each code when `verb` is what was tried."""
     needed = PERMISSIONS.get(verb)
     return ADVICE | {"AccessDenied": f"The identity needs {needed}." if needed else ""}
