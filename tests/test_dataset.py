@@ -55,12 +55,12 @@ def rows(found):
 
 
 def test_an_unknown_mode_writes_nothing() -> None:
-    """Also one that a warehouse would know."""
+    """Also one that other tools know; the message names ours."""
     store = MemoryFiles().objects
     write_table(store, ORDERS, "orders")
     before = {info.key: info.etag for page in store.list() for info in page}
-    with pytest.raises(InvalidInputError, match="Unknown mode 'replace'"):
-        write_table(store, ORDERS.slice(0, 1), "orders", mode="replace")
+    with pytest.raises(InvalidInputError, match=r"Unknown mode 'overwrite'\. The modes are replace, "):
+        write_table(store, ORDERS.slice(0, 1), "orders", mode="overwrite")
     assert before == {info.key: info.etag for page in store.list() for info in page}
 
 
@@ -121,7 +121,7 @@ def test_any_partition_value_comes_back(values):
 
 def test_the_same_write_twice_gives_the_same_files(store):
     """In every mode a second try changes nothing: the same keys, the same bytes."""
-    for mode in ("overwrite", "replace_partition", "append"):
+    for mode in ("replace", "replace_partition", "append"):
         first = write_table(store, ORDERS, mode, partition_by=["date"], mode=mode, load_id="2026-04-30/v1")
         content = {key: store.get(key) for key in keys(store, mode)}
         second = write_table(store, ORDERS, mode, partition_by=["date"], mode=mode, load_id="2026-04-30/v1")
@@ -147,8 +147,8 @@ def test_an_append_removes_what_its_dead_attempt_left(store):
     assert report.removed == 2
 
 
-def test_overwrite_leaves_nothing_else(store):
-    """After an overwrite the folder holds the new rows only; its neighbours are untouched."""
+def test_replace_leaves_nothing_else(store):
+    """After a replace the folder holds the new rows only; its neighbours are untouched."""
     put(store, orders2__x_csv=b"id\n1\n")
     write_table(store, ORDERS, "orders", mode="append")
     write_table(store, ORDERS, "orders", partition_by=["date"])
@@ -182,7 +182,7 @@ def test_a_single_partition_can_be_written_by_its_folder(store):
 
 
 def test_no_rows(store):
-    """An overwrite with no rows keeps the schema; the other modes change nothing."""
+    """A replace with no rows keeps the schema; the other modes change nothing."""
     write_table(store, ORDERS, "orders", partition_by=["date"])
     empty = ORDERS.slice(0, 0)
     for mode in ("append", "replace_partition"):
@@ -269,10 +269,10 @@ def test_a_clean_write_removes_the_old_quarantine(store):
     """When the corrected data has no bad rows, those of the earlier try are gone."""
     put(store, raw__orders_csv=CSV)
     source = scan(store, "raw/orders.csv", schema=SCHEMA, on_error="quarantine")
-    for mode in ("overwrite", "replace_partition", "append"):
+    for mode in ("replace", "replace_partition", "append"):
         assert write_table(store, source, mode, mode=mode, load_id="x", max_rejected=0.5).quarantine
     put(store, raw__orders_csv=b"id,amount\n1,1.50\n")
-    for mode in ("overwrite", "replace_partition", "append"):
+    for mode in ("replace", "replace_partition", "append"):
         assert write_table(store, source, mode, mode=mode, load_id="x", max_rejected=0.5).quarantine is None
         assert len(keys(store, mode)) == 1
 
@@ -316,6 +316,9 @@ def test_a_scan_is_told_apart_by_what_it_reads(store):
         ("raw/", [1, 2, 3, 10, 4]),
         ("raw/*.csv", [1, 2, 3, 10]),
         ("raw/c-?.csv", [3]),
+        ("raw/[a-b].csv", [1, 2]),
+        ("raw/[!a]*.csv", [2, 3, 10]),
+        ("raw/c[!x]10.csv", [10]),
         ("raw/**/*.csv", [1, 2, 3, 10, 4]),
         ("**/d.csv", [4]),
         (["raw/b.csv", "raw/a.csv"], [2, 1]),
@@ -329,6 +332,16 @@ def test_keys_folders_and_globs(store, what, expected):
         store.put(f"raw/{name}.csv", b"id\n" + content + b"\n")
     store.put("raw/_SUCCESS", b"")
     assert scan(store, what).to_arrow()["id"].to_pylist() == expected
+
+
+def test_a_glob_is_read_as_everywhere():
+    """A set matches no slash, and `**` is a whole name; half of one is refused."""
+    store = MemoryFiles().objects
+    put(store, raw__a_csv=b"id\n1\n")
+    with pytest.raises(NotFoundError):
+        scan(store, "raw[!x]a.csv").to_arrow()
+    with pytest.raises(InvalidInputError, match="between slashes"):
+        scan(store, "raw/a**").to_arrow()
 
 
 def test_different_files_are_united_by_name(store):

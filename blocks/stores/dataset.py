@@ -11,6 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import Scan
@@ -119,7 +120,7 @@ class _Dataset:
             found += find_objects(self.store, self.keys)
         else:
             for key in self.keys:
-                found.extend(find_objects(self.store, key) if _is_glob(key) else (key,))
+                found.extend(find_objects(self.store, key) if has_magic(key) else (key,))
         if not found:
             raise NotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
@@ -290,10 +291,10 @@ class _Dataset:
 
 def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
     """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
-    if _is_glob(name):
+    if has_magic(name):
         folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
-        pattern = re.compile(_glob_regex(name))
-        found = (info for info in data_objects(store, folder) if pattern.fullmatch(info.key))
+        pattern = _glob(name)
+        found = (info for info in data_objects(store, folder) if pattern.match(info.key))
         return sorted(found, key=_natural)
     if name and not name.endswith("/"):
         try:
@@ -303,19 +304,23 @@ def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
     return sorted(data_objects(store, name.rstrip("/")), key=_natural)
 
 
-def _is_glob(name: str) -> bool:
-    return any(char in name for char in "*?[")
+def _glob(name: str) -> re.Pattern[str]:
+    """Compile a glob over keys: `*`, `?` and `[...]` within a name, `**` across folders.
 
-
-def _glob_regex(name: str) -> str:
-    """The regular expression of a glob.
-
-    >>> re.fullmatch(_glob_regex("a/**/*.csv"), "a/b/c/d.csv") is not None
+    >>> _glob("a/**/*-[!0].csv").match("a/b/c/d-1.csv") is not None
     True
+
+    Raises:
+        InvalidInputError: `**` is only a part of a name.
     """
-    marks = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", name)
-    return "".join(marks.get(part) or (part if index % 2 else re.escape(part)) for index, part in enumerate(parts))
+    from fsspec.utils import glob_translate
+
+    try:
+        regex = glob_translate(name)
+    except ValueError as error:
+        raise InvalidInputError(f"Invalid glob {name!r:.200}: '**' has to stand between slashes.") from error
+    # As everywhere, a set matches no slash; the library sees to that for `*` and `?` only.
+    return re.compile(re.sub(r"(?<!\\)\[\^(?!/\])", "(?!/)[^", regex))
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:

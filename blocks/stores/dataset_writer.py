@@ -45,7 +45,7 @@ else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
-WriteMode = Literal["overwrite", "replace_partition", "append"]
+WriteMode = Literal["replace", "replace_partition", "append"]
 
 
 SORT_BYTES = 64 * 2**20
@@ -104,7 +104,7 @@ def write_table(
     prefix: str,
     *,
     partition_by: Sequence[str] = (),
-    mode: WriteMode = "overwrite",
+    mode: WriteMode = "replace",
     format: Format = "parquet",  # noqa: A002 (what everybody calls it)
     compression: Compression | None = None,
     options: FileOptions | None = None,
@@ -117,7 +117,7 @@ def write_table(
 
     Files are `<prefix>/<column>=<value>/part-0.parquet`. Without `partition_by` the folder itself is the partition.
 
-    * `overwrite`: the folder holds these rows and no others. No rows are one file without rows, which keeps the schema.
+    * `replace`: the folder holds these rows and no others. No rows are one file without rows, which keeps the schema.
     * `replace_partition`: the same for each partition that has rows in `data`; others are left alone.
     * `append`: adds parts whose names carry the load_id, so that the same load twice is there once.
 
@@ -155,7 +155,7 @@ def write_table(
         parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
             rows = _fill(parts, source, rejects, list(partition_by), max_rejected)
-            if rows == 0 and mode == "overwrite":
+            if rows == 0 and mode == "replace":
                 parts.write("", empty_batch(source.schema))
         files = _upload(store, parts)
         partitions = sorted({part.partition for part in parts.done})
@@ -442,7 +442,7 @@ def _file_name(text: str) -> str:
 
 def _stale(store: StoreFolder, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
     """The keys that this write replaces, those that it wrote itself included."""
-    if mode == "overwrite":
+    if mode == "replace":
         return _keys(store, folder)
     if mode == "append":
         own = re.compile(rf"{re.escape(name)}\d+\.[^/]*")

@@ -474,7 +474,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         prefix: str,
         *,
         partition_by: Sequence[str] = (),
-        mode: WriteMode = "overwrite",
+        mode: WriteMode = "replace",
         format: Format = "parquet",  # noqa: A002 (what everybody calls it)
         compression: Compression | None = None,
         options: FileOptions | None = None,
@@ -490,7 +490,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
             prefix: The folder.
             partition_by: Columns that become folders.
-            mode: `overwrite`: the folder holds these rows and no others. `replace_partition`: the same for each
+            mode: `replace`: the folder holds these rows and no others. `replace_partition`: the same for each
                 partition that has rows in the data. `append` adds parts whose names carry the load_id.
             format: The files' format.
             compression: The format's default where None: zstd for Parquet, none for the others.
