@@ -33,8 +33,9 @@ from blocks.files.options import CsvOptions, ParquetOptions
 from blocks.jobs.job import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
+from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
-from blocks.stores.object_store import ObjectInfo, ObjectStore
+from blocks.stores.object_store import ObjectStore
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.warehouse import Warehouse
 

@@ -93,6 +93,11 @@ def everything_there(store: AzureBlobContainer) -> list[str]:
     return [each.name.removeprefix(f"{store.base_folder}/") for each in found]
 
 
+def blob_of(store: AzureBlobContainer, key: str) -> Any:
+    """Azure's own client of one of the store's blobs."""
+    return store.get_client().get_blob_client(store.container_name, f"{store.base_folder}/{key}")
+
+
 def through(store: AzureBlobContainer, proxy: HttpFaultProxy, **fields: Any) -> AzureBlobContainer:
     """The same store, reached through the proxy."""
     account = store.credentials.account_url.rpartition("/")[2]
@@ -136,7 +141,7 @@ def test_a_failed_upload_spares_what_another_writer_made(store: AzureBlobContain
         raise RuntimeError("the source is gone")
 
     with pytest.raises(RuntimeError, match="the source is gone"):
-        store._upload("key", content())
+        store.objects.put("key", content())
     assert store.read_path("key") == b"of another writer"
 
 
@@ -166,7 +171,7 @@ def test_what_is_kept_beside_a_blob(store: AzureBlobContainer, size: int, *, ver
     found = store.head_object("key")
     assert (found.content_type, found.metadata) == ("text/csv", {"origin": "test"})
     assert found.checksum == f"md5:{hashlib.md5(content, usedforsecurity=False).hexdigest()}"
-    assert store._blob("key").get_blob_tags() == {"team": "a b"}
+    assert blob_of(store, "key").get_blob_tags() == {"team": "a b"}
     assert store.read_path("key") == content
 
 
@@ -177,19 +182,19 @@ def test_a_blob_too_large_for_one_copy_is_copied_in_blocks(
     store: AzureBlobContainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The copy has the content, the media type, the metadata, the tags and the checksum, as a small one has."""
-    monkeypatch.setattr("connectors.azure.block.COPY_BLOCK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.client.COPY_BLOCK_BYTES", CHUNK_BYTES)
     content = os.urandom(LARGE)
     store.write_path("key", content, content_type="text/csv", metadata={"origin": "test"}, tags={"team": "a"})
     store.copy_object("key", "small")
-    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.client.COPY_BYTES", CHUNK_BYTES)
     store.copy_object("key", "large")
-    assert len(store._blob("large").get_block_list()[0]) == 3
+    assert len(blob_of(store, "large").get_block_list()[0]) == 3
     for copy in ("small", "large"):
         assert store.read_path(copy) == content
         found, original = store.head_object(copy), store.head_object("key")
         assert (found.content_type, found.metadata) == (original.content_type, original.metadata)
         assert found.checksum == original.checksum
-        assert store._blob(copy).get_blob_tags() == {"team": "a"}
+        assert blob_of(store, copy).get_blob_tags() == {"team": "a"}
 
 
 @pytest.mark.parametrize("copy_bytes", [2 * LARGE, CHUNK_BYTES])
@@ -201,7 +206,7 @@ def test_a_copy_into_another_account(
     copy_bytes: int,
 ) -> None:
     """The service reads the source by a signature that this side makes for it, with a key or a SAS token of its own."""
-    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", copy_bytes)
+    monkeypatch.setattr("connectors.azure.client.COPY_BYTES", copy_bytes)
     other = keys_of(account_url=azurite.url_of(azurite.other_account), account_key=azurite.other_key)
     far = AzureBlobContainer(container_name=store.container_name, credentials=other)
     far.create_bucket()
@@ -219,8 +224,8 @@ def test_a_source_that_changes_is_not_copied_in_halves(
     store: AzureBlobContainer, proxy: HttpFaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two blocks of a copy the source became another one: the copy is tried again, and is of one version."""
-    monkeypatch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
-    monkeypatch.setattr("connectors.azure.block.COPY_BLOCK_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.client.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.azure.client.COPY_BLOCK_BYTES", CHUNK_BYTES)
     store.write_path("key", b"1" * LARGE)
     go_on = threading.Event()
     proxy.stall("PUT", BLOCK, release=go_on)
@@ -483,7 +488,7 @@ def use_all_of_it(store: AzureBlobContainer, monkeypatch: pytest.MonkeyPatch) ->
     assert store.model_copy(update={"verify_checksums": False}).read_path("key") == content
     store.copy_object("key", "copy")
     with monkeypatch.context() as patch:
-        patch.setattr("connectors.azure.block.COPY_BYTES", CHUNK_BYTES)
+        patch.setattr("connectors.azure.client.COPY_BYTES", CHUNK_BYTES)
         store.copy_object("key", "large")
     assert store.list_blobs() == ["copy", "key", "large"]
     assert store.read_path("large") == content

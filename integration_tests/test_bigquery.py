@@ -390,7 +390,7 @@ def test_a_table_is_created_from_googles_fields(warehouse: BigQuery) -> None:
 WRITERS: dict[str, Callable[[pa.Table, Path], object]] = {
     "parquet": pq.write_table,
     "csv": lambda data, path: data.select(data.column_names[::-1]).to_pandas().to_csv(path, index=False),
-    "json": lambda data, path: data.to_pandas().to_json(path, orient="records", lines=True),
+    "jsonl": lambda data, path: data.to_pandas().to_json(path, orient="records", lines=True),
 }
 
 
@@ -426,7 +426,7 @@ def test_files_are_copied_straight_from_a_bucket(
         [[f"gs://{lake}/orders/april/*"]] * 2
     )
     sent = jobs[0].to_api_repr()["configuration"]["load"]
-    assert ("columnNameCharacterMap" in sent) == (file_format != "json")  # the service refuses it there
+    assert ("columnNameCharacterMap" in sent) == (file_format != "jsonl")  # the service refuses it there
     assert sent.get("sourceColumnMatch") == ("NAME" if file_format == "csv" else None)
 
 

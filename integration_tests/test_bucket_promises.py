@@ -137,7 +137,7 @@ def test_2345_keys_are_listed_page_by_page(kind: str, request: pytest.FixtureReq
         (tmp_path / f"{number:04}").touch()
     store = new_store(kind, request)
     store.put_directory(str(tmp_path), "keys")
-    pages = list(store._list("keys"))
+    pages = list(store.objects.list("keys"))
     assert [info.key for page in pages for info in page] == [f"keys/{number:04}" for number in range(2_345)]
     assert max(map(len, pages)) <= (5_000 if kind == "azure" else 1_000)
     assert [found["Key"] for found in store.list_objects("keys", max_items=1_500)][-1] == "keys/1499"

@@ -33,7 +33,7 @@ from blocks.base.errors import (
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.object_store import WriteOptions
+from blocks.stores.client import WriteOptions
 from connectors.gcs import GcsBucket
 from connectors.gcs.errors import PERMISSIONS
 from integration_tests.standins.http_proxy import HttpFaultProxy, Request
@@ -169,9 +169,9 @@ def test_a_large_write_that_was_overtaken_is_tried_again(make_store: MakeStore, 
         yield b"1"
 
     with pytest.raises(TransientError, match="another writer was faster"):
-        store._upload("key", chunks())
+        store.objects.put("key", chunks())
     with pytest.raises(AlreadyExistsError):
-        store._upload("key", chunks(), WriteOptions(if_absent=True))
+        store.objects.put("key", chunks(), WriteOptions(if_absent=True))
     assert store.read_path("key") == b"other"
     assert uploads_left(gcs_server, store) == []
 
@@ -181,7 +181,7 @@ def test_an_upload_that_arrived_damaged_is_removed(far_store: GcsBucket, proxy: 
     made = {"size": "1", "generation": "1", "updated": "2026-04-30T00:00:00Z", "crc32c": "AAAAAA=="}
     proxy.refuse("PUT", "upload_id", status=200, body=json.dumps(made).encode(), headers=JSON, skip=2)
     with pytest.raises(DamagedError):
-        far_store._upload("key", io.BytesIO(b"1" * LARGE))
+        far_store.objects.put("key", io.BytesIO(b"1" * LARGE))
     assert far_store.list_objects() == []
 
 
@@ -476,7 +476,7 @@ def test_no_identity_is_an_auth_error(store: ObjectStore, tmp_path: Path) -> Non
 
 def test_a_closed_port_is_worth_another_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing listens, the error is transient and says what the network said."""
-    monkeypatch.setattr("connectors.gcs.block.QUICK_RETRY_S", 0)
+    monkeypatch.setattr("connectors.gcs.client.QUICK_RETRY_S", 0)
     nobody = GcpCredentials(anonymous=True, endpoint_url=f"http://{HOST}:{free_port()}")
     store = GcsBucket(bucket="some-bucket", gcp_credentials=nobody, retry=NEVER)
     for ask in everything(store):

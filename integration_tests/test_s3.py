@@ -121,7 +121,7 @@ def test_an_object_too_large_for_one_copy_is_copied_in_parts(
 ) -> None:
     """The copy has the content, the media type and the metadata, as a small one has."""
     assert isinstance(store, S3Bucket)
-    monkeypatch.setattr("connectors.s3.block.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.s3.client.COPY_BYTES", CHUNK_BYTES)
     content = os.urandom(LARGE)
     store.write_path("key", content, content_type="text/csv", metadata={"origin": "test"})
     store.copy_object("key", "copy")
@@ -239,7 +239,7 @@ def test_tags_are_kept(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> N
     store.write_path("small", b"1", tags=tags)
     store.write_path("large", b"1" * LARGE, tags=tags)
     store.copy_object("small", "copy")
-    monkeypatch.setattr("connectors.s3.block.COPY_BYTES", CHUNK_BYTES)
+    monkeypatch.setattr("connectors.s3.client.COPY_BYTES", CHUNK_BYTES)
     store.copy_object("large", "large copy")
     assert [of(key) for key in ("small", "large", "copy", "large copy")] == [tags] * 4
 
@@ -604,7 +604,7 @@ class RoleProxy(HttpFaultProxy):
 
 def test_a_flow_outlives_its_role(aws_server: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """After an hour, and after the next, both clients of one block sign with a key that was lent anew."""
-    monkeypatch.setattr("connectors.s3.block.KEYS_HOLD", dt.timedelta(0))  # obstore has a clock of its own
+    monkeypatch.setattr("connectors.s3.client.KEYS_HOLD", dt.timedelta(0))  # obstore has a clock of its own
     with RoleProxy(aws_server.url) as proxy:
         credentials = AwsCredentials(
             aws_access_key_id="own",

@@ -19,10 +19,14 @@ from hypothesis import strategies as st
 from blocks.arrow.columns import widened
 from blocks.arrow.rejects import Rejects
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.credentials import SnowflakeCredentials
 from blocks.files.csv import CsvReader
 from blocks.files.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
 from blocks.files.options import CsvOptions, ParquetOptions
 from blocks.files.text import TextSource
+from connectors.bigquery import BigQuery
+from connectors.local import MemoryFiles
+from connectors.snowflake import Snowflake
 
 ORDERS = pa.schema(
     [
@@ -213,6 +217,22 @@ def test_a_name_without_format_says_what_to_pass():
         detect("orders.xlsx")
     assert detect("orders", "csv", "gzip") == ("csv", "gzip")
     assert [extension("csv", "gzip"), extension("parquet", "zstd")] == [".csv.gz", ".parquet"]
+
+
+def test_json_lines_have_one_name():
+    """Whoever says "json" is told the word: of reading, of writing and of warehouses that read files themselves."""
+    login = SnowflakeCredentials(account="a", user="u", password="p")
+    bucket, snowflake = MemoryFiles(), Snowflake(credentials=login, database="d", schema="s")
+    copied = {"load_id": "1", "file_format": "json"}
+    for refused in (
+        lambda: detect("orders", "json"),
+        lambda: written(pa.table({"a": [1]}), "json"),
+        lambda: BigQuery(dataset="d").copy_from(bucket, "raw", "t", **copied),
+        lambda: BigQuery(dataset="d").create_external_table("t", bucket, "raw", file_format="json"),
+        lambda: snowflake.copy_from(bucket, "raw", "t", storage_integration="i", **copied),
+    ):
+        with pytest.raises(InvalidInputError, match="JSON Lines is 'jsonl'"):
+            refused()
 
 
 @pytest.mark.parametrize(("form", "compression"), [("csv", "snappy"), ("parquet", "lz4"), ("arrow", "gzip")])

@@ -30,6 +30,7 @@ from connectors.duckdb import DuckDB
 from connectors.great_expectations import DataQuality
 from connectors.great_expectations.block import Expectation
 from connectors.local import LocalFiles, MemoryFiles
+from connectors.local.memory_client import MemoryStoreClient
 
 for package in ("great_expectations", "duckdb_engine"):  # importing them takes seconds of each process that collects
     if importlib.util.find_spec(package) is None:
@@ -468,13 +469,13 @@ def test_no_value_is_told(
 def test_docs_are_published_with_their_index_last(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under the given folder; what never changes is sent once; samples are shown where that is wanted."""
     sent: list[str] = []
-    original = MemoryFiles._upload
+    original = MemoryStoreClient.put
 
-    def upload(self: MemoryFiles, key: str, *args: Any) -> Any:
+    def put(self: MemoryStoreClient, key: str, *args: Any) -> Any:
         sent.append(key)
         return original(self, key, *args)
 
-    monkeypatch.setattr(MemoryFiles, "_upload", upload)
+    monkeypatch.setattr(MemoryStoreClient, "put", put)
     bucket = MemoryFiles()
     suite = quality(*GOOD, docs=bucket, docs_prefix="site/", raise_on_failure=False)
     first = suite.validate(ORDERS, run_name="a/b")

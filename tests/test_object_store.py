@@ -115,7 +115,7 @@ def test_what_a_killed_writer_left_is_not_listed(tmp_path: Path) -> None:
         "def chunks():\n"
         "    yield b'x' * 100\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "LocalFiles(basepath=sys.argv[1])._upload('key', chunks())\n"
+        "LocalFiles(basepath=sys.argv[1]).objects.put('key', chunks())\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)  # noqa: S603
     assert killed.returncode == -9
@@ -218,3 +218,23 @@ drivers = {"azure", "boto3", "botocore", "duckdb", "google.auth", "obstore", "py
 assert not drivers, drivers
 """
     subprocess.run([sys.executable, "-c", script], check=True)  # noqa: S603
+
+
+def test_what_is_in_memory_outlives_close() -> None:
+    """Closing a block closes its client, and loses nothing that was stored."""
+    with MemoryFiles() as store:
+        store.write_path("a", b"1")
+    assert store.read_path("a") == b"1"
+
+
+def test_a_folder_asks_for_the_client_when_it_is_used(make_store: MakeStore) -> None:
+    """What was made of a block before it was closed, such as a scan or an open file, works on afterwards."""
+    store = make_store("base")
+    store.write_path("a.csv", b"id\n1\n")
+    objects, found, file = store.objects, store.scan("a.csv"), store.open("a.csv")
+    client = objects.client
+    store.close()
+    assert objects.client is not client
+    assert found.to_arrow().to_pylist() == [{"id": 1}]
+    with file:
+        assert file.read() == b"id\n1\n"

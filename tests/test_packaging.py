@@ -88,6 +88,7 @@ def test_the_base_install_is_small():
     assert names(PROJECT["project"]["dependencies"]) == {
         "prefect",
         "fastapi",
+        "fsspec",
         "pyarrow",
         "duckdb",
         "numpy",

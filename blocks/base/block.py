@@ -16,7 +16,7 @@ from prefect.logging import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from blocks.base.errors import InvalidInputError, NotFoundError
-from blocks.base.live import live
+from blocks.base.live import close_live, live
 from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
 
@@ -190,11 +190,7 @@ class ConnectorBlock(Block, ABC):
 
     def close(self) -> None:
         """Close what the block keeps open: clients, connections, pools. The next call opens it again."""
-        with self._lock:
-            kept, self._live = self._live, {}
-        for each in kept.values():
-            if close := getattr(each, "close", None):
-                close()
+        close_live(self)
 
     def __enter__(self) -> Self:
         return self

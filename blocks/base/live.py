@@ -1,4 +1,4 @@
-"""`@live`: what a block opens and keeps, such as a client or a pool."""
+"""`@live`: what a block, or a client, opens and keeps, such as a connection or a pool."""
 
 from __future__ import annotations
 
@@ -8,6 +8,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 T = TypeVar("T")
+
+
+def close_live(owner: Any) -> None:
+    """Close and drop everything `@live` that the owner has made; the next use makes it anew."""
+    with owner._lock:  # noqa: SLF001 (one of us)
+        kept, owner._live = owner._live, {}  # noqa: SLF001
+    for each in kept.values():
+        if close := getattr(each, "close", None):
+            close()
 
 
 class live(Generic[T]):  # noqa: N801 (a decorator)

@@ -29,7 +29,7 @@ from blocks.base.errors import InvalidInputError
 from blocks.files.csv import CsvReader, CsvWriter
 from blocks.files.ipc import IpcReader, IpcWriter
 from blocks.files.json_lines import JsonReader, JsonWriter
-from blocks.files.options import Compression, CsvOptions, Format, OnError, ParquetOptions
+from blocks.files.options import Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
 from blocks.files.parquet import ParquetReader, ParquetWriter, _KeptOpen
 from blocks.files.text import TextSource
 
@@ -92,6 +92,7 @@ def detect(
         raise InvalidInputError(
             f"The name {name!r} does not say its format. Pass format=, one of: {', '.join(get_args(Format))}."
         )
+    check_format(found, COMPRESSIONS)
     if found in {"csv", "jsonl"}:
         return found, check_compression(found, compression or suffix or "none")
     if suffix and compression is None:
@@ -112,8 +113,7 @@ def check_compression(format: Format, compression: Compression | None) -> Compre
     Raises:
         InvalidInputError: The format has no such compression.
     """
-    if format not in COMPRESSIONS:
-        raise InvalidInputError(f"{format!r} is no format. Use one of: {', '.join(COMPRESSIONS)}.")
+    check_format(format, COMPRESSIONS)
     if compression is None:
         return COMPRESSIONS[format][0]
     if compression not in COMPRESSIONS[format]:

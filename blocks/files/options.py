@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from blocks.base.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 Format = Literal["csv", "jsonl", "parquet", "arrow", "arrows"]
 Compression = Literal["none", "gzip", "zstd", "snappy"]
@@ -71,3 +76,15 @@ class ParquetOptions(BaseModel):
 
 
 FileOptions = CsvOptions | ParquetOptions
+
+
+def check_format(name: object, formats: Iterable[str]) -> None:
+    """Check that a format is one of those that can be had.
+
+    Raises:
+        InvalidInputError: It is not; the message names them.
+    """
+    known = tuple(formats)
+    if name not in known:
+        hint = "JSON Lines is 'jsonl'. " if name == "json" else ""
+        raise InvalidInputError(f"{name!r:.50} is not a format. {hint}Use one of: {', '.join(known)}.")

@@ -11,7 +11,8 @@ from blocks.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from blocks.files.options import Compression, Format
-    from blocks.stores.object_store import ObjectStore, WriteOptions
+    from blocks.stores.client import WriteOptions
+    from blocks.stores.folder import StoreFolder
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ def with_suffix(key: str, suffix: str) -> str:
     return key.removesuffix(old) + suffix
 
 
-def upload(store: ObjectStore, frame: Any, key: str, form: Serialization, options: WriteOptions) -> str:
+def upload(store: StoreFolder, frame: Any, key: str, form: Serialization, options: WriteOptions) -> str:
     """The key of the object that now holds the frame."""
     from blocks.arrow.scan import as_scan
     from blocks.files.formats import open_writer
@@ -69,4 +70,4 @@ def upload(store: ObjectStore, frame: Any, key: str, form: Serialization, option
             for batch in scan.batches():
                 writer.write(batch)
             writer.close()
-        return store._upload(with_suffix(key, form.suffix), path, options).key  # noqa: SLF001
+        return store.put(with_suffix(key, form.suffix), path, options).key

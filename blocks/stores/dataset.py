@@ -11,6 +11,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import Scan
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.files.protocols import Reader
-    from blocks.stores.object_store import ObjectInfo, ObjectStore
+    from blocks.stores.client import ObjectInfo
+    from blocks.stores.folder import StoreFolder
 
     Condition = tuple[str, str, Any]
 else:
@@ -43,7 +45,7 @@ FILES_AT_ONCE = 8
 
 
 def scan(
-    store: ObjectStore,
+    store: StoreFolder,
     keys: str | Sequence[str],
     *,
     schema: pa.Schema | None = None,
@@ -92,7 +94,7 @@ def scan(
 
 @dataclass(frozen=True)
 class _Dataset:
-    store: ObjectStore
+    store: StoreFolder
     keys: str | tuple[str, ...]
     declared: pa.Schema | None
     format: Format | None
@@ -118,7 +120,7 @@ class _Dataset:
             found += find_objects(self.store, self.keys)
         else:
             for key in self.keys:
-                found.extend(find_objects(self.store, key) if _is_glob(key) else (key,))
+                found.extend(find_objects(self.store, key) if has_magic(key) else (key,))
         if not found:
             raise ObjectNotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
@@ -132,7 +134,7 @@ class _Dataset:
 
     def fingerprint(self) -> str:
         """A digest of names and versions of the objects, and of what is read of them."""
-        infos = [self.store._head(item) if isinstance(item, str) else item for item in self.objects]  # noqa: SLF001
+        infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
         versions = [(info.key, info.size, info.etag) for info in infos]
         text = repr((self.store.uri(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -264,7 +266,7 @@ class _Dataset:
 
         form, compression = detect(key, self.format, self.compression)
         return open_reader(
-            partial(self.store._open, key),  # noqa: SLF001
+            partial(self.store.open, key),
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -287,34 +289,38 @@ class _Dataset:
         return pa.field(field.name, common, known.nullable or field.nullable)
 
 
-def find_objects(store: ObjectStore, name: str) -> list[ObjectInfo]:
+def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
     """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
-    if _is_glob(name):
+    if has_magic(name):
         folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
-        pattern = re.compile(_glob_regex(name))
-        found = (info for info in data_objects(store, folder) if pattern.fullmatch(info.key))
+        pattern = _glob(name)
+        found = (info for info in data_objects(store, folder) if pattern.match(info.key))
         return sorted(found, key=_natural)
     if name and not name.endswith("/"):
         try:
-            return [store._head(name)]  # noqa: SLF001
+            return [store.head(name)]
         except NotFoundError:
             pass
     return sorted(data_objects(store, name.rstrip("/")), key=_natural)
 
 
-def _is_glob(name: str) -> bool:
-    return any(char in name for char in "*?[")
+def _glob(name: str) -> re.Pattern[str]:
+    """Compile a glob over keys: `*`, `?` and `[...]` within a name, `**` across folders.
 
-
-def _glob_regex(name: str) -> str:
-    """The regular expression of a glob.
-
-    >>> re.fullmatch(_glob_regex("a/**/*.csv"), "a/b/c/d.csv") is not None
+    >>> _glob("a/**/*-[!0].csv").match("a/b/c/d-1.csv") is not None
     True
+
+    Raises:
+        InvalidInputError: `**` is only a part of a name.
     """
-    marks = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]/]+\])", name)
-    return "".join(marks.get(part) or (part if index % 2 else re.escape(part)) for index, part in enumerate(parts))
+    from fsspec.utils import glob_translate
+
+    try:
+        regex = glob_translate(name)
+    except ValueError as error:
+        raise InvalidInputError(f"Invalid glob {name!r:.200}: '**' has to stand between slashes.") from error
+    # As everywhere, a set matches no slash; the library sees to that for `*` and `?` only.
+    return re.compile(re.sub(r"(?<!\\)\[\^(?!/\])", "(?!/)[^", regex))
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:

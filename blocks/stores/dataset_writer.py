@@ -27,8 +27,8 @@ from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
+from blocks.stores.client import WriteOptions
 from blocks.stores.hive import NULL_PARTITION, data_objects
-from blocks.stores.object_store import WriteOptions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
     from blocks.arrow.scan import Scan
     from blocks.files.options import Compression, FileOptions, Format
     from blocks.files.protocols import Writer
-    from blocks.stores.object_store import ObjectStore
+    from blocks.stores.folder import StoreFolder
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
-WriteMode = Literal["overwrite", "replace_partition", "append"]
+WriteMode = Literal["replace", "replace_partition", "append"]
 
 
 SORT_BYTES = 64 * 2**20
@@ -99,12 +99,12 @@ class WriteReport(BaseModel):
 
 
 def write_table(
-    store: ObjectStore,
+    store: StoreFolder,
     data: Any,
     prefix: str,
     *,
     partition_by: Sequence[str] = (),
-    mode: WriteMode = "overwrite",
+    mode: WriteMode = "replace",
     format: Format = "parquet",  # noqa: A002 (what everybody calls it)
     compression: Compression | None = None,
     options: FileOptions | None = None,
@@ -117,7 +117,7 @@ def write_table(
 
     Files are `<prefix>/<column>=<value>/part-0.parquet`. Without `partition_by` the folder itself is the partition.
 
-    * `overwrite`: the folder holds these rows and no others. No rows are one file without rows, which keeps the schema.
+    * `replace`: the folder holds these rows and no others. No rows are one file without rows, which keeps the schema.
     * `replace_partition`: the same for each partition that has rows in `data`; others are left alone.
     * `append`: adds parts whose names carry the load_id, so that the same load twice is there once.
 
@@ -155,7 +155,7 @@ def write_table(
         parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
             rows = _fill(parts, source, rejects, list(partition_by), max_rejected)
-            if rows == 0 and mode == "overwrite":
+            if rows == 0 and mode == "replace":
                 parts.write("", empty_batch(source.schema))
         files = _upload(store, parts)
         partitions = sorted({part.partition for part in parts.done})
@@ -164,7 +164,7 @@ def write_table(
     stale = _stale(store, folder, mode, name, partitions)
     removed = sorted(stale - {file.key for file in files})
     if removed:
-        store._delete(removed)  # noqa: SLF001
+        store.delete(removed)
     return WriteReport(
         prefix=folder,
         mode=mode,
@@ -393,10 +393,10 @@ def _folders(values: pa.Table) -> list[str]:
     return ["/".join(parts) for parts in zip(*columns, strict=True)]
 
 
-def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
+def _upload(store: StoreFolder, parts: _Parts) -> tuple[WrittenFile, ...]:
     def upload(part: _Part) -> WrittenFile:
         size = part.path.stat().st_size
-        store._upload(part.key, part.path, WriteOptions(content_type=parts.form.content_type))  # noqa: SLF001
+        store.put(part.key, part.path, WriteOptions(content_type=parts.form.content_type))
         return WrittenFile(key=part.key, rows=part.rows, bytes=size)
 
     # A large file goes up in several requests at once by itself; more files at a time would only cost memory.
@@ -405,15 +405,15 @@ def _upload(store: ObjectStore, parts: _Parts) -> tuple[WrittenFile, ...]:
         return tuple(pool.map(upload, parts.done))
 
 
-def _quarantine(store: ObjectStore, rejects: Rejects, key: str, temporary: Path) -> bool:
+def _quarantine(store: StoreFolder, rejects: Rejects, key: str, temporary: Path) -> bool:
     """Whether there are refused rows; they are in `key` then, and nothing is there otherwise."""
     if not rejects.total:
-        store._delete([key])  # noqa: SLF001
+        store.delete([key])
         return False
     path = temporary / "quarantine"
     with path.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(rejects.json_lines())
-    store._upload(key, path, WriteOptions(content_type="application/x-ndjson"))  # noqa: SLF001
+    store.put(key, path, WriteOptions(content_type="application/x-ndjson"))
     return True
 
 
@@ -440,9 +440,9 @@ def _file_name(text: str) -> str:
     return name if len(name) <= LONG_NAME else hashlib.sha256(text.encode()).hexdigest()
 
 
-def _stale(store: ObjectStore, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
+def _stale(store: StoreFolder, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
     """The keys that this write replaces, those that it wrote itself included."""
-    if mode == "overwrite":
+    if mode == "replace":
         return _keys(store, folder)
     if mode == "append":
         own = re.compile(rf"{re.escape(name)}\d+\.[^/]*")
@@ -455,5 +455,5 @@ def _stale(store: ObjectStore, folder: str, mode: WriteMode, name: str, partitio
     return {key for key in _keys(store, folder) if "/".join(key.split("/")[:depth]) in wanted}
 
 
-def _keys(store: ObjectStore, folder: str) -> set[str]:
+def _keys(store: StoreFolder, folder: str) -> set[str]:
     return {info.key for info in data_objects(store, folder)}

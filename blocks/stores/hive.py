@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from blocks.stores.object_store import ObjectInfo, ObjectStore
+    from blocks.stores.client import ObjectInfo
+    from blocks.stores.folder import StoreFolder
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -22,10 +23,10 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name of the partition of nulls; Hive's own."""
 
 
-def data_objects(store: ObjectStore, folder: str) -> Iterator[ObjectInfo]:
+def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
     """The objects below a folder, but for those that start with `_` or `.` or are in such a folder."""
     start = len(folder) + 1 if folder else 0
-    for page in store._list(folder):  # noqa: SLF001
+    for page in store.list(folder):
         for info in page:
             parts = info.key[start:].split("/")
             if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):

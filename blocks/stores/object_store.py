@@ -1,7 +1,7 @@
-"""ObjectStore: everything that any bucket or folder can do, written once over a few primitives.
+"""ObjectStore: the block of a bucket or a folder. Prefect's names and ours, written once over its client's.
 
-A connector supplies `uri`, `check`, `_head`, `_get`, `_upload`, `_list`, `_delete`, `_copy` and, where the store has
-them, `_presign`, `_versions`, `_sweep`. Keys that go in and come out are relative to the block's folder.
+A connector supplies the fields, `_client` and, where it has them, `_folder` and `_named_bucket`. Keys that go in and
+come out are relative to the block's folder.
 """
 
 # Prefect's interfaces declare coroutines; ours are operations, which run with and without an event loop.
@@ -11,12 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-import io
-import threading
 from abc import abstractmethod
-from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
@@ -26,97 +23,33 @@ from blocks.arrow.load_id import with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
-    ConnectorError,
-    DamagedError,
     InvalidInputError,
     NoSuchStoreError,
     NotFoundError,
     ObjectNotFoundError,
     UnsupportedError,
 )
-from blocks.base.live import live
 from blocks.base.operation import operation
-from blocks.base.parameter import Parameter
 from blocks.base.retry import call_with_retry
-from blocks.files.local import CHUNK_BYTES, file_errors, rewound, write_file
-from blocks.stores.checksum import verified
+from blocks.files.local import file_errors, rewound, write_file
+from blocks.stores import dataframes, dataset
+from blocks.stores.client import ObjectInfo, WriteOptions
+from blocks.stores.folder import StoreFolder
 from blocks.stores.keys import folder_prefix, join_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Self
 
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
-    from _typeshed import WriteableBuffer
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
-    from blocks.files.local import Source
     from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.stores.client import StoreClient
     from blocks.stores.dataset import Condition, WriteMode, WriteReport
-
-READ_AHEAD = 4
-"""How many ranges of an object are requested at once."""
-CHUNKS_IN_FLIGHT = 12
-"""How many chunks or parts of a block's objects may be in memory beyond one of each object under way."""
-OPEN_BUFFER_BYTES = 2**20
-WRITE_ID = "etlwriteid"
-"""Metadata of a conditional write, by which it knows its own object when the answer was lost; no store's rules on
-names of metadata forbid it."""
-
-
-@dataclass(frozen=True)
-class ObjectInfo(Parameter):
-    """What a store knows about one object.
-
-    Attributes:
-        key: Its key, relative to the block's folder.
-        size: Its length in bytes.
-        etag: Changes whenever the content changes; what `if_match` takes.
-        version: The store's version id, where the bucket keeps versions.
-        last_modified: When it was written (right after an upload: by this machine's clock).
-        content_type: Its media type, where the store keeps one; `head_object` tells it.
-        metadata: Names and values that were stored with it; `head_object` tells them.
-        checksum: That of the whole content as the store keeps it, such as `md5:5d4140...`, where it is known.
-    """
-
-    key: str
-    size: int
-    etag: str | None
-    version: str | None
-    last_modified: dt.datetime
-    content_type: str | None = None
-    metadata: Mapping[str, str] = field(default_factory=dict)
-    checksum: str | None = None
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """How an object is to be written.
-
-    Attributes:
-        if_absent: Only when there is no such object yet.
-        if_match: Only when the object still has this etag.
-        content_type: Its media type.
-        metadata: Names and values to keep beside it.
-        tags: Names and values that the store can filter and bill by.
-    """
-
-    if_absent: bool = False
-    if_match: str | None = None
-    content_type: str | None = None
-    metadata: Mapping[str, str] | None = None
-    tags: Mapping[str, str] | None = None
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the write may be refused."""
-        return self.if_absent or self.if_match is not None
-
-
-AS_IT_IS = WriteOptions()
 
 
 class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, WritableDeploymentStorage):
@@ -136,6 +69,29 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         default=16, ge=1, le=256, description="How many objects a folder operation transfers at once."
     )
 
+    @property
+    def objects(self) -> StoreFolder:
+        """The objects of the block's folder, without retries, task runs or logs: what the operations are made of."""
+        return StoreFolder(lambda: self._client, self._folder)
+
+    def check(self) -> str:
+        """Check that the store answers, knows the credentials and lets them list.
+
+        Returns:
+            One sentence that says so.
+
+        Raises:
+            AuthError: There is no identity, or the service does not accept it.
+            NotFoundError: There is no such bucket.
+            AccessDeniedError: The identity may not list.
+        """
+        next(self.objects.list(), None)
+        return f"{self.uri()} is reachable, knows the credentials and lets them list."
+
+    def uri(self, key: str = "") -> str:
+        """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
+        return self.objects.uri(key)
+
     # Prefect's names
 
     @operation
@@ -147,7 +103,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Raises:
             NotFoundError: There is no such object.
         """
-        return b"".join(self._stream(path, start, length, version=version))
+        return self.objects.get(path, start, length, version=version)
 
     @operation
     def write_path(
@@ -180,15 +136,16 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 f"Could not write {self.uri(path)}: content is {type(content).__name__}, and has to be bytes. "
                 "Encode text first: text.encode()."
             )
-        return self._upload(path, bytes(content), WriteOptions(if_absent, if_match, content_type, metadata, tags)).key
+        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
+        return self.objects.put(path, bytes(content), options).key
 
     async def aread_path(self, path: str) -> bytes:
         """The object's content, awaitable. Prefect reads its results with it; it is never a task run."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: b"".join(self._stream(path)))
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.get(path))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """The key of the object that now holds `content`, awaitable. Prefect writes its results with it."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self._upload(path, content).key)
+        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.put(path, content).key)
 
     @operation
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
@@ -222,7 +179,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """
         del page_size
         found: list[dict[str, Any]] = []
-        for page in self._list(folder, recursive=not delimiter):
+        for page in self.objects.list(folder, recursive=not delimiter):
             found += [_as_dict(info) for info in page]
             if max_items is not None and len(found) >= max_items:
                 return found[:max_items]
@@ -236,7 +193,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """
         start = folder_prefix(folder)
         found: set[str] = set()
-        for page in self._list(folder):
+        for page in self.objects.list(folder):
             for info in page:
                 parts = info.key[len(start) :].split("/")[:-1]
                 found |= {start + "/".join(parts[: depth + 1]) for depth in range(len(parts))}
@@ -260,7 +217,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
     ) -> BinaryIO:
         """The open file, with the object written at its position. After a failure it stands as before."""
-        chunks = self._stream(from_path, version=version)
+        chunks = self.objects.stream(from_path, version=version)
         first = next(chunks, b"")
         with rewound(to_file_object, truncate=True):
             to_file_object.write(first)
@@ -289,7 +246,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """The key of the object that now holds the local file; by default named like it. Options: `write_path`."""
         source = Path(from_path).expanduser()
         options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
-        return self._upload(to_path or source.name, source, options).key
+        return self.objects.put(to_path or source.name, source, options).key
 
     @operation
     def upload_from_file_object(
@@ -306,7 +263,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """The key of the object that now holds what the open file had from its position on. Options: `write_path`."""
         options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
         with rewound(from_file_object):
-            return self._upload(to_path, from_file_object, options).key
+            return self.objects.put(to_path, from_file_object, options).key
 
     @operation
     def upload_from_folder(
@@ -345,11 +302,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             metadata: Names and values that the store keeps beside it.
             tags: Names and values that the store can filter and bill by.
         """
-        from blocks.stores import dataframes
-
         form = dataframes.serialization(serialization_format)
         options = WriteOptions(if_absent, if_match, form.content_type, metadata, tags)
-        return dataframes.upload(self, df, to_path, form, options)
+        return dataframes.upload(self.objects, df, to_path, form, options)
 
     @operation
     def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
@@ -370,7 +325,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             to_path: The key of the copy.
             to_bucket: Another block of the same kind, or a bucket's name, in which case `to_path` is the whole key.
         """
-        self._copy(from_path, to_path, self._target(to_bucket))
+        self.objects.copy(from_path, to_path, self._target(to_bucket).objects)
         return to_path
 
     @operation
@@ -378,16 +333,16 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """The new key of the object: copied, then deleted where it was."""
         target = self._target(to_bucket)
         if target.uri(to_path) != self.uri(from_path):
-            self._copy(from_path, to_path, target)
+            self.objects.copy(from_path, to_path, target.objects)
             # Retried here: a new try of the whole would miss the source that a lost answer has deleted already.
-            call_with_retry(self.retry, lambda: self._delete([from_path]))
+            call_with_retry(self.retry, lambda: self.objects.delete([from_path]))
         return to_path
 
     @operation
     def stream_from(self, bucket: ObjectStore, from_path: str, to_path: str | None = None) -> str:
         """The key of the object that now holds a copy of one in any other store, passed through this process."""
         key = to_path or PurePath(from_path).name
-        return self._upload(key, bucket._stream(from_path)).key
+        return self.objects.put(key, bucket.objects.stream(from_path)).key
 
     # Ours
 
@@ -399,7 +354,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             NoSuchStoreError: There is not even the bucket.
         """
         try:
-            self._head(path)
+            self.objects.head(path)
         except NoSuchStoreError:
             raise
         except NotFoundError:
@@ -413,7 +368,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Raises:
             NotFoundError: There is no such object.
         """
-        return self._head(path, version)
+        return self.objects.head(path, version)
 
     @operation
     def list_versions(self, path: str) -> list[ObjectInfo]:
@@ -422,12 +377,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Raises:
             UnsupportedError: The store keeps none.
         """
-        return self._versions(path)
+        return self.objects.versions(path)
 
     @operation
     def delete_objects(self, paths: list[str]) -> int:
         """How many keys are gone now, those that were not there included."""
-        return self._delete(paths)
+        return self.objects.delete(paths)
 
     @operation
     def presigned_url(self, path: str, *, method: str = "GET", expires_in: dt.timedelta = dt.timedelta(hours=1)) -> str:
@@ -436,7 +391,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Raises:
             UnsupportedError: The store has no such URLs.
         """
-        return self._presign(path, method, expires_in)
+        return self.objects.presign(path, method, expires_in)
 
     @operation
     def sweep(self, *, older_than: dt.timedelta = dt.timedelta(days=1)) -> int:
@@ -445,7 +400,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Args:
             older_than: Younger ones may still be under way, and stay.
         """
-        removed = self._sweep(older_than)
+        removed = self.objects.sweep(older_than)
         self.logger.info("Swept %s: uploads=%d older_than=%s", self.uri(), removed, older_than)
         return removed
 
@@ -455,7 +410,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         Raises:
             NotFoundError: There is no such object.
         """
-        return self._open(path, version)
+        return self.objects.open(path, version)
 
     def scan(
         self,
@@ -488,10 +443,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
             extra_columns: What to do where a file has columns that `schema` lacks.
         """
-        from blocks.stores import dataset
-
         return dataset.scan(
-            self,
+            self.objects,
             keys,
             schema=schema,
             format=format,
@@ -527,7 +480,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         prefix: str,
         *,
         partition_by: Sequence[str] = (),
-        mode: WriteMode = "overwrite",
+        mode: WriteMode = "replace",
         format: Format = "parquet",  # noqa: A002 (what everybody calls it)
         compression: Compression | None = None,
         options: FileOptions | None = None,
@@ -543,7 +496,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
             prefix: The folder.
             partition_by: Columns that become folders.
-            mode: `overwrite`: the folder holds these rows and no others. `replace_partition`: the same for each
+            mode: `replace`: the folder holds these rows and no others. `replace_partition`: the same for each
                 partition that has rows in the data. `append` adds parts whose names carry the load_id.
             format: The files' format.
             compression: The format's default where None: zstd for Parquet, none for the others.
@@ -558,10 +511,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             SchemaError: A column of `partition_by` does not exist or cannot be a folder.
             TypeLossError: The format has no form for a column.
         """
-        from blocks.stores import dataset
-
         report = dataset.write_table(
-            self,
+            self.objects,
             data,
             prefix,
             partition_by=partition_by,
@@ -578,113 +529,20 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     # What a connector supplies
 
+    @property
     @abstractmethod
-    def uri(self, key: str = "") -> str:
-        """The object's address for messages, such as `s3://bucket/folder/key`."""
+    def _client(self) -> StoreClient:
+        """The client that is open now; a connector makes it by `@live`."""
 
-    @abstractmethod
-    def _head(self, key: str, version: str | None = None) -> ObjectInfo: ...
-
-    @abstractmethod
-    def _get(
-        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
-    ) -> tuple[bytes, ObjectInfo]:
-        """At most `length` bytes from `start` on, none when the object ends before it, and what it is.
-
-        Raises:
-            TransientError: The object no longer has the etag `if_match`.
-        """
-
-    @abstractmethod
-    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo: ...
-
-    @abstractmethod
-    def _list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[list[ObjectInfo]]:
-        """The objects in the folder `prefix` page by page, sorted by key, without markers."""
-
-    @abstractmethod
-    def _delete(self, keys: Iterable[str]) -> int: ...
-
-    @abstractmethod
-    def _copy(self, source_key: str, target_key: str, target: Self | None = None) -> None: ...
-
-    def _write_id(self, key: str) -> str | None:  # noqa: ARG002
-        """The name that the conditional write gave itself which made the object, None where it has none."""
-        return None
-
-    def _holds(self, key: str, write_id: str) -> bool:
-        """Whether the object is the one that this write made, though its answer was lost."""
-        try:
-            return self._write_id(key) == write_id
-        except ConnectorError:
-            return False
-
-    def _presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
-        raise UnsupportedError(f"{type(self).__name__} has no presigned URLs.")
-
-    def _refuse_version(self, version: str | None) -> None:
-        if version is not None:
-            raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
-
-    def _versions(self, key: str) -> list[ObjectInfo]:  # noqa: ARG002
-        raise UnsupportedError(f"{type(self).__name__} keeps no versions.")
-
-    def _sweep(self, older_than: dt.timedelta) -> int:  # noqa: ARG002
-        """What `sweep` does; nothing where the store itself forgets what was not finished."""
-        return 0
+    @property
+    def _folder(self) -> str:
+        """The folder of the store that the block stands for, without slashes around it; "" is all of it."""
+        return ""
 
     def _named_bucket(self, name: str) -> Self:
         raise UnsupportedError(f"{type(self).__name__} has no bucket {name!r} beside it; pass a block as to_bucket.")
 
-    def _stored_checksum(self, info: ObjectInfo) -> str | None:
-        """The checksum of the whole object that `info` is of, where it takes a request of its own to know it."""
-        return info.checksum
-
-    # What the primitives give together
-
-    def _stream(
-        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
-    ) -> Iterator[bytes]:
-        """The object in chunks, read a few ranges ahead; every chunk is of the same version of it."""
-        if length is not None and length <= 0:
-            self._head(key, version)
-            return
-        wanted = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
-        first, info = self._get(key, start, wanted, version=version)
-        stop = info.size if length is None else min(info.size, start + length)
-        chunks = self._chunks(first, info, start, stop, version)
-        yield from self._verified(chunks, info) if start == 0 and stop == info.size else chunks
-
-    def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:
-        if first:
-            yield first
-        yield from self._ranges(info, start + len(first), stop, version)
-
-    def _ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
-        def get(at: int) -> bytes:
-            return self._get(info.key, at, min(CHUNK_BYTES, stop - at), if_match=info.etag, version=version)[0]
-
-        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self._budget)
-
-    def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
-        expected = info.checksum or self._stored_checksum(info)
-        if expected is None:
-            yield from chunks
-            return
-        try:
-            yield from verified(chunks, expected, self.uri(info.key))
-        except DamagedError:
-            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is no MD5.
-            if self._stored_checksum(info) == expected:
-                raise
-
-    @live
-    def _budget(self) -> threading.Semaphore:
-        return threading.BoundedSemaphore(CHUNKS_IN_FLIGHT)
-
-    def _open(self, key: str, version: str | None = None) -> BinaryIO:
-        raw = _Ranged(self, self._head(key, version), version)
-        return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
+    # Shared by the operations
 
     def _target(self, to_bucket: Self | str | None) -> Self:
         if to_bucket is None:
@@ -701,13 +559,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def _download(self, key: str, target: Path, *, version: str | None = None) -> int:
         if target.is_dir():
             raise InvalidInputError(f"Could not write {target}: it is a folder. Give the file's whole name as to_path.")
-        return write_file(target, self._stream(key, version=version))
+        return write_file(target, self.objects.stream(key, version=version))
 
     def _download_folder(self, folder: str, target: Path) -> list[Path]:
         prefix = folder_prefix(folder)
         size = 0
         paths: list[Path] = []
-        infos = (info for page in self._list(folder) for info in page)
+        infos = (info for page in self.objects.list(folder) for info in page)
 
         def download(info: ObjectInfo) -> tuple[Path, int]:
             path = target / join_key("", info.key.removeprefix(prefix))
@@ -728,50 +586,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         chosen = (path for path in files if included is None or path.relative_to(source).as_posix() in included)
 
         def upload(path: Path) -> int:
-            return self._upload(prefix + path.relative_to(source).as_posix(), path).size
+            return self.objects.put(prefix + path.relative_to(source).as_posix(), path).size
 
         count = size = 0
         for sent in ordered_map(upload, chosen, workers=self.max_concurrency):
             count, size = count + 1, size + sent
         self.logger.info("Uploaded %s to %s: objects=%d bytes=%d", source, self.uri(folder), count, size)
         return count
-
-
-class _Ranged(io.RawIOBase):
-    """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
-
-    def __init__(self, store: ObjectStore, info: ObjectInfo, version: str | None) -> None:
-        self._store, self._info, self._version, self._at = store, info, version, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        start = self._at
-        stop = min(start + len(view), self._info.size)
-        for chunk in self._store._ranges(self._info, start, stop, self._version):  # noqa: SLF001
-            view[self._at - start : self._at - start + len(chunk)] = chunk
-            self._at += len(chunk)
-        return self._at - start
-
-    def readall(self) -> bytes:
-        rest = b"".join(self._store._ranges(self._info, self._at, self._info.size, self._version))  # noqa: SLF001
-        self._at += len(rest)
-        return rest
 
 
 def _as_dict(info: ObjectInfo) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from blocks.credentials.azure import AZURE_ADVICE, AZURE_ERRORS
 from connectors.shared.obstore import OBSTORE_ERRORS
 
 if TYPE_CHECKING:
-    from blocks.stores.object_store import WriteOptions
+    from blocks.stores.client import WriteOptions
 
 ERRORS: dict[str, type[ConnectorError]] = (
     AZURE_ERRORS | OBSTORE_ERRORS | {"ContainerNotFound": NoSuchStoreError, "InvalidBlobOrBlock": TransientError}
@@ -47,14 +47,15 @@ PERMISSIONS = {
 SIGNED = {"GET": "r", "PUT": "cw"}
 
 
-def _advice(verb: str) -> dict[str, str]:
+def advice_for(verb: str) -> dict[str, str]:
+    """Return what to do about each code when `verb` is what was tried."""
     return ADVICE | dict.fromkeys(
         ("AuthorizationPermissionMismatch", "403"), f"The identity needs {PERMISSIONS[verb]}."
     )
 
 
-def _checked(options: WriteOptions) -> dict[str, str]:
-    """The metadata, which has to fit into HTTP's headers.
+def checked_metadata(options: WriteOptions) -> dict[str, str]:
+    """Return the metadata, which has to fit into HTTP's headers.
 
     https://learn.microsoft.com/rest/api/storageservices/setting-and-retrieving-properties-and-metadata-for-blob-resources
     """
@@ -69,6 +70,7 @@ def _checked(options: WriteOptions) -> dict[str, str]:
     return metadata
 
 
-def _refuse(version: str | None) -> None:
+def refuse_version(version: str | None) -> None:
+    """Refuse to read another version than the newest."""
     if version is not None:
         raise UnsupportedError("AzureBlobContainer reads the newest version only; get_client() has the others.")

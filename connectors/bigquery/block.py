@@ -16,6 +16,7 @@ from blocks.base.operation import operation
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.credentials.gcp import GcpCredentials
+from blocks.files.options import check_format
 from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
@@ -125,7 +126,7 @@ class BigQuery(Warehouse):
         table: str,
         *,
         load_id: str,
-        file_format: Literal["parquet", "csv", "json"] = "parquet",
+        file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> LoadReport:
         """What BigQuery loaded straight from a folder of a GcsBucket into a table that is there; no data passes here.
 
@@ -137,6 +138,7 @@ class BigQuery(Warehouse):
             NotFoundError: There is no such table, or no file.
             InvalidInputError: The bucket is none of Google's, or a file does not fit; nothing was loaded.
         """
+        check_format(file_format, FILE_FORMATS)
         files = f"{folder_address(bucket, prefix)}*"
 
         def copy(session: BulkSession, load_id: str) -> LoadReport:
@@ -206,7 +208,7 @@ class BigQuery(Warehouse):
         bucket: ObjectStore,
         prefix: str,
         *,
-        file_format: Literal["parquet", "csv", "json"] = "parquet",
+        file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> None:
         """Nothing. Creates a table whose rows stay in a folder of a GcsBucket and are read there by each query.
 
@@ -215,6 +217,7 @@ class BigQuery(Warehouse):
         Raises:
             InvalidInputError: The bucket is none of Google's.
         """
+        check_format(file_format, FILE_FORMATS)
         files = f"{folder_address(bucket, prefix)}*"
         with contextlib.closing(BigQuerySession(self)) as session:
             session.create_external_table(table, files, FILE_FORMATS[file_format]["source_format"])

@@ -37,7 +37,7 @@ FILE_FORMATS: dict[str, dict[str, Any]] = {
         "source_column_match": "NAME",
         "allow_quoted_newlines": True,
     },
-    "json": {"source_format": "NEWLINE_DELIMITED_JSON"},
+    "jsonl": {"source_format": "NEWLINE_DELIMITED_JSON"},
 }
 """What a load job is told of the files.
 

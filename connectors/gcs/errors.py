@@ -39,12 +39,13 @@ PERMISSIONS = {
 }
 
 
-def _refusal(answer: Any) -> Exception:
-    """The client's exception for an answer to a request that is ours."""
+def refusal(answer: Any) -> Exception:
+    """Return the client's exception for an answer to a request of our own."""
     error: Exception = require("google.api_core.exceptions", extra="gcs").from_http_response(answer)
     return error
 
 
-def _advice(verb: str) -> dict[str, str]:
+def advice_for(verb: str) -> dict[str, str]:
+    """Return what to do about each code when `verb` is what was tried."""
     needed = PERMISSIONS.get(verb)
     return ADVICE | ({"403": f"The identity needs {needed}."} if needed else {})

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
 from blocks.base.optional import lazy, require
-from blocks.stores.object_store import WriteOptions
+from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, Dialect, bind
@@ -101,7 +101,7 @@ class RedshiftSession(PostgresSession, BulkSession):
             return 0
         manifest = f"{folder}.manifest"
         self._parts.append(manifest)
-        bucket._upload(manifest, json.dumps({"entries": entries}).encode())  # noqa: SLF001
+        bucket.objects.put(manifest, json.dumps({"entries": entries}).encode())
         role = "default" if self._block.iam_role == "default" else _literal(self._block.iam_role)
         self.execute(
             f"COPY {self._block.dialect.name(table)} FROM {_literal(bucket.uri(manifest))} IAM_ROLE {role} "
@@ -119,7 +119,7 @@ class RedshiftSession(PostgresSession, BulkSession):
 
         def upload(key: str, path: Path) -> tuple[str, int]:
             size = path.stat().st_size
-            bucket._upload(key, path, WriteOptions(content_type="application/vnd.apache.parquet"))  # noqa: SLF001
+            bucket.objects.put(key, path, WriteOptions(content_type="application/vnd.apache.parquet"))
             path.unlink()
             return key, size
 
@@ -229,13 +229,13 @@ class RedshiftSession(PostgresSession, BulkSession):
         """The keys of the parts of a load, by the name of the session that wrote them."""
         folder = self._load_folder(load_id)
         tries: dict[str, list[str]] = {}
-        for page in self._block.bucket()._list(folder):  # noqa: SLF001
+        for page in self._block.bucket().objects.list(folder):
             for info in page:
                 tries.setdefault(info.key.split("/")[-2], []).append(info.key)
         return tries
 
     def _remove(self, keys: Iterable[str]) -> None:
-        self._block.bucket()._delete(keys)  # noqa: SLF001
+        self._block.bucket().objects.delete(keys)
 
     def _running(self) -> dict[str, int]:
         """The process of each session of this user by its name."""

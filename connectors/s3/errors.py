@@ -82,6 +82,7 @@ PERMISSIONS = {
 }
 
 
-def _advice(verb: str) -> dict[str, str]:
+def advice_for(verb: str) -> dict[str, str]:
+    """Return what to do about each code when `verb` is what was tried."""
     needed = PERMISSIONS.get(verb)
     return ADVICE | {"AccessDenied": f"The identity needs {needed}." if needed else ""}

@@ -1,4 +1,4 @@
-"""ObstoreBucket: what the buckets have in common whose bytes move through obstore (Rust's object_store).
+"""ObstoreClient: what the clients have in common whose bytes move through obstore (Rust's object_store).
 
 obstore reads, and writes what fits in one request. It does not list: it normalises keys, so that a folder marker and
 an object look the same, and one key with a double slash fails a whole page. Nor can it make a large write conditional.
@@ -12,9 +12,10 @@ import itertools
 import re
 import uuid
 from abc import abstractmethod
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field
+from typing_extensions import override
 
 from blocks.base.errors import (
     AccessDeniedError,
@@ -31,14 +32,14 @@ from blocks.base.errors import (
 from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.files.local import CHUNK_BYTES, parts_of
-from blocks.stores.object_store import AS_IT_IS, WRITE_ID, ObjectInfo, ObjectStore
+from blocks.stores.client import AS_IT_IS, WRITE_ID, ObjectInfo, StoreClient
 
 if TYPE_CHECKING:
     import contextlib
     from collections.abc import Callable, Iterable, Mapping
 
     from blocks.files.local import Source
-    from blocks.stores.object_store import WriteOptions
+    from blocks.stores.client import WriteOptions
 
 OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
     "FileNotFoundError": ObjectNotFoundError,
@@ -54,57 +55,99 @@ OBSTORE_ERRORS: dict[str, type[ConnectorError]] = {
 """Raised by obstore without an answer of the service, by class name. Source: obstore.exceptions."""
 
 
-class ObstoreBucket(ObjectStore):
-    """An ObjectStore whose `_get` and small writes are obstore's.
+class ObstoreClient(StoreClient):
+    """A StoreClient whose `get_range` and small writes are obstore's.
 
-    A child names its `_extra`, supplies `_connect` (the obstore store, with `obstore_options`) and `_errors`, and has
-    its identity called back by obstore through `Identity`.
+    A child names its `extra`, supplies `_connect` (the obstore store, with `_obstore_options`), `_errors`, `_put_parts`
+    and `_write_id`, and has its identity called back by obstore through `Identity`.
     """
 
-    _extra: ClassVar[str]
-    _max_parts: ClassVar[int] = 10_000
+    extra: ClassVar[str]
+    """The extra of pyproject.toml that brings the drivers."""
+    max_parts: ClassVar[int] = 10_000
     """In how many parts an object may be written."""
 
-    request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
-    )
+    def __init__(self, *, request_timeout_s: float) -> None:
+        super().__init__()
+        self._request_timeout_s = request_timeout_s
 
     @abstractmethod
     def _connect(self) -> Any:
-        """An obstore store of the whole bucket."""
+        """Make an obstore store of the whole bucket."""
 
     @abstractmethod
     def _errors(self, verb: str, key: str = "") -> contextlib.AbstractContextManager[None]:
-        """The drivers' errors as ours."""
+        """Raise the drivers' errors as ours."""
 
     @abstractmethod
-    def _key(self, key: str) -> str:
-        """The whole key of a key in the block's folder."""
+    def _put_parts(
+        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str], write_id: str
+    ) -> ObjectInfo:
+        """Write an object in several requests, all of it or nothing; `write_id` is this write's own name."""
 
+    @override
+    def get_range(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        options: dict[str, Any] = {"range": (start, start + length)}
+        if if_match is not None:
+            options["if_match"] = if_match
+        if version is not None:
+            options["version"] = version
+        try:
+            with self._errors("read", key):
+                found = self._obstore.get(self._store, key, options=options)
+                return bytes(found.bytes()), self._found(key, found.meta)
+        except AlreadyExistsError as error:
+            raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
+        except InvalidInputError:  # no range of an empty object can be asked for, nor one behind the end
+            info = self.head(key, version)
+            if start < info.size:
+                raise
+            return b"", info
+
+    @override
+    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        metadata, write_id = self._metadata(options), uuid.uuid4().hex
+        if options.conditional:
+            metadata[WRITE_ID] = write_id
+        parts = parts_of(source, max_parts=self.max_parts)
+        try:
+            first = next(parts, b"")
+            if len(first) < CHUNK_BYTES:
+                return self._put_whole(key, first, options, metadata)
+            parts = itertools.chain([first], parts)
+            del first  # many uploads at once hold what is under way, and nothing else
+            return self._put_parts(key, parts, options, metadata, write_id)
+        except (AlreadyExistsError, TransientError):
+            if options.conditional and self._holds(key, write_id):
+                return self.head(key)
+            raise
+
+    @property
     def _obstore(self) -> Any:
-        return require("obstore", extra=self._extra)
+        return require("obstore", extra=self.extra)
 
     @live
     def _store(self) -> Any:
         return self._connect()
 
     def _obstore_options(self, endpoint: str | None, verify: bool | str) -> dict[str, Any]:
-        """What every obstore store here is built with: timeouts, the authority to trust, a few quick tries."""
+        """What every obstore store here is built with: timeouts, the authority to trust, a few quick attempts."""
         client: dict[str, Any] = {
             "connect_timeout": "10s",
-            "read_timeout": dt.timedelta(seconds=self.request_timeout_s),
+            "read_timeout": dt.timedelta(seconds=self._request_timeout_s),
+            "timeout": dt.timedelta(minutes=15),  # the whole of a request: a slow line is no fault
         }
-        client["timeout"] = dt.timedelta(minutes=15)  # the whole of a request: a slow line is no fault
         if endpoint and endpoint.startswith("http://"):
             client["allow_http"] = True
         if verify is False:
             client["allow_invalid_certificates"] = True
         elif isinstance(verify, str):
-            with open(verify, "rb") as file:  # noqa: PTH123
-                client["root_certificate"] = file.read()
+            client["root_certificate"] = Path(verify).read_bytes()
         return {
             "client_options": client,
-            # A few quick tries of one request; `retry` is the policy for everything that takes longer.
+            # A few quick attempts of one request; `retry` is the policy for everything that takes longer.
             "retry_config": {
                 "max_retries": 2,
                 "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
@@ -116,44 +159,6 @@ class ObstoreBucket(ObjectStore):
         """What obstore tells of an object; `checksum` where the child can read one out of it."""
         return ObjectInfo(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
 
-    def _get(
-        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
-    ) -> tuple[bytes, ObjectInfo]:
-        options: dict[str, Any] = {"range": (start, start + length)}
-        if if_match is not None:
-            options["if_match"] = if_match
-        if version is not None:
-            options["version"] = version
-        whole = self._key(key)
-        try:
-            with self._errors("read", key):
-                found = self._obstore().get(self._store, whole, options=options)
-                return bytes(found.bytes()), self._found(key, found.meta)
-        except AlreadyExistsError as error:
-            raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
-        except InvalidInputError:  # no range of an empty object can be asked for, nor one behind the end
-            info = self._head(key, version)
-            if start < info.size:
-                raise
-            return b"", info
-
-    def _upload(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
-        metadata, write_id = self._metadata(options), uuid.uuid4().hex
-        if options.conditional:
-            metadata[WRITE_ID] = write_id
-        parts = parts_of(source, max_parts=self._max_parts)
-        try:
-            first = next(parts, b"")
-            if len(first) < CHUNK_BYTES:
-                return self._put(key, first, options, metadata)
-            parts = itertools.chain([first], parts)
-            del first  # many uploads at once hold what is under way, and nothing else
-            return self._upload_parts(key, parts, options, metadata, write_id)
-        except (AlreadyExistsError, TransientError):
-            if options.conditional and self._holds(key, write_id):
-                return self._head(key)
-            raise
-
     def _metadata(self, options: WriteOptions) -> dict[str, str]:
         """The metadata as the service stores it.
 
@@ -162,20 +167,14 @@ class ObstoreBucket(ObjectStore):
         """
         return dict(options.metadata or {})
 
-    @abstractmethod
-    def _upload_parts(
-        self, key: str, parts: Iterable[bytes], options: WriteOptions, metadata: Mapping[str, str], write_id: str
-    ) -> ObjectInfo:
-        """The object that several requests made, all at once or not at all; `write_id` is this write's own name."""
-
-    def _put(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
-        """The object that one request made."""
+    def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
+        """Write an object in one request."""
         attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
         with self._errors("write", key):
-            put = self._obstore().put(
+            put = self._obstore.put(
                 self._store,
-                self._key(key),
+                key,
                 content,
                 attributes=attributes,
                 tags=dict(options.tags) if options.tags else None,

@@ -18,6 +18,7 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
+from blocks.files.options import check_format
 from blocks.warehouses.warehouse import Warehouse
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
@@ -142,7 +143,7 @@ class Snowflake(Warehouse):
         *,
         load_id: str,
         storage_integration: str,
-        file_format: Literal["parquet", "csv", "json"] = "parquet",
+        file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> LoadReport:
         """What Snowflake copied straight from a folder of a bucket into a table that is there; no data passes here.
 
@@ -153,6 +154,7 @@ class Snowflake(Warehouse):
             NotFoundError: There is no such table, or no such storage integration.
             InvalidInputError: A file does not fit; nothing was copied.
         """
+        check_format(file_format, FILE_FORMATS)
         statement = (
             f"COPY INTO {self.dialect.table(table)} FROM {_address(bucket, prefix)} "
             f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "

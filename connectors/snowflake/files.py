@@ -29,7 +29,7 @@ UPLOADS = 4
 FILE_FORMATS = {
     "parquet": "TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE",
     "csv": "TYPE = CSV PARSE_HEADER = TRUE FIELD_OPTIONALLY_ENCLOSED_BY = '\"'",
-    "json": "TYPE = JSON",
+    "jsonl": "TYPE = JSON",
 }
 
 

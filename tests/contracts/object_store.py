@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import gc
 import io
 import os
 import pickle
 import threading
 import uuid
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -280,7 +282,7 @@ def test_a_reader_sees_one_version(store: ObjectStore) -> None:
         writing = pool.submit(lambda: [store.write_path("key", version) for version in versions])
         while not writing.done():
             try:
-                content = b"".join(store._stream("key"))
+                content = b"".join(store.objects.stream("key"))
             except TransientError:
                 continue
             assert content == content[:1] * (CHUNK_BYTES + 1000)
@@ -491,7 +493,7 @@ def test_more_objects_than_a_page_holds(store: ObjectStore, tmp_path: Path) -> N
     for name in names:
         (source / name).touch()
     assert store.put_directory(str(source), "many") == len(names)
-    pages = list(store._list("many"))
+    pages = list(store.objects.list("many"))
     assert len(pages) > 1
     assert [info.key for page in pages for info in page] == [f"many/{name}" for name in names]
     assert store.delete_objects([f"many/{name}" for name in names]) == len(names)
@@ -537,3 +539,18 @@ async def test_results_are_read_and_written_without_blocking(store: ObjectStore)
 def test_check_says_that_it_works(store: ObjectStore) -> None:
     """A store that can be used says so in one sentence, also while it is empty."""
     assert store.check().endswith(".")
+
+
+def test_a_client_is_freed_without_the_collector(store: ObjectStore) -> None:
+    """No cycle holds it, whose part in a driver's own memory the collector would never see."""
+    store.write_path("key", b"1")
+    assert store.read_path("key") == b"1"
+    assert listed(store) == ["key"]
+    client = weakref.ref(store.objects.client)
+    gc.disable()
+    try:
+        store.close()
+        assert client() is None
+    finally:
+        gc.enable()
+    assert store.read_path("key") == b"1"

@@ -1,0 +1,322 @@
+"""StoreClient: one open connection to a store, over whole keys.
+
+A connector supplies `uri`, `head`, `get_range`, `put`, `list`, `delete` and `copy` and, where the store has them,
+`presign`, `versions`, `sweep` and `stored_checksum`. `get`, `stream`, `ranges` and `open` are written here, once, over
+those. A client knows of no Prefect, no block and no folder: `StoreFolder` gives it keys relative to a folder, and
+`ObjectStore` makes operations of both.
+"""
+
+from __future__ import annotations
+
+import datetime as dt  # noqa: TC003 (who reads the annotations of a public dataclass needs it)
+import io
+import threading
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
+
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import ConnectorError, DamagedError, UnsupportedError
+from blocks.base.live import close_live
+from blocks.base.parameter import Parameter
+from blocks.files.local import CHUNK_BYTES
+from blocks.stores.checksum import verified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from typing import Self
+
+    from _typeshed import WriteableBuffer
+
+    from blocks.files.local import Source
+
+READ_AHEAD = 4
+"""How many ranges of an object are requested at once."""
+CHUNKS_IN_FLIGHT = 12
+"""How many chunks or parts of a client's objects may be in memory beyond one of each object under way."""
+OPEN_BUFFER_BYTES = 2**20
+WRITE_ID = "etlwriteid"
+"""Metadata of a conditional write, by which it recognizes its own object when the answer was lost; every store accepts
+this name."""
+
+
+@dataclass(frozen=True)
+class ObjectInfo(Parameter):
+    """What a store knows about one object.
+
+    Attributes:
+        key: Its key: relative to the block's folder where a block tells it, whole where a client does.
+        size: Its length in bytes.
+        etag: Changes whenever the content changes; what `if_match` takes.
+        version: The store's version id, where the bucket keeps versions.
+        last_modified: When it was written (right after an upload: by this machine's clock).
+        content_type: Its media type, where the store keeps one; `head_object` tells it.
+        metadata: Names and values that were stored with it; `head_object` tells them.
+        checksum: The checksum of the whole content as the store keeps it, such as `md5:5d4140...`, where it is known.
+    """
+
+    key: str
+    size: int
+    etag: str | None
+    version: str | None
+    last_modified: dt.datetime
+    content_type: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None
+
+
+Page = list[ObjectInfo]
+"""Objects that a store lists in one answer."""
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an object is to be written.
+
+    Attributes:
+        if_absent: Only when there is no such object yet.
+        if_match: Only when the object still has this etag.
+        content_type: Its media type.
+        metadata: Names and values to keep beside it.
+        tags: Names and values that the store can filter and bill by.
+    """
+
+    if_absent: bool = False
+    if_match: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the write may be refused."""
+        return self.if_absent or self.if_match is not None
+
+
+AS_IT_IS = WriteOptions()
+
+
+class StoreClient(ABC):
+    """One open connection to a store. Keys are whole, and taken as they are: `StoreFolder` checks them.
+
+    A client is built without I/O: what it opens is `@live`, made on first use and dropped by `close`. Several threads
+    may share one. Only ConnectorErrors come out of it, and what it sends again by itself is one request at a time: a
+    whole operation is retried by whoever calls it.
+    """
+
+    def __init__(self) -> None:
+        self._live: dict[str, Any] = {}
+        self._lock = threading.RLock()
+        self.budget = threading.BoundedSemaphore(CHUNKS_IN_FLIGHT)
+        """Shared by all reads and writes: what they hold in memory beyond one chunk each."""
+
+    # What a connector supplies
+
+    @abstractmethod
+    def uri(self, key: str = "") -> str:
+        """Return the object's address for messages, such as `s3://bucket/folder/key`. It needs no connection."""
+
+    @abstractmethod
+    def head(self, key: str, version: str | None = None) -> ObjectInfo:
+        """Look up what the store knows about an object.
+
+        Raises:
+            NotFoundError: There is no such object.
+            NoSuchStoreError: There is not even the bucket.
+            UnsupportedError: The store keeps no versions, and one is asked for.
+        """
+
+    @abstractmethod
+    def get_range(
+        self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
+    ) -> tuple[bytes, ObjectInfo]:
+        """Read at most `length` bytes from `start` on, in one request.
+
+        Returns:
+            The bytes, none when the object ends before `start`, and what the object is.
+
+        Raises:
+            NotFoundError: There is no such object.
+            TransientError: The object no longer has the etag `if_match`.
+        """
+
+    @abstractmethod
+    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        """Write an object of any size, all of it or nothing; large ones in several requests.
+
+        A conditional write whose answer was lost recognizes its own object.
+
+        Raises:
+            AlreadyExistsError: `if_absent` or `if_match` did not hold.
+            UnsupportedError: The store cannot keep something that `options` has.
+        """
+
+    @abstractmethod
+    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
+        """List the objects of a folder page by page, sorted by key, without folder markers.
+
+        Args:
+            prefix: The folder with the slash that ends it, or "" for the whole store.
+            recursive: Whether to list the folders in it, too.
+        """
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects; those that are not there are no error.
+
+        Returns:
+            How many keys are gone now, each counted once.
+        """
+
+    @abstractmethod
+    def copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
+        """Copy an object on the store's own side, with what is kept beside its content.
+
+        Args:
+            source_key: The object.
+            target_key: The key of the copy.
+            target: A client of the same kind for the store that gets the copy; by default this one.
+        """
+
+    # What a connector supplies where its store has it
+
+    def presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
+        """Sign a URL with which anybody can read ("GET") or write ("PUT") the object until it expires.
+
+        Raises:
+            UnsupportedError: The store has no presigned URLs.
+        """
+        raise UnsupportedError(f"Could not sign a URL of {self.uri(key)}: this store has no presigned URLs.")
+
+    def versions(self, key: str) -> Page:
+        """List the versions of an object that the store still has, the newest first.
+
+        Raises:
+            UnsupportedError: The store keeps no versions.
+        """
+        raise UnsupportedError(f"Could not list the versions of {self.uri(key)}: this store keeps none.")
+
+    def sweep(self, prefix: str, older_than: dt.timedelta) -> int:  # noqa: ARG002
+        """Remove what uploads of killed processes left in a folder.
+
+        Returns:
+            How many uploads were removed; 0 where the store itself forgets what was not finished.
+        """
+        return 0
+
+    def stored_checksum(self, info: ObjectInfo) -> str | None:
+        """Look up the checksum of the whole object that `info` describes, where that takes a request of its own."""
+        return info.checksum
+
+    def close(self) -> None:
+        """Close what the client keeps open. The next call opens it again."""
+        close_live(self)
+
+    # What the primitives give together
+
+    def get(self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None) -> bytes:
+        """Read the object, or `length` bytes from `start` on, into memory; see `stream`."""
+        return b"".join(self.stream(key, start, length, version=version))
+
+    def stream(
+        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
+        """Read the object in chunks, a few ranges ahead; every chunk is of the same version of it.
+
+        What is read whole is compared with the checksum that the store keeps.
+
+        Raises:
+            DamagedError: The content does not have that checksum.
+            TransientError: The object changed meanwhile.
+        """
+        if length is not None and length <= 0:
+            self.head(key, version)
+            return
+        wanted = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
+        first, info = self.get_range(key, start, wanted, version=version)
+        stop = info.size if length is None else min(info.size, start + length)
+        chunks = self._chunks(first, info, start, stop, version)
+        yield from self._verified(chunks, info) if start == 0 and stop == info.size else chunks
+
+    def ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
+        """Read the bytes from `start` to `stop` of the version that `info` describes, several ranges at once."""
+
+        def get(at: int) -> bytes:
+            length = min(CHUNK_BYTES, stop - at)
+            return self.get_range(info.key, at, length, if_match=info.etag, version=version)[0]
+
+        return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self.budget)
+
+    def open(self, key: str, version: str | None = None) -> BinaryIO:
+        """Open the object as a seekable file, read by ranges as they are needed; one version of it, to the end."""
+        raw = _Ranged(self, self.head(key, version), version)
+        return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
+
+    def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:
+        if first:
+            yield first
+        yield from self.ranges(info, start + len(first), stop, version)
+
+    def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
+        expected = info.checksum or self.stored_checksum(info)
+        if expected is None:
+            yield from chunks
+            return
+        try:
+            yield from verified(chunks, expected, self.uri(info.key))
+        except DamagedError:
+            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is not an MD5.
+            if self.stored_checksum(info) == expected:
+                raise
+
+    def _write_id(self, key: str) -> str | None:  # noqa: ARG002
+        """The name that the conditional write gave itself which made the object; None where it has none."""
+        return None
+
+    def _holds(self, key: str, write_id: str) -> bool:
+        """Whether the object is the one that this write made, though its answer was lost."""
+        try:
+            return self._write_id(key) == write_id
+        except ConnectorError:
+            return False
+
+    def _refuse_version(self, version: str | None) -> None:
+        if version is not None:
+            raise UnsupportedError(f"Could not read a version of an object in {self.uri()}: this store keeps none.")
+
+
+class _Ranged(io.RawIOBase):
+    """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
+
+    def __init__(self, client: StoreClient, info: ObjectInfo, version: str | None) -> None:
+        self._client, self._info, self._version, self._at = client, info, version, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative position {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer).cast("B")
+        start = self._at
+        stop = min(start + len(view), self._info.size)
+        for chunk in self._client.ranges(self._info, start, stop, self._version):
+            view[self._at - start : self._at - start + len(chunk)] = chunk
+            self._at += len(chunk)
+        return self._at - start
+
+    def readall(self) -> bytes:
+        rest = b"".join(self._client.ranges(self._info, self._at, self._info.size, self._version))
+        self._at += len(rest)
+        return rest

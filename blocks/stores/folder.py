@@ -1,0 +1,97 @@
+"""StoreFolder: a folder of a store, seen with keys relative to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from blocks.stores.client import AS_IT_IS
+from blocks.stores.keys import folder_prefix, join_key
+
+if TYPE_CHECKING:
+    import datetime as dt
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import BinaryIO
+
+    from blocks.files.local import Source
+    from blocks.stores.client import ObjectInfo, Page, StoreClient, WriteOptions
+
+
+class StoreFolder:
+    """The objects of a folder, with the methods of `StoreClient` over keys relative to it.
+
+    Keys are checked and joined here, and taken off what comes back. The client is asked for at each call, so that a
+    folder, and a scan over it, outlives the connection that was open when it was made.
+    """
+
+    def __init__(self, connect: Callable[[], StoreClient], folder: str = "") -> None:
+        self._connect, self._folder = connect, folder
+        self._prefix = f"{folder}/" if folder else ""
+
+    @property
+    def client(self) -> StoreClient:
+        """The client that is open now."""
+        return self._connect()
+
+    def whole_key(self, key: str) -> str:
+        """Return the key in the store of a key in the folder.
+
+        Raises:
+            InvalidInputError: It is not a key, or could leave the folder.
+        """
+        return join_key(self._folder, key)
+
+    def uri(self, key: str = "") -> str:
+        """Return the address of an object, or of the folder, for messages."""
+        return self.client.uri(self.whole_key(key) if key else self._folder)
+
+    def head(self, key: str, version: str | None = None) -> ObjectInfo:
+        """Look up what the store knows about an object."""
+        return self._relative(self.client.head(self.whole_key(key), version))
+
+    def get(self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None) -> bytes:
+        """Read the object, or a range of it, into memory."""
+        return self.client.get(self.whole_key(key), start, length, version=version)
+
+    def stream(
+        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+    ) -> Iterator[bytes]:
+        """Read the object, or a range of it, in chunks."""
+        return self.client.stream(self.whole_key(key), start, length, version=version)
+
+    def open(self, key: str, version: str | None = None) -> BinaryIO:
+        """Open the object as a seekable file."""
+        return self.client.open(self.whole_key(key), version)
+
+    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        """Write an object of any size, all of it or nothing."""
+        return self._relative(self.client.put(self.whole_key(key), source, options))
+
+    def list(self, folder: str = "", *, recursive: bool = True) -> Iterator[Page]:
+        """List the objects in a folder of this one page by page, sorted by key."""
+        for page in self.client.list(self._prefix + folder_prefix(folder), recursive=recursive):
+            yield [self._relative(info) for info in page]
+
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects, and return how many keys are gone now."""
+        return self.client.delete([self.whole_key(key) for key in keys])  # all are checked before the first is gone
+
+    def copy(self, source_key: str, target_key: str, target: StoreFolder | None = None) -> None:
+        """Copy an object on the store's own side, by default within this folder."""
+        to = target or self
+        self.client.copy(self.whole_key(source_key), to.whole_key(target_key), to.client)
+
+    def presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
+        """Sign a URL of an object."""
+        return self.client.presign(self.whole_key(key), method, expires_in)
+
+    def versions(self, key: str) -> Page:
+        """List the versions of an object, the newest first."""
+        return [self._relative(info) for info in self.client.versions(self.whole_key(key))]
+
+    def sweep(self, older_than: dt.timedelta) -> int:
+        """Remove what uploads of killed processes left in the folder, and return how many were removed."""
+        return self.client.sweep(self._prefix, older_than)
+
+    def _relative(self, info: ObjectInfo) -> ObjectInfo:
+        return replace(info, key=info.key.removeprefix(self._prefix)) if self._prefix else info
