@@ -1,6 +1,6 @@
 """Writes what the documentation tells of the code, from the code: `python docs/tables.py`; `--check`: is it fresh?
 
-* README.md: the table of blocks, from the modules that pyproject.toml registers and its extras.
+* README.md: the table of blocks, from the modules of `etl_blocks.collection` and the extras of pyproject.toml.
 * docs/errors.md: the error tree, from `blocks.base.errors`.
 * docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects. That values come back in
   exactly these types is proven on real servers by `tests/contracts/warehouse.py`.
@@ -27,6 +27,7 @@ from blocks.base import errors  # noqa: E402
 from blocks.base.block import ConnectorBlock  # noqa: E402
 from blocks.base.errors import TypeLossError  # noqa: E402
 from blocks.warehouses.warehouse import Warehouse  # noqa: E402
+from etl_blocks.collection import MODULES  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -99,9 +100,9 @@ def project() -> dict[str, object]:
 
 
 def block_types() -> list[type[ConnectorBlock]]:
-    """The block types that the registered modules define, in the order of pyproject.toml and of the files."""
+    """The block types that the modules of the collection define, in their order."""
     found = []
-    for name in project()["entry-points"]["prefect.collections"].values():  # type: ignore[index]
+    for name in MODULES:
         module = importlib.import_module(name)
         classes = [value for value in vars(module).values() if inspect.isclass(value) and home_of(value) == name]
         found += [each for each in classes if issubclass(each, ConnectorBlock) and not inspect.isabstract(each)]

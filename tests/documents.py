@@ -83,8 +83,7 @@ class Reader:
         self.monkeypatch = monkeypatch
         self.names: dict[str, Any] = {"__name__": "page"}
         monkeypatch.chdir(folder)
-        for module in project()["entry-points"]["prefect.collections"].values():  # also where we are not installed
-            importlib.import_module(module)
+        importlib.import_module("etl_blocks.collection")  # also where we are not installed
 
     def read(self, page: Path) -> None:
         """Run its blocks, on a server where nothing is saved."""

@@ -22,12 +22,14 @@ DRIVERS = {
     "sqlalchemy",
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
-ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", *sys.stdlib_module_names}
+ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", "etl_blocks", *sys.stdlib_module_names}
 ARROW = {"pyarrow", "numpy"}
+COMMAND_LINE = {"cyclopts"}
 
 CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
-PACKAGES = sorted(path.parent for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("__init__.py"))
-MODULES = sorted(path for folder in ("blocks", "connectors") for path in (ROOT / folder).rglob("*.py"))
+FOLDERS = [ROOT / "blocks", ROOT / "connectors", ROOT / "etl_blocks"]
+PACKAGES = sorted(path.parent for folder in FOLDERS for path in folder.rglob("__init__.py"))
+MODULES = sorted(path for folder in FOLDERS for path in folder.rglob("*.py"))
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -75,7 +77,8 @@ def test_connectors_import_no_driver():
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_driver_at_module_level(path):
     """Drivers are imported in functions, through `require`, so that what is not installed is not needed."""
-    allowed = ALLOWED | ARROW if "blocks" in path.parts else ALLOWED
+    folders = path.relative_to(ROOT).parts
+    allowed = ALLOWED | (ARROW if "blocks" in folders else set()) | (COMMAND_LINE if "cli" in folders else set())
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
 

@@ -26,7 +26,8 @@ KIT: dict[str, set[str]] = {
 }
 KIT["cli"] = set(KIT)  # the top layer of the kit
 
-FILES = sorted(path for top in ("blocks", "connectors", "templates") for path in (ROOT / top).rglob("*.py"))
+TOPS = ("blocks", "connectors", "etl_blocks", "templates")
+FILES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
 SHARED = sorted({".".join(name.split(".")[:3]) for name in MODULES if name.startswith("connectors.shared.")})
 

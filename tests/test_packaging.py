@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from etl_blocks.collection import MODULES
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 EXTRAS = PROJECT["project"]["optional-dependencies"]
-ENTRY_POINTS = PROJECT["project"]["entry-points"]["prefect.collections"]
 CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
+TOP = {"blocks", "connectors", "etl_blocks", "templates"}
 EMBEDDED = {"local", "duckdb"}
 WITHOUT_DRIVER = {"dbt_cloud"}  # httpx comes with Prefect
 PINS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
@@ -31,8 +33,8 @@ def names(requirements: list[str]) -> set[str]:
 
 @pytest.mark.parametrize("connector", CONNECTORS)
 def test_every_connector_is_a_collection(connector):
-    """`prefect.collections` lists it, so Prefect finds its blocks without an import of the user's."""
-    assert ENTRY_POINTS[f"etl_blocks_{connector}"] == f"connectors.{connector}"
+    """Prefect finds its blocks without an import of the user's."""
+    assert f"connectors.{connector}" in MODULES
 
 
 @pytest.mark.parametrize("connector", sorted(set(CONNECTORS) - EMBEDDED - WITHOUT_DRIVER))
@@ -53,8 +55,8 @@ def test_embedded_connectors_need_no_extra():
 
 
 def test_nothing_is_listed_that_is_not_there():
-    """Each entry point names a module of this tree, and each extra is named by some code of it."""
-    assert all(code_of(module) for module in ENTRY_POINTS.values())
+    """Each module of the collection is in this tree, and each extra is named by some code of it."""
+    assert all(code_of(module) for module in MODULES)
     named = set(re.findall(r'extra="([\w-]+)"', code_of("blocks") + code_of("connectors")))
     assert set(EXTRAS) - {"all"} <= named
 
@@ -63,7 +65,7 @@ def test_every_package_is_shipped():
     """A folder with modules that no wheel would hold is found here."""
     packages = {str(path.parent.relative_to(ROOT)).replace("/", ".") for path in ROOT.glob("*/**/__init__.py")}
     shipped = set(PROJECT["tool"]["setuptools"]["packages"])
-    assert {each for each in packages if each.split(".")[0] in ("blocks", "connectors", "templates")} <= shipped
+    assert {each for each in packages if each.split(".")[0] in TOP} <= shipped
 
 
 def test_pins_are_plain():
@@ -87,6 +89,7 @@ def test_the_base_install_is_small():
     """The base install has what the embedded connectors need, and no cloud's driver."""
     assert names(PROJECT["project"]["dependencies"]) == {
         "prefect",
+        "cyclopts",
         "fastapi",
         "fsspec",
         "pyarrow",

@@ -5,15 +5,17 @@ Exit code 0: it worked. 1: it did not, and the last line says why. 2: the argume
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import datetime as dt
 import logging
+import platform
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from importlib.metadata import version
+from pathlib import Path  # noqa: TC003 (cyclopts reads the types of the commands)
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import App, CycloptsError, Group, Parameter
 from prefect.client.orchestration import get_client
 from prefect.logging.handlers import PrefectConsoleHandler
 from prefect.settings import (
@@ -33,86 +35,122 @@ if TYPE_CHECKING:
 SERVER_PATIENCE_S = 120
 
 
+def versions() -> str:
+    """Return the versions that a report of a bug needs."""
+    return f"etl-blocks {version('etl-blocks')}, Prefect {version('prefect')}, Python {platform.python_version()}"
+
+
+app = App(name="etl", help="Templates and saved blocks of etl-blocks.", version=versions, help_format="plaintext")
+app.register_install_completion_command(help="Install completion for this shell: bash, zsh or fish.")
+# `--debug` comes before the command: what follows `run NAME` belongs to the flow.
+app.meta.parse_mode = "strict"
+app.meta.group_parameters = Group("Options")
+app.meta.help_flags = []
+app.meta.version_flags = []
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of `etl` with these arguments."""
-    arguments = _parser().parse_args(argv)
+    """Run `etl` with these arguments, those of this process by default, and return its exit code."""
     try:
-        with _settings(), _tracebacks(shown=arguments.debug):
-            return _run(arguments)
+        code: int | None = app.meta(
+            sys.argv[1:] if argv is None else argv, exit_on_error=False, print_error=False, result_action="return_value"
+        )
+    except CycloptsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return code or 0
+
+
+@app.meta.default
+def _command(
+    *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
+    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+) -> int | None:
+    if not tokens:
+        app.help_print(console=app.error_console)
+        return 2
+    try:
+        with _settings(), contextlib.nullcontext() if debug else without_tracebacks():
+            code: int | None = app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+            return code
     except ConnectorError as error:
-        if arguments.debug:
+        if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="etl", description="Templates and saved blocks of etl-blocks.")
-    parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-
-    commands.add_parser("list", help="the templates and the block types there are")
-
-    new = commands.add_parser("new", help="copy a template into a folder of yours")
-    new.add_argument("template", metavar="NAME", help="a template, see 'etl list'")
-    new.add_argument("folder", metavar="DIR", type=Path, help="created where it does not exist; nothing is overwritten")
-
-    run = commands.add_parser(
-        "run",
-        help="run a template's flow, or your copy's",
-        description="Run a template's flow, or your copy's. 'etl run NAME --help' shows its parameters.",
-    )
-    run.add_argument("flow", metavar="NAME", help="a template or a file, and where it has several flows NAME:FLOW")
-    run.add_argument("parameters", nargs=argparse.REMAINDER, metavar="--PARAMETER VALUE", help="the flow's parameters")
-
-    save = commands.add_parser(
-        "save",
-        help="create or update the saved blocks that a file describes",
-        description=saved.FILE_HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    save.add_argument("file", metavar="FILE.toml", type=Path)
-
-    check = commands.add_parser("check", help="prove that saved blocks work: reachable, authenticated, allowed")
-    check.add_argument("blocks", metavar="BLOCK", nargs="*", help="such as etl-postgres/prod; all of ours by default")
-    check.add_argument(
-        "--sweep", action="store_true", help="remove what uploads of killed processes left in these buckets"
-    )
-    check.add_argument(
-        "--older-than",
-        metavar="HOURS",
-        type=float,
-        default=24.0,
-        help="what --sweep leaves alone is younger, and may still be under way (default: 24)",
-    )
-    return parser
+@app.command(name="list")
+def _list() -> None:
+    """List the templates and the block types."""
+    templates.show(saved.block_types())
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    match arguments.command:
-        case "list":
-            templates.show(saved.block_types())
-        case "new":
-            templates.copy(arguments.template, arguments.folder)
-        case "run":
-            templates.run(arguments.flow, arguments.parameters, start_server)
-        case "save":
-            blocks = saved.read_file(arguments.file)
-            start_server()
-            saved.save(blocks)
-        case "check":
-            if arguments.sweep and not arguments.blocks:
-                raise InvalidInputError("Name the buckets to sweep: etl check --sweep BLOCK.")
-            start_server()
-            older_than = dt.timedelta(hours=arguments.older_than) if arguments.sweep else None
-            return 0 if saved.check(arguments.blocks, sweep_older_than=older_than) else 1
-    return 0
+@app.command(name="new")
+def _new(name: str, folder: Path, /) -> None:
+    """Copy a template into a folder.
+
+    Parameters
+    ----------
+    name
+        A template, see 'etl list'.
+    folder
+        The folder. It is made where it does not exist; nothing is overwritten.
+    """
+    templates.copy(name, folder)
+
+
+@app.command(name="run", help_flags=[], version_flags=[])  # what follows NAME is the flow's, --help too
+def _run(
+    name: Annotated[str, Parameter(allow_leading_hyphen=True)],
+    /,
+    *parameters: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> None:
+    """Run a template's flow, or that of a file. 'etl run NAME --help' shows its parameters.
+
+    Parameters
+    ----------
+    name
+        A template or a file; where it has several flows, NAME:FLOW.
+    parameters
+        The flow's parameters: --PARAMETER VALUE.
+    """
+    if name in app.help_flags:
+        app.help_print(["run"])
+    else:
+        templates.run(name, parameters, start_server)
+
+
+@app.command(name="save", help=saved.FILE_HELP)
+def _save(file: Annotated[Path, Parameter(help="The file, in TOML.")], /) -> None:
+    blocks = saved.read_file(file)
+    start_server()
+    saved.save(blocks)
+
+
+@app.command(name="check")
+def _check(*blocks: str, sweep: bool = False, older_than: float = 24.0) -> int:
+    """Prove that saved blocks work: reachable, authenticated, allowed.
+
+    Parameters
+    ----------
+    blocks
+        The blocks, such as etl-postgres/prod. Defaults to all saved ones of etl-blocks.
+    sweep
+        Remove what uploads of killed processes left in these buckets.
+    older_than
+        Hours. --sweep leaves alone what is younger, which may still be under way.
+    """
+    if sweep and not blocks:
+        raise InvalidInputError("Name the buckets to sweep: etl check --sweep BLOCK.")
+    start_server()
+    return 0 if saved.check(blocks, sweep_older_than=dt.timedelta(hours=older_than) if sweep else None) else 1
 
 
 def start_server() -> None:
-    """Returns once Prefect's API answers; without an API URL, Prefect starts a temporary server for this process.
+    """Wait until Prefect's API answers; without an API URL, Prefect starts a temporary server for this process.
 
     Raises:
         TransientError: It does not answer.
@@ -144,13 +182,15 @@ def _settings() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _tracebacks(*, shown: bool) -> Iterator[None]:
-    """Keeps tracebacks off the console; Prefect's API still gets them with the run's log."""
+def without_tracebacks() -> Iterator[None]:
+    """Keep tracebacks off the console while this lasts; Prefect's API still gets them with the log of the run.
+
+    An error that says in one line what is wrong would otherwise stand below a hundred lines of Prefect's engine, which
+    logs every exception of a task and of a flow with its traceback and has no setting for that:
+    https://github.com/PrefectHQ/prefect/issues/7959
+    """
     loggers = (logging.getLogger(), logging.getLogger("prefect"))  # Prefect's own choice, and a user's logging.yml
     handlers = [each for logger in loggers for each in logger.handlers if isinstance(each, PrefectConsoleHandler)]
-    if shown or not handlers:
-        yield
-        return
     formatters = [handler.formatter for handler in handlers]
     try:
         for handler in handlers:

@@ -29,22 +29,25 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FILE_HELP = """\
-Create or update the saved blocks that a file describes:
+Create or update the saved blocks that a file describes.
 
-    [etl-postgres.prod]                           # block type and name
-    host = "db.example.com"
-    database = "shop"
-    username = "loader"
-    password = { env = "PGPASSWORD" }             # the value of an environment variable
+Each table of the file is a block, [TYPE.NAME]; 'etl list' shows the types.
 
-    [etl-s3-bucket.raw]
-    bucket_name = "raw"
-    credentials = { block = "etl-aws-credentials/main" }   # another saved block, or one of this file
+[etl-postgres.prod]
+host = "db.example.com"
+database = "shop"
+username = "loader"
+password = { env = "PGPASSWORD" }  # the value of an environment variable
 
-    [etl-aws-credentials.main]
-    region_name = "eu-central-1"
+[etl-s3-bucket.raw]
+bucket_name = "raw"
+credentials = { block = "etl-aws-credentials/main" }  # a saved block
 
-A second run changes nothing. If anything in the file is wrong or a variable is missing, nothing is saved.
+[etl-aws-credentials.main]
+region_name = "eu-central-1"
+
+A second run changes nothing. If anything in the file is wrong or a variable
+is missing, nothing is saved.
 """
 
 CHECKED_AT_ONCE = 8

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import ast
 import asyncio
 import importlib
 import importlib.util
 import inspect
-import os
 import re
 import shutil
 import sys
@@ -16,23 +14,22 @@ import time
 import traceback
 import typing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import App, CycloptsError, Parameter
 from prefect import Flow
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticSchemaGenerationError
 
+from blocks.base.block import ConnectorBlock
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, ObjectExistsError, ObjectNotFoundError
 from blocks.cli.saved import first_problem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import ModuleType
 
-    from blocks.base.block import ConnectorBlock
-
 PACKAGE = "templates"
-LOADED_AT = time.perf_counter()
 
 
 def show(block_types: Mapping[str, type[ConnectorBlock]]) -> None:
@@ -70,27 +67,29 @@ def copy(name: str, folder: Path) -> None:
     print(f"Run it: cd {folder} && python {target.name}")
 
 
-def run(name: str, arguments: list[str], start_server: Callable[[], None]) -> None:
-    """Run a flow with the parameters given as arguments; prints its report, and where the seconds went.
+def run(name: str, arguments: Sequence[str], start_server: Callable[[], None]) -> None:
+    """Run a flow with the parameters given as arguments; print its report, and where the seconds went.
 
     Raises:
         NotFoundError: There is no such template, file or flow.
         InvalidInputError: The file cannot be imported.
+        CycloptsError: The arguments do not fit the flow's parameters.
     """
     flow = find_flow(name)
     parameters = parse_parameters(flow, f"etl run {name}", arguments)
-    imported = _seconds_since_start()
+    if parameters is None:
+        return
+    begun = time.perf_counter()
     start_server()
-    started = _seconds_since_start()
+    answered = time.perf_counter()
     report = flow(**parameters)
     if inspect.isawaitable(report):
         report = asyncio.run(_wait_for(report))
-    done = _seconds_since_start()
+    done = time.perf_counter()
     for each in report if isinstance(report, list) else [report]:
         print(each)
     print(
-        f"{done:.1f} s in all: {imported:.1f} s importing, {started - imported:.1f} s until Prefect's server answered, "
-        f"{done - started:.1f} s work.",
+        f"{answered - begun:.1f} s until Prefect's server answered, {done - answered:.1f} s work.",
         file=sys.stderr,
     )
 
@@ -126,36 +125,74 @@ def find_flow(name: str) -> Flow[..., Any]:
     return flows[wanted]
 
 
-def parse_parameters(flow: Flow[..., Any], program: str, arguments: list[str]) -> dict[str, Any]:
-    """The flow's parameters that the arguments give, in their types; exits with code 2 where they do not fit."""
-    described = flow.parameters.properties
+def parse_parameters(flow: Flow[..., Any], program: str, arguments: Sequence[str]) -> dict[str, Any] | None:
+    """Return the flow's parameters that the arguments give, in their types; None where they ask for help.
+
+    Raises:
+        CycloptsError: They do not fit.
+    """
     hints = typing.get_type_hints(flow.fn)
-    parser = argparse.ArgumentParser(
-        prog=program, description=_first_line(flow.description), argument_default=argparse.SUPPRESS, allow_abbrev=False
-    )
-    for name, parameter in inspect.signature(flow.fn).parameters.items():
-        options: dict[str, Any] = {"dest": name, "metavar": "VALUE"}
-        required = parameter.default is parameter.empty
-        help_text = described.get(name, {}).get("description", "").strip()
-        default = "required" if required else f"default: {parameter.default}"
-        options["help"] = f"{help_text} ({default})".strip().replace("%", "%%")
-        hint = hints.get(name, str)
-        if hint is bool:
-            options |= {"action": argparse.BooleanOptionalAction}
-            del options["metavar"]
-        elif typing.get_origin(hint) in (list, set, tuple):
-            options |= {"nargs": "+"}
-        flags = dict.fromkeys([f"--{name.replace('_', '-')}", f"--{name}"])
-        parser.add_argument(*flags, required=required, **options)
-    given = vars(parser.parse_args(arguments))
+    described = {name: each.get("description", "").strip() for name, each in flow.parameters.properties.items()}
+
+    def given(**words: Any) -> dict[str, Any]:
+        return words
+
+    options = [_option(each, hints.get(each.name, str), described.get(each.name, "")) for each in _parameters(flow)]
+    given.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    app = App(name=program, help=_first_line(flow.description), help_format="plaintext", version_flags=[])
+    app.default(given)
+    words = app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    if words is None:
+        return None
     parameters = {}
-    for name, value in given.items():
+    for name, word in words.items():
         try:
-            parameters[name] = _convert(hints.get(name, str), value)
+            parameters[name] = _convert(hints.get(name, str), word)
         except ValidationError as error:
-            help_text = described.get(name, {}).get("description", "").strip()
-            parser.error(f"argument --{name.replace('_', '-')}: {error.errors()[0]['msg']}. {help_text}".rstrip())
+            problem = f"Invalid value for --{name.replace('_', '-')}: {error.errors()[0]['msg']}."
+            raise CycloptsError(msg=f"{problem} {described.get(name, '')}".rstrip()) from None
     return parameters
+
+
+def _parameters(flow: Flow[..., Any]) -> Iterable[inspect.Parameter]:
+    return inspect.signature(flow.fn).parameters.values()
+
+
+def _option(parameter: inspect.Parameter, hint: Any, description: str) -> inspect.Parameter:
+    """Return the parameter as the command line has it: a flag, a word or several words."""
+    kind: Any = str
+    if hint is bool:
+        kind = bool
+    elif typing.get_origin(hint) in (list, set, tuple):
+        kind = list[str]
+    required = parameter.default is parameter.empty
+    option = Parameter(
+        help=description,
+        show_default=True if required else readable(parameter.default),
+        negative=None if kind is bool else (),
+        consume_multiple=kind == list[str],
+        metavar=None if kind is bool else "VALUE",
+    )
+    return inspect.Parameter(
+        parameter.name,
+        inspect.Parameter.KEYWORD_ONLY,
+        annotation=Annotated[kind, option],
+        default=parameter.empty if required else kind(),  # not passed on: the flow has its own
+    )
+
+
+def readable(default: Any) -> str:
+    """Return a default as a reader would write it: of a block what is not as it is anyway.
+
+    >>> from connectors.duckdb import DuckDB
+    >>> readable(DuckDB(path="shop.duckdb"))
+    "DuckDB(path='shop.duckdb')"
+    """
+    if not isinstance(default, ConnectorBlock):
+        return str(default)
+    usual = {name: field.get_default(call_default_factory=True) for name, field in type(default).model_fields.items()}
+    own = {name: getattr(default, name) for name in usual if getattr(default, name) != usual[name]}
+    return f"{type(default).__name__}({', '.join(f'{name}={value!r}' for name, value in own.items())})"
 
 
 def _convert(hint: Any, value: Any) -> Any:
@@ -225,13 +262,3 @@ def _first_line(text: str | None) -> str:
 
 async def _wait_for(report: Any) -> Any:
     return await report
-
-
-def _seconds_since_start() -> float:
-    """Seconds since this process started, so with the interpreter's own imports where the system tells (Linux)."""
-    try:
-        ticks = int(Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19])
-        uptime_s = float(Path("/proc/uptime").read_text().split()[0])
-    except OSError:
-        return time.perf_counter() - LOADED_AT
-    return uptime_s - ticks / os.sysconf("SC_CLK_TCK")

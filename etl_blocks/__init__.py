@@ -1,0 +1,1 @@
+"""Where the `etl` command and Prefect's discovery start: under a name that nobody else has."""
