@@ -59,14 +59,14 @@ Folder = Annotated[str, BeforeValidator(whole_folder)]
 
 def _key_problem(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"it is {type(key).__name__}, not str"
+        return f"{type(key).__name__} instead of str"
     if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
-        return "it holds a control character"
+        return "control character"
     if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
-        return "it holds a code point that is not a character"
+        return "code point that is not a character"
     segments = key.split("/")
     if "" in segments:
-        return "it is empty, or has an empty path segment"
+        return "empty path segment"
     if "." in segments or ".." in segments:
         return "'.' and '..' could leave the folder"
     return None
