@@ -3,11 +3,11 @@
 Blocks of whole records go to Arrow's reader straight into the declared types. Only a block with a bad value is read a
 second time as text and checked column by column. What a value may look like:
 
-* Integers, decimals, floats: blanks around them do not count; `1e3` is a number but no integer; `1.239` is no
-  decimal(12, 2): nothing is rounded. Booleans: true, false, 1, 0.
+* Integers, decimals, floats: whitespace around them does not count; `1e3` is a number but not an integer; `1.239` is
+  not a decimal(12, 2): nothing is rounded. Booleans: true, false, 1, 0.
 * Dates `2026-04-30`; timestamps ISO 8601, with an offset exactly where the column has a time zone; times `12:34:56.7`.
-* Text is taken as it stands, blanks and line ends in quotes included. An empty field is null, `""` is an empty text.
-* Blank lines do not count, but in a file of one column each is a null.
+* Text is taken as it stands, with whitespace, and line ends in quotes. An empty field is null, `""` is an empty text.
+* Empty lines do not count, but in a file of one column each is a null.
 
 Types that no schema declares are found in the first 4 MB: integers (not with leading zeros, which stay text), floats,
 booleans, dates, timestamps, times, else text. Declare a decimal where cents matter.
@@ -70,7 +70,7 @@ class CsvReader:
         self.dialect = Dialect(options)
 
     def infer(self) -> pa.Schema:
-        """The schema found in the first block.
+        """Infer the schema from the first block.
 
         Raises:
             InvalidInputError: The file is empty, or no CSV file.
@@ -94,7 +94,7 @@ class CsvReader:
         inferred: bool = False,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Generator[pa.RecordBatch]:
-        """The columns of `schema`, each of exactly its type.
+        """Read the columns of `schema`, each of exactly its type.
 
         Raises:
             InvalidInputError: The file is empty, damaged or no CSV file, or a row is bad and nobody takes bad rows.
@@ -123,7 +123,7 @@ class CsvReader:
         return iter([Block(text[:end], line)] if end and text else [])
 
     def _header(self, head: bytes, schema: pa.Schema | None) -> tuple[list[str], int, int]:
-        """The column names, and the offset and line of the first row."""
+        """Find the column names, and the offset and line of the first row."""
         name, options = self.source.name, self.options
         if b"\n" not in head:
             self.dialect = replace(self.dialect, line_end=b"\r")
@@ -156,7 +156,7 @@ class CsvReader:
     def _names(self, header: bytes) -> list[str]:
         if b"\0" in header:
             raise InvalidInputError(
-                f"{self.source.name} holds NUL bytes: it is no text, or UTF-16 (pass its encoding)."
+                f"{self.source.name} holds NUL bytes: it is not text, or UTF-16 (pass its encoding)."
             )
         try:
             text = header.decode()
@@ -180,7 +180,7 @@ class CsvReader:
     def _read(
         self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
     ) -> pa.Table:
-        """The block by Arrow's reader.
+        """Parse the block by Arrow's reader.
 
         Rows with too few or too many fields are put into `wrong` (their number from 1, whether too many); without it
         they raise.
@@ -251,7 +251,7 @@ class _Parser:
         return values
 
     def _parse_slowly(self, block: Block) -> Parsed:
-        """The good rows of a block, and the bad ones by line and reason."""
+        """Tell the good rows of a block from the bad ones, these by line and reason."""
         records, quotes = self.reader.dialect.records(block.data)
         if len(self.names) > 1:
             records = records[records[:, 0] < records[:, 1]]
@@ -332,7 +332,7 @@ class CsvWriter:
 
 
 def check_types(schema: pa.Schema) -> None:
-    """Nothing, where every column has a form in CSV.
+    """Check that CSV can hold every column.
 
     Raises:
         TypeLossError: A type has none.
@@ -350,7 +350,7 @@ def check_types(schema: pa.Schema) -> None:
 
 
 def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
-    """Whether Arrow's CSV reader makes this type itself."""
+    """Tell whether Arrow's CSV reader makes this type itself."""
     if applicable(kind, options.timestamp_formats):
         return False
     if types.is_dictionary(kind):
@@ -363,7 +363,7 @@ def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
 
 
 def _written_as(kind: pa.DataType) -> pa.DataType:
-    """The type whose text is written: moments in UTC, because old local offsets have seconds, which nobody reads."""
+    """Return the type whose text is written: moments in UTC, because nobody reads the seconds of old local offsets."""
     if types.is_timestamp(kind) and kind.tz is not None:
         return pa.timestamp(kind.unit, "UTC")
     if types.is_dictionary(kind) or is_text(kind):
@@ -376,7 +376,7 @@ def _written_as(kind: pa.DataType) -> pa.DataType:
 
 
 def _sensible(guess: pa.ChunkedArray, texts: pa.ChunkedArray) -> pa.DataType:
-    """The type for the whole file of a column whose start looks like `guess`."""
+    """Return the type for the whole file of a column whose start looks like `guess`."""
     kind = guess.type
     if types.is_integer(kind):
         zeros = pc.match_substring_regex(texts, r"^\s*-?0\d")

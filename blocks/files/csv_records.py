@@ -58,7 +58,7 @@ class Dialect:
         return 0, False
 
     def records(self, data: memoryview | bytes) -> tuple[Positions, Quotes]:
-        """Start and end (without its line end) of every record, blank ones included, and where quotes are."""
+        """Start and end (without its line end) of every record, including empty ones, and where quotes are."""
         quotes = self.quotes(data)
         ends = line_ends(data)
         ends = ends[~quotes.hold(ends)]

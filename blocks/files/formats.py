@@ -76,7 +76,7 @@ CONTENT_TYPES: dict[Format, str] = {
 def detect(
     key: str, format: Format | None = None, compression: Compression | None = None
 ) -> tuple[Format, Compression]:
-    """Format and compression, from what is given and else from the key's name.
+    """Find the format and compression, from what is given and else from the key's name.
 
     >>> detect("raw/orders.csv.gz")
     ('csv', 'gzip')
@@ -103,12 +103,12 @@ def detect(
 
 
 def default_options(key: str) -> FileOptions | None:
-    """The options that a name gives: tabs in `.tsv` files."""
+    """Return the options that a name gives: tabs in `.tsv` files."""
     return CsvOptions(delimiter="\t") if re.search(r"\.tsv(\.\w+)?$", key, re.IGNORECASE) else None
 
 
 def check_compression(format: Format, compression: Compression | None) -> Compression:
-    """The compression to use, the format's default where None.
+    """Return the compression to use, the format's default where None.
 
     Raises:
         InvalidInputError: The format has no such compression.
@@ -124,7 +124,7 @@ def check_compression(format: Format, compression: Compression | None) -> Compre
 
 
 def extension(format: Format, compression: Compression) -> str:
-    """The end of a file's name: `.csv.gz`."""
+    """Return the end of a file's name: `.csv.gz`."""
     ends = {compression: end for end, compression in SUFFIXES.items()}
     return f".{format}.{ends[compression]}" if format in {"csv", "jsonl"} and compression in ends else f".{format}"
 
@@ -139,7 +139,7 @@ def open_reader(
     extra_columns: ExtraColumns = "ignore",
     where: tuple[pc.Expression, pa.Schema] | None = None,
 ) -> Reader:
-    """A reader of one file.
+    """Make a reader of one file.
 
     Args:
         open: Opens the file from its start; seekable for Parquet and Arrow files.
@@ -173,10 +173,10 @@ def open_scan(
     on_error: OnError = "fail",
     extra_columns: ExtraColumns = "ignore",
 ) -> Scan:
-    """One file as a Scan.
+    """Describe one file as a Scan.
 
     Args:
-        open: Opens the file from its start, again for every try.
+        open: Opens the file from its start, again for every attempt.
         source: What messages call it.
         format: The file's format.
         compression: The compression of a CSV or JSON Lines file as a whole.
@@ -204,17 +204,17 @@ def open_writer(
     compression: Compression | None = None,
     options: FileOptions | None = None,
 ) -> Writer:
-    """A writer of one file; close it, and then the file.
+    """Make a writer of one file; close it, and then the file.
 
     Args:
         file: An open binary file.
         schema: The schema of every batch.
         format: The file's format.
-        compression: The format's default where None: zstd for Parquet, none for the others.
+        compression: Defaults to the format's own: zstd for Parquet, none for the others.
         options: CsvOptions for CSV, ParquetOptions for Parquet.
 
     Raises:
-        TypeLossError: The format has no form for a column's type.
+        TypeLossError: The format cannot hold a column's type.
         SchemaError: Two columns have one name.
     """
     chosen = check_compression(format, compression)
@@ -255,5 +255,5 @@ class CompressedWriter:
 
 def _options(options: FileOptions | None, kind: type[Any], format: Format) -> Any:
     if options is not None and not isinstance(options, kind):
-        raise InvalidInputError(f"{type(options).__name__} are no options for {format}; pass {kind.__name__}.")
+        raise InvalidInputError(f"{type(options).__name__} is not for {format}; pass {kind.__name__}.")
     return options

@@ -31,7 +31,7 @@ class IpcReader:
         self.extra_columns = extra_columns
 
     def infer(self) -> pa.Schema:
-        """The schema at the start of the file."""
+        """Read the schema at the start of the file."""
         with closing(self.open()) as file:
             return plain_schema(self._ipc(file).schema)
 
@@ -44,10 +44,10 @@ class IpcReader:
         inferred: bool = False,  # noqa: ARG002
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
-        """The columns of `schema`, cast where nothing is lost.
+        """Read the columns of `schema`, cast where nothing is lost.
 
         Raises:
-            InvalidInputError: It is no Arrow IPC file or stream.
+            InvalidInputError: It is not an Arrow IPC file or stream.
             SchemaError: The file lacks a column, or a cast would lose something.
         """
         with closing(self.open()) as file:
@@ -80,7 +80,9 @@ class IpcReader:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> InvalidInputError:
-        return InvalidInputError(f"{self.source} is no whole Arrow IPC file or stream: {error}")
+        return InvalidInputError(
+            f"{self.source} is not a valid Arrow IPC file or stream (truncated or corrupt): {error}"
+        )
 
 
 class IpcWriter:

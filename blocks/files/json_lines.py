@@ -50,10 +50,10 @@ class JsonReader:
     extra_columns: ExtraColumns = "ignore"
 
     def infer(self) -> pa.Schema:
-        """The schema found in the first block.
+        """Infer the schema from the first block.
 
         Raises:
-            InvalidInputError: The file is empty, or its lines are no JSON objects.
+            InvalidInputError: The file is empty, or its lines are not JSON objects.
             SchemaError: A key has values of several types.
         """
         with closing(self.source.chunks()) as chunks:
@@ -63,7 +63,9 @@ class JsonReader:
             raise InvalidInputError(f"{self.source.name} is empty: it has no line to find the types from.")
         objects = b"\n".join(line for line in lines if _is_object(line))
         if not objects:
-            raise InvalidInputError(f"{self.source.name} is no JSON Lines file: its first lines are no JSON objects.")
+            raise InvalidInputError(
+                f"{self.source.name} is not a JSON Lines file: its first lines are not JSON objects."
+            )
         try:
             found = _read(objects, None)
             # Arrow drops the offset of a timestamp, and digits of integers beyond 64 bits.
@@ -84,7 +86,7 @@ class JsonReader:
         inferred: bool = False,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
-        """The columns of `schema`, each of exactly its type.
+        """Read the columns of `schema`, each of exactly its type.
 
         Raises:
             InvalidInputError: The file is damaged, or a line is bad and nobody takes bad rows.
@@ -229,11 +231,11 @@ class JsonWriter:
         self.file.write(memoryview(content)[: pc.sum(pc.binary_length(lines)).as_py()])
 
     def close(self) -> None:
-        """Nothing is left to write."""
+        """End the file, to which nothing is left to write."""
 
 
 def check_types(schema: pa.Schema) -> None:
-    """Nothing, where every column has a form in JSON.
+    """Check that JSON can hold every column.
 
     Raises:
         TypeLossError: A type has none.
@@ -261,7 +263,7 @@ def _has_form(kind: pa.DataType, *, nested: bool = False) -> bool:
 
 
 def _wire(kind: pa.DataType) -> pa.DataType:
-    """The type that Arrow's JSON reader is asked for."""
+    """Return the type that Arrow's JSON reader is asked for."""
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, _wire(field.type)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):
@@ -276,7 +278,7 @@ def _wire(kind: pa.DataType) -> pa.DataType:
 
 
 def _certain(kind: pa.DataType) -> pa.DataType:
-    """An inferred type where nothing in it is null only."""
+    """Return an inferred type without parts that are null only."""
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, _certain(field.type)) for field in kind])
     if types.is_list(kind):
@@ -285,7 +287,7 @@ def _certain(kind: pa.DataType) -> pa.DataType:
 
 
 def _sensible(field: pa.Field, texts: pa.ChunkedArray, objects: bytes) -> pa.DataType:
-    """The type for the whole file of a key whose start looks like `field`."""
+    """Return the type for the whole file of a key whose start looks like `field`."""
     if types.is_timestamp(field.type):
         for kind in (pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.timestamp("ns")):
             with suppress(pa.ArrowInvalid):
@@ -336,7 +338,7 @@ def _misfit(value: Any, field: pa.Field) -> str:
 
 
 def _as_json(field: pa.Field, values: pa.Array) -> pa.Array:
-    """Each value as JSON text."""
+    """Write each value as JSON text."""
     kind = field.type
     check_values(field, values, "JSON Lines")
     kind = _in_utc(kind)
@@ -363,7 +365,7 @@ def _as_json(field: pa.Field, values: pa.Array) -> pa.Array:
 
 
 def _in_utc(kind: pa.DataType) -> pa.DataType:
-    """The type with its moments in UTC, because old local offsets have seconds, which nobody reads."""
+    """Return the type with its moments in UTC, because old local offsets have seconds, which nobody reads."""
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, _in_utc(field.type)) for field in kind])
     if types.is_list(kind) or types.is_large_list(kind):

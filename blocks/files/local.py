@@ -32,7 +32,7 @@ PART_SUFFIX = ".etl-part"
 
 
 def write_file(target: Path, chunks: Iterable[bytes]) -> int:
-    """How many bytes the file now holds. A reader sees the old file or the new one, also after a power cut.
+    """Write a file, and return its size. A reader sees the old file or the new one, also after a power cut.
 
     Raises:
         AccessDeniedError: The folder cannot be written.
@@ -48,7 +48,7 @@ def write_file(target: Path, chunks: Iterable[bytes]) -> int:
 
 @contextlib.contextmanager
 def part_file(target: Path) -> Iterator[BinaryIO]:
-    """A new file beside `target`, removed in the end unless it was renamed."""
+    """Open a new file beside `target`, removed in the end unless it was renamed."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
@@ -62,7 +62,7 @@ def part_file(target: Path) -> Iterator[BinaryIO]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in `folder` survive a power cut; Windows does so by itself and cannot open folders."""
+    """Make a rename in `folder` survive a power cut; Windows does so by itself and cannot open folders."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)
@@ -73,7 +73,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def chunks_of(source: Source) -> Iterator[bytes]:
-    """What is to be uploaded, in chunks."""
+    """Read what is to be uploaded, in chunks."""
     if isinstance(source, bytes):
         yield from (source[at : at + CHUNK_BYTES] for at in range(0, len(source), CHUNK_BYTES))
     elif isinstance(source, Path):
@@ -86,7 +86,7 @@ def chunks_of(source: Source) -> Iterator[bytes]:
 
 
 def parts_of(source: Source, part_bytes: int = CHUNK_BYTES, max_parts: int = 10_000) -> Iterator[bytes]:
-    """The source in parts of a multipart upload: with each tenth of `max_parts` twice as large, so that all fits."""
+    """Cut the source into parts of an upload, twice as large with each tenth of `max_parts`, so that all fits."""
     waiting = bytearray()
     number = 0
     for chunk in chunks_of(source):
@@ -132,7 +132,7 @@ ADVICE: dict[type[ConnectorError], str] = {
 
 @contextlib.contextmanager
 def file_errors(verb: str, place: object) -> Iterator[None]:
-    """The operating system's errors as ours: `verb` is what was tried on `place`."""
+    """Raise the operating system's errors as ours: `verb` is what was attempted on `place`."""
     try:
         yield
     except ConnectorError:
@@ -145,7 +145,7 @@ def file_errors(verb: str, place: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def rewound(file: BinaryIO, *, truncate: bool = False) -> Iterator[None]:
-    """Puts the file back where it stood when the body fails, so that the next try starts at the same place."""
+    """Put the file back where it stood when the body fails, so that the next attempt starts at the same place."""
     start = file.tell() if file.seekable() else None
     try:
         yield
@@ -155,5 +155,5 @@ def rewound(file: BinaryIO, *, truncate: bool = False) -> Iterator[None]:
             if truncate:
                 file.truncate()
         elif isinstance(error, TransientError):
-            raise TerminalError(f"{error} It cannot be tried again: the file object does not seek.") from error
+            raise TerminalError(f"{error} It cannot be attempted again: the file object does not seek.") from error
         raise

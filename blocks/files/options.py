@@ -48,7 +48,7 @@ class CsvOptions(BaseModel):
     @classmethod
     def _single_byte(cls, value: str | None) -> str | None:
         if value is not None and (not value.isascii() or value in "\r\n\0"):
-            raise ValueError("must be one ASCII character that is no line end")
+            raise ValueError("must be one ASCII character, and not a line end")
         return value
 
     @field_validator("timestamp_formats")

@@ -42,7 +42,7 @@ class ParquetReader:
         self.where = where
 
     def infer(self) -> pa.Schema:
-        """The schema in the file's footer."""
+        """Read the schema in the file's footer."""
         with closing(self.open()) as file, self._parquet(file) as parquet:
             return plain_schema(parquet.schema_arrow)
 
@@ -55,10 +55,10 @@ class ParquetReader:
         inferred: bool = False,  # noqa: ARG002
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
-        """The columns of `schema`, cast where nothing is lost.
+        """Read the columns of `schema`, cast where nothing is lost.
 
         Raises:
-            InvalidInputError: It is no Parquet file.
+            InvalidInputError: It is not a Parquet file.
             SchemaError: The file lacks a column, or a cast would lose something.
         """
         with closing(self.open()) as file, self._parquet(file) as parquet:
@@ -88,10 +88,10 @@ class ParquetReader:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> InvalidInputError:
-        return InvalidInputError(f"{self.source} is no whole Parquet file: {error}")
+        return InvalidInputError(f"{self.source} is not a valid Parquet file (truncated or corrupt): {error}")
 
     def _row_groups(self, file: BinaryIO, parquet: pq.ParquetFile) -> list[int] | None:
-        """The row groups that may hold rows for which `where` is true, by their statistics; None for all."""
+        """Find the row groups that may hold rows for which `where` is true, by their statistics; None for all."""
         if self.where is None:
             return None
         expression, schema = self.where
@@ -165,7 +165,7 @@ class ParquetWriter:
 
 
 def repeating(table: pa.Table) -> list[str] | bool:
-    """The columns for which a dictionary pays, by a sample; all of them where there are nested ones.
+    """Find the columns for which a dictionary pays, by a sample; all of them where there are nested ones.
 
     Measured on 4 million orders: writing with a dictionary for every column takes about twice as long.
     """

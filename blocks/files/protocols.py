@@ -27,7 +27,7 @@ class Reader(Protocol):
     """One file of one format."""
 
     def infer(self) -> pa.Schema:
-        """The schema that the file itself gives."""
+        """Read or infer the schema of the file."""
 
     def batches(
         self,
@@ -38,7 +38,7 @@ class Reader(Protocol):
         inferred: bool = False,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
-        """The columns of `schema`, each of exactly its type.
+        """Read the columns of `schema`, each of exactly its type.
 
         Args:
             schema: What to read, by name.

@@ -74,7 +74,7 @@ class TextSource:
     encoding: str = "utf-8"
 
     def chunks(self) -> Generator[bytes]:
-        """The text in UTF-8 without a byte order mark, in chunks of at least BLOCK_BYTES but for the last.
+        """Read the text in UTF-8 without a byte order mark, in chunks of at least BLOCK_BYTES but for the last.
 
         Raises:
             InvalidInputError: It is damaged, cut short, or in another compression or encoding.
@@ -113,7 +113,8 @@ class TextSource:
             if self.compression == "none":
                 raise
             raise InvalidInputError(
-                f"{self.name} is no whole {self.compression} file: {error}. Write it again, or pass its compression."
+                f"{self.name} is not a valid {self.compression} file (truncated or corrupt): {error}. "
+                "Write it again, or pass its compression."
             ) from None
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -141,7 +142,7 @@ def split_blocks(
     source: str,
     line_end: bytes = b"\n",
 ) -> Iterator[Block]:
-    """`chunks` as blocks of whole records.
+    """Cut `chunks` into blocks of whole records.
 
     Args:
         chunks: The text, from the start of a record.
@@ -174,7 +175,7 @@ def split_blocks(
 
 
 def endless(source: str, line: int) -> InvalidInputError:
-    """The error for a record without an end."""
+    """Make the error for a record without an end."""
     return InvalidInputError(
         f"{source} line {line}: a row starts here and does not end; a quote was opened and never closed. Rows "
         "behind it cannot be told apart: correct the file."
@@ -193,7 +194,7 @@ def line_ends(data: memoryview | bytes) -> np.ndarray[Any, Any]:
 
 
 def count_lines(data: memoryview | bytes) -> int:
-    """How many lines end in it."""
+    """Count the lines that end in it."""
     codes = np.frombuffer(data, np.uint8)
     if (codes == ord("\r")).any():
         return len(line_ends(data))
@@ -201,7 +202,7 @@ def count_lines(data: memoryview | bytes) -> int:
 
 
 def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) -> Generator[Parsed]:
-    """What `parse` makes of each block, in their order; two are parsed at a time while the next ones are read."""
+    """Parse each block, in their order; two are parsed at a time while the next ones are read."""
     running: deque[Future[Parsed]] = deque()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="etl-parse") as pool:
         try:
@@ -219,7 +220,7 @@ def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) ->
 def deliver(
     parsed: Iterable[Parsed], *, source: str, rejects: Rejects | None, on_error: OnError, hint: str = ""
 ) -> Iterator[pa.RecordBatch]:
-    """The good rows; the bad ones go to `rejects` where the caller wants that, and are an error otherwise.
+    """Pass on the good rows; the bad ones go to `rejects` where the caller wants that, and are an error otherwise.
 
     Raises:
         InvalidInputError: The first bad row of the file, by line and reason.
@@ -238,5 +239,5 @@ def _is_utf8(encoding: str) -> bool:
         return codecs.lookup(encoding).name in {"utf-8", "utf-8-sig", "ascii"}
     except LookupError:
         raise InvalidInputError(
-            f"{encoding!r} is no encoding that Python knows, such as 'utf-8' or 'cp1252'."
+            f"{encoding!r} is not an encoding that Python knows, such as 'utf-8' or 'cp1252'."
         ) from None

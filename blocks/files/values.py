@@ -34,12 +34,12 @@ DIRECTIVES = {
 
 
 def is_time(kind: pa.DataType) -> bool:
-    """Whether its values are points in time, which `timestamp_formats` is about."""
+    """Tell whether its values are points in time, which `timestamp_formats` is about."""
     return bool(types.is_date(kind) or types.is_timestamp(kind))
 
 
 def applicable(kind: pa.DataType, formats: Sequence[str]) -> list[str]:
-    """The formats that a column of this type takes: %H only for timestamps, %z exactly for those with a time zone."""
+    """Return the formats that fit a column of this type: %H only for timestamps, %z exactly for zoned ones."""
     if types.is_date(kind):
         return [text for text in formats if "%H" not in text]
     if types.is_timestamp(kind):
@@ -48,7 +48,7 @@ def applicable(kind: pa.DataType, formats: Sequence[str]) -> list[str]:
 
 
 def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str = ".") -> Cast:
-    """A function from a string array to an array of `kind`, with the rules of Arrow's CSV reader.
+    """Make a function from a string array to an array of `kind`, with the rules of Arrow's CSV reader.
 
     Blanks around numbers, dates and times do not count. The function raises `pa.ArrowInvalid` where a value does not
     fit; its message may hold the value.
@@ -95,7 +95,7 @@ def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
 
 
 def iso(values: pa.Array, formats: Sequence[str]) -> pa.Array:
-    """The same dates or timestamps in ISO 8601, by the first of `formats` that matches.
+    """Rewrite dates or timestamps in ISO 8601, by the first of `formats` that matches.
 
     Put together from the matched parts, because a `strptime` rolls 30 February over to 2 March.
 
@@ -125,7 +125,7 @@ def iso(values: pa.Array, formats: Sequence[str]) -> pa.Array:
 
 
 def format_regex(text: str) -> str:
-    r"""The regular expression of a timestamp format.
+    r"""Return the regular expression of a timestamp format.
 
     >>> format_regex("%d.%m.%Y")
     '^(?P<d>\\d{1,2})\\.(?P<m>\\d{1,2})\\.(?P<Y>\\d{4})$'
@@ -135,7 +135,7 @@ def format_regex(text: str) -> str:
 
 
 def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = True) -> tuple[pa.Array, dict[int, str]]:
-    """`values` as `cast` makes them, and the reason by row for those that do not fit, which are null in the result.
+    """Cast `values`, and return them with the reason by row for those that do not fit, which are null in the result.
 
     Args:
         values: Strings, or bytes that should be strings; null stays null.
@@ -162,7 +162,7 @@ def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = Tru
 
 
 def misfits(values: pa.Array, cast: Cast, start: int = 0) -> list[int]:
-    """The rows that `cast` refuses, by halving: the work grows with their number, not with that of all rows."""
+    """Find the rows that `cast` refuses, by halving: the work grows with their number, not with that of all rows."""
     try:
         cast(values)
     except pa.ArrowInvalid:
@@ -175,7 +175,7 @@ def misfits(values: pa.Array, cast: Cast, start: int = 0) -> list[int]:
 
 
 def shape_of(kind: pa.DataType) -> str | None:
-    """A regular expression that every acceptable text of the type matches; None where there is no useful one."""
+    """Return a regular expression that every acceptable text of the type matches; None where there is no useful one."""
     if types.is_integer(kind):
         digits = len(str(2**kind.bit_width))
         return rf"^\s*(-?\d{{1,{digits}}}|-?0\d*|0[xX][0-9a-fA-F]+)\s*$"
@@ -190,7 +190,7 @@ def shape_of(kind: pa.DataType) -> str | None:
 
 
 def reason(value: str | bytes, field: pa.Field) -> str:
-    """Why `value` is no value of `field`, in a few words that do not hold it."""
+    """Say why `value` does not fit `field`, in a few words that do not hold it."""
     if isinstance(value, bytes):
         return "not UTF-8"
     return f"{field.name} {_fault(value, field.type)}"
@@ -221,7 +221,7 @@ def _number_fault(text: str, kind: pa.DataType) -> str:
 
 
 def check_values(field: pa.Field, values: pa.Array, form: str) -> None:
-    """Nothing, where the values can be written as text and read back.
+    """Check that the values can be written as text and read back.
 
     Raises:
         TypeLossError: A text holds a NUL character, or a year is not between 1 and 9999.

@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 
 class Digest(Protocol):
-    """A checksum that grows with the content; hashlib's objects are such."""
+    """A checksum that grows with the content, such as hashlib's objects."""
 
     def update(self, data: bytes, /) -> None:
         """Take in the next bytes."""
 
     def hexdigest(self) -> str:
-        """The checksum of all bytes so far."""
+        """Return the checksum of all bytes so far."""
 
 
 class Crc32:
@@ -40,7 +40,7 @@ class Crc32:
         self._value = zlib.crc32(data, self._value)
 
     def hexdigest(self) -> str:
-        """The checksum of all bytes so far."""
+        """Return the checksum of all bytes so far."""
         return f"{self._value:08x}"
 
 
@@ -56,12 +56,12 @@ class Crc32c:
         self._value = self._extend(self._value, data)
 
     def hexdigest(self) -> str:
-        """The checksum of all bytes so far."""
+        """Return the checksum of all bytes so far."""
         return f"{self._value:08x}"
 
 
 def new_digest(algorithm: str) -> Digest:
-    """An empty digest: "md5", "sha1", "sha256", "crc32" or "crc32c"."""
+    """Make an empty digest: "md5", "sha1", "sha256", "crc32" or "crc32c"."""
     if algorithm == "crc32":
         return Crc32()
     if algorithm == "crc32c":
@@ -70,10 +70,10 @@ def new_digest(algorithm: str) -> Digest:
 
 
 def verified(chunks: Iterable[bytes], expected: str, place: str) -> Iterator[bytes]:
-    """The chunks of an object, whose checksum is compared once the last one was taken.
+    """Pass on the chunks of an object, and compare their checksum once the last one was taken.
 
     Raises:
-        DamagedError: It is another one than `expected`.
+        DamagedError: It is not the expected one.
     """
     algorithm, _, value = expected.partition(":")
     digest = new_digest(algorithm)
@@ -83,5 +83,5 @@ def verified(chunks: Iterable[bytes], expected: str, place: str) -> Iterator[byt
     if digest.hexdigest() != value:
         raise DamagedError(
             f"Could not read {place}: its content does not have the {algorithm} that is stored with it. "
-            "Either it was damaged on its way, then the next try is right, or where it is stored."
+            "Either it was damaged on its way, then the next attempt is right, or where it is stored."
         )

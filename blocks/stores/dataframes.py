@@ -36,10 +36,10 @@ SUFFIXES = sorted({each.suffix for each in SERIALIZATIONS.values()}, key=len, re
 
 
 def serialization(name: Any) -> Serialization:
-    """The form of that name; an enum member of that name will do too, as prefect-gcp has them.
+    """Return the form of that name, or of prefect-gcp's enum member of that name.
 
     Raises:
-        InvalidInputError: There is none.
+        InvalidInputError: There is no such form.
     """
     text = str(getattr(name, "name", name)).lower()
     if text not in SERIALIZATIONS:
@@ -48,7 +48,7 @@ def serialization(name: Any) -> Serialization:
 
 
 def with_suffix(key: str, suffix: str) -> str:
-    """The key with this ending in place of another one of these forms; all other dots in its name stay.
+    """Return the key with this ending in place of another one of these forms; all other dots in its name stay.
 
     >>> with_suffix("orders/2026.04.30.csv", ".csv.gz"), with_suffix("v1.2", ".parquet")
     ('orders/2026.04.30.csv.gz', 'v1.2.parquet')
@@ -58,7 +58,7 @@ def with_suffix(key: str, suffix: str) -> str:
 
 
 def upload(store: StoreFolder, frame: Any, key: str, form: Serialization, options: WriteOptions) -> str:
-    """The key of the object that now holds the frame."""
+    """Write a frame as one object, and return its key."""
     from blocks.arrow.scan import as_scan
     from blocks.files.formats import open_writer
 

@@ -57,7 +57,7 @@ def scan(
     on_error: OnError = "fail",
     extra_columns: ExtraColumns = "ignore",
 ) -> Scan:
-    """The objects as one Scan; nothing is read, nor listed, before it is opened.
+    """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
     Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names that
     start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
@@ -108,7 +108,7 @@ class _Dataset:
     @property
     def source(self) -> str:
         if isinstance(self.keys, str):
-            # A glob is no key, so the store cannot spell it.
+            # A glob is not a key, so the store cannot spell it.
             return f"{self.store.uri().rstrip('/')}/{self.keys}"
         return f"{len(self.keys)} objects of {self.store.uri()}"
 
@@ -290,7 +290,7 @@ class _Dataset:
 
 
 def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
-    """What a key, a folder or a glob stands for, in reading order; nothing where there is nothing."""
+    """Find what a key, a folder or a glob stands for, in reading order."""
     if has_magic(name):
         folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
         pattern = _glob(name)

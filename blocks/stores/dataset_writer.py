@@ -1,4 +1,4 @@
-"""Writes a table as files of a folder, Hive-style, all of it or nothing.
+"""Write a table as files of a folder, Hive-style, all of it or nothing.
 
 Names carry the promise that the same write twice gives the same files. Parts are made as local temporary files and
 uploaded only after all data was read and its bad rows were found few enough; then what is stale is removed. Memory is
@@ -80,8 +80,8 @@ class WriteReport(BaseModel):
     removed: int = Field(default=0, description="How many stale files were removed.")
     rows_read: int = Field(description="Rows that came in.")
     rows: int = Field(description="Rows that were written.")
-    rejected: dict[str, int] = Field(default_factory=dict, description="Refused rows by reason.")
-    quarantine: str | None = Field(default=None, description="The object that holds the refused rows.")
+    rejected: dict[str, int] = Field(default_factory=dict, description="Rejected rows by reason.")
+    quarantine: str | None = Field(default=None, description="The object that holds the rejected rows.")
     bytes: int = Field(description="Size of all files.")
     seconds: float = Field(description="How long it took.")
 
@@ -113,7 +113,7 @@ def write_table(
     max_rejected: float = 0.0,
     quarantine: str | None = None,
 ) -> WriteReport:
-    """A report of the dataset that was written below `prefix`.
+    """Write a dataset below `prefix`, and report what was written.
 
     Files are `<prefix>/<column>=<value>/part-0.parquet`. Without `partition_by` the folder itself is the partition.
 
@@ -128,7 +128,7 @@ def write_table(
         partition_by: Columns that become folders.
         mode: See above.
         format: The files' format.
-        compression: The format's default where None: zstd for Parquet, none for the others.
+        compression: Defaults to the format's own: zstd for Parquet, none for the others.
         options: ParquetOptions for Parquet, CsvOptions for CSV.
         load_id: The identity of the write; a new one for an append where None.
         max_file_bytes: A part that has reached this size is followed by another one.
@@ -136,9 +136,9 @@ def write_table(
         quarantine: Name of the quarantine object in `<prefix>/_quarantine`; by default that of the load or partition.
 
     Raises:
-        QualityError: More rows were refused; nothing was written.
+        QualityError: More rows were rejected; nothing was written.
         SchemaError: A column of `partition_by` does not exist or cannot be a folder.
-        TypeLossError: The format has no form for a column.
+        TypeLossError: The format cannot hold a column's type.
     """
     started = time.monotonic()
     folder = prefix.strip("/")
@@ -315,7 +315,7 @@ class _Sorter:
 
 
 def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str], max_rejected: float) -> int:
-    """How many rows were written into parts.
+    """Write the rows into parts, and return how many they are.
 
     Raises:
         QualityError: Too many others were refused.
@@ -406,7 +406,7 @@ def _upload(store: StoreFolder, parts: _Parts) -> tuple[WrittenFile, ...]:
 
 
 def _quarantine(store: StoreFolder, rejects: Rejects, key: str, temporary: Path) -> bool:
-    """Whether there are refused rows; they are in `key` then, and nothing is there otherwise."""
+    """Write the rejected rows to `key`, or delete what is there where there are none; tell whether there are some."""
     if not rejects.total:
         store.delete([key])
         return False
@@ -418,7 +418,7 @@ def _quarantine(store: StoreFolder, rejects: Rejects, key: str, temporary: Path)
 
 
 def _quarantine_name(mode: WriteMode, load_id: str | None, partitions: list[str]) -> str:
-    """What a second try of the same write finds again."""
+    """What a second attempt of the same write finds again."""
     if mode == "append" and load_id is not None:
         return _file_name(load_id)
     if mode == "replace_partition" and any(partitions):

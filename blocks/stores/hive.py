@@ -24,7 +24,7 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 
 
 def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
-    """The objects below a folder, but for those that start with `_` or `.` or are in such a folder."""
+    """List the objects below a folder, except those that start with `_` or `.` or are in such a folder."""
     start = len(folder) + 1 if folder else 0
     for page in store.list(folder):
         for info in page:
@@ -34,7 +34,7 @@ def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
 
 
 def hive_values(key: str) -> dict[str, str | None]:
-    """The columns that the folders of a key stand for; None is null.
+    """Return the columns that the folders of a key stand for; None is null.
 
     >>> hive_values("orders/date=2026-04-30/part-0.parquet")
     {'date': '2026-04-30'}

@@ -10,7 +10,7 @@ from blocks.base.errors import InvalidInputError
 
 
 def join_key(folder: str, key: str) -> str:
-    """The whole key of `key` in `folder`: the one place where keys are checked.
+    """Return the whole key of `key` in `folder`: the one place where keys are checked.
 
     >>> join_key("base", "a/b.csv")
     'base/a/b.csv'
@@ -19,12 +19,12 @@ def join_key(folder: str, key: str) -> str:
         InvalidInputError: It is empty, or could leave the folder, or could not be read back by every store.
     """
     if problem := _key_problem(key):
-        raise InvalidInputError(f"{key!r:.200} is no key: {problem}. Keys look like 'folder/name.csv'.")
+        raise InvalidInputError(f"Invalid key {key!r:.200}: {problem}. Keys look like 'folder/name.csv'.")
     return f"{folder}/{key}" if folder else key
 
 
 def folder_prefix(folder: str) -> str:
-    """What the keys of the objects in a folder start with: "" for the block's own, else ending in one slash.
+    """Return what the keys of the objects in a folder start with: "" for the block's own, else ending in one slash.
 
     >>> folder_prefix("base"), folder_prefix("base/"), folder_prefix("")
     ('base/', 'base/', '')
@@ -37,16 +37,16 @@ def folder_prefix(folder: str) -> str:
 
 
 def whole_folder(value: object) -> str:
-    """The folder that a block stands for, without slashes around it; None, as others save it, is the whole bucket.
+    """Return the folder that a block stands for, without slashes around it; None is the whole bucket.
 
     >>> whole_folder("/raw/orders/")
     'raw/orders'
 
     Raises:
-        ValueError: It is no folder; pydantic makes an error of the field's of it.
+        ValueError: It is not a folder; pydantic makes a ValidationError of it.
     """
     if not isinstance(value, str | None):
-        raise ValueError(f"a folder is text, not {type(value).__name__}")  # noqa: TRY004 (pydantic's form)
+        raise ValueError(f"a folder is a str, not {type(value).__name__}")  # noqa: TRY004 (pydantic's form)
     try:
         return folder_prefix((value or "").strip("/")).removesuffix("/")
     except InvalidInputError as error:
@@ -59,14 +59,14 @@ Folder = Annotated[str, BeforeValidator(whole_folder)]
 
 def _key_problem(key: object) -> str | None:
     if not isinstance(key, str):
-        return f"it is {type(key).__name__}, not text"
+        return f"{type(key).__name__} instead of str"
     if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
-        return "it holds a control character"
+        return "control character"
     if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
-        return "it holds a code point that is no character"
+        return "code point that is not a character"
     segments = key.split("/")
     if "" in segments:
-        return "it is empty, or has an empty part"
+        return "empty path segment"
     if "." in segments or ".." in segments:
         return "'.' and '..' could leave the folder"
     return None

@@ -66,12 +66,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     """
 
     max_concurrency: int = Field(
-        default=16, ge=1, le=256, description="How many objects a folder operation transfers at once."
+        default=16, ge=1, le=256, description="How many objects a folder operation transfers at once. Defaults to 16."
     )
 
     @property
     def objects(self) -> StoreFolder:
-        """The objects of the block's folder, without retries, task runs or logs: what the operations are made of."""
+        """The objects of the block's folder, for code that needs no retries, task runs or logs: operations use it."""
         return StoreFolder(lambda: self._client, self._folder)
 
     def check(self) -> str:
@@ -96,9 +96,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def read_path(self, path: str, *, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
-        """The object's content, or `length` bytes of it from `start` on; a range over the end is cut.
+        """Read an object, or `length` bytes of it from `start` on.
 
-        What was read whole is compared with the checksum that the store keeps.
+        What is read whole is compared with the checksum that the store keeps.
+
+        Returns:
+            The bytes; fewer where the range reaches beyond the end.
 
         Raises:
             NotFoundError: There is no such object.
@@ -117,7 +120,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         metadata: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds `content`.
+        """Write an object.
 
         Args:
             path: Its key.
@@ -127,6 +130,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             content_type: Its media type, where the store keeps one.
             metadata: Names and values that the store keeps beside it.
             tags: Names and values that the store can filter and bill by.
+
+        Returns:
+            The key.
 
         Raises:
             AlreadyExistsError: `if_absent` or `if_match` did not hold: another writer was faster.
@@ -140,28 +146,35 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return self.objects.put(path, bytes(content), options).key
 
     async def aread_path(self, path: str) -> bytes:
-        """The object's content, awaitable. Prefect reads its results with it; it is never a task run."""
+        """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
         return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.get(path))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
-        """The key of the object that now holds `content`, awaitable. Prefect writes its results with it."""
+        """Write an object without blocking, and return its key. Prefect writes its results with it."""
         return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.put(path, content).key)
 
     @operation
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
-        """The files that now hold the objects of a folder (by default all), in a local one (the working directory)."""
+        """Download a folder (by default all objects) into a local one (by default the working directory).
+
+        Returns:
+            The files that were written, in the order of their keys.
+        """
         return self._download_folder(from_path or "", Path(local_path or ".").expanduser())
 
     @operation
     def put_directory(
         self, local_path: str | None = None, to_path: str | None = None, ignore_file: str | None = None
     ) -> int:
-        """How many files of a local folder were uploaded.
+        """Upload a local folder.
 
         Args:
-            local_path: The local folder; the working directory by default.
-            to_path: The folder of the store to upload to.
-            ignore_file: A file of gitignore patterns; what they match is left out.
+            local_path: The local folder. Defaults to the working directory.
+            to_path: The folder of the store to upload to. Defaults to the block's own.
+            ignore_file: A file of gitignore patterns; what they match is skipped.
+
+        Returns:
+            How many files were uploaded.
         """
         return self._upload_folder(Path(local_path or ".").expanduser(), to_path or "", ignore_file)
 
@@ -169,13 +182,16 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def list_objects(
         self, folder: str = "", delimiter: str = "", page_size: int | None = None, max_items: int | None = None
     ) -> list[dict[str, Any]]:
-        """The objects in a folder, one dict each: Key, Size, LastModified, ETag; and VersionId where there is one.
+        """List the objects in a folder, sorted by key.
 
         Args:
-            folder: The folder; all of the block's by default.
-            delimiter: "/" leaves out the folders in it.
-            page_size: Taken for compatibility; pages are as large as the store makes them.
-            max_items: Stop after so many.
+            folder: The folder. Defaults to the block's own.
+            delimiter: "/" skips the folders in it.
+            page_size: Accepted for compatibility; pages are as large as the store makes them.
+            max_items: Stop after this many.
+
+        Returns:
+            One dict each: Key, Size, LastModified, ETag; and VersionId where there is one.
         """
         del page_size
         found: list[dict[str, Any]] = []
@@ -187,9 +203,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def list_folders(self, folder: str = "") -> list[str]:
-        """The folders in a folder (by default in all of the block's), and the folders in those, sorted.
+        """List the folders in a folder (by default the block's own), and the folders in those, sorted.
 
-        A folder is there as long as an object is in it.
+        A folder exists as long as an object is in it.
         """
         start = folder_prefix(folder)
         found: set[str] = set()
@@ -203,7 +219,10 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def download_object_to_path(
         self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
     ) -> Path:
-        """The absolute path of the file that now holds the object; by default named like it.
+        """Download an object to a file, by default one named like it in the working directory.
+
+        Returns:
+            The file's absolute path.
 
         Raises:
             InvalidInputError: `to_path` is a folder.
@@ -216,7 +235,10 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def download_object_to_file_object(
         self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
     ) -> BinaryIO:
-        """The open file, with the object written at its position. After a failure it stands as before."""
+        """Download an object into an open file, at its position, and return the file.
+
+        After a failure the file is as before.
+        """
         chunks = self.objects.stream(from_path, version=version)
         first = next(chunks, b"")
         with rewound(to_file_object, truncate=True):
@@ -226,7 +248,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def download_folder_to_path(self, from_folder: str, to_folder: str | Path | None = None) -> Path:
-        """The absolute path of the local folder that now holds the folder's objects."""
+        """Download a folder into a local one (by default the working directory), and return its absolute path."""
         target = Path(to_folder or ".").expanduser().absolute()
         self._download_folder(from_folder, target)
         return target
@@ -243,7 +265,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         metadata: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds the local file; by default named like it. Options: `write_path`."""
+        """Upload a local file, and return its key, by default the file's name. The options are `write_path`'s."""
         source = Path(from_path).expanduser()
         options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
         return self.objects.put(to_path or source.name, source, options).key
@@ -260,7 +282,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         metadata: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds what the open file had from its position on. Options: `write_path`."""
+        """Upload an open file from its position on, and return the key. The options are `write_path`'s."""
         options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
         with rewound(from_file_object):
             return self.objects.put(to_path, from_file_object, options).key
@@ -269,12 +291,15 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def upload_from_folder(
         self, from_folder: str | Path, to_folder: str | None = None, *, ignore_file: str | Path | None = None
     ) -> str:
-        """The folder of the store that now holds the files of the local folder.
+        """Upload a local folder.
 
         Args:
             from_folder: The local folder.
-            to_folder: The folder of the store; the block's own by default.
-            ignore_file: A file of gitignore patterns; what they match is left out.
+            to_folder: The folder of the store. Defaults to the block's own.
+            ignore_file: A file of gitignore patterns; what they match is skipped.
+
+        Returns:
+            The folder of the store.
         """
         self._upload_folder(Path(from_folder).expanduser(), to_folder or "", ignore_file)
         return to_folder or ""
@@ -291,7 +316,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         metadata: dict[str, str] | None = None,
         tags: dict[str, str] | None = None,
     ) -> str:
-        """The key of the object that now holds the frame; it ends as the format's files do.
+        """Write a frame as one object.
 
         Args:
             df: A pandas or polars frame, an Arrow table, a Scan, or anything with `__arrow_c_stream__`.
@@ -301,6 +326,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             if_match: Write only when the object still has this etag.
             metadata: Names and values that the store keeps beside it.
             tags: Names and values that the store can filter and bill by.
+
+        Returns:
+            The key; it ends as the format's files do.
         """
         form = dataframes.serialization(serialization_format)
         options = WriteOptions(if_absent, if_match, form.content_type, metadata, tags)
@@ -308,39 +336,42 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
-        """A pandas frame of the object: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, as its name ends.
+        """Read an object as a pandas frame: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, by its name.
 
         Args:
             from_path: The key; a folder or a glob gives the rows of all its objects.
-            schema: Columns and exact types; by default what the file says, or what its values look like.
+            schema: Columns and exact types. Defaults to what the file says, or what its values look like.
         """
         return self.scan(from_path, schema=schema).to_pandas()
 
     @operation
     def copy_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
-        """The key of the copy, which the store makes on its own side.
+        """Copy an object on the store's own side.
 
         Args:
             from_path: The object.
             to_path: The key of the copy.
-            to_bucket: Another block of the same kind, or a bucket's name, in which case `to_path` is the whole key.
+            to_bucket: Another block of the same type, or a bucket's name, in which case `to_path` is the whole key.
+
+        Returns:
+            The key of the copy.
         """
         self.objects.copy(from_path, to_path, self._target(to_bucket).objects)
         return to_path
 
     @operation
     def move_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
-        """The new key of the object: copied, then deleted where it was."""
+        """Move an object, and return its new key: it is copied, then deleted where it was."""
         target = self._target(to_bucket)
         if target.uri(to_path) != self.uri(from_path):
             self.objects.copy(from_path, to_path, target.objects)
-            # Retried here: a new try of the whole would miss the source that a lost answer has deleted already.
+            # Retried here: a new attempt of the whole would miss the source that a lost answer has deleted already.
             call_with_retry(self.retry, lambda: self.objects.delete([from_path]))
         return to_path
 
     @operation
     def stream_from(self, bucket: ObjectStore, from_path: str, to_path: str | None = None) -> str:
-        """The key of the object that now holds a copy of one in any other store, passed through this process."""
+        """Copy an object of any other store through this process, and return its key here."""
         key = to_path or PurePath(from_path).name
         return self.objects.put(key, bucket.objects.stream(from_path)).key
 
@@ -348,7 +379,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def exists(self, path: str) -> bool:
-        """Whether there is such an object.
+        """Tell whether there is such an object.
 
         Raises:
             NoSuchStoreError: There is not even the bucket.
@@ -363,7 +394,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def head_object(self, path: str, *, version: str | None = None) -> ObjectInfo:
-        """What the store knows about the object.
+        """Look up what the store knows about an object.
 
         Raises:
             NotFoundError: There is no such object.
@@ -372,21 +403,21 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def list_versions(self, path: str) -> list[ObjectInfo]:
-        """The versions of an object that the store still has, the newest first.
+        """List the versions of an object that the store still has, the newest first.
 
         Raises:
-            UnsupportedError: The store keeps none.
+            UnsupportedError: The store keeps no versions.
         """
         return self.objects.versions(path)
 
     @operation
     def delete_objects(self, paths: list[str]) -> int:
-        """How many keys are gone now, those that were not there included."""
+        """Delete objects, and return how many keys are gone now, including those that were not there."""
         return self.objects.delete(paths)
 
     @operation
     def presigned_url(self, path: str, *, method: str = "GET", expires_in: dt.timedelta = dt.timedelta(hours=1)) -> str:
-        """A URL with which anybody can read ("GET") or write ("PUT") the object for a while. Treat it as a secret.
+        """Sign a temporary URL with which anybody can read ("GET") or write ("PUT") the object. Treat it as a secret.
 
         Raises:
             UnsupportedError: The store has no such URLs.
@@ -395,17 +426,20 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def sweep(self, *, older_than: dt.timedelta = dt.timedelta(days=1)) -> int:
-        """How many uploads of killed processes were removed: parts that are billed, or lie there, and no object.
+        """Remove what uploads of killed processes left in the folder: parts that take space, and are not an object.
 
         Args:
-            older_than: Younger ones may still be under way, and stay.
+            older_than: Younger uploads may still be under way, and stay.
+
+        Returns:
+            How many uploads were removed.
         """
         removed = self.objects.sweep(older_than)
         self.logger.info("Swept %s: uploads=%d older_than=%s", self.uri(), removed, older_than)
         return removed
 
     def open(self, path: str, *, version: str | None = None) -> BinaryIO:
-        """The object as a seekable file, read by ranges as they are needed; one version of it, to the end.
+        """Open an object as a seekable file, read by ranges as they are needed; one version of it, to the end.
 
         Raises:
             NotFoundError: There is no such object.
@@ -425,7 +459,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         on_error: OnError = "fail",
         extra_columns: ExtraColumns = "ignore",
     ) -> Scan:
-        """The objects as one Scan; nothing is read, nor listed, before it is opened.
+        """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
         Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names
         that start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
@@ -465,7 +499,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         columns: Sequence[str] | None = None,
         where: Sequence[Condition] | pc.Expression | None = None,
     ) -> pa.Table:
-        """The objects as one Arrow table in memory; see `scan`."""
+        """Read objects as one Arrow table into memory; see `scan`."""
         return self.scan(keys, schema=schema, columns=columns, where=where).to_arrow()
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -488,28 +522,31 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         max_file_bytes: int = 128 * 2**20,
         max_rejected: float = 0.1,
     ) -> WriteReport:
-        """What was written: a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
+        """Write a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
 
-        Nothing is published before all of the data was read and checked; parts wait in temporary files until then.
+        Nothing is published before all of the data has been read and checked; parts wait in temporary files until then.
 
         Args:
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
             prefix: The folder.
             partition_by: Columns that become folders.
             mode: `replace`: the folder holds these rows and no others. `replace_partition`: the same for each
-                partition that has rows in the data. `append` adds parts whose names carry the load_id.
+                partition that has rows in the data. `append`: adds parts whose names carry the load_id.
             format: The files' format.
-            compression: The format's default where None: zstd for Parquet, none for the others.
+            compression: Defaults to the format's own: zstd for Parquet, none for the others.
             options: ParquetOptions for Parquet, CsvOptions for CSV.
             load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
             max_file_bytes: A part that has reached this size is followed by another one.
-            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may refuse. They go to
+            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go to
                 `<prefix>/_quarantine/`, one JSON object a line.
 
+        Returns:
+            What was written.
+
         Raises:
-            QualityError: Too many rows were refused; nothing was written.
+            QualityError: Too many rows were rejected; nothing was written.
             SchemaError: A column of `partition_by` does not exist or cannot be a folder.
-            TypeLossError: The format has no form for a column.
+            TypeLossError: The format cannot hold a column's type.
         """
         report = dataset.write_table(
             self.objects,
@@ -532,7 +569,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     @property
     @abstractmethod
     def _client(self) -> StoreClient:
-        """The client that is open now; a connector makes it by `@live`."""
+        """The client that is open now; connectors make it by `@live`."""
 
     @property
     def _folder(self) -> str:

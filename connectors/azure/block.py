@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class AzureBlobContainer(ObjectStore):
     """A container of Azure Blob Storage, or a folder in one.
 
-    Who writes by a `presigned_url` has to send the header `x-ms-blob-type: BlockBlob`. A URL that is signed without the
-    account's key holds for 7 days at most.
+    Whoever writes by a `presigned_url` has to send the header `x-ms-blob-type: BlockBlob`. A URL that is signed without
+    the account's key is valid for 7 days at most.
 
     Example:
         ```python
@@ -40,21 +40,22 @@ class AzureBlobContainer(ObjectStore):
         "https://cdn.sanity.io/images/3ugk85nk/production/54e3fa7e00197a4fbd1d82ed62494cb58d08c96a-250x250.png"
     )
 
-    container_name: str = Field(description="The container's name, without the account and without a folder.")
+    container_name: str = Field(description="Name of the container, without the account and without a folder.")
     credentials: AzureBlobStorageCredentials = Field(
         default_factory=AzureBlobStorageCredentials,
-        description="The account, and who is asking; by default the machine's own identity.",
+        description="The account and its credentials. Defaults to the ambient identity and the environment's account.",
     )
     base_folder: Folder = Field(
-        default="", description="The folder in the container that this block stands for; by default all of it."
+        default="", description="Folder in the container that the block stands for. Defaults to the whole container."
     )
 
     verify_checksums: bool = Field(
         default=True,
-        description="Whether content is compared with its MD5 on its way up and down; false is faster on small blobs.",
+        description="Whether to compare content with its MD5 on its way up and down. Defaults to true; false is "
+        "faster on small blobs.",
     )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
     @field_validator("container_name")
@@ -62,8 +63,8 @@ class AzureBlobContainer(ObjectStore):
     def _only_a_name(cls, value: str) -> str:
         if not re.fullmatch(r"\$root|\$web|(?!.*--)[a-z0-9][a-z0-9-]{1,61}[a-z0-9]", value):
             raise ValueError(
-                f"{value!r:.100} is no container name: 3 to 63 lower-case letters, digits and single hyphens; "
-                "give any folder as base_folder"
+                f"{value!r:.100} is not a container name: 3 to 63 lower-case letters, digits and single hyphens; "
+                "enter any folder as base_folder"
             )
         return value
 
@@ -98,11 +99,11 @@ class AzureBlobContainer(ObjectStore):
 
     @operation
     def create_bucket(self) -> str:
-        """The container's name, now that it exists; one that exists already stays as it is."""
+        """Create the container, and return its name; one that exists already stays as it is."""
         self._client.create_container()
         return self.container_name
 
     @operation
     def list_blobs(self) -> list[str]:
-        """The keys of all objects in the block's folder."""
+        """List the keys of all objects in the block's folder."""
         return [info.key for page in self.objects.list() for info in page]

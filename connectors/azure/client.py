@@ -177,7 +177,7 @@ class AzureStoreClient(ObstoreClient):
             )
 
     def copy_blocks(self, source: Self, source_key: str, key: str, found: Any) -> None:
-        """The blob in blocks that the service reads by itself, with all that is kept beside the content."""
+        """Copy a blob into blocks that the service reads by itself, with all that is kept beside the content."""
         blob, write_id = self.blob(key), uuid.uuid4().hex
         step = max(COPY_BLOCK_BYTES, -(-found.size // MAX_BLOCKS))
         with self._staging(key) as taken:
@@ -198,7 +198,7 @@ class AzureStoreClient(ObstoreClient):
             self._commit(key, names, found.content_settings, found.metadata, WriteOptions(tags=tags))
 
     def readable(self, key: str, permission: str) -> tuple[str, dict[str, Any]]:
-        """An address at which the service itself may read the blob, and what to show there."""
+        """Return an address at which the service itself may read the blob, and what to show there."""
         account, url = self._credentials.account(), self.blob(key).url
         if account.key:
             return f"{url}?{self._sas(key, permission, COPY_LASTS)}", {}
@@ -261,7 +261,7 @@ class AzureStoreClient(ObstoreClient):
 
     @contextlib.contextmanager
     def _staging(self, key: str) -> Iterator[MutableSequence[dt.datetime]]:
-        """Takes down when the service took each block, and removes the blocks when no blob was made of them.
+        """Note when the service received each block, and remove the blocks when no blob was made of them.
 
         A blob that another writer made since then stays. One who is still at it loses the blocks too, as by any commit
         of that key, and is told to try again.
@@ -279,7 +279,7 @@ class AzureStoreClient(ObstoreClient):
     def _commit(
         self, key: str, names: Iterable[str], settings: Any, metadata: Mapping[str, str], options: WriteOptions
     ) -> Any:
-        """The service's answer to the request that makes a blob of the blocks."""
+        """Make a blob of the blocks, and return the service's answer."""
         models = require("azure.storage.blob", extra="azure")
         with self._errors("write", key):
             return self.blob(key).commit_block_list(
@@ -300,7 +300,7 @@ class AzureStoreClient(ObstoreClient):
             return cast("str | None", self.blob(key).get_blob_properties().metadata.get(WRITE_ID))
 
     def _sas(self, key: str, permission: str, lasts: dt.timedelta) -> str:
-        """A token for one blob, signed with the account's key, or with one that Entra ID gives to the identity."""
+        """Make a token for one blob, signed with the account's key, or with one that Entra ID gives to the identity."""
         account, now = self._credentials.account(), dt.datetime.now(dt.UTC)
         signer: dict[str, Any] = {"account_key": account.key}
         if account.sas_token or self._credentials.anonymous:

@@ -62,7 +62,9 @@ def checked_metadata(options: WriteOptions) -> dict[str, str]:
     metadata = dict(options.metadata or {})
     for name, value in metadata.items():
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise InvalidInputError(f"{name!r:.100} is no name for metadata on Azure: letters, digits and underscores.")
+            raise InvalidInputError(
+                f"{name!r:.100} is not a name for metadata on Azure: use letters, digits and underscores."
+            )
         if not value.isascii() or not value.isprintable():
             raise InvalidInputError(f"The metadata {name!r} has to be printable ASCII on Azure; encode it first.")
     if options.content_type and not (options.content_type.isascii() and options.content_type.isprintable()):

@@ -56,22 +56,25 @@ class GcsBucket(ObjectStore):
         "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
     )
 
-    bucket: str = Field(description="The bucket's name, without 'gs://' and without a folder.")
+    bucket: str = Field(description="Name of the bucket, without 'gs://' and without a folder.")
     gcp_credentials: GcpCredentials = Field(
-        default_factory=GcpCredentials, description="Who is asking; by default the machine's own identity."
+        default_factory=GcpCredentials,
+        description="Google Cloud credentials. Defaults to the ambient identity (application default credentials).",
     )
     bucket_folder: Folder = Field(
-        default="", description="The folder in the bucket that this block stands for; by default all of it."
+        default="", description="Folder in the bucket that the block stands for. Defaults to the whole bucket."
     )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
     @field_validator("bucket")
     @classmethod
     def _only_a_name(cls, value: str) -> str:
         if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{1,221}", value):
-            raise ValueError(f"{value!r:.100} is no bucket name; give the name alone and any folder as bucket_folder")
+            raise ValueError(
+                f"{value!r:.100} is not a bucket name; enter the name alone, and any folder as bucket_folder"
+            )
         return value
 
     @property
@@ -104,7 +107,7 @@ class GcsBucket(ObjectStore):
 
     @operation
     def list_blobs(self, folder: str = "") -> list[BlobInfo]:
-        """The objects in a folder, by default all of the block's, without folder markers.
+        """List the objects in a folder (by default the block's own), without folder markers.
 
         prefect-gcp returns Google's `Blob` here, whose name has the block's folder in it. These have the same `name`,
         `size`, `updated` and `generation`, and their names can be passed back to this block as they are.
@@ -117,20 +120,22 @@ class GcsBucket(ObjectStore):
 
     @operation
     def create_bucket(self, location: str | None = None) -> str:
-        """The bucket's name, now that it exists; one that exists already and is this project's own stays as it is.
+        """Create the bucket, and return its name; one that is this project's own already stays as it is.
 
         Args:
-            location: Where it is, such as "EU" or "europe-west3"; by default "US".
+            location: Its location, such as "EU" or "europe-west3". Defaults to "US".
 
         Raises:
             AlreadyExistsError: The name is taken by somebody else.
-            InvalidInputError: Nothing names the project to create it in.
+            InvalidInputError: Neither the credentials nor the environment name a project.
         """
         self._client.create_bucket(location)
         return self.bucket
 
     def get_bucket(self) -> Any:
-        """The `google.cloud.storage.Bucket` with its properties, for everything that has no method here.
+        """Get the `google.cloud.storage.Bucket` with its properties, for everything that has no method here.
+
+        It works by the client of `get_client()`, and ends with it.
 
         Raises:
             NotFoundError: There is no such bucket.

@@ -56,7 +56,7 @@ QUICK_RETRY_S = 10
 """How long one request is tried again before the operation's own policy decides."""
 UPLOAD_RETRY_S = 30
 """The same for a chunk of a large upload, which would have to start from its beginning otherwise."""
-OVERWRITE_TRIES = 10
+OVERWRITE_ATTEMPTS = 10
 LONGEST_URL = dt.timedelta(days=7)
 PAGE = 1_000
 LISTED = "items(name,size,generation,updated,crc32c),nextPageToken"
@@ -225,7 +225,7 @@ class GcsStoreClient(StoreClient):
                 "account's key in GcpCredentials, or impersonate_service_account, which signs at Google."
             )
         if not dt.timedelta(0) < expires_in <= LONGEST_URL:
-            raise InvalidInputError(f"Could not sign a URL of {self.uri(key)}: it may hold for 7 days at most.")
+            raise InvalidInputError(f"Could not sign a URL of {self.uri(key)}: it may be valid for 7 days at most.")
         with self._errors("sign a URL of", key):
             url: str = self.blob(key).generate_signed_url(
                 version="v4", expiration=expires_in, method=method, credentials=credentials
@@ -249,7 +249,7 @@ class GcsStoreClient(StoreClient):
             return write(0)
         if options.if_match is not None:
             return write(_generation(options.if_match))
-        for _ in range(OVERWRITE_TRIES):
+        for _ in range(OVERWRITE_ATTEMPTS):
             try:
                 return write(guess)
             except AlreadyExistsError:
@@ -308,13 +308,13 @@ class GcsStoreClient(StoreClient):
             return 0
 
     def _described(self, key: str, description: Mapping[str, Any]) -> Any:
-        """A blob that is to be written."""
+        """Make Google's `Blob` of an object that is to be written."""
         blob = self.blob(key)
         blob.metadata, blob.content_type = description["metadata"], description["content_type"]
         return blob
 
     def _put(self, key: str, description: Mapping[str, Any], content: bytes, generation: int) -> ObjectInfo:
-        """The object that one request made."""
+        """Write an object in one request."""
         with self._errors("write", key):
             blob = self._described(key, description)
             blob.upload_from_string(
@@ -335,7 +335,7 @@ class GcsStoreClient(StoreClient):
         return _Session(self._request, self._retry(UPLOAD_RETRY_S), url, self.uri(key))
 
     def _send(self, key: str, session: _Session, parts: Iterator[bytes], options: WriteOptions) -> ObjectInfo:
-        """The object that a session made of the parts; the session is gone when any of them fails, or their source."""
+        """Send the parts by a session, which is cancelled when any of them fails, or their source."""
         crc32c, size = new_digest("crc32c"), 0
         made: dict[str, Any] = {}
         try:
@@ -376,19 +376,19 @@ class GcsStoreClient(StoreClient):
         return cast("str | None", (blob.metadata or {}).get(WRITE_ID))
 
     def _request(self, method: str, url: str, **options: Any) -> Any:
-        """The answer to a request of the client's session, for what the client has no method for."""
+        """Send a request by the client's session, for what the client has no method for."""
         session = self.storage._http  # noqa: SLF001 (no public way leads to the connections)
         return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self._request_timeout_s), **options)
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
-        """The JSON that a request of ours is answered with."""
+        """Send a request of our own, and return the JSON of its answer."""
         answer = self._request(method, url, **options)
         if not answer.ok:
             raise refusal(answer)
         return answer.json()
 
     def _retry(self, seconds: float) -> Any:
-        """The request-level retry; a service that says how long to wait is left to the operation's policy."""
+        """Make the retry of one request; a service that says how long to wait is left to the operation's policy."""
 
         def is_passing(error: Exception) -> bool:
             if isinstance(error, ConnectorError):
@@ -501,18 +501,18 @@ class _Session:
 
 
 def _generation(etag: str) -> int:
-    """The generation that is an object's etag and version.
+    """Return the generation that is an object's etag and version.
 
     Raises:
-        InvalidInputError: It is none, but perhaps the etag of another store.
+        InvalidInputError: It is not a generation, but perhaps the etag of another store.
     """
     if not etag.isdecimal():
-        raise InvalidInputError(f"{etag!r:.100} is no generation. Take etag or version from head_object().")
+        raise InvalidInputError(f"{etag!r:.100} is not a generation. Take etag or version from head_object().")
     return int(etag)
 
 
 def _checksum(encoded: str | None) -> str | None:
-    """The checksum as `ObjectInfo` has it.
+    """Return the checksum as `ObjectInfo` has it.
 
     >>> _checksum("KAwGng==")
     'crc32c:280c069e'

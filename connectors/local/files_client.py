@@ -170,7 +170,9 @@ class LocalStoreClient(StoreClient):
         root = self.root
         path = root / key
         if path.name.endswith(PART_SUFFIX):
-            raise InvalidInputError(f"{key!r} is no key: names that end in {PART_SUFFIX} are files being written.")
+            raise InvalidInputError(
+                f"Invalid key {key!r:.200}: names that end in {PART_SUFFIX} are files being written."
+            )
         if not Path(os.path.realpath(path)).is_relative_to(root):
             raise InvalidInputError(
                 f"{key!r} leads out of {root} through a symbolic link. Use a block for that folder."

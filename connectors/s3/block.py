@@ -39,27 +39,31 @@ class S3Bucket(ObjectStore):
         "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
     )
 
-    bucket_name: str = Field(description="The bucket's name, without 's3://' and without a folder.")
+    bucket_name: str = Field(description="Name of the bucket, without 's3://' and without a folder.")
     credentials: AwsCredentials = Field(
-        default_factory=AwsCredentials, description="Who is asking; by default the machine's own identity."
+        default_factory=AwsCredentials,
+        description="AWS credentials. Defaults to the ambient identity (environment, profile or instance role).",
     )
     bucket_folder: Folder = Field(
-        default="", description="The folder in the bucket that this block stands for; by default all of it."
+        default="", description="Folder in the bucket that the block stands for. Defaults to the whole bucket."
     )
 
     verify_checksums: bool = Field(
         default=True,
-        description="Whether content is compared with checksums on its way up and down; false for a server without.",
+        description="Whether to compare content with checksums on its way up and down. Defaults to true; false for "
+        "a server that knows none.",
     )
     request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, or a byte of it, in seconds."
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
     @field_validator("bucket_name")
     @classmethod
     def _only_a_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}", value):
-            raise ValueError(f"{value!r:.100} is no bucket name; give the name alone and any folder as bucket_folder")
+            raise ValueError(
+                f"{value!r:.100} is not a bucket name; enter the name alone, and any folder as bucket_folder"
+            )
         return value
 
     @property
@@ -100,15 +104,18 @@ class S3Bucket(ObjectStore):
         max_items: int | None = None,
         jmespath_query: str | None = None,
     ) -> list[dict[str, Any]]:
-        """The objects in a folder, one dict each: Key, Size, LastModified, ETag.
+        """List the objects in a folder, sorted by key.
 
         Args:
-            folder: The folder; all of the block's by default.
-            delimiter: "/" leaves out the folders in it.
-            page_size: Taken for compatibility; pages are as large as the store makes them.
-            max_items: Stop after so many.
+            folder: The folder. Defaults to the block's own.
+            delimiter: "/" skips the folders in it.
+            page_size: Accepted for compatibility; pages are as large as the store makes them.
+            max_items: Stop after this many.
             jmespath_query: Picks some of them, as boto3's paginators do: "Contents[?Size > `1000`]".
                 https://boto3.amazonaws.com/v1/documentation/api/latest/guide/paginators.html
+
+        Returns:
+            One dict each: Key, Size, LastModified, ETag.
         """
         limit = None if jmespath_query else max_items
         found = ObjectStore.list_objects(self, folder, delimiter, page_size, limit)
@@ -122,10 +129,10 @@ class S3Bucket(ObjectStore):
 
     @operation
     def create_bucket(self, location: str | None = None) -> str:
-        """The bucket's name, now that it exists; one that exists already and is this account's own stays as it is.
+        """Create the bucket, and return its name; one that is this account's own already stays as it is.
 
         Args:
-            location: The region; by default that of the credentials.
+            location: The region. Defaults to that of the credentials.
 
         Raises:
             AlreadyExistsError: The name is taken by another account.

@@ -359,7 +359,7 @@ class S3StoreClient(ObstoreClient):
 
 
 def _md5(etag: str | None) -> str | None:
-    """The MD5 of the content, which the etag is for what was written in one request without a key of KMS.
+    """Return the MD5 of the content, which the etag is for what was written in one request without a key of KMS.
 
     https://docs.aws.amazon.com/AmazonS3/latest/API/API_Object.html
 
@@ -372,7 +372,7 @@ def _md5(etag: str | None) -> str | None:
 
 
 def _full_checksum(head: Mapping[str, Any]) -> str | None:
-    """The checksum of the whole content that an answer to HEAD tells."""
+    """Return the checksum of the whole content that an answer to HEAD tells."""
     own_key = head.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in head
     if not own_key and (md5 := _md5(head["ETag"])):
         return md5
@@ -389,7 +389,7 @@ def _crc32(content: bytes) -> str:
 
 
 def _base64(crc: Crc32) -> str:
-    """A checksum in the form of S3's headers.
+    """Return a checksum in the form of S3's headers.
 
     >>> crc = Crc32(); crc.update(b"hello"); _base64(crc)
     'NhCmhg=='

@@ -137,7 +137,7 @@ class ObstoreClient(StoreClient):
         client: dict[str, Any] = {
             "connect_timeout": "10s",
             "read_timeout": dt.timedelta(seconds=self._request_timeout_s),
-            "timeout": dt.timedelta(minutes=15),  # the whole of a request: a slow line is no fault
+            "timeout": dt.timedelta(minutes=15),  # the whole of a request: a slow line is not a fault
         }
         if endpoint and endpoint.startswith("http://"):
             client["allow_http"] = True
@@ -192,7 +192,7 @@ class Identity:
         self.refused: ConnectorError | None = None
 
     def __call__(self) -> dict[str, Any]:
-        """What obstore asks for, before its first request and again before it expires.
+        """Return the credentials; obstore calls before its first request and again before they expire.
 
         Raises:
             ConnectorError: There is no identity.
@@ -212,7 +212,7 @@ def obstore_error(
     table: Mapping[str, type[ConnectorError]],
     advice: Mapping[str, str],
 ) -> ConnectorError:
-    """What obstore raised, as one of our errors. It carries the service's answer, or the network's, as text."""
+    """Translate what obstore raised, which carries the service's answer, or the network's, as text."""
     text = str(error)
     said, _, details = text.partition("Debug source:")
     codes = re.findall(r"<Code>(\w+)</Code>", said) + re.findall(r"status code: (\d{3})", said)
@@ -231,5 +231,5 @@ def obstore_error(
 
 
 def comes_from_obstore(error: Exception) -> bool:
-    """Whether obstore raised it; it uses two of Python's own classes."""
+    """Tell whether obstore raised it; it uses two of Python's own classes."""
     return type(error).__module__.partition(".")[0] == "obstore" or type(error) in {FileNotFoundError, ValueError}
