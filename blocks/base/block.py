@@ -161,11 +161,15 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the schema, which is the form in the UI: a block's own fields first, shared ones last."""
+        """Return the schema, which is the form in the UI: the fields that the fewest blocks share come first."""
         schema = super().model_json_schema(*args, **kwargs)
         kinds = [base for base in cls.__mro__ if issubclass(base, ConnectorBlock) and inspect.isabstract(base)]
-        shared = {name for kind in kinds for name in kind.model_fields}
-        names = sorted(schema.get("properties", {}), key=lambda name: name in shared)
+        own = inspect.get_annotations(cls)
+
+        def kinds_with(name: str) -> int:
+            return 0 if name in own else sum(name in kind._names() for kind in kinds)  # noqa: SLF001 (one of us)
+
+        names = sorted(schema.get("properties", {}), key=kinds_with)
         for position, name in enumerate(names):
             schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
         for name in cls._open_fields():  # a server would look for a block type of that name

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
@@ -14,15 +14,13 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect, bind
 from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
-from connectors.shared.libpq.dialect import quoted
+from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
-
-    from connectors.postgres.block import Postgres
 else:
     pa = lazy("pyarrow")
 
@@ -38,14 +36,27 @@ BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
 
 
+class BulkServer(Protocol):
+    """What a bulk session needs of the block of its database."""
+
+    schema_: str
+    commit_timeout_s: float
+
+    def uri(self, table: str = "") -> str:
+        """Return where a table is, without secrets."""
+
+    def connect_adbc(self, label: str = "") -> Any:
+        """Open an ADBC connection; the caller closes it."""
+
+
 class PostgresBulkSession(BulkSession):
     """An ADBC connection: Arrow in and out by binary COPY."""
 
     ingests_in_transaction: ClassVar[bool] = True
 
-    def __init__(self, block: Postgres, load_id: str | None) -> None:
-        self._block = block
-        self._connection = block.connect_adbc(_label(load_id))
+    def __init__(self, server: BulkServer, load_id: str | None) -> None:
+        self._server = server
+        self._connection = server.connect_adbc(_label(load_id))
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
@@ -116,7 +127,9 @@ class PostgresBulkSession(BulkSession):
         """Append the batches to a table by binary COPY."""
         feed = Feed(schema, batches)
         schema_name, _, name = table.rpartition(".")
-        where: dict[str, Any] = {"temporary": True} if stage else {"db_schema_name": schema_name or self._block.schema_}
+        where: dict[str, Any] = {"temporary": True}
+        if not stage:
+            where = {"db_schema_name": schema_name or self._server.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
                 return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
@@ -127,7 +140,7 @@ class PostgresBulkSession(BulkSession):
 
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table that can be written."""
-        dialect = self._block.dialect
+        dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
             f"attgenerated <> '', {SWALLOWS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
@@ -191,7 +204,7 @@ class PostgresBulkSession(BulkSession):
             if not self.fetch(f"SELECT 1 FROM pg_stat_activity WHERE {mine}", label):
                 return
             self.fetch(f"SELECT pg_sleep({END_POLL_S})")
-        raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
+        raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -217,16 +230,16 @@ class PostgresBulkSession(BulkSession):
                     self._disconnect()
 
         threading.Thread(target=run, name="etl-commit", daemon=True).start()
-        answered.wait(self._block.commit_timeout_s)
+        answered.wait(self._server.commit_timeout_s)
         self._in_transaction = False
         with giving_up:
             self._abandoned = not outcome
         if self._abandoned:
             raise AmbiguousError(
-                f"Could not commit in {self._block.uri()}: no answer in {self._block.commit_timeout_s:g} s."
+                f"Could not commit in {self._server.uri()}: no answer in {self._server.commit_timeout_s:g} s."
             )
         if isinstance(outcome[0], self._error):
-            raise translate(outcome[0], "commit", self._block.uri(), ambiguous=True) from None
+            raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
         if outcome[0] is not None:
             raise outcome[0]
         with self._translated("end a transaction"):
@@ -281,7 +294,7 @@ class PostgresBulkSession(BulkSession):
         try:
             yield
         except self._error as error:
-            raise translate(error, action, self._block.uri()) from None
+            raise translate(error, action, self._server.uri()) from None
 
 
 def _label(load_id: str | None) -> str:

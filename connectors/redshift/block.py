@@ -17,6 +17,7 @@ What it does unlike PostgreSQL, and what follows:
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable  # noqa: TC003 (pydantic looks for it)
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -31,11 +32,10 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.aws import AwsCredentials, aws_error, utc_now
 from blocks.stores.object_store import ObjectStore
-from blocks.warehouses.warehouse import Warehouse
-from connectors.postgres import Postgres
 from connectors.redshift.dialect import VARBYTE, RedshiftDialect
 from connectors.redshift.errors import LOGIN_ADVICE, LOGIN_ERRORS, translate
 from connectors.redshift.session import RedshiftSession
+from connectors.shared.libpq.block import LibpqWarehouse
 
 if TYPE_CHECKING:
     from typing import Self
@@ -46,7 +46,15 @@ LOGIN_S = 3_600
 LOGIN_MARGIN = dt.timedelta(minutes=5)
 
 
-class Redshift(Postgres):
+@dataclasses.dataclass
+class _IssuedLogin:
+    """The login that AWS issued last, and when a new one is to be asked for."""
+
+    login: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    renew_at: dt.datetime | None = None
+
+
+class Redshift(LibpqWarehouse):
     """An Amazon Redshift database, of a cluster or of a serverless workgroup.
 
     Example:
@@ -66,37 +74,42 @@ class Redshift(Postgres):
         "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
     )
 
+    _scheme: ClassVar[str] = "redshift"
+    _extra: ClassVar[str] = "redshift"
+
     host: str = Field(description="The endpoint of the cluster or of the workgroup, without port and database.")
-    port: int = Field(default=5439, ge=1, le=65535, description="The endpoint's port.")
-    database: str = Field(default="dev", description="The database.")
+    port: int = Field(default=5439, ge=1, le=65535, description="The endpoint's port. Defaults to 5439.")
+    database: str = Field(default="dev", description="The database. Defaults to dev.")
     username: str | None = Field(
         default=None,
-        description="The user to log in as; with cluster_identifier, empty means the one of the IAM identity.",
+        description="The user to log in as. With cluster_identifier, defaults to the user of the IAM identity.",
     )
     password: SecretStr | None = Field(
-        default=None, description="Its password; empty where AWS gives a login for a while."
+        default=None, description="The user's password. Leave it empty where AWS issues a temporary login."
     )
     ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        default="require", description="How much TLS is asked for; verify-full is the safe choice over a network."
+        default="require", description="How much TLS to ask for; use verify-full over a network. Defaults to require."
     )
     staging: ObjectStore | str = Field(
-        description="The bucket of S3, or the name of a saved one such as etl-s3-bucket/staging, through which data is "
-        "loaded; it has to be in Redshift's own region."
+        description="The S3 bucket through which data is loaded, or the name of a saved one such as "
+        "etl-s3-bucket/staging. It has to be in Redshift's own region."
     )
     iam_role: str = Field(
         default="default",
         pattern=r"^(default|arn:aws[\w-]*:iam::\d{12}:role/[\w+=,.@/:-]+)$",
-        description="The role with which Redshift reads the bucket: its ARN, or default for Redshift's own default.",
+        description="The ARN of the role with which Redshift reads the bucket. Defaults to Redshift's default role.",
     )
     aws_credentials: AwsCredentials = Field(
         default_factory=AwsCredentials,
-        description="Who asks AWS for a login; by default the machine's own identity.",
+        description="AWS credentials that ask for a temporary login. Defaults to the ambient identity (environment, "
+        "profile or instance role).",
     )
     cluster_identifier: str | None = Field(
-        default=None, description="The cluster that AWS gives a login for, in place of a password."
+        default=None, description="The cluster for which AWS issues a temporary login, instead of a password."
     )
     workgroup_name: str | None = Field(
-        default=None, description="The serverless workgroup that AWS gives a login for, in place of a password."
+        default=None,
+        description="The serverless workgroup for which AWS issues a temporary login, instead of a password.",
     )
 
     _clock: Callable[[], dt.datetime] = PrivateAttr(default_factory=lambda: utc_now)
@@ -114,10 +127,6 @@ class Redshift(Postgres):
             raise ValueError("give one of password, cluster_identifier and workgroup_name")
         return self
 
-    def uri(self, table: str = "") -> str:
-        """`redshift://host:port/database/schema.table`."""
-        return "redshift" + super().uri(table).removeprefix("postgres")
-
     @property
     def dialect(self) -> RedshiftDialect:
         """The SQL of Redshift."""
@@ -129,66 +138,32 @@ class Redshift(Postgres):
 
         Whether `iam_role` may read the bucket shows at the first load only.
         """
-        with self._session() as session:
-            user, version, usage, create = session.fetch(
-                "SELECT current_user, version(), has_schema_privilege(:name, 'USAGE'), "
-                "has_schema_privilege(:name, 'CREATE')",
-                {"name": self.schema_},
-            )[0]
-        if not usage:
-            raise errors.AccessDeniedError(
-                f"{user} may not use schema {self.schema_} in {self.uri()}. Grant it: GRANT USAGE, CREATE ON SCHEMA."
-            )
-        rights = "reads and writes" if create else "reads, and may not create tables,"
-        said = version.rpartition(", ")[2]
-        return f"{self.uri()} answers ({said}); {user} {rights} in schema {self.schema_}. {self.bucket().check()}"
-
-    def dbt_output(self) -> dict[str, Any]:
-        """Nothing: dbt's adapter for Redshift is none of those that are tried here.
-
-        Raises:
-            UnsupportedError: Always.
-        """
-        return Warehouse.dbt_output(self)
+        version, access = self._access("version()")
+        return f"{self.uri()} answers ({version.rpartition(', ')[2]}); {access} {self.bucket().check()}"
 
     def get_client(self) -> Any:
-        """A new psycopg connection, for everything that this block has no method for. Close it."""
+        """Open a psycopg connection that commits each statement; the caller closes it."""
         return self.connect_psycopg()
 
-    def get_engine(self) -> Any:
-        """Never: SQLAlchemy's PostgreSQL asks for what Redshift does not know.
-
-        Raises:
-            UnsupportedError: Always.
-        """
-        raise errors.UnsupportedError(f"{self.uri()} has no SQLAlchemy engine. Read through scan() instead.")
-
     def connect_psycopg(self, label: str = "") -> Any:
-        """A new psycopg connection that commits each statement; the caller closes it."""
-        psycopg = require("psycopg", extra="redshift")
+        """Open a psycopg connection that commits each statement; the caller closes it."""
+        connection = super().connect_psycopg(label)
+        connection.autocommit = True
+        connection.prepare_threshold = None  # psycopg would send DEALLOCATE ALL, which Redshift lacks
+        connection.adapters.register_loader(VARBYTE, _hex_loader())
         try:
-            # Redshift has no DEALLOCATE ALL, which psycopg sends for what it prepared.
-            connection = psycopg.connect(**self._settings(label), autocommit=True, prepare_threshold=None)
-        except psycopg.Error as error:
-            raise translate(error, "connect to", self.uri()) from None
-        try:
-            connection.adapters.register_loader(VARBYTE, _hex_loader())
             connection.execute(
                 "SET enable_case_sensitive_identifier TO true; SET timezone TO 'UTC'; SET extra_float_digits TO 2; "
                 f"SET search_path TO {self.dialect.name(self.schema_)}"
             )
-        except psycopg.Error as error:
+        except require("psycopg", extra="redshift").Error as error:
             connection.close()
-            raise translate(error, "connect to", self.uri()) from None
+            raise self.translate(error, "connect to") from None
         return connection
 
-    def connect_adbc(self, label: str = "") -> Any:
-        """Never: what ADBC does in bulk, it does by PostgreSQL's binary COPY.
-
-        Raises:
-            UnsupportedError: Always.
-        """
-        raise errors.UnsupportedError(f"{self.uri()} has no binary COPY {label}, which ADBC needs. Use get_client().")
+    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+        """Return the error of this package for one of psycopg's, as Redshift means it."""
+        return translate(error, action, self.uri(), ambiguous=ambiguous)
 
     def bucket(self) -> ObjectStore:
         """The staging bucket.
@@ -211,25 +186,24 @@ class Redshift(Postgres):
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return RedshiftSession(self, load_id)
 
-    def _settings(self, label: str = "") -> dict[str, str]:
-        settings = super()._settings(label)
-        del settings["options"]  # most of what PostgreSQL can be told there is unknown to Redshift
+    def _settings(self, label: str = "") -> dict[str, Any]:
         # Redshift calls its encoding UNICODE, which psycopg does not know.
-        return settings | {"client_encoding": "utf8"} | self._login()
+        return super()._settings(label) | {"client_encoding": "utf8"} | self._login()
 
     def _login(self) -> dict[str, str]:
         """User and password that AWS gives for an hour; nothing where the block has its own."""
         if not self.cluster_identifier and not self.workgroup_name:
             return {}
         with self._lock:
-            if not self._lent or self._clock() > self._lent[0][1] - LOGIN_MARGIN:
-                self._lent[:] = [self._new_login()]
-            return dict(self._lent[0][0])
+            issued = self._issued
+            if issued.renew_at is None or self._clock() > issued.renew_at:
+                issued.login, expires_at = self._new_login()
+                issued.renew_at = expires_at - LOGIN_MARGIN
+            return issued.login
 
     @live
-    def _lent(self) -> list[tuple[dict[str, str], dt.datetime]]:
-        """The login that holds, and until when."""
-        return []
+    def _issued(self) -> _IssuedLogin:
+        return _IssuedLogin()
 
     def _new_login(self) -> tuple[dict[str, str], dt.datetime]:
         place = f"a login for {self.cluster_identifier or self.workgroup_name}"

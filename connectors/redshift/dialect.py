@@ -5,10 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.base import errors
 from blocks.base.errors import TypeLossError
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column, Dialect
+from blocks.warehouses.sql import Column
 from connectors.shared.libpq.dialect import UNCONSTRAINED, PostgresDialect
 
 if TYPE_CHECKING:
@@ -18,8 +17,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
-NAME_BYTES = 127
-"""https://docs.aws.amazon.com/redshift/latest/dg/r_names.html"""
 MOST_DIGITS, MOST_DECIMALS = 38, 37
 TEXT = "varchar(65535)"
 """The longest there is; the length counts bytes."""
@@ -53,15 +50,9 @@ class RedshiftDialect(PostgresDialect):
 
     indexes_keys: ClassVar[bool] = False  # they would not be enforced, and yet believed by the planner
 
-    def name(self, name: str) -> str:
-        """A quoted identifier.
-
-        Raises:
-            InvalidInputError: It is too long.
-        """
-        if len(name.encode()) > NAME_BYTES:
-            raise errors.InvalidInputError(f"The name {name!r} is longer than Redshift's {NAME_BYTES} bytes.")
-        return Dialect.name(self, name)
+    product: ClassVar[str] = "Redshift"
+    name_bytes: ClassVar[int] = 127
+    """https://docs.aws.amazon.com/redshift/latest/dg/r_names.html"""
 
     @cached_property
     def _types(self) -> dict[pa.DataType, str]:
@@ -90,7 +81,9 @@ class RedshiftDialect(PostgresDialect):
             return sql_type
         if pa.types.is_decimal(kind) and kind.precision <= MOST_DIGITS and 0 <= kind.scale <= MOST_DECIMALS:
             return f"decimal({kind.precision},{kind.scale})"
-        raise TypeLossError(f"Redshift has no type that holds every {kind}. Cast it, to text or JSON for example.")
+        raise TypeLossError(
+            f"{self.product} has no type that holds every {kind}. Cast it, to text or JSON for example."
+        )
 
     def _stored(self, kind: pa.DataType) -> pa.DataType:
         stored = super()._stored(kind)
@@ -107,7 +100,7 @@ class RedshiftDialect(PostgresDialect):
 
     def truncate(self, table: str) -> str:
         """The statement that empties the table, and commits nothing."""
-        return Dialect.truncate(self, table)
+        return f"DELETE FROM {self.table(table)}"
 
     def matches(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
         """The condition that a row of the table and a staged row have the same key; MERGE and DELETE take no alias."""

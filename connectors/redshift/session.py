@@ -15,7 +15,7 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
 from blocks.base.optional import lazy, require
@@ -23,16 +23,15 @@ from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, Dialect, bind
-from connectors.redshift.dialect import REAL, arrow_type, stage_type
-from connectors.redshift.errors import translate
-from connectors.shared.libpq.session import PostgresSession
+from connectors.redshift.dialect import REAL, RedshiftDialect, arrow_type, stage_type
+from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
-    from connectors.redshift.block import Redshift
+    from blocks.stores.object_store import ObjectStore
 else:
     pa = lazy("pyarrow")
 
@@ -45,18 +44,30 @@ CLAIM_TIMEOUT_S = 1_800
 END_POLLS, END_POLL_S = 200, 0.05
 
 
-class RedshiftSession(PostgresSession, BulkSession):
+class StagedServer(Server, Protocol):
+    """What a session needs of the block of its database, and of the bucket through which data is loaded."""
+
+    username: str | None
+    schema_: str
+    iam_role: str
+    commit_timeout_s: float
+
+    def bucket(self) -> ObjectStore:
+        """Return the staging bucket."""
+
+
+class RedshiftSession(LibpqSession, BulkSession):
     """A psycopg connection, and a folder of the staging bucket where it loads."""
 
-    _block: Redshift
+    _server: StagedServer
 
-    def __init__(self, block: Redshift, load_id: str | None = None) -> None:
-        self._block = block
+    def __init__(self, server: StagedServer, load_id: str | None = None) -> None:
+        self._server = server
+        self._dialect = RedshiftDialect()
         self._load_id = load_id or ""
         self._parts: list[str] = []
         self._commit_lost = False
-        self._in_transaction = False
-        self._connection = block.connect_psycopg(self._load_hash(self._load_id) if load_id else "")
+        super().__init__(server, self._load_hash(load_id) if load_id else "")
         if load_id:
             try:
                 self._sweep(load_id)
@@ -92,7 +103,7 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:  # noqa: ARG002
         """Write the batches as Parquet into the bucket, and copy exactly those files into the staging table."""
-        bucket, folder = self._block.bucket(), f"{self._load_folder(self._load_id)}/{self._name}/{table}"
+        bucket, folder = self._server.bucket(), f"{self._load_folder(self._load_id)}/{self._name}/{table}"
         entries = []
         for key, size in self._upload(folder, schema, batches):
             url = bucket.uri(key)
@@ -102,9 +113,9 @@ class RedshiftSession(PostgresSession, BulkSession):
         manifest = f"{folder}.manifest"
         self._parts.append(manifest)
         bucket.objects.put(manifest, json.dumps({"entries": entries}).encode())
-        role = "default" if self._block.iam_role == "default" else _literal(self._block.iam_role)
+        role = "default" if self._server.iam_role == "default" else _literal(self._server.iam_role)
         self.execute(
-            f"COPY {self._block.dialect.name(table)} FROM {_literal(bucket.uri(manifest))} IAM_ROLE {role} "
+            f"COPY {self._dialect.name(table)} FROM {_literal(bucket.uri(manifest))} IAM_ROLE {role} "
             "FORMAT AS PARQUET MANIFEST"
         )
         return int(self.fetch("SELECT pg_last_copy_count()")[0][0])
@@ -114,7 +125,7 @@ class RedshiftSession(PostgresSession, BulkSession):
         from blocks.files.formats import open_writer
 
         wire = pa.schema([(f"c{number}", _wire_type(field.type)) for number, field in enumerate(schema)])
-        bucket = self._block.bucket()
+        bucket = self._server.bucket()
         uploads: list[Future[tuple[str, int]]] = []
 
         def upload(key: str, path: Path) -> tuple[str, int]:
@@ -146,11 +157,11 @@ class RedshiftSession(PostgresSession, BulkSession):
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef FROM pg_attribute "
             "JOIN pg_class AS c ON c.oid = attrelid JOIN pg_namespace AS n ON n.oid = relnamespace "
             "WHERE nspname = :schema AND relname = :name AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
-            {"schema": schema_name or self._block.schema_, "name": name},
+            {"schema": schema_name or self._server.schema_, "name": name},
         )
         if not rows:
             return None
-        described = self._describe(f"SELECT * FROM {self._block.dialect.table(table)}")
+        described = self._describe(f"SELECT * FROM {self._dialect.table(table)}")
         types = [arrow_type(column) for column in described]
         return [
             Column(column, sql_type, kind, nullable, has_default, stage_type(kind))
@@ -159,7 +170,7 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row once other loads of the schema have ended; a try of this one that lasts is ended."""
-        dialect, cancelled = self._block.dialect, require("psycopg.errors", extra="redshift").QueryCanceled
+        dialect, cancelled = self._dialect, require("psycopg.errors", extra="redshift").QueryCanceled
         self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
         with self._translated("lock the ledger"):
             try:
@@ -168,27 +179,26 @@ class RedshiftSession(PostgresSession, BulkSession):
                 self.rollback()
                 self.end_other_tries(load_id)
                 raise TransientError(
-                    f"Another load into {self._block.uri()} took longer than {CLAIM_TIMEOUT_S} s."
+                    f"Another load into {self._server.uri()} took longer than {CLAIM_TIMEOUT_S} s."
                 ) from None
         self.execute("RESET statement_timeout")
         look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
         if self.fetch(look, {"load_id": load_id}):
-            raise AlreadyExistsError(f"The ledger of {self._block.uri()} has load {load_id} already.")
+            raise AlreadyExistsError(f"The ledger of {self._server.uri()} has load {load_id} already.")
         self.execute(sql, parameters)
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
-        own = self._block.dialect
         target, stage = dialect.table(table), dialect.name(self.stage)
-        matches = own.matches(table, columns, key, self.stage)
+        matches = self._dialect.matches(table, columns, key, self.stage)
         updated = self.fetch(f"SELECT count(*) FROM {target} JOIN {stage} ON {matches}")[0][0]
         before = self.fetch(f"SELECT count(*) FROM {target}")[0][0]
-        self.execute(own.merge(table, columns, key, self.stage))
+        self.execute(self._dialect.merge(table, columns, key, self.stage))
         return self.fetch(f"SELECT count(*) FROM {target}")[0][0] - before, updated
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        timer = threading.Timer(self._block.commit_timeout_s, self._hang_up)
+        timer = threading.Timer(self._server.commit_timeout_s, self._hang_up)
         timer.daemon = True
         timer.start()
         try:
@@ -216,7 +226,7 @@ class RedshiftSession(PostgresSession, BulkSession):
                 self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
             time.sleep(END_POLL_S)
         else:
-            raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
+            raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
         self._remove(itertools.chain(*tries.values()))
 
     def _sweep(self, load_id: str) -> None:
@@ -229,13 +239,13 @@ class RedshiftSession(PostgresSession, BulkSession):
         """The keys of the parts of a load, by the name of the session that wrote them."""
         folder = self._load_folder(load_id)
         tries: dict[str, list[str]] = {}
-        for page in self._block.bucket().objects.list(folder):
+        for page in self._server.bucket().objects.list(folder):
             for info in page:
                 tries.setdefault(info.key.split("/")[-2], []).append(info.key)
         return tries
 
     def _remove(self, keys: Iterable[str]) -> None:
-        self._block.bucket().objects.delete(keys)
+        self._server.bucket().objects.delete(keys)
 
     def _running(self) -> dict[str, int]:
         """The process of each session of this user by its name."""
@@ -253,7 +263,7 @@ class RedshiftSession(PostgresSession, BulkSession):
 
     def _load_hash(self, load_id: str) -> str:
         """A load's short name, whatever its load_id looks like; that of another database or user has another one."""
-        return hashlib.sha256(f"{self._block.uri('_')} {self._block.username} {load_id}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self._server.uri('_')} {self._server.username} {load_id}".encode()).hexdigest()[:32]
 
     def _describe(self, sql: str, parameters: Mapping[str, Any] | None = None) -> Sequence[Any]:
         with self._translated("describe a query"):
@@ -266,16 +276,9 @@ class RedshiftSession(PostgresSession, BulkSession):
         with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
             open_socket.shutdown(socket.SHUT_RDWR)
 
-    @contextlib.contextmanager
-    def _translated(self, action: str, *, sent: bool = False) -> Iterator[None]:
-        psycopg = require("psycopg", extra="redshift")
-        try:
-            yield
-        except psycopg.Error as error:
-            lost = self._connection.broken or self._connection.closed
-            # Of what a load does outside of its transaction nothing remains, or it may be done twice.
-            ambiguous = sent and lost and not self._in_transaction and (action == "commit" or not self._load_id)
-            raise translate(error, action, self._block.uri(), ambiguous=ambiguous) from None
+    def _may_have_happened(self, action: str) -> bool:
+        # Of what a load does outside of its transaction nothing remains, or it may be done twice.
+        return super()._may_have_happened(action) and (action == "commit" or not self._load_id)
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

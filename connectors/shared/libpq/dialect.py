@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
-NAME_BYTES = 63
-"""PostgreSQL cuts a longer name without an error."""
-
 UNCONSTRAINED = (38, 9)
 """Precision and scale of a `numeric` that declares none; a value that needs more is an error, never rounded."""
 
@@ -27,15 +24,20 @@ class PostgresDialect(Dialect):
     """Names are quoted, so they are kept exactly as written: `Orders` is not `orders`."""
 
     indexes_keys: ClassVar[bool] = True
+    product: ClassVar[str] = "PostgreSQL"
+    name_bytes: ClassVar[int] = 63
+    """The longest name; PostgreSQL cuts a longer one without an error."""
 
     def name(self, name: str) -> str:
-        """A quoted identifier.
+        """Quote an identifier.
 
         Raises:
-            InvalidInputError: PostgreSQL would cut it.
+            InvalidInputError: It is too long.
         """
-        if len(name.encode()) > NAME_BYTES:
-            raise errors.InvalidInputError(f"The name {name!r} is longer than PostgreSQL's {NAME_BYTES} bytes.")
+        if len(name.encode()) > self.name_bytes:
+            raise errors.InvalidInputError(
+                f"The name {name!r} is longer than {self.product}'s {self.name_bytes} bytes."
+            )
         return super().name(name)
 
     @cached_property
@@ -74,7 +76,9 @@ class PostgresDialect(Dialect):
             return f"numeric({kind.precision},{kind.scale})"
         if pa.types.is_list(kind) and not pa.types.is_list(kind.value_type):  # its arrays are rectangles
             return f"{self._sql_type(kind.value_type)}[]"
-        raise TypeLossError(f"PostgreSQL has no type that holds every {kind}. Cast it, to text or JSON for example.")
+        raise TypeLossError(
+            f"{self.product} has no type that holds every {kind}. Cast it, to text or JSON for example."
+        )
 
     def _stored(self, kind: pa.DataType) -> pa.DataType:  # noqa: C901, PLR0911 (one rule a line)
         kind, types = plain_type(kind), pa.types

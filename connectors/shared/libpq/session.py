@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.base.errors import ConnectorError
 from blocks.base.optional import require
 from blocks.warehouses.session import Session
 from blocks.warehouses.sql import bind
-from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from connectors.postgres.block import Postgres
+
+class Server(Protocol):
+    """What a session needs of the block of its database."""
+
+    def uri(self, table: str = "") -> str:
+        """Return where a table is, without secrets."""
+
+    def connect_psycopg(self, label: str = "") -> Any:
+        """Open a psycopg connection; the caller closes it."""
+
+    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+        """Return the error of this package for one of the driver's."""
 
 
-class PostgresSession(Session):
+class LibpqSession(Session):
     """A psycopg connection: any statement, rows as Python values."""
 
-    def __init__(self, block: Postgres) -> None:
-        self._block = block
-        self._connection = block.connect_psycopg()
+    def __init__(self, server: Server, label: str = "") -> None:
+        self._server = server
+        self._connection = server.connect_psycopg(label)
         self._connection.autocommit = True
         self._in_transaction = False
 
@@ -75,8 +85,12 @@ class PostgresSession(Session):
             yield
         except psycopg.Error as error:
             lost = self._connection.broken or self._connection.closed
-            ambiguous = sent and lost and not self._in_transaction
-            raise translate(error, action, self._block.uri(), ambiguous=ambiguous) from None
+            ambiguous = sent and lost and self._may_have_happened(action)
+            raise self._server.translate(error, action, ambiguous=ambiguous) from None
+
+    def _may_have_happened(self, action: str) -> bool:  # noqa: ARG002 (for subclasses)
+        """Whether an action whose answer was lost may have had its effect, and must not be done twice."""
+        return not self._in_transaction
 
 
 def _only_reads(sql: str) -> bool:
