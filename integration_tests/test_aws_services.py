@@ -26,7 +26,7 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
-from blocks.jobs.job import JobFailedError
+from blocks.jobs.run import JobFailedError
 from connectors import aws_lambda, aws_secret, batch, ecs, glue
 from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction, NotStartedError
 from connectors.aws_secret import AwsSecret

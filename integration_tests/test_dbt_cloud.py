@@ -36,7 +36,7 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.dbt_cloud import DbtCloudCredentials
-from blocks.jobs.job import JobFailedError
+from blocks.jobs.run import JobFailedError
 from connectors.dbt_cloud import DbtCloudJob, DbtCloudRun, DbtCloudStatus
 from connectors.dbt_cloud import job as job_module
 from connectors.local import LocalFiles
