@@ -26,8 +26,7 @@ from pydantic import BaseModel
 from blocks import Audit, CsvOptions, LoadReport, ObjectStore, QualityReport, Warehouse, resolve
 from blocks.base.retry import retry_if_transient
 from connectors.duckdb import DuckDB
-from connectors.great_expectations import DataQuality
-from connectors.great_expectations.block import Expectation
+from connectors.great_expectations import DataQuality, Expectation
 from connectors.local import LocalFiles
 
 SOURCE = LocalFiles(basepath=str(Path(__file__).parent / "data"))
