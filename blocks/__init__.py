@@ -31,7 +31,7 @@ from blocks.base.errors import (
 from blocks.base.operation import operation
 from blocks.base.retry import RetryPolicy, retry_if_transient
 from blocks.files.options import CsvOptions, ParquetOptions
-from blocks.jobs.job import JobStatus
+from blocks.jobs.run import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
 from blocks.stores.client import ObjectInfo

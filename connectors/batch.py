@@ -10,7 +10,8 @@ from pydantic import Field, HttpUrl
 
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, TransientError
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job, JobStatus
+from blocks.jobs.job import Job
+from blocks.jobs.run import JobStatus
 from connectors.shared.aws import AwsService
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
@@ -103,13 +104,14 @@ class BatchJob(AwsService, Job):
         return f"{queue} takes jobs, and job definition {name} is active."
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call the job."""
         return f"Batch job {self.job_name}"
 
     def _start(self, token: str) -> str:
         # Batch knows no idempotency tokens; a job's name is what it can be found by.
         name = f"{self.job_name}-{token}"
-        with self._errors("look for", self._name, "batch:ListJobs"):
+        with self._errors("look for", self.name, "batch:ListJobs"):
             by_name = [{"name": "JOB_NAME", "values": [name]}]
             found = self.get_client().list_jobs(jobQueue=self.job_queue, filters=by_name)["jobSummaryList"]
         if found:
@@ -117,7 +119,7 @@ class BatchJob(AwsService, Job):
         values = [str(value) for value in self.environment.get_secret_value().values()]
         request = self._request(name)
         action = "batch:SubmitJob, and batch:TagResource where there are tags"
-        with self._errors("start", self._name, action, hidden=values):
+        with self._errors("start", self.name, action, hidden=values):
             return str(self._single_client().submit_job(**request)["jobId"])
 
     def _request(self, name: str) -> dict[str, Any]:
@@ -140,11 +142,12 @@ class BatchJob(AwsService, Job):
         given = {key: value for key, value in optional.items() if value}
         return {"jobName": name, "jobQueue": self.job_queue, "jobDefinition": self.job_definition} | given
 
-    def _look(self, run_id: str) -> JobStatus:
-        with self._errors("describe", f"{self._name} ({run_id})", "batch:DescribeJobs"):
+    def get_status(self, run_id: str) -> JobStatus:
+        """Ask the service how the run is doing."""
+        with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
             jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
         if not jobs:  # not yet, just after the start; or no more, days after the end
-            raise TransientError(f"Batch does not show {self._name} ({run_id}).")
+            raise TransientError(f"Batch does not show {self.name} ({run_id}).")
         job = jobs[0]
         container = job.get("container", {})
         words = [job.get("statusReason"), container.get("reason")]
@@ -158,8 +161,9 @@ class BatchJob(AwsService, Job):
             _time(job.get("stoppedAt")),
         )
 
-    def _stop(self, run_id: str, reason: str) -> None:
-        with self._errors("stop", f"{self._name} ({run_id})", "batch:TerminateJob"):
+    def stop_run(self, run_id: str, reason: str) -> None:
+        """Ask the service to stop the run; one that has ended stays as it is."""
+        with self._errors("stop", f"{self.name} ({run_id})", "batch:TerminateJob"):
             self.get_client().terminate_job(jobId=run_id, reason=reason)
 
 

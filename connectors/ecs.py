@@ -20,7 +20,8 @@ from blocks.base.errors import (
     service_error,
 )
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job, JobStatus
+from blocks.jobs.job import Job
+from blocks.jobs.run import JobStatus
 from connectors.shared.aws import AwsService
 
 if TYPE_CHECKING:
@@ -149,21 +150,22 @@ class EcsTask(AwsService, Job):
         return f"ECS cluster {self.cluster} is active, and task definition {self.task_definition} is there."
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call the job."""
         return f"ECS task {self.task_definition}"
 
     def _start(self, token: str) -> str:
         action = "ecs:RunTask, and iam:PassRole for the roles of the task"
         values = [str(value) for value in self.environment.get_secret_value().values()]
         request = self._request(token)
-        with self._errors("start", self._name, action, hidden=values):
+        with self._errors("start", self.name, action, hidden=values):
             answer = self.get_client().run_task(**request)
         if answer["tasks"]:
             return str(answer["tasks"][0]["taskArn"])
         failure = answer["failures"][0]
         reason = failure["reason"].strip().rstrip(".")
         table = {reason: lookup(NOT_PLACED, reason) or TerminalError}
-        raise service_error("start", self._name, [reason], failure.get("detail", ""), table=table, advice={})
+        raise service_error("start", self.name, [reason], failure.get("detail", ""), table=table, advice={})
 
     def _request(self, token: str) -> dict[str, Any]:
         request: dict[str, Any] = {
@@ -205,11 +207,12 @@ class EcsTask(AwsService, Job):
             overrides["containerOverrides"] = [container]
         return overrides
 
-    def _look(self, run_id: str) -> JobStatus:
-        with self._errors("describe", f"{self._name} ({run_id})", "ecs:DescribeTasks"):
+    def get_status(self, run_id: str) -> JobStatus:
+        """Ask the service how the run is doing."""
+        with self._errors("describe", f"{self.name} ({run_id})", "ecs:DescribeTasks"):
             answer = self.get_client().describe_tasks(cluster=self.cluster, tasks=[run_id])
         if not answer["tasks"]:  # not yet, just after the start; or no more, an hour after the end
-            raise TransientError(f"ECS does not show {self._name} ({run_id}).")
+            raise TransientError(f"ECS does not show {self.name} ({run_id}).")
         task = answer["tasks"][0]
         state, started_at, ended_at = task["lastStatus"], task.get("startedAt"), task.get("stoppedAt")
         if state != "STOPPED":
@@ -222,8 +225,9 @@ class EcsTask(AwsService, Job):
         reason = "; ".join(words.strip().rstrip(".") for words in reasons if words)
         return JobStatus(run_id, state, "succeeded" if well else "failed", reason, code, started_at, ended_at)
 
-    def _stop(self, run_id: str, reason: str) -> None:
-        with self._errors("stop", f"{self._name} ({run_id})", "ecs:StopTask"):
+    def stop_run(self, run_id: str, reason: str) -> None:
+        """Ask the service to stop the run; one that has ended stays as it is."""
+        with self._errors("stop", f"{self.name} ({run_id})", "ecs:StopTask"):
             self.get_client().stop_task(cluster=self.cluster, task=run_id, reason=reason)
 
     def _definition(self, name: str) -> Mapping[str, Any]:

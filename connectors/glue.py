@@ -16,7 +16,8 @@ from blocks.base.errors import (
     service_error,
 )
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job, JobStatus
+from blocks.jobs.job import Job
+from blocks.jobs.run import JobStatus
 from connectors.shared.aws import AwsService
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
@@ -82,16 +83,17 @@ class GlueJob(AwsService, Job):
             NotFoundError: It is not.
             AccessDeniedError: The identity may not look at it.
         """
-        with self._errors("describe", self._name, "glue:GetJob"):
+        with self._errors("describe", self.name, "glue:GetJob"):
             self.get_client().get_job(JobName=self.job_name)
-        return f"{self._name} is there and the credentials may look at it."
+        return f"{self.name} is there and the credentials may look at it."
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call the job."""
         return f"Glue job {self.job_name}"
 
     def _start(self, token: str) -> str:
-        with self._errors("look for", f"a run of {self._name}", "glue:GetJobRuns"):
+        with self._errors("look for", f"a run of {self.name}", "glue:GetJobRuns"):
             runs = self.get_client().get_job_runs(JobName=self.job_name, MaxResults=RUNS_LOOKED_AT)["JobRuns"]
         for run in runs:  # the latest first
             if run.get("Arguments", {}).get(TOKEN_ARGUMENT) == token:
@@ -101,11 +103,12 @@ class GlueJob(AwsService, Job):
             request["WorkerType"] = self.worker_type
         if self.number_of_workers:
             request["NumberOfWorkers"] = self.number_of_workers
-        with self._errors("start", self._name, "glue:StartJobRun"):
+        with self._errors("start", self.name, "glue:StartJobRun"):
             return str(self._single_client().start_job_run(JobName=self.job_name, **request)["JobRunId"])
 
-    def _look(self, run_id: str) -> JobStatus:
-        with self._errors("describe", f"{self._name} ({run_id})", "glue:GetJobRun"):
+    def get_status(self, run_id: str) -> JobStatus:
+        """Ask the service how the run is doing."""
+        with self._errors("describe", f"{self.name} ({run_id})", "glue:GetJobRun"):
             run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
         state = run["JobRunState"]
         outcome = OUTCOMES.get(state, "running")
@@ -118,15 +121,16 @@ class GlueJob(AwsService, Job):
             ended_at=None if outcome == "running" else run.get("CompletedOn"),
         )
 
-    def _stop(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (Glue takes none)
-        with self._errors("stop", f"{self._name} ({run_id})", "glue:BatchStopJobRun"):
+    def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (Glue takes none)
+        """Ask the service to stop the run; one that has ended stays as it is."""
+        with self._errors("stop", f"{self.name} ({run_id})", "glue:BatchStopJobRun"):
             answer = self.get_client().batch_stop_job_run(JobName=self.job_name, JobRunIds=[run_id])
         for failed in answer.get("Errors", []):
-            if self._look(run_id).outcome == "running":
+            if self.get_status(run_id).outcome == "running":
                 detail = failed["ErrorDetail"]
                 raise service_error(
                     "stop",
-                    f"{self._name} ({run_id})",
+                    f"{self.name} ({run_id})",
                     [detail["ErrorCode"]],
                     detail.get("ErrorMessage", ""),
                     table=ERRORS,

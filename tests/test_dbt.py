@@ -32,7 +32,7 @@ from blocks.base.errors import (
 from blocks.base.retry import is_transient
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
-from blocks.jobs.job import interruptible_by
+from blocks.jobs.interruption import set_interruption
 from blocks.jobs.node_runs import NodeRuns, asset_key
 from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery
@@ -605,7 +605,7 @@ def test_an_interrupted_wait_ends_the_process(tmp_path: Path) -> None:
     event, ended = threading.Event(), []
 
     def work() -> None:
-        interruptible_by(event)
+        set_interruption(event)
         process = start(TALKS, tmp_path)
         try:
             for _ in process.lines():

@@ -33,7 +33,7 @@ from blocks.base.errors import (
     retry_after_s,
     service_error,
 )
-from blocks.jobs.job import JobStatus
+from blocks.jobs.run import JobStatus
 from blocks.quality.report import ChecksFailedError, QualityReport
 from connectors.aws_lambda import FunctionError, InvocationResult
 from connectors.dbt import DbtFailedError, DbtResult, DbtTransientError

@@ -27,8 +27,7 @@ from blocks.arrow.scan import Scan
 from blocks.base.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
 from blocks.quality.report import Audit, ChecksFailedError, QualityReport
 from connectors.duckdb import DuckDB
-from connectors.great_expectations import DataQuality
-from connectors.great_expectations.block import Expectation
+from connectors.great_expectations import DataQuality, Expectation
 from connectors.local import LocalFiles, MemoryFiles
 from connectors.local.memory_client import MemoryStoreClient
 

@@ -22,7 +22,8 @@ from blocks.base.errors import (
 )
 from blocks.base.live import live
 from blocks.base.retry import RetryPolicy
-from blocks.jobs.job import FIRST_POLL_S, Job, JobRun, JobStatus, watch
+from blocks.jobs.job import Job
+from blocks.jobs.run import FIRST_POLL_S, JobRun, JobStatus
 
 AT_ONCE = RetryPolicy(attempts=3, first_delay_s=0)
 SUCCEEDED = JobStatus("1", "DONE", "succeeded", exit_code=0)
@@ -63,7 +64,8 @@ class Errand(Job):
         return threading.Event()
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call it."""
         return f"Errand {self.label}"
 
     def _start(self, token: str) -> str:
@@ -73,7 +75,8 @@ class Errand(Job):
             raise found
         return found
 
-    def _look(self, run_id: str) -> JobStatus:
+    def get_status(self, run_id: str) -> JobStatus:
+        """The next look."""
         assert run_id == "1"
         self.looked.set()
         found = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
@@ -81,7 +84,8 @@ class Errand(Job):
             raise found
         return found
 
-    def _stop(self, run_id: str, reason: str) -> None:
+    def stop_run(self, run_id: str, reason: str) -> None:
+        """Stopped, unless the test says otherwise."""
         assert run_id == "1"
         self._reasons.append(reason)
         if self._stops:
@@ -113,7 +117,7 @@ class Clock:
 
 
 def watched(job: Errand, clock: Clock) -> JobStatus:
-    return watch(JobRun(job, "1"), clock=clock, wait=clock.wait)
+    return JobRun(job, "1").watch(clock=clock, wait=clock.wait)
 
 
 # Start

@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocks.base.errors import UnsupportedError
-from blocks.jobs.job import interruption
+from blocks.jobs.interruption import SLICE_S, interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 GUARD = Path(__file__).with_name("guard.py")
-SLICE_S = 0.5
-"""How long a single wait is: Prefect's timeouts and cancellations reach a thread between two of them."""
 
 
 class Process:
@@ -76,7 +74,7 @@ class Process:
 
         Raises:
             TimeoutError: It took longer than `timeout_s` and has been stopped.
-            CancelledError: The wait was interrupted (`blocks.jobs.job.interruption`); it has been stopped.
+            CancelledError: The wait was interrupted (`blocks.jobs.interruption`); it has been stopped.
         """
         until = float("inf") if timeout_s is None else clock() + timeout_s
         given_up = interruption()

@@ -28,7 +28,7 @@ from pydantic import SecretStr
 
 from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError
 from blocks.files.local import part_file
-from blocks.jobs.job import pause
+from blocks.jobs.interruption import pause
 from blocks.jobs.process import Process
 from connectors.dbt.log import ARTIFACTS, DBT, Package
 

@@ -11,7 +11,6 @@ import datetime as dt
 import json
 import shutil
 import time
-import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -25,7 +24,8 @@ from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import InvalidInputError, JobFailedError, NotFoundError, TransientError
 from blocks.base.live import live
 from blocks.base.operation import operation
-from blocks.jobs.job import watched_operation
+from blocks.jobs.interruption import watched_operation
+from blocks.jobs.job import fix_token
 from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
 from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
@@ -112,7 +112,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     # --- commands ---
 
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return arguments if arguments.get("token") else arguments | {"token": uuid.uuid4().hex}
+        return fix_token(arguments)
 
     @watched_operation(prepare=_fix_token)
     def build(
@@ -291,7 +291,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         full_refresh: bool = False,
         token: str = "",
     ) -> DbtRun:
-        """The command, started and not waited for. It ends with this process at the latest.
+        """Start the command, and return without waiting for it. It ends with this process at the latest.
 
         Args:
             command: What dbt is to do.
@@ -301,7 +301,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             full_refresh: As with `build`.
             token: As with `build`.
         """
-        return DbtRun(self, Request(command, select, exclude, vars, full_refresh), token)
+        request = Request(command, select, exclude, vars, full_refresh)
+        return DbtRun(request, lambda: self._run(request, token, raise_on_failure=True), self.retry)
 
     # --- what they share ---
 

@@ -12,37 +12,45 @@ from prefect.context import SyncClientContext
 from blocks.base.errors import InvalidInputError, TerminalError
 from blocks.base.operation import operation
 from blocks.base.retry import RetryPolicy, call_with_retry
-from blocks.jobs.job import interruptible_by, pause, watched_operation
+from blocks.jobs.interruption import pause, set_interruption, watched_operation
 from connectors.shared.dbt import DbtResult
 
 if TYPE_CHECKING:
-    from connectors.dbt.project import DbtProject
+    from collections.abc import Callable
+
     from connectors.dbt.request import Request
 
 
 class DbtRun(PrefectJobRun[DbtResult]):
-    """A command of dbt that runs while its caller does something else."""
+    """A command of dbt that runs while its caller does something else.
 
-    def __init__(self, project: DbtProject, request: Request, token: str) -> None:
-        self.project = project
+    Args:
+        request: What is asked of dbt.
+        attempt: Makes one attempt of it.
+        policy: When another attempt follows.
+    """
+
+    def __init__(self, request: Request, attempt: Callable[[], DbtResult], policy: RetryPolicy) -> None:
         self.request = request
         self._given_up = threading.Event()
         self._outcome: DbtResult | BaseException | None = None
         context = contextvars.copy_context()
-        context.run(interruptible_by, self._given_up)
+        context.run(set_interruption, self._given_up)
         # The client of the task run that starts this is closed when that ends.
         context.run(SyncClientContext.__var__.set, None)  # type: ignore[arg-type]
-        self._thread = threading.Thread(target=context.run, args=(self._work, token), name="etl-dbt", daemon=True)
+        self._thread = threading.Thread(
+            target=context.run, args=(self._work, attempt, policy), name="etl-dbt", daemon=True
+        )
         self._thread.start()
 
     @property
     def retry(self) -> RetryPolicy:
-        """Its operations only wait: nothing of them is tried again."""
+        """The policy of its own operations, which only wait: they have one attempt."""
         return RetryPolicy(attempts=1)
 
     @watched_operation
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
-        """Returns once dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
+        """Wait until dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
         try:
             while self._thread.is_alive():
                 self._thread.join(0.2)
@@ -54,7 +62,7 @@ class DbtRun(PrefectJobRun[DbtResult]):
 
     @operation
     def fetch_result(self) -> DbtResult:  # type: ignore[override]  # Prefect's is awaitable
-        """What dbt did.
+        """Return what dbt did.
 
         Raises:
             InvalidInputError: It has not ended.
@@ -71,15 +79,12 @@ class DbtRun(PrefectJobRun[DbtResult]):
 
     @operation
     def cancel(self) -> None:
-        """Nothing. Stops dbt and its queries, and returns when nothing of it runs any more."""
+        """Stop dbt and its queries, and wait until nothing of it runs any more."""
         self._given_up.set()
         self._thread.join()
 
-    def _work(self, token: str) -> None:
+    def _work(self, attempt: Callable[[], DbtResult], policy: RetryPolicy) -> None:
         try:
-            self._outcome = call_with_retry(self.project.retry, lambda: self._try(token), sleep=pause)
+            self._outcome = call_with_retry(policy, attempt, sleep=pause)
         except BaseException as error:  # noqa: BLE001 (it is raised where the result is asked for)
             self._outcome = error
-
-    def _try(self, token: str) -> DbtResult:
-        return self.project._run(self.request, token, raise_on_failure=True)  # noqa: SLF001 (one of us)

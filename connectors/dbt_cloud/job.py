@@ -12,7 +12,8 @@ from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError,
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.credentials.dbt_cloud import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
-from blocks.jobs.job import Job, pause, watched_operation
+from blocks.jobs.interruption import pause, watched_operation
+from blocks.jobs.job import Job
 from connectors.dbt_cloud.api import MAY_RUN, MAY_SEE, Api
 from connectors.dbt_cloud.run import DbtCloudRun
 from connectors.dbt_cloud.status import ERROR, OUTCOMES, DbtCloudStatus, state_of, step_of, time_of
@@ -93,8 +94,8 @@ class DbtCloudJob(Job):
             NotFoundError: It is not, or the token may not see it.
             AuthError: dbt Cloud does not know the token.
         """
-        job = self._api.ask("GET", f"jobs/{self.job_id}/", "see", self._name, MAY_SEE)
-        return f"{self._name} ({job.get('name', '')}) is there and the token may see it."
+        job = self.api.ask("GET", f"jobs/{self.job_id}/", "see", self.name, MAY_SEE)
+        return f"{self.name} ({job.get('name', '')}) is there and the token may see it."
 
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         fixed = super()._fix_token(arguments)
@@ -132,7 +133,7 @@ class DbtCloudJob(Job):
             JobFailedError: It failed, with the failed step and the end of its log, or took longer than `timeout_s`.
             ConnectorError: dbt Cloud did not take it, or would not tell how it is doing.
         """
-        return self._trigger(token)._watched()  # noqa: SLF001 (one of us)
+        return self._trigger(token).watch()
 
     def get_run(self, run_id: int | str) -> DbtCloudRun:
         """A run of the job that somebody else started, to look at or to wait for."""
@@ -145,9 +146,9 @@ class DbtCloudJob(Job):
         Raises:
             NotFoundError: It never ran, or the token may not see it.
         """
-        for run in next(self._api.pages(1)):
+        for run in next(self.api.pages(1)):
             return self._as_run(str(run["id"]))
-        raise NotFoundError(f"{self._name} has no run that the token may see.")
+        raise NotFoundError(f"{self.name} has no run that the token may see.")
 
     def retry_failed(self) -> DbtCloudRun:
         """The run that takes up the job's last one where that failed.
@@ -164,15 +165,17 @@ class DbtCloudJob(Job):
         Raises:
             NotFoundError: There is no such artifact.
         """
-        return self._api.read(f"jobs/{self.job_id}/artifacts/", path, {})
+        return self.api.read(f"jobs/{self.job_id}/artifacts/", path, {})
 
     @property
-    def _name(self) -> str:
+    def name(self) -> str:
+        """What messages call the job."""
         return f"dbt Cloud job {self.job_id}"
 
     @property
-    def _api(self) -> Api:
-        return Api(self.dbt_cloud_credentials, self.job_id, self._name)
+    def api(self) -> Api:
+        """The API of dbt Cloud, as this job uses it."""
+        return Api(self.dbt_cloud_credentials, self.job_id, self.name)
 
     @live
     def _unused(self) -> set[str]:
@@ -189,7 +192,7 @@ class DbtCloudJob(Job):
         mark = f" [{token}]"
 
         def find() -> dict[str, Any] | None:
-            for page in self._api.pages(include_related="trigger"):
+            for page in self.api.pages(include_related="trigger"):
                 if marked := [run for run in page if _cause(run).endswith(mark)]:
                     return self._first_of(marked)
             return None
@@ -207,7 +210,7 @@ class DbtCloudJob(Job):
         body |= {name: value for name, value in overrides.items() if value is not None}
         path = f"jobs/{self.job_id}/run/"
         started = self._once(
-            lambda: self._api.ask("POST", path, "start", self._name, MAY_RUN, body=body, once=True),
+            lambda: self.api.ask("POST", path, "start", self.name, MAY_RUN, body=body, once=True),
             find,
             f"To look for it once more, and start it if it is not there, trigger it with token={token!r}.",
         )
@@ -222,32 +225,33 @@ class DbtCloudJob(Job):
         *others, first = runs
         for run in others:
             if {first["status"], run["status"]}.isdisjoint(OUTCOMES):
-                self.logger.warning("Run %s of %s is one too many and will be stopped.", run["id"], self._name)
-                self._stop(str(run["id"]), "")
+                self.logger.warning("Run %s of %s is one too many and will be stopped.", run["id"], self.name)
+                self.stop_run(str(run["id"]), "")
         return first
 
-    def _retry(self, run_id: str) -> str:
-        place = f"{self._name} ({run_id})"
+    def retry_run(self, run_id: str) -> str:
+        """Start the retry of a failed run, unless it was already, and return its id."""
+        place = f"{self.name} ({run_id})"
 
         def find() -> dict[str, Any] | None:
             """The retry: of two runs that belong together the later one, whichever of them names the other."""
-            for run in itertools.chain.from_iterable(self._api.pages()):
+            for run in itertools.chain.from_iterable(self.api.pages()):
                 named = int(run.get("retrying_run_id") or 0)
                 if int(run["id"]) == int(run_id):
-                    return self._api.get(str(named)) if named > int(run_id) else None
+                    return self.api.get(str(named)) if named > int(run_id) else None
                 if named == int(run_id):
                     return run
             return None
 
         if found := find():
             return self._told(found)
-        run = self._api.get(run_id)
+        run = self.api.get(run_id)
         if run["status"] != ERROR or run.get("can_retry") is False:
             reason = run.get("retry_not_supported_reason") or "RETRY_NOT_FAILED_RUN"
             why = NO_RETRY.get(reason, reason)
             raise InvalidInputError(f"{place} cannot be retried from where it failed: {why}. Start the job as a whole.")
         started = self._once(
-            lambda: self._api.ask("POST", f"runs/{run_id}/retry/", "retry", place, MAY_RUN, once=True),
+            lambda: self.api.ask("POST", f"runs/{run_id}/retry/", "retry", place, MAY_RUN, once=True),
             find,
             "Call retry_failed() of the run again: it looks first.",
         )
@@ -277,12 +281,13 @@ class DbtCloudJob(Job):
             self.logger.info("The page of run %s is %s", run["id"], url)
         return str(run["id"])
 
-    def _look(self, run_id: str) -> DbtCloudStatus:
-        run = self._api.get(run_id, include_related="run_steps")
+    def get_status(self, run_id: str) -> DbtCloudStatus:
+        """Ask the service how the run is doing."""
+        run = self.api.get(run_id, include_related="run_steps")
         found = sorted(run.get("run_steps") or [], key=lambda step: int(step["index"]))
         steps = tuple(map(step_of, found))
         outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
-        reason = self._api.safe(run.get("status_message") or "")
+        reason = self.api.safe(run.get("status_message") or "")
         if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
             log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
             reason = f"{reason.rstrip('.')}. " if reason else ""
@@ -301,17 +306,18 @@ class DbtCloudJob(Job):
             git_sha=run.get("git_sha") or "",
         )
 
-    def _stop(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (dbt Cloud takes none)
+    def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (dbt Cloud takes none)
+        """Ask the service to stop the run; one that has ended stays as it is."""
         try:
-            self._api.ask("POST", f"runs/{run_id}/cancel/", "stop", f"{self._name} ({run_id})", MAY_RUN)
+            self.api.ask("POST", f"runs/{run_id}/cancel/", "stop", f"{self.name} ({run_id})", MAY_RUN)
         except InvalidInputError:
-            if self._look(run_id).outcome == "running":
+            if self.get_status(run_id).outcome == "running":
                 raise
 
     def _end_of(self, log: str) -> str:
         """The last lines of a log, without colours and secrets."""
         lines = [line for line in log.splitlines() if line.strip()]
-        return self._api.safe("\n".join(lines[len(lines) - min(self.log_lines, len(lines)) :]))[-LONGEST_LOG:]
+        return self.api.safe("\n".join(lines[len(lines) - min(self.log_lines, len(lines)) :]))[-LONGEST_LOG:]
 
 
 def _cause(run: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from blocks.base.artifacts import cell
-from blocks.jobs.job import JobStatus
+from blocks.jobs.run import JobStatus
 from connectors.dbt_cloud.api import without_secrets
 from connectors.shared.dbt import DbtNode, is_transient_message, without_values
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import re
 import sys
 import threading
 import types
@@ -21,9 +20,7 @@ from blocks.base.errors import InvalidInputError
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
-    import datetime as dt
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from blocks.base.errors import ConnectorError
 
@@ -41,31 +38,41 @@ def is_loaded() -> bool:
 
 
 def great_expectations() -> Any:
-    """Great Expectations, imported at the first call (6 s, 300 MB), with its telemetry and progress bars off."""
+    """Great Expectations, imported at the first call (6 s, 300 MB), with its telemetry, progress bars and logs off."""
     with _importing:
         return _prepared()
 
 
 @functools.cache
 def _prepared() -> Any:
-    logger = logging.getLogger("great_expectations")
-    if logger.level == logging.NOTSET:  # it logs statements, and values with them
-        logger.setLevel(logging.CRITICAL + 1)
+    silence_logs()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # at its import it uses what Python deprecates
         os.environ.setdefault("GX_ANALYTICS_ENABLED", "false")
         gx = require("great_expectations", extra="great-expectations")
         require("great_expectations.expectations", extra="great-expectations")
-    for name in logging.root.manager.loggerDict:
-        if name.startswith("great_expectations."):  # one of them has a level of its own
-            logging.getLogger(name).setLevel(logging.NOTSET)
+    silence_logs()  # once more: one of its modules sets a level of its own while it is imported
     _set_project()
     _define_datasource()
     return gx
 
 
+def silence_logs() -> None:
+    """Turn off the loggers of Great Expectations, unless the application has set a level for them.
+
+    They write row values into the log: a statement that fails, with the driver's words on it, and each error that a
+    metric meets (`SqlAlchemyExecutionEngine.resolve_metric_bundle` and `ValidationGraph`). What failed is in our
+    report, without values. At INFO they also write a line for each parameter of an expectation:
+    https://github.com/great-expectations/great_expectations/issues/10897
+    """
+    logger = logging.getLogger("great_expectations")
+    if logger.level == logging.NOTSET:
+        logger.setLevel(logging.CRITICAL + 1)
+    logging.getLogger("great_expectations.data_context.types.base").setLevel(logging.NOTSET)  # its own choice is INFO
+
+
 def _set_project() -> None:
-    """Nothing. Some of its parts ask whether the current project is in its cloud; where there is none, they fail."""
+    """Set a project where there is none: some parts ask whether the current one is in the cloud, and fail."""
     factory = require("great_expectations.data_context.data_context.context_factory", extra="great-expectations")
     try:
         factory.project_manager.is_using_cloud()
@@ -179,10 +186,18 @@ def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None
 
 
 def _define_datasource() -> None:
-    """Nothing. Makes the kind of data source known that takes an engine as it is; its class is all that is needed."""
+    """Register the kind of data source that takes an engine as it is: to define its class is all that it takes."""
     fluent = require("great_expectations.datasource.fluent", extra="great-expectations")
     pydantic = require("great_expectations.compatibility.pydantic", extra="great-expectations")
     engines = require("great_expectations.execution_engine", extra="great-expectations")
+
+    class EtlExecutionEngine(engines.SqlAlchemyExecutionEngine):  # type: ignore[misc, name-defined]  # untyped
+        def close(self) -> None:
+            """Leave the engine to its owner.
+
+            Great Expectations would dispose of it, and does so whenever Python collects what used it, which may be amid
+            the next check: https://github.com/great-expectations/great_expectations/pull/11766
+            """
 
     class EtlEngineDatasource(fluent.SQLDatasource):  # type: ignore[misc, name-defined]  # untyped
         type: Literal["etl_engine"] = "etl_engine"
@@ -206,7 +221,7 @@ def _define_datasource() -> None:
 
         def get_execution_engine(self) -> Any:
             if self._used is None:
-                self._used = engines.SqlAlchemyExecutionEngine(engine=self._given, create_temp_table=False)
+                self._used = EtlExecutionEngine(engine=self._given, create_temp_table=False)
                 if self._given.dialect.name == "duckdb":
                     self._used.dialect_module = _duckdb_dialect(self._given.dialect)
             return self._used
@@ -281,93 +296,3 @@ def _exception(result: Any) -> str | None:
         return None
     text = "\n".join(f"{each.get('exception_traceback', '')}\n{each.get('exception_message', '')}" for each in raised)
     return text.strip() or "an exception"
-
-
-def render_docs(
-    folder: Path, suite: str, outcomes: Sequence[tuple[Asked, Outcome]], *, run_name: str, started_at: dt.datetime
-) -> str | None:
-    """The path, in the local folder, of the page of this run in the Data Docs that are now in there; None if it failed.
-
-    Args:
-        folder: An empty folder.
-        suite: The name of the suite.
-        outcomes: How each expectation went. What `result` holds is shown, and nothing else.
-        run_name: The name of the run.
-        started_at: When it began.
-    """
-    suite, run_name = _file_name(suite), _file_name(run_name)
-    core = require("great_expectations.core.expectation_validation_result", extra="great-expectations")
-    configurations = require("great_expectations.expectations.expectation_configuration", extra="great-expectations")
-    util = require("great_expectations.util", extra="great-expectations")
-    identifiers = require("great_expectations.data_context.types.resource_identifiers", extra="great-expectations")
-    run_id = require("great_expectations.core.run_identifier", extra="great-expectations").RunIdentifier(
-        run_name, started_at
-    )
-    backend = {"class_name": "TupleFilesystemStoreBackend", "base_directory": str(folder)}
-    site = {"class_name": "SiteBuilder", "show_how_to_buttons": False, "store_backend": backend}
-    index = {"site_index_builder": {"class_name": "DefaultSiteIndexBuilder"}}
-    context = new_context(data_docs_sites={"site": {**site, **index}})
-    context.suites.add(make_suite(suite, [asked for asked, _ in outcomes]))
-    results = [
-        core.ExpectationValidationResult(
-            success=outcome.success,
-            expectation_config=configurations.ExpectationConfiguration(
-                type=asked.type, kwargs=dict(asked.kwargs), meta=dict(asked.meta), severity=asked.severity
-            ),
-            result=util.convert_to_json_serializable(outcome.result),
-            exception_info={
-                "raised_exception": outcome.failed_with is not None,
-                "exception_message": outcome.failed_with,
-                "exception_traceback": outcome.failed_with,
-            },
-        )
-        for asked, outcome in outcomes
-    ]
-    held = sum(result.success for result in results)
-    key = identifiers.ValidationResultIdentifier(identifiers.ExpectationSuiteIdentifier(suite), run_id, "data")
-    context.validation_results_store.set(
-        key,
-        core.ExpectationSuiteValidationResult(
-            success=held == len(results),
-            results=results,
-            suite_name=suite,
-            statistics={
-                "evaluated_expectations": len(results),
-                "successful_expectations": held,
-                "unsuccessful_expectations": len(results) - held,
-                "success_percent": 100 * held / len(results) if results else None,
-            },
-            meta={"run_id": run_id, "great_expectations_version": great_expectations().__version__},
-        ),
-    )
-    context.build_data_docs()
-    pages = (folder / "validations").rglob("*.html")
-    return next((path.relative_to(folder).as_posix() for path in pages), None)
-
-
-def _file_name(text: str) -> str:
-    """The text as the pages' file names take it."""
-    return re.sub(r"[^\w.=+-]+", "_", text)
-
-
-def reason(outcome: Outcome) -> str:
-    """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
-
-    >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))
-    'it cannot be asked in SQL here; pass a pandas frame'
-    >>> reason(Outcome(success=False, failed_with="metrics cannot be computed on column of type VARCHAR."))
-    'it cannot be asked of a column of type VARCHAR'
-    """
-    text = outcome.failed_with or ""
-    if found := re.search(r"cannot be computed on column of type ([\w() ,]+)", text):
-        return f"it cannot be asked of a column of type {found[1].strip()}"
-    if re.search(r"No provider found|not supported for dialect|NotImplementedError|KeyError: 'SqlAlchemy", text):
-        return "it cannot be asked in SQL here; pass a pandas frame"
-    if re.search(r"column.{0,200}does not exist", text, re.DOTALL):
-        return "a column that it names is not there"
-    if outcome.error is not None:
-        return re.split(r"\s+LINE \d+:", str(outcome.error))[0].rstrip(".")  # where the statement would follow
-    if "KeyError: 'type'" in text:
-        return "the type of a query's column is not known; name a table"
-    errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
-    return f"Great Expectations could not evaluate it ({errors[0] if errors else 'no reason given'})"

@@ -22,6 +22,7 @@ from blocks.base.errors import (
 from blocks.base.optional import lazy, require
 from connectors.great_expectations import engine as gx
 from connectors.great_expectations.held import TABLE, held, translate
+from connectors.great_expectations.results import reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -122,10 +123,7 @@ class SqlSource(Source):
     ) -> None:
         self.name, self.schema, self.columns = name, schema, schema.names
         self._errors: list[ConnectorError] = []
-        self._engine = engine.execution_options()
-        # Great Expectations disposes of an engine when Python collects what used it: that may be amid the next check,
-        # and the pool is somebody else's.
-        self._engine.dispose = lambda *_: None
+        self._engine = engine.execution_options()  # with event listeners of its own
         self._translate = translate
         self._events().listen(self._engine, "handle_error", self._remember)
         try:
@@ -157,7 +155,7 @@ class SqlSource(Source):
         self._forget()
         found = gx.evaluate(self.batch, "unexpected", [asked], result_format)[0]
         if found.failed_with is not None:
-            raise self._last_error() or TerminalError(f"{self.name}: {asked.type}: {gx.reason(found)}.")
+            raise self._last_error() or TerminalError(f"{self.name}: {asked.type}: {reason(found)}.")
         fields = [self.schema.field(name) for name in key]
         values: dict[str, Any] = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
         rejected = pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))

@@ -1,4 +1,4 @@
-"""DuckDB by SQLAlchemy, for tools that check data by SQL; and a DuckDB for a while, for data that is in no database.
+"""An SQLAlchemy engine over DuckDB, for tools that check data by SQL.
 
 duckdb-engine alone does not do for them: they fetch a result after its connection went back to the pool, whose
 rollback empties it. Here each statement has a cursor of its own, which nothing else touches, and commits by itself.
@@ -26,7 +26,7 @@ SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_re
 
 
 def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> Any:  # noqa: C901 (two small classes)
-    """A SQLAlchemy engine over DuckDB; each statement commits by itself.
+    """Create an SQLAlchemy engine over DuckDB; each statement commits by itself.
 
     Args:
         connect: Opens a connection of DuckDB.
@@ -43,7 +43,7 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             self.description: list[tuple[Any, ...]] | None = None
 
         def execute(self, statement: str, parameters: Any = None, context: Any = None) -> None:
-            """Runs the statement and takes its rows, which are fetched when the connection is closed already."""
+            """Run the statement and take its rows, which are fetched when the connection is closed already."""
             super().execute(statement, parameters, context)
             found = self._cursor.description
             # The types as text: SQLAlchemy keeps them, and DuckDB complains of its own at the end of Python.
@@ -74,7 +74,7 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
             return Cursor(cursor, self)
 
         def begin(self) -> None:
-            """Nothing: each statement is a transaction."""
+            """Leave it: each statement is a transaction."""
 
         commit = rollback = begin
 
@@ -89,7 +89,7 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
     )
     # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
     engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
-    _let_go_at_exit()
+    release_duckdb_at_exit()
     _engines.add(engine)
     return engine
 
@@ -98,23 +98,20 @@ _engines: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @functools.cache
-def _let_go_at_exit() -> None:
-    """Nothing. At the end of Python engines, duckdb-engine and SQLAlchemy's caches let go of DuckDB.
+def release_duckdb_at_exit() -> None:
+    """Have the engines and duckdb-engine let go of DuckDB before Python ends.
 
-    What keeps it beyond that (a flow keeps the blocks of its module, and they their engines; pandas does, through
-    pyarrow) makes DuckDB print a page of complaints to the screen of whoever waits for a report.
+    Otherwise DuckDB prints a page of "nanobind: leaked ..." after the report that somebody waits for. Python cannot
+    collect what is part of a cycle through a map of rpds, which Prefect and Great Expectations import by way of
+    jsonschema, and these cycles reach SQLAlchemy, all dialects that are registered with it, and the blocks of a flow's
+    module with their engines: https://github.com/crate-py/rpds/issues/264
     """
-    dialect = require("sqlalchemy.dialects.postgresql", extra="great-expectations").base.PGDialect
-    caches = [each for each in vars(dialect).values() if hasattr(each, "cache_clear")]
 
-    def let_go() -> None:
-        for cache in caches:
-            cache.cache_clear()
+    def release() -> None:
         for engine in _engines:
-            vars(engine.dialect).clear()
             vars(engine).clear()
         for name, module in list(sys.modules.items()):
             if name.partition(".")[0] == "duckdb_engine":
                 vars(module).clear()
 
-    atexit.register(let_go)
+    atexit.register(release)
