@@ -50,7 +50,7 @@ def with_load_id(arguments: dict[str, Any], target: str) -> dict[str, Any]:
     data = arguments.get("data")
     if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
         return arguments
-    scan = as_scan(data)
+    scan = as_scan(data).settled()
     return arguments | {"data": scan, "load_id": derive_load_id(target, arguments.get("mode", "append"), scan)}
 
 

@@ -8,6 +8,8 @@ import io
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from typing_extensions import override
+
 from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
@@ -81,6 +83,17 @@ class Scan:
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
 
+    def settled(self) -> Scan:
+        """Return the scan with what it reads decided now: all of its openings read the same files.
+
+        A load settles what it loads before its first attempt, so that its identity is that of the files it reads.
+        """
+        return self
+
+    def derive(self, make: Callable[[Scan], Scan]) -> Scan:
+        """Return the scan that `make` makes of this one; of a settled one where this one is not settled yet."""
+        return make(self)
+
     def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
         """Return the scan with `fn` applied to each batch, lazily.
 
@@ -89,13 +102,16 @@ class Scan:
             schema: The schema of what `fn` returns. Defaults to what it returns for an empty batch.
         """
 
-        def mapped(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-            return (fn(batch) for batch in self.batches(rejects))
+        def make(scan: Scan) -> Scan:
+            def mapped(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+                return (fn(batch) for batch in scan.batches(rejects))
 
-        def find_schema() -> pa.Schema:
-            return fn(empty_batch(self.schema)).schema
+            def find_schema() -> pa.Schema:
+                return fn(empty_batch(scan.schema)).schema
 
-        return self._derived(schema or find_schema, mapped)
+            return scan.over(schema or find_schema, mapped)
+
+        return self.derive(make)
 
     def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
         """Return the scan without the rows for which `where` is true; those go to the quarantine with `reason`.
@@ -106,24 +122,28 @@ class Scan:
             column: The column at fault, if it is a single one.
         """
 
-        def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-            for batch in self.batches(rejects):
-                bad = pc.fill_null(where(batch), fill_value=False)
-                if not pc.any(bad).as_py():
-                    yield batch
-                    continue
-                if rejects is None:
-                    raise bad_row_error(self.source, reason)
-                rejects.add_rows(filter_batch(batch, bad), reason, column=column)
-                yield filter_batch(batch, pc.invert(bad))
+        def make(scan: Scan) -> Scan:
+            def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+                for batch in scan.batches(rejects):
+                    bad = pc.fill_null(where(batch), fill_value=False)
+                    if not pc.any(bad).as_py():
+                        yield batch
+                        continue
+                    if rejects is None:
+                        raise bad_row_error(scan.source, reason)
+                    rejects.add_rows(filter_batch(batch, bad), reason, column=column)
+                    yield filter_batch(batch, pc.invert(bad))
 
-        return self._derived(lambda: self.schema, kept)
+            return scan.over(lambda: scan.schema, kept)
 
-    def _derived(
+        return self.derive(make)
+
+    def over(
         self,
         schema: pa.Schema | Callable[[], pa.Schema],
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
+        """Return a scan of other batches that are made of this one's: of the same source, and the same identity."""
         return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
 
     def select(self, columns: list[str]) -> Scan:
@@ -132,7 +152,8 @@ class Scan:
 
     def to_arrow(self) -> pa.Table:
         """Read all of it as one Arrow table."""
-        return pa.Table.from_batches(self.batches(), schema=self.schema)
+        scan = self.settled()
+        return pa.Table.from_batches(scan.batches(), schema=scan.schema)
 
     def to_pandas(self) -> pd.DataFrame:
         """Read all of it as a pandas frame."""
@@ -140,11 +161,46 @@ class Scan:
 
     def to_reader(self) -> pa.RecordBatchReader:
         """Open a new one-pass Arrow reader."""
-        return pa.RecordBatchReader.from_batches(self.schema, self.batches())
+        scan = self.settled()
+        return pa.RecordBatchReader.from_batches(scan.schema, scan.batches())
 
     def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
         """Open a new Arrow C stream, so that polars, DuckDB, pandas and pyarrow accept a scan as it is."""
         return self.to_reader().__arrow_c_stream__(requested_schema)
+
+
+class GrowingScan(Scan):
+    """A scan of what may have grown by the time it is opened again, such as the files of a folder.
+
+    Args:
+        settle: Finds out what there is now, and returns the scan of just that.
+        source: Where the data comes from, without secrets; for messages.
+    """
+
+    def __init__(self, settle: Callable[[], Scan], *, source: str) -> None:
+        super().__init__(
+            lambda: settle().schema,
+            lambda rejects: settle().batches(rejects),
+            source=source,
+            fingerprint=lambda: settle().fingerprint(),
+        )
+        self._settle = settle
+
+    @property
+    @override
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of what there is now."""
+        return self._settle().schema
+
+    @override
+    def settled(self) -> Scan:
+        """Return the scan of what there is now."""
+        return self._settle()
+
+    @override
+    def derive(self, make: Callable[[Scan], Scan]) -> Scan:
+        """Return a scan that grows as this one does."""
+        return GrowingScan(lambda: make(self._settle()), source=self.source)
 
 
 def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)

@@ -134,7 +134,7 @@ class Contract(Parameter):
         Raises:
             ChecksFailedError: A check of severity 'fail' does not hold; the error has the report.
         """
-        scan = as_scan(data)
+        scan = as_scan(data).settled()
         with _Pass(self, scan, run_name) as run, progress(f"{self.name}: checks") as tick:
             if not run.misfits:
                 for batch in scan.batches():
@@ -159,7 +159,7 @@ class Contract(Parameter):
         Raises:
             ChecksFailedError: From the scan: a check of severity 'fail' does not hold; the error has the report.
         """
-        scan, logger, context = as_scan(data), _logger(), contextvars.copy_context()
+        logger, context = _logger(), contextvars.copy_context()
 
         def end(run: _Pass) -> None:
             report = run.report()
@@ -167,6 +167,11 @@ class Contract(Parameter):
             if on_report:
                 on_report(report)
             report.raise_for_failures()
+
+        return as_scan(data).derive(lambda scan: self._enforced(scan, end))
+
+    def _enforced(self, scan: Scan, end: Callable[[_Pass], None]) -> Scan:
+        """The scan, checked each time it is opened; `end` is called with each pass that came to its end."""
 
         def find_schema() -> pa.Schema:
             with _Pass(self, scan) as run:
@@ -186,7 +191,7 @@ class Contract(Parameter):
                         yield kept
                 end(run)
 
-        return Scan(find_schema, checked, source=scan.source, reopenable=scan.reopenable, fingerprint=scan.fingerprint)
+        return scan.over(find_schema, checked)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """What follows where the check does not hold."""

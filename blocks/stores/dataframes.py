@@ -62,7 +62,7 @@ def upload(store: StoreFolder, frame: Any, key: str, form: Serialization, option
     from blocks.arrow.scan import as_scan
     from blocks.files.formats import open_writer
 
-    scan = as_scan(frame)
+    scan = as_scan(frame).settled()
     with tempfile.TemporaryDirectory(prefix="etl-") as folder:
         path = Path(folder) / "frame"
         with path.open("wb") as file:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
-from blocks.arrow.scan import Scan
+from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
@@ -89,7 +89,7 @@ def scan(
         on_error=on_error,
         extra_columns=extra_columns,
     )
-    return Scan(lambda: dataset.schema, dataset.batches, source=dataset.source, fingerprint=dataset.fingerprint)
+    return GrowingScan(dataset.settled, source=dataset.source)
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,11 @@ class _Dataset:
     where: Sequence[Condition] | pc.Expression | None
     on_error: OnError
     extra_columns: ExtraColumns
+
+    def settled(self) -> Scan:
+        """The scan of the objects that there are now."""
+        now = replace(self)  # which has listed nothing yet
+        return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint)
 
     @property
     def source(self) -> str:

@@ -148,7 +148,7 @@ def write_table(
         raise InvalidInputError(f"Unknown mode {mode!r:.50}. The modes are {', '.join(get_args(WriteMode))}.")
     if mode == "append" and load_id is None:
         load_id = uuid.uuid4().hex
-    source = as_scan(data)
+    source = as_scan(data).settled()
     rejects = Rejects()
     name = _part_name(mode, load_id)
     with tempfile.TemporaryDirectory(prefix="etl-") as temporary:

@@ -251,7 +251,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             InvalidInputError: The arguments do not fit each other.
         """
         request = LoadRequest(
-            scan=as_scan(data),
+            scan=as_scan(data).settled(),
             table=table,
             mode=mode,
             key=tuple(key),
@@ -309,7 +309,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 if you call again with the same `load_id`, which the message holds.
         """
         request = LoadRequest(
-            scan=as_scan(data),
+            scan=as_scan(data).settled(),
             table=table,
             mode=mode,
             key=tuple(key),

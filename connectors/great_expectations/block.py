@@ -288,7 +288,7 @@ class DataQuality(ConnectorBlock):
         if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
             yield FrameSource(data, "the data")
             return
-        with scan_source(as_scan(data), self._needed(), memory_limit=self.memory_limit) as source:
+        with scan_source(as_scan(data).settled(), self._needed(), memory_limit=self.memory_limit) as source:
             yield source
 
     def _needed(self) -> list[str] | None:
