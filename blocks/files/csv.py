@@ -81,8 +81,8 @@ class CsvReader:
             block = next(self._blocks(iter([head[start:]]), line, whole=False), None)
         if block is None:
             return pa.schema([(name, pa.string()) for name in names])
-        guess = self._read(block, names, {}, [])
-        texts = self._read(block, names, dict.fromkeys(names, pa.binary()), [])
+        guess = self.parse(block, names, {}, [])
+        texts = self.parse(block, names, dict.fromkeys(names, pa.binary()), [])
         return pa.schema([(name, _sensible(guess[name], texts[name])) for name in names])
 
     def batches(
@@ -177,7 +177,7 @@ class CsvReader:
             raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
         return names
 
-    def _read(
+    def parse(
         self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
     ) -> pa.Table:
         """Parse the block by Arrow's reader.
@@ -234,7 +234,7 @@ class _Parser:
     def parse(self, block: Block) -> Parsed:
         if not block.suspect:
             try:
-                table = self.reader._read(block, self.names, self.kinds, None)  # noqa: SLF001
+                table = self.reader.parse(block, self.names, self.kinds, None)
                 arrays = [self._typed(field, _array(table[field.name])) for field in self.schema]
             except pa.ArrowInvalid:
                 pass
@@ -256,7 +256,7 @@ class _Parser:
         if len(self.names) > 1:
             records = records[records[:, 0] < records[:, 1]]
         wrong: list[tuple[int, bool]] = []
-        table = self.reader._read(block, self.names, dict.fromkeys(self.schema.names, pa.binary()), wrong)  # noqa: SLF001
+        table = self.reader.parse(block, self.names, dict.fromkeys(self.schema.names, pa.binary()), wrong)
         faults: dict[int, tuple[str, str | None]] = {
             number - 1: ("too many fields" if many else "too few fields", None) for number, many in wrong
         }

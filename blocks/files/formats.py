@@ -30,7 +30,7 @@ from blocks.files.csv import CsvReader, CsvWriter
 from blocks.files.ipc import IpcReader, IpcWriter
 from blocks.files.json_lines import JsonReader, JsonWriter
 from blocks.files.options import Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
-from blocks.files.parquet import ParquetReader, ParquetWriter, _KeptOpen
+from blocks.files.parquet import KeptOpen, ParquetReader, ParquetWriter
 from blocks.files.text import TextSource
 
 if TYPE_CHECKING:
@@ -235,7 +235,7 @@ class CompressedWriter:
     """Writes a text format through a compression of the file as a whole."""
 
     def __init__(self, file: BinaryIO, compression: Compression, make: Callable[[Any], CsvWriter | JsonWriter]) -> None:
-        self._sink: Any = pa.PythonFile(_KeptOpen(file), mode="w")
+        self._sink: Any = pa.PythonFile(KeptOpen(file), mode="w")
         if compression == "gzip":
             # Arrow's own has level 9 only: twice the time of level 6 for half a percent. No time stamp: same bytes.
             self._sink = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0)

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
 from blocks.base.errors import ConnectorError, InvalidInputError
-from blocks.files.parquet import _KeptOpen
+from blocks.files.parquet import KeptOpen
 from blocks.files.protocols import BATCH_ROWS
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class IpcWriter:
             unify_dictionaries=False,
         )
         new = pa.ipc.new_stream if stream else pa.ipc.new_file
-        self._writer = new(pa.PythonFile(_KeptOpen(file), mode="w"), schema, options=options)
+        self._writer = new(pa.PythonFile(KeptOpen(file), mode="w"), schema, options=options)
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Append the rows."""

@@ -97,7 +97,7 @@ class ParquetReader:
         expression, schema = self.where
         own = parquet.schema_arrow
         known = pa.schema([*own, *(field for field in schema if field.name not in own.names)])
-        fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(_KeptOpen(file), mode="r"))
+        fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(KeptOpen(file), mode="r"))
         try:
             return [group.id for group in fragment.subset(expression, schema=known).row_groups]
         except (pa.ArrowInvalid, NotImplementedError):
@@ -184,7 +184,7 @@ def repeating(table: pa.Table) -> list[str] | bool:
     ]
 
 
-class _KeptOpen:
+class KeptOpen:
     """A file that stays open when Arrow closes its own view of it."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -195,4 +195,5 @@ class _KeptOpen:
         return getattr(self._file, name)
 
     def close(self) -> None:
+        """End Arrow's view; the file itself stays open."""
         self.closed = True
