@@ -20,7 +20,7 @@ from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
-from connectors.bigquery.jobs import patience
+from connectors.bigquery.jobs import JobSettings, patience
 from connectors.bigquery.session import BigQuerySession
 
 if TYPE_CHECKING:
@@ -227,6 +227,17 @@ class BigQuery(Warehouse):
     def _client(self) -> Any:
         return self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
 
+    def job_settings(self) -> JobSettings:
+        """Return what every job is told."""
+        return JobSettings(
+            dataset=self.dataset,
+            uri=self.uri(),
+            locate=lambda: self.location or self.location_of_dataset,
+            labels=self.labels,
+            maximum_bytes_billed=self.maximum_bytes_billed,
+            request_timeout_s=self.request_timeout_s,
+        )
+
     @live
     def location_of_dataset(self) -> str:
         """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
@@ -249,10 +260,10 @@ class BigQuery(Warehouse):
         return {name: value for name, value in output.items() if value is not None}
 
     def close(self) -> None:
-        """Nothing. Drops what the block keeps open; the next call opens it again."""
+        """Close what the block keeps open: its clients. The next call opens them again."""
         with self._lock:
-            if client := self._live.pop("storage", None):
-                client.transport.close()
+            if client := self._live.pop("_storage_client", None):
+                client.transport.close()  # the client itself has no close
         super().close()
 
     def scan(self, source: str, parameters: Parameters | None = None) -> Scan:

@@ -181,7 +181,7 @@ class Snowflake(Warehouse):
         call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.
         """
         query = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
-        with contextlib.closing(SnowflakeSession(self)) as session:
+        with contextlib.closing(SnowflakeSession(self, clock=self._clock)) as session:
             rows = session.rows(
                 f"COPY INTO {_address(bucket, prefix)} FROM ({query}\n) "
                 f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
@@ -269,13 +269,13 @@ class Snowflake(Warehouse):
         return {name: value for name, value in output.items() if value is not None}
 
     def _connect(self) -> Session:
-        return SnowflakeSession(self)
+        return SnowflakeSession(self, clock=self._clock)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
-        return SnowflakeSession(self, load_id)
+        return SnowflakeSession(self, load_id, clock=self._clock)
 
     @live
-    def lost_tries(self) -> dict[str, set[str]]:
+    def lost_commits(self) -> dict[str, set[str]]:
         """By load, the names of the transactions of this process whose COMMIT was not answered."""
         return {}
 
