@@ -19,6 +19,7 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
 from blocks.warehouses.warehouse import Warehouse
+from blocks.warehouses.pooled_engine import PooledEngine
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
 from connectors.snowflake.session import SnowflakeSession
@@ -96,7 +97,7 @@ class Snowflake(Warehouse):
 
     def uri(self, table: str = "") -> str:
         """`snowflake://account/database/schema.table`."""
-        name = table if not table or "." in table or " " in table else f"{self.schema_}.{table}"
+        name = table if not table or "." in table else f"{self.schema_}.{table}"
         return f"{self.credentials.place}/{self.database}" + (f"/{name}" if name else "")
 
     @property
@@ -193,9 +194,21 @@ class Snowflake(Warehouse):
             bucket.delete_objects(stale)
         return sorted(set(keys) - set(stale))
 
-    def get_client(self) -> Any:
-        """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
-        return self.connect()
+    def get_client(self, **options: Any) -> Any:
+        """Open a `snowflake.connector` connection, for everything that this block has no method for; the caller closes it.
+
+        Args:
+            options: Options of the driver's `connect`; they go before the block's own.
+        """
+        return self.connect(**options)
+
+    def get_engine(self) -> Any:
+        """Return the block's SQLAlchemy engine, made at the first call and disposed of when the block is closed."""
+        return self._engine.engine
+
+    @live
+    def _engine(self) -> PooledEngine:
+        return PooledEngine(self, self.model_copy()._make_engine())
 
     def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
@@ -204,17 +217,17 @@ class Snowflake(Warehouse):
         return sqlalchemy.create_engine("snowflake://", creator=creator)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
-        """The error of this package for one of the driver's."""
+        """Return the error of this package for one of the driver's that the engine met."""
         if isinstance(error, ConnectorError):
             return error
         return snowflake_error("run a query", f"in {self.uri()}", error)
 
     def get_connection(self, **options: Any) -> Any:
-        """Prefect's name for `get_client`; `options` go to the driver's `connect`."""
-        return self.connect(**options)
+        """Open a connection as `get_client` does, by Prefect's other name for it; the caller closes it."""
+        return self.get_client(**options)
 
     def connect(self, load_id: str | None = None, **options: Any) -> Any:
-        """A new connection whose query tag names the flow run and the load; the caller closes it."""
+        """Open a connection whose query tag names the flow run and the load; the caller closes it."""
         run = FlowRunContext.get()
         tag = {
             "app": "etl-blocks",
