@@ -206,7 +206,7 @@ def test_a_large_result_comes_through_the_storage_api(standin: BigQueryServer) -
         rest.load(data, "t")
         for read in (
             lambda warehouse: warehouse.read_table("t"),
-            lambda warehouse: warehouse.scan("SELECT * FROM t WHERE id >= 0").to_arrow(),
+            lambda warehouse: warehouse.scan_query("SELECT * FROM t WHERE id >= 0").to_arrow(),
             lambda warehouse: warehouse.read_table("t", ["id"]),
         ):
             answers = {}

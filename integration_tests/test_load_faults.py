@@ -425,7 +425,7 @@ def test_what_cannot_have_happened_is_tried_again(behind: Postgres, direct: Post
     proxy.drop_answer_to("insert", skip=2)
     behind.execute_many("INSERT INTO t (id) VALUES (:id)", [{"id": n} for n in range(5)])
     assert behind.fetch_one("SELECT count(*), sum(id) FROM t") == (5, 10)
-    scan = behind.scan("SELECT * FROM generate_series(1, 600000) AS n")
+    scan = behind.scan_query("SELECT * FROM generate_series(1, 600000) AS n")
     proxy.reset_after_bytes(4_000_000)
     with pytest.raises(TransientError):
         scan.to_arrow()

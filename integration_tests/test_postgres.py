@@ -119,7 +119,7 @@ def test_the_connection_is_encrypted(warehouse: Postgres, pg_database: Address) 
         pytest.skip("this build of PostgreSQL has no TLS")
     query = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()"
     assert warehouse.fetch_one(query) == (True,)
-    assert warehouse.scan(query).to_arrow().to_pylist() == [{"ssl": True}]
+    assert warehouse.scan_query(query).to_arrow().to_pylist() == [{"ssl": True}]
     stranger = warehouse.model_copy(update={"ssl_mode": "verify-full", "host": "localhost", "ssl_root_cert": "system"})
     with pytest.raises(AuthError, match="certificate"):
         stranger.check()
@@ -315,7 +315,7 @@ def test_types_of_postgres_are_read_exactly(warehouse: Postgres) -> None:
     """What PostgreSQL has more than Arrow comes as text, and everything else as its exact type."""
     sql(warehouse, "CREATE TYPE mood AS ENUM ('ok', 'sad')")
     columns = ", ".join(f"{expression} AS c{number}" for number, (expression, _, _) in enumerate(READ))
-    found = warehouse.scan(f"SELECT {columns}").to_arrow()
+    found = warehouse.scan_query(f"SELECT {columns}").to_arrow()
     for number, (expression, kind, value) in enumerate(READ):
         assert found.schema.field(f"c{number}").type == kind, expression
         assert found[f"c{number}"].to_pylist() == [value], expression
@@ -336,7 +336,7 @@ def test_types_of_postgres_are_read_exactly(warehouse: Postgres) -> None:
 def test_what_arrow_cannot_hold_is_an_error(warehouse: Postgres, expression: str, words: str) -> None:
     """Nothing is rounded or turned into another value; the message names the column and what to do."""
     with pytest.raises(SchemaError, match=f"Column 'x' .*{words}.*Cast it in the query"):
-        warehouse.scan(f"SELECT {expression} AS x").to_arrow()
+        warehouse.scan_query(f"SELECT {expression} AS x").to_arrow()
 
 
 WRITTEN = [
@@ -407,10 +407,10 @@ def test_values_that_a_column_refuses_are_not_shown(warehouse: Postgres, sql_typ
 
 
 def test_sqlalchemy_is_there(warehouse: Postgres) -> None:
-    """`get_client` is an engine of the same database, over the same TLS, that shows no password."""
+    """`get_engine` is an engine of the same database, over the same TLS, that shows no password."""
     sqlalchemy = pytest.importorskip("sqlalchemy")
-    engine = warehouse.get_client()
-    assert engine is warehouse.get_client()
+    engine = warehouse.get_engine()
+    assert engine is warehouse.get_engine()
     with engine.connect() as connection:
         query = "SELECT current_database(), (SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid())"
         assert tuple(connection.execute(sqlalchemy.text(query)).one()) == (
@@ -422,7 +422,30 @@ def test_sqlalchemy_is_there(warehouse: Postgres) -> None:
         warehouse.password.get_secret_value() not in f"{engine!r}{engine.url}{warehouse!r}{warehouse.model_dump_json()}"
     )
     warehouse.close()
-    assert engine is not warehouse.get_client()
+    assert engine is not warehouse.get_engine()
+
+
+def test_the_client_is_the_drivers_own(warehouse: Postgres) -> None:
+    """A new connection of psycopg, which the caller closes; prefect-sqlalchemy's arguments are taken as well."""
+    sqlalchemy = pytest.importorskip("sqlalchemy")
+    with warehouse.get_client() as client, warehouse.get_client() as other:
+        assert isinstance(client, psycopg.Connection)
+        assert client is not other
+    assert warehouse.get_client("engine") is warehouse.get_engine()
+    warehouse.execute("CREATE TABLE t (id integer)")
+    insert, size = sqlalchemy.text("INSERT INTO t VALUES (1)"), sqlalchemy.text("SELECT count(*) FROM t")
+    with warehouse.get_client("connection") as connection:
+        connection.execute(insert)
+    with warehouse.get_connection(begin=False) as connection:
+        connection.execute(insert)
+    with warehouse.get_client(client_type="connection", begin=False) as connection:
+        assert connection.scalar(size) == 1
+    engine = warehouse.get_engine(poolclass=sqlalchemy.pool.NullPool)
+    assert engine is not warehouse.get_engine()
+    engine.dispose()
+    for arguments in (("session",), ()):
+        with pytest.raises(InvalidInputError, match="client_type"):
+            warehouse.get_client(*arguments, echo=True)
 
 
 @pytest.mark.parametrize("closed", [True, False])
@@ -452,7 +475,7 @@ def test_sessions_say_who_they_are(warehouse: Postgres) -> None:
     """An administrator finds the connections of this package by their name, and UTC is their time zone."""
     query = "SELECT current_setting('application_name'), current_setting('timezone')"
     assert warehouse.fetch_one(query) == ("etl-blocks", "UTC")
-    assert warehouse.scan(query.replace("), ", ") AS a, ") + " AS b").to_arrow().to_pylist() == [
+    assert warehouse.scan_query(query.replace("), ", ") AS a, ") + " AS b").to_arrow().to_pylist() == [
         {"a": "etl-blocks", "b": "UTC"}
     ]
 
@@ -460,8 +483,8 @@ def test_sessions_say_who_they_are(warehouse: Postgres) -> None:
 def test_no_connection_is_left(warehouse: Postgres) -> None:
     """Every call closes what it opened, also when it fails and when a scan is left half-way."""
     warehouse.load(table_of(list(range(1000))), "t")
-    next(iter(warehouse.scan("SELECT * FROM generate_series(1, 1000000)").batches()))
-    next(iter(warehouse.scan("SELECT * FROM generate_series(1, :n)", {"n": 1_000_000}).batches()))
+    next(iter(warehouse.scan_query("SELECT * FROM generate_series(1, 1000000)").batches()))
+    next(iter(warehouse.scan_query("SELECT * FROM generate_series(1, :n)", {"n": 1_000_000}).batches()))
     with pytest.raises(NotFoundError):
         warehouse.read_table("nowhere")
     with pytest.raises(TypeLossError):
@@ -477,6 +500,6 @@ def test_no_connection_is_left(warehouse: Postgres) -> None:
 def test_names_that_come_twice_in_a_query_are_read(warehouse: Postgres) -> None:
     """Also where the columns are cast on their way: each value comes from its own column."""
     query = "select 1.50::numeric(3,2) as n, 'a' as n, 2.5::numeric(2,1) as n, '10.0.0.1'::inet as address"
-    found = warehouse.scan(query).to_arrow()
+    found = warehouse.scan_query(query).to_arrow()
     assert found.schema.types[:3] == [pa.decimal128(3, 2), pa.string(), pa.decimal128(2, 1)]
     assert [str(column[0].as_py()) for column in found.columns] == ["1.50", "a", "2.5", "10.0.0.1/32"]

@@ -242,8 +242,8 @@ def test_sessions_are_set_up(warehouse: Redshift, sent: type[RedshiftCursor]) ->
 def test_no_connection_is_left(warehouse: Redshift) -> None:
     """Every call closes what it opened, also when it fails and when a scan is left half-way."""
     warehouse.load(table_of(list(range(100))), "t")
-    next(iter(warehouse.scan("SELECT * FROM generate_series(1, 1000000)").batches()))
-    next(iter(warehouse.scan("SELECT * FROM generate_series(1, :n)", {"n": 1_000_000}).batches()))
+    next(iter(warehouse.scan_query("SELECT * FROM generate_series(1, 1000000)").batches()))
+    next(iter(warehouse.scan_query("SELECT * FROM generate_series(1, :n)", {"n": 1_000_000}).batches()))
     with pytest.raises(NotFoundError):
         warehouse.read_table("nowhere")
     gone = S3Bucket(bucket_name="no-such-bucket", credentials=warehouse.bucket().credentials, retry=RETRY)  # type: ignore[attr-defined]
@@ -363,7 +363,7 @@ def test_floats_are_read_whole(warehouse: Redshift, sent: type[RedshiftCursor]) 
     assert found.schema == pa.schema({"id": pa.int32(), "x": pa.float32()})
     assert repr(found["x"].to_pylist()) == repr(values.to_pylist())
     assert any("q.c1::double precision" in statement for statement in sent.statements)
-    twice = warehouse.scan("SELECT x AS n, id AS n FROM t WHERE id = 1").to_arrow()
+    twice = warehouse.scan_query("SELECT x AS n, id AS n FROM t WHERE id = 1").to_arrow()
     assert [column[0].as_py() for column in twice.columns] == [values[1].as_py(), 1]
 
 

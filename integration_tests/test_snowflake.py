@@ -150,11 +150,11 @@ def test_no_error_shows_a_value(
 def test_a_sum_of_integers_is_a_decimal(warehouse: Snowflake) -> None:
     """NUMBER(38,0), Snowflake's INTEGER, is read in all its digits; a cast makes it an int64."""
     warehouse.load(table_of([1]), "t")
-    wide = warehouse.scan("SELECT CAST(id + 3 AS NUMBER(38,0)) AS id, day, text FROM t")
+    wide = warehouse.scan_query("SELECT CAST(id + 3 AS NUMBER(38,0)) AS id, day, text FROM t")
     assert wide.schema.field("id").type == pa.decimal128(38, 0)
     with pytest.raises(TypeLossError, match="id would lose"):
         warehouse.load(wide, "t")
-    warehouse.load(warehouse.scan("SELECT CAST(id + 3 AS NUMBER(18,0)) AS id, day, text FROM t"), "t")
+    warehouse.load(warehouse.scan_query("SELECT CAST(id + 3 AS NUMBER(18,0)) AS id, day, text FROM t"), "t")
     assert rows(warehouse, columns="id") == [(1,), (4,)]
 
 
@@ -167,7 +167,7 @@ def test_names_are_folded_by_one_rule(warehouse: Snowflake) -> None:
     assert warehouse.fetch_all('SELECT "ORDER", "OrderId" FROM LINES') == [(1, 2)]
     warehouse.execute("CREATE TABLE made_elsewhere (Id INTEGER, SELECTED BOOLEAN)")
     assert warehouse.table_schema("made_elsewhere").names == ["id", "selected"]
-    assert warehouse.scan("SELECT Id AS Total FROM made_elsewhere").schema.names == ["total"]
+    assert warehouse.scan_query("SELECT Id AS Total FROM made_elsewhere").schema.names == ["total"]
 
 
 def test_a_name_in_capitals_is_refused(warehouse: Snowflake) -> None:

@@ -105,7 +105,7 @@ def test_a_table_of_a_warehouse_is_taken() -> None:
     with DuckDB() as warehouse:
         warehouse.load(BAD, "t")
         assert orders().validate(warehouse.scan("t"), raise_on_failure=False).failures
-        assert orders().validate(warehouse.scan("SELECT * FROM t LIMIT 1")).rows == 1
+        assert orders().validate(warehouse.scan_query("SELECT * FROM t LIMIT 1")).rows == 1
 
 
 UTC = dt.UTC

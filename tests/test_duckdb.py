@@ -168,7 +168,7 @@ def test_memory_lives_as_long_as_its_block() -> None:
 )
 def test_types_of_duckdb_are_read(warehouse: DuckDB, query: str, kind: pa.DataType, value: object) -> None:
     """What DuckDB has more than Arrow comes as the nearest exact type, and can be loaded again."""
-    found = warehouse.scan(f"SELECT {query}").to_arrow()
+    found = warehouse.scan_query(f"SELECT {query}").to_arrow()
     assert found.schema.field(0).type.equals(kind) or pa.types.is_dictionary(found.schema.field(0).type)
     assert found.column(0).to_pylist() == [value]
     warehouse.load(found.rename_columns(["x"]), "t")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
-import weakref
 from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
@@ -15,14 +13,11 @@ from blocks.arrow.scan import Scan, as_scan
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
-    ConnectorError,
     InvalidInputError,
     NotFoundError,
-    TerminalError,
     TransientError,
     UnsupportedError,
 )
-from blocks.base.live import live
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
@@ -69,35 +64,6 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     @abstractmethod
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         """A new session for Arrow data; the server can tell by `load_id` which load it belongs to."""
-
-    def get_engine(self) -> Any:
-        """A SQLAlchemy engine of this database, made at the first call; tools that check tables in place ask for it.
-
-        Raises:
-            UnsupportedError: There is none that works; read through `scan` instead.
-        """
-        return self._engine.engine
-
-    @live
-    def _engine(self) -> _PooledEngine:
-        # Of a copy: an engine that knew the block itself would keep that alive, and its pool with it.
-        return _PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
-
-    def _make_engine(self) -> Any:
-        """A new SQLAlchemy engine, where there is one that works."""
-        raise UnsupportedError(f"{type(self).__name__} has no SQLAlchemy engine. Read through scan() instead.")
-
-    def engine_error(self, error: BaseException) -> ConnectorError:
-        """The error of this package for one of the driver's that the engine met."""
-        return TerminalError(f"Could not run a query in {self.uri()}: {type(error).__name__}.")
-
-    def dbt_output(self) -> dict[str, Any]:
-        """This database as the output of a dbt profile; what is secret is a `SecretStr` in it.
-
-        Raises:
-            UnsupportedError: dbt has no adapter for it here.
-        """
-        raise UnsupportedError(f"{type(self).__name__} cannot be the target of a dbt project here.")
 
     def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
         return named(sql, parameters, literals=self.dialect.literals)
@@ -174,16 +140,44 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     # --- reading ---
 
-    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
-        """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
+    def scan(self, table: str) -> Scan:
+        """Describe a table as a Scan with exact Arrow types; for a query there is `scan_query`.
 
-        Each time it is opened, it runs the query on a connection of its own; memory stays bounded.
+        Nothing is opened yet. Each time the scan is opened, it reads on a connection of its own; memory stays bounded.
+
+        Args:
+            table: `table` or `schema.table`, kept exactly as written.
+
+        Raises:
+            InvalidInputError: It is a query, not a table: at the call where the name cannot be one, else when the scan
+                is opened and there is no such table.
+            NotFoundError: There is no such table; when the scan is opened.
         """
-        is_query = re.search(r"\s", source.strip()) is not None
-        # A line end, because the query may end in a comment.
-        sql = source.strip().rstrip(";") + "\n" if is_query else f"SELECT * FROM {self.dialect.table(source)}"
-        sql, values = self._named(sql, parameters)
+        with self._reading_table(table):
+            sql = f"SELECT * FROM {self.dialect.table(table)}"
+        return self._scan_sql(sql, None, source=self.uri(table), reading=lambda: self._reading_table(table))
 
+    def scan_query(self, sql: str, parameters: Parameters | None = None) -> Scan:
+        """Describe the result of a query as a Scan with exact Arrow types.
+
+        Nothing is run yet. Each time the scan is opened, it runs the query on a connection of its own; memory stays
+        bounded.
+
+        Args:
+            sql: A query.
+            parameters: Its parameters, by name or in order.
+        """
+        text = sql.strip().rstrip(";") + "\n"  # a line end, because the query may end in a comment
+        return self._scan_sql(*self._named(text, parameters), source=self.uri("query"), reading=contextlib.nullcontext)
+
+    def _scan_sql(
+        self,
+        sql: str,
+        values: dict[str, Any] | None,
+        *,
+        source: str,
+        reading: Callable[[], contextlib.AbstractContextManager[None]],
+    ) -> Scan:
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
                 with self._bulk_session() as session:
@@ -192,20 +186,41 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                         pass
                     return schema
 
-            return call_with_retry(self.retry, describe)
+            with reading():
+                return call_with_retry(self.retry, describe)
 
         def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
-            with self._bulk_session() as session:
+            with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        where = self.uri("query" if is_query else source)
-        return Scan(find_schema, open_batches, source=where, fingerprint=lambda: f"{sql} {values}")
+        return Scan(find_schema, open_batches, source=source, fingerprint=lambda: f"{sql} {values}")
+
+    @contextlib.contextmanager
+    def _reading_table(self, table: str) -> Iterator[None]:
+        """Within it, what fails because a query was given where a table is read names `scan_query`."""
+        try:
+            yield
+        except (InvalidInputError, NotFoundError, UnsupportedError):
+            # Only after a failure, and a table may have a space in its name: one that is there failed for its reason.
+            if len(table.split()) > 1 and not self._has_table(table):
+                raise InvalidInputError(
+                    f"scan() reads a table, and {self.uri()} has none of the given name. To run a query, call "
+                    "scan_query(sql)."
+                ) from None
+            raise
+
+    def _has_table(self, table: str) -> bool:
+        try:
+            with self._bulk_session() as session:
+                return session.columns(table) is not None
+        except (InvalidInputError, NotFoundError, UnsupportedError):  # it cannot be a name at all
+            return False
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A whole table, or some of its columns, as one Arrow table."""
         names = self.dialect.names(columns) if columns else "*"
-        return self.scan(f"SELECT {names} FROM {self.dialect.table(table)}").to_arrow()
+        return self.scan_query(f"SELECT {names} FROM {self.dialect.table(table)}").to_arrow()
 
     @operation
     def table_schema(self, table: str) -> pa.Schema:
@@ -450,15 +465,3 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         if report is None:
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})
-
-
-class _PooledEngine:
-    """A SQLAlchemy engine whose connections end with its block, closed or not: a service allows few of them."""
-
-    def __init__(self, block: Warehouse, engine: Any) -> None:
-        self.engine = engine
-        self._end = weakref.finalize(block, engine.dispose)
-
-    def close(self) -> None:
-        """Close the connections in the pool."""
-        self._end()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 import uuid
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -21,7 +20,7 @@ from blocks.warehouses.warehouse import Warehouse
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
-from connectors.bigquery.jobs import patience
+from connectors.bigquery.jobs import JobSettings, patience
 from connectors.bigquery.session import BigQuerySession
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from blocks.stores.object_store import ObjectStore
     from blocks.warehouses.load import LoadReport
     from blocks.warehouses.session import BulkSession, Session
-    from blocks.warehouses.sql import Dialect, Parameters
+    from blocks.warehouses.sql import Dialect
 else:
     pa = lazy("pyarrow")
 
@@ -92,7 +91,7 @@ class BigQuery(Warehouse):
     def uri(self, table: str = "") -> str:
         """`bigquery://project/dataset.table`."""
         project = self.project or self.gcp_credentials.project or ""
-        name = table if "." in table or " " in table or not table else f"{self.dataset}.{table}"
+        name = table if not table or "." in table else f"{self.dataset}.{table}"
         return f"bigquery://{project}/{name or self.dataset}"
 
     @property
@@ -223,12 +222,32 @@ class BigQuery(Warehouse):
             session.create_external_table(table, files, FILE_FORMATS[file_format]["source_format"])
 
     def get_client(self) -> Any:
-        """The block's `google.cloud.bigquery.Client`, for everything that this block has no method for."""
+        """Return the block's `google.cloud.bigquery.Client`, for everything that this block has no method for.
+
+        It is made at the first call and closed with the block.
+        """
         return self._client
+
+    def get_connection(self) -> Any:
+        """Open a DB-API connection over the block's client, as prefect-gcp has it; the caller closes it."""
+        dbapi = require("google.cloud.bigquery.dbapi", extra="bigquery")
+        storage = self.storage_client()
+        return dbapi.connect(self._client, storage, prefer_bqstorage_client=storage is not None)
 
     @live
     def _client(self) -> Any:
         return self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+
+    def job_settings(self) -> JobSettings:
+        """Return what every job is told."""
+        return JobSettings(
+            dataset=self.dataset,
+            uri=self.uri(),
+            locate=lambda: self.location or self.location_of_dataset,
+            labels=self.labels,
+            maximum_bytes_billed=self.maximum_bytes_billed,
+            request_timeout_s=self.request_timeout_s,
+        )
 
     @live
     def location_of_dataset(self) -> str:
@@ -252,20 +271,18 @@ class BigQuery(Warehouse):
         return {name: value for name, value in output.items() if value is not None}
 
     def close(self) -> None:
-        """Nothing. Drops what the block keeps open; the next call opens it again."""
+        """Close what the block keeps open: its clients. The next call opens them again."""
         with self._lock:
-            if client := self._live.pop("storage", None):
-                client.transport.close()
+            if client := self._live.pop("_storage_client", None):
+                client.transport.close()  # the client itself has no close
         super().close()
 
-    def scan(self, source: str, parameters: Parameters | None = None) -> Scan:
-        """A Scan of a table, or of a query (anything with a blank in it), with exact Arrow types.
+    def scan(self, table: str) -> Scan:
+        """Describe a table as a Scan with exact Arrow types; for a query there is `scan_query`.
 
-        A table is read as it is, without a query: that costs nothing but the bytes that are read.
+        Nothing is opened yet. It is read as it is, without a query: that costs nothing but the bytes that are read.
         """
-        if re.search(r"\s", source.strip()):
-            return super().scan(source, parameters)
-        return self._scan_table(source)
+        return self._scan_table(table)
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -278,10 +295,11 @@ class BigQuery(Warehouse):
                 with contextlib.closing(BigQuerySession(self)) as session:
                     return session.stream_table(table, columns)[0]
 
-            return call_with_retry(self.retry, describe)
+            with self._reading_table(table):
+                return call_with_retry(self.retry, describe)
 
         def open_batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
-            with contextlib.closing(BigQuerySession(self)) as session:
+            with self._reading_table(table), contextlib.closing(BigQuerySession(self)) as session:
                 yield from session.stream_table(table, columns)[1]
 
         return Scan(find_schema, open_batches, source=self.uri(table), fingerprint=lambda: f"{table} {columns}")

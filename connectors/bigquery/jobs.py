@@ -1,4 +1,4 @@
-"""Jobs: begun, looked up where the answer was lost, waited for, and told how they ended.
+"""Jobs: submit them, look them up where the answer was lost, wait for them, and say how they ended.
 
 Whether a job ran is never guessed: each has an id of its own making, so that one whose answer was lost is looked up
 under it, and a second one of that id is refused by the service.
@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import time
 import uuid
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
@@ -28,11 +29,30 @@ from connectors.bigquery.errors import job_error, translated
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from connectors.bigquery.block import BigQuery
-
 QUICK_RETRY_S = 10.0
 """How long one request is sent again before the operation's own policy decides."""
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSettings:
+    """What every job of a dataset is told.
+
+    Attributes:
+        dataset: The dataset of tables that are named without one.
+        uri: The same, for messages.
+        locate: Returns where the dataset is: outside of the US and the EU a job is found only by who knows that.
+        labels: The labels of each job.
+        maximum_bytes_billed: How many bytes a query may read.
+        request_timeout_s: How long a request may go without an answer.
+    """
+
+    dataset: str
+    uri: str
+    locate: Callable[[], str]
+    labels: Mapping[str, str]
+    maximum_bytes_billed: int | None
+    request_timeout_s: float
 
 
 class Jobs:
@@ -42,52 +62,52 @@ class Jobs:
         labels: What each of them carries.
     """
 
-    def __init__(self, block: BigQuery, load_id: str | None = None) -> None:
-        self._block = block
-        self._client = block.get_client()
-        self.labels = labels_of(block.labels, load_id)
+    def __init__(self, client: Any, settings: JobSettings, load_id: str | None = None) -> None:
+        self._client = client
+        self._settings = settings
+        self.labels = labels_of(settings.labels, load_id)
 
     @property
     def location(self) -> str:
-        """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
-        return self._block.location or self._block.location_of_dataset
+        """Where the dataset is, and its jobs."""
+        return self._settings.locate()
 
     @property
     def patience(self) -> dict[str, Any]:
         """How long a request waits for its answer, and is sent again where that changes nothing."""
-        return patience(self._block.request_timeout_s)
+        return patience(self._settings.request_timeout_s)
 
     def config(self, parameters: list[Any], **options: Any) -> Any:
         """What a query job is told."""
         bigquery = require("google.cloud.bigquery", extra="bigquery")
-        default = bigquery.DatasetReference(self._client.project, self._block.dataset)
-        if self._block.maximum_bytes_billed:
-            options["maximum_bytes_billed"] = self._block.maximum_bytes_billed
+        default = bigquery.DatasetReference(self._client.project, self._settings.dataset)
+        if self._settings.maximum_bytes_billed:
+            options["maximum_bytes_billed"] = self._settings.maximum_bytes_billed
         return bigquery.QueryJobConfig(
             default_dataset=default, query_parameters=parameters, labels=self.labels, **options
         )
 
     def run(self, sql: str, parameters: list[Any], *, ambiguous: bool) -> Any:
-        """The finished job of a statement, or of a script.
+        """Run a statement or a script, and return its finished job.
 
         Raises:
             AmbiguousError: Nobody answers whether it ran, where that matters.
         """
         job_id = f"etl_{uuid.uuid4().hex}"
-        return self.finished(lambda: self.begun(sql, parameters, job_id), ambiguous=ambiguous)
+        return self.finish(lambda: self.start(sql, parameters, job_id), ambiguous=ambiguous)
 
-    def finished(self, begin: Callable[[], Any], *, ambiguous: bool) -> Any:
-        """The job that `begin` begins, once it has done its work."""
+    def finish(self, begin: Callable[[], Any], *, ambiguous: bool) -> Any:
+        """Wait until the job that `begin` starts has done its work, and return it."""
         try:
-            job = self.waited(begin())
+            job = self.wait(begin())
         except ThrottledError:
             raise
         except TransientError as error:
             raise (AmbiguousError(str(error)) if ambiguous else error) from None
-        return self.checked(job)
+        return self.raise_for_error(job)
 
-    def begun(self, sql: str, parameters: list[Any], job_id: str) -> Any:
-        """The job of that id, begun now or before."""
+    def start(self, sql: str, parameters: list[Any], job_id: str) -> Any:
+        """Start a query under that id, or find the one that was started before."""
 
         def begin() -> Any:
             return self._client.query(
@@ -99,10 +119,10 @@ class Jobs:
                 **self.patience,
             )
 
-        return self.submitted(begin, job_id)
+        return self.submit(begin, job_id)
 
-    def submitted(self, begin: Callable[[], Any], job_id: str) -> Any:
-        """The job that `begin` begins; where its answer is lost, or tells of a job of that id, that one.
+    def submit(self, begin: Callable[[], Any], job_id: str) -> Any:
+        """Submit a job by `begin`, and return it; where the answer is lost, look it up under its id.
 
         Raises:
             TransientError: There is no such job, or it could not be looked up.
@@ -110,7 +130,7 @@ class Jobs:
         lost: ConnectorError | None = None
         for _ in range(2):  # what never arrived is sent once more; the id keeps both from running
             try:
-                with translated(f"run job {job_id} in {self._block.uri()}"):
+                with translated(f"run job {job_id} in {self._settings.uri}"):
                     return begin()
             except (AlreadyExistsError, TransientError) as error:
                 if (job := self.look_up(job_id)) is not None:
@@ -119,31 +139,31 @@ class Jobs:
         raise TransientError(str(lost))
 
     def look_up(self, job_id: str) -> Any:
-        """The job, None where there is none."""
+        """Look a job up; None where there is none."""
         try:
-            with translated(f"look up job {job_id} in {self._block.uri()}"):
+            with translated(f"look up job {job_id} in {self._settings.uri}"):
                 return self._client.get_job(job_id, location=self.location, **self.patience)
         except NotFoundError:
             return None
 
-    def waited(self, job: Any) -> Any:
-        """The job once it is done, whatever came of it."""
+    def wait(self, job: Any) -> Any:
+        """Wait until the job is done, whatever came of it, and return it."""
         pause = SHORTEST_POLL_S
         while job.state != "DONE":
             time.sleep(pause)
             pause = min(pause * 1.5, LONGEST_POLL_S)
-            with translated(f"watch job {job.job_id} in {self._block.uri()}"):
+            with translated(f"watch job {job.job_id} in {self._settings.uri}"):
                 job.reload(**self.patience)
         return job
 
-    def checked(self, job: Any) -> Any:
-        """The job, which has done its work.
+    def raise_for_error(self, job: Any) -> Any:
+        """Return the job if it has done its work.
 
         Raises:
             ConnectorError: It failed.
         """
         if job.error_result:
-            raise job_error(job, self._block.uri())
+            raise job_error(job, self._settings.uri)
         return job
 
 

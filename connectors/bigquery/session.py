@@ -8,7 +8,7 @@ import datetime as dt
 import hashlib
 import re
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.arrow.types import cast_array
 from blocks.base.concurrency import ordered_map
@@ -28,7 +28,7 @@ from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import Script, ScriptedSession, Step
 from blocks.warehouses.sql import Column
-from connectors.bigquery.dialect import arrow_type, sql_type
+from connectors.bigquery.dialect import BigQueryDialect, arrow_type, sql_type
 from connectors.bigquery.errors import job_error, translated
 from connectors.bigquery.files import EXPORTS, EXTRACTS, FILE_FORMATS, parquet_files
 from connectors.bigquery.jobs import Jobs
@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.base.retry import RetryPolicy
     from blocks.warehouses.sql import Dialect
-    from connectors.bigquery.block import BigQuery
+    from connectors.bigquery.jobs import JobSettings
 else:
     pa = lazy("pyarrow")
 
@@ -49,14 +50,37 @@ ROWS_OF_A_FEW = 10_000
 """So many rows come with less ado as JSON."""
 
 
+class Dataset(Protocol):
+    """What a session needs of the block of its dataset."""
+
+    retry: RetryPolicy
+
+    def uri(self, table: str = "") -> str:
+        """Return where a table is, without secrets."""
+
+    def get_client(self) -> Any:
+        """Return the client, which the block keeps."""
+
+    def storage_client(self) -> Any:
+        """Return the client of the Storage Read API; None where it is not to be used."""
+
+    def job_settings(self) -> JobSettings:
+        """Return what every job is told."""
+
+    @property
+    def logger(self) -> Any:
+        """Where to say what a caller should know."""
+
+
 class BigQuerySession(ScriptedSession):
     """Jobs of one caller. A transaction is collected, and run as one script when it is committed."""
 
-    def __init__(self, block: BigQuery, load_id: str | None = None) -> None:
-        self._block = block
-        self._client = block.get_client()
-        self._dialect = block.dialect
-        self.jobs = Jobs(block, load_id)
+    def __init__(self, dataset: Dataset, load_id: str | None = None) -> None:
+        self._dataset = dataset
+        self._client = dataset.get_client()
+        self._dialect = BigQueryDialect()
+        self._settings = dataset.job_settings()
+        self.jobs = Jobs(self._client, self._settings, load_id)
         self._pending: list[tuple[str, Mapping[str, Any]]] | None = None
         self._staged: set[str] = set()
         # The try's own names, so that what a dead try still does is nobody's rows.
@@ -79,7 +103,7 @@ class BigQuerySession(ScriptedSession):
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """The rows of a query."""
         rows = self._result(self._query(sql, parameters), size)
-        with translated(f"read rows from {self._block.uri()}"):
+        with translated(f"read rows from {self._dataset.uri()}"):
             return [tuple(row.values()) for row in rows]
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
@@ -89,16 +113,16 @@ class BigQuerySession(ScriptedSession):
 
     def stream_table(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """A table's rows, without a query; a view is one, and is asked."""
-        with translated(f"read {self._block.uri(table)}"):
+        with translated(f"read {self._dataset.uri(table)}"):
             found = self._client.get_table(self._reference(table), **self.jobs.patience)
         if found.table_type not in ("TABLE", "SNAPSHOT"):
             names = self._dialect.names(columns) if columns else "*"
             return self.stream(f"SELECT {names} FROM {self._dialect.table(table)}")
         fields = {field.name.lower(): field for field in found.schema}
         if unknown := [name for name in columns or () if name.lower() not in fields]:
-            raise NotFoundError(f"{self._block.uri(table)} has no column {unknown[0]!r}.")
+            raise NotFoundError(f"{self._dataset.uri(table)} has no column {unknown[0]!r}.")
         selected = [fields[name.lower()] for name in columns] if columns else None
-        with translated(f"read {self._block.uri(table)}"):
+        with translated(f"read {self._dataset.uri(table)}"):
             rows = self._client.list_rows(found, selected_fields=selected, **self.jobs.patience)
         return self._arrow(rows, found.reference, [field.name for field in selected or ()])
 
@@ -130,7 +154,7 @@ class BigQuerySession(ScriptedSession):
     def dry_run(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """How many bytes the query would read, after BigQuery has looked whether it is right."""
         text, typed = bound(sql, parameters or {})
-        with translated(f"check a query in {self._block.uri()}"):
+        with translated(f"check a query in {self._dataset.uri()}"):
             config = self.jobs.config(typed, dry_run=True, use_query_cache=False)
             job = self._client.query(text, config, location=self.jobs.location, job_retry=None, **self.jobs.patience)
         return int(job.total_bytes_processed or 0)
@@ -143,7 +167,7 @@ class BigQuerySession(ScriptedSession):
             wanted.time_partitioning = bigquery.TimePartitioning(field=day)
         if cluster_by:
             wanted.clustering_fields = cluster_by
-        with translated(f"create {self._block.uri(table)}"):
+        with translated(f"create {self._dataset.uri(table)}"):
             self._client.create_table(wanted, exists_ok=True, **self.jobs.patience)
 
     def create_external_table(self, table: str, files: str, source_format: str) -> None:
@@ -152,7 +176,7 @@ class BigQuerySession(ScriptedSession):
         wanted, config = bigquery.Table(self._reference(table)), bigquery.ExternalConfig(source_format)
         config.source_uris, config.autodetect = [files], True
         wanted.external_data_configuration = config
-        with translated(f"create {self._block.uri(table)}"):
+        with translated(f"create {self._dataset.uri(table)}"):
             self._client.create_table(wanted, exists_ok=True, **self.jobs.patience)
 
     def extract(self, source: str, files: str, file_format: str) -> None:
@@ -160,7 +184,7 @@ class BigQuerySession(ScriptedSession):
         if re.search(r"\s", source.strip()):
             self._export(source.strip().rstrip(";"), files, file_format)
             return
-        with translated(f"look up {self._block.uri(source)}"):
+        with translated(f"look up {self._dataset.uri(source)}"):
             found = self._client.get_table(self._reference(source), **self.jobs.patience)
         if found.table_type != "TABLE":
             self._export(f"SELECT * FROM {self._dialect.table(source)}", files, file_format)
@@ -179,7 +203,7 @@ class BigQuerySession(ScriptedSession):
                 **self.jobs.patience,
             )
 
-        self.jobs.finished(lambda: self.jobs.submitted(begin, job_id), ambiguous=True)
+        self.jobs.finish(lambda: self.jobs.submit(begin, job_id), ambiguous=True)
 
     def _export(self, query: str, files: str, file_format: str) -> None:
         options = f"uri = {literal(files)}, {EXPORTS[file_format]}, overwrite = TRUE"
@@ -190,7 +214,7 @@ class BigQuerySession(ScriptedSession):
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table."""
         try:
-            with translated(f"describe {self._block.uri(table)}"):
+            with translated(f"describe {self._dataset.uri(table)}"):
                 found = self._client.get_table(self._reference(table), **self.jobs.patience)
         except NotFoundError:
             return None
@@ -233,14 +257,14 @@ class BigQuerySession(ScriptedSession):
                 job_id=job_id,
                 location=self.jobs.location,
                 job_config=config,
-                timeout=self._block.request_timeout_s,
+                timeout=self._settings.request_timeout_s,
             )
 
-        job = self.jobs.checked(self.jobs.waited(self.jobs.submitted(upload, job_id)))
+        job = self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(upload, job_id)))
         if job.output_rows != rows:
             raise TerminalError(
-                f"{self._block.uri(target.table_id)}: {rows} rows were sent and job {job_id} loaded {job.output_rows}. "
-                "Nothing was committed."
+                f"{self._dataset.uri(target.table_id)}: {rows} rows were sent and job {job_id} loaded "
+                f"{job.output_rows}. Nothing was committed."
             )
         return rows
 
@@ -271,7 +295,7 @@ class BigQuerySession(ScriptedSession):
                 **self.jobs.patience,
             )
 
-        return int(self.jobs.checked(self.jobs.waited(self.jobs.submitted(begin, job_id))).output_rows)
+        return int(self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(begin, job_id))).output_rows)
 
     def copy_once(self, files: str, table: str, load_id: str, file_format: str) -> LoadReport:
         """What a load job took from the files, in one script with its row in the ledger, or what another try had."""
@@ -279,7 +303,7 @@ class BigQuerySession(ScriptedSession):
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
         if (columns := self.columns(table)) is None:
-            raise NotFoundError(f"There is no table {self._block.uri(table)}.")
+            raise NotFoundError(f"There is no table {self._dataset.uri(table)}.")
         if file_format != "parquet":  # from text a load job fills a JSON column itself
             columns = [dataclasses.replace(column, stage_type=None) for column in columns]
         ledger.create(self)
@@ -321,7 +345,7 @@ class BigQuerySession(ScriptedSession):
     def discard(self, table: str) -> None:
         """Drop a staging table; one that cannot be dropped now goes by itself after a day."""
         if table in self._staged:
-            with translated(f"drop {self._block.uri(table)}"):
+            with translated(f"drop {self._dataset.uri(table)}"):
                 self._client.delete_table(self._reference(table), not_found_ok=True, **self.jobs.patience)
 
     # --- the transaction of a load ---
@@ -339,16 +363,16 @@ class BigQuerySession(ScriptedSession):
             nonlocal generation, unknown
             while True:
                 unknown = True
-                job = self.jobs.waited(self.jobs.begun(sql, parameters, self._job_id(script.load_id, generation)))
+                job = self.jobs.wait(self.jobs.start(sql, parameters, self._job_id(script.load_id, generation)))
                 unknown = False
                 if not job.error_result:
                     return job
                 generation += 1
                 if self._is_mine(job):
-                    raise job_error(job, self._block.uri())
+                    raise job_error(job, self._dataset.uri())
 
         try:
-            job = call_with_retry(self._block.retry, attempt)
+            job = call_with_retry(self._dataset.retry, attempt)
         except TransientError as error:
             if not unknown:
                 raise
@@ -361,14 +385,14 @@ class BigQuerySession(ScriptedSession):
         """Wait until no job of this load runs."""
         generation = 0
         while (job := self.jobs.look_up(self._job_id(load_id, generation))) is not None:
-            self.jobs.waited(job)
+            self.jobs.wait(job)
             generation += 1
 
     def _is_mine(self, job: Any) -> bool:
         return self.stage in (job.query or "")
 
     def _digest(self, load_id: str) -> str:
-        return hashlib.sha256(f"{self._block.dataset}\0{load_id}".encode()).hexdigest()[:32]
+        return hashlib.sha256(f"{self._settings.dataset}\0{load_id}".encode()).hexdigest()[:32]
 
     def _job_id(self, load_id: str, generation: int) -> str:
         return f"etl_load_{self._digest(load_id)}_{generation}"
@@ -377,7 +401,7 @@ class BigQuerySession(ScriptedSession):
 
     def _reference(self, table: str) -> Any:
         bigquery = require("google.cloud.bigquery", extra="bigquery")
-        *project, dataset, name = [self._block.dataset, *table.split(".")][-3 if table.count(".") > 1 else -2 :]
+        *project, dataset, name = [self._settings.dataset, *table.split(".")][-3 if table.count(".") > 1 else -2 :]
         return bigquery.TableReference(
             bigquery.DatasetReference(project[0] if project else self._client.project, dataset), name
         )
@@ -390,7 +414,7 @@ class BigQuerySession(ScriptedSession):
         return self.jobs.run(text, typed, ambiguous=not is_query(text))
 
     def _result(self, job: Any, size: int | None = None) -> Any:
-        with translated(f"read the result of job {job.job_id} in {self._block.uri()}"):
+        with translated(f"read the result of job {job.job_id} in {self._dataset.uri()}"):
             return job.result(max_results=size, job_retry=None, **self.jobs.patience)
 
     def _arrow(self, rows: Any, table: Any, names: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
@@ -398,7 +422,7 @@ class BigQuerySession(ScriptedSession):
         schema = pa.schema([pa.field(field.name, arrow_type(field)) for field in rows.schema])
 
         def batches() -> Iterator[pa.RecordBatch]:
-            with translated(f"read rows from {self._block.uri()}"):
+            with translated(f"read rows from {self._dataset.uri()}"):
                 many = rows.total_rows is None or rows.total_rows > ROWS_OF_A_FEW
                 stored = self._stored(table, names) if many else None
                 for batch in rows.to_arrow_iterable() if stored is None else stored:
@@ -410,20 +434,20 @@ class BigQuerySession(ScriptedSession):
 
     def _stored(self, table: Any, names: Sequence[str] | None) -> Iterator[pa.RecordBatch] | None:
         """The rows of a table in their order, None where the Storage API is not to be used."""
-        client = self._block.storage_client()
+        client = self._dataset.storage_client()
         if client is None or table is None:
             return None
         types = require("google.cloud.bigquery_storage", extra="bigquery").types
         wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
         wanted.read_options.selected_fields = list(names or ())
-        timeout = self._block.request_timeout_s
+        timeout = self._settings.request_timeout_s
         try:
-            with translated(f"read rows from {self._block.uri(table.table_id)}"):
+            with translated(f"read rows from {self._dataset.uri(table.table_id)}"):
                 session = client.create_read_session(
                     parent=f"projects/{self._client.project}", read_session=wanted, max_stream_count=1, timeout=timeout
                 )
         except (AccessDeniedError, UnsupportedError) as error:
-            self._block.logger.warning("The Storage Read API is not used, and reading is slower: %s", error)
+            self._dataset.logger.warning("The Storage Read API is not used, and reading is slower: %s", error)
             return None
 
         def read() -> Iterator[pa.RecordBatch]:

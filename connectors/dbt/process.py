@@ -21,12 +21,12 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prefect.settings import PREFECT_HOME
 from pydantic import SecretStr
 
-from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError
+from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
 from blocks.files.local import part_file
 from blocks.jobs.interruption import pause
 from blocks.jobs.process import Process
@@ -57,6 +57,14 @@ GRACE_S = 10.0
 
 # A DuckDB file is open in one process at a time: builds of this process take turns.
 _turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+
+@runtime_checkable
+class DbtTarget(Protocol):
+    """A warehouse that dbt has an adapter for."""
+
+    def dbt_output(self) -> dict[str, Any]:
+        """Return it as the output of a dbt profile; what is secret is a `SecretStr` in it."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +105,8 @@ def workplace(
             where = f"target {target_name}" if target_name else "its profile's target"
         else:
             target_name = target_name or "prod"
+            if not isinstance(warehouse, DbtTarget):
+                raise UnsupportedError(f"{type(warehouse).__name__} cannot be the target of a dbt project here.")
             output = warehouse.dbt_output()
             adapter, where = output["type"], warehouse.uri()
             exclusive = output["path"] if adapter == "duckdb" else None

@@ -84,7 +84,10 @@ class DuckDB(Warehouse):
         return f"{self.uri()} opens and answers (DuckDB {version})."
 
     def get_client(self) -> Any:
-        """A new `duckdb.DuckDBPyConnection`, for everything that this block has no method for. Close it."""
+        """Open a `duckdb.DuckDBPyConnection`, for everything that this block has no method for.
+
+        The caller closes it, by `close_client` where other threads open the same file.
+        """
         duckdb = require("duckdb", extra="duckdb")
         try:
             if self.path == ":memory:":
@@ -97,7 +100,10 @@ class DuckDB(Warehouse):
             raise translate(error, "open", self.uri()) from None
 
     def get_engine(self) -> Any:
-        """A SQLAlchemy engine of this database, for tools that check data by SQL. Each statement commits by itself."""
+        """Return the block's SQLAlchemy engine, made at the first call. Each statement commits by itself.
+
+        It keeps no connection open, so there is nothing to dispose of.
+        """
         return self._sql_engine
 
     @live
@@ -119,7 +125,7 @@ class DuckDB(Warehouse):
         return {"memory_limit": self.memory_limit} if self.memory_limit else {}
 
     def engine_error(self, error: BaseException) -> ConnectorError:
-        """The error of this package for one of DuckDB's."""
+        """Return the error of this package for one of DuckDB's that the engine met."""
         return translate(error, "run a query", self.uri())
 
     def dbt_output(self) -> dict[str, Any]:
@@ -145,7 +151,7 @@ class DuckDB(Warehouse):
         return _writers[self._file]
 
     def close_client(self, client: Any) -> None:
-        """Close a client of `get_client`; the last one of this process closes the file."""
+        """Close a connection of `get_client`; the last one of this process closes the file."""
         with _doors[self._file] if self.path != ":memory:" else contextlib.nullcontext():
             client.close()
 

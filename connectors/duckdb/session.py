@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.arrow.types import cast_array
 from blocks.base.errors import ConnectorError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, bind
+from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     import pyarrow as pa
-
-    from connectors.duckdb.block import DuckDB
 else:
     pa = lazy("pyarrow")
 
 BATCH_ROWS = 65_536
 
 
+class Database(Protocol):
+    """What a session needs of the block of its database."""
+
+    def uri(self, table: str = "") -> str:
+        """Return where a table is."""
+
+    def get_client(self) -> Any:
+        """Open a connection."""
+
+    def close_client(self, client: Any) -> None:
+        """Close it."""
+
+    def writer_lock(self) -> Any:
+        """Return the lock that a transaction holds while it writes."""
+
+
 class DuckDBSession(BulkSession):
     """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
 
-    def __init__(self, block: DuckDB) -> None:
-        self._block = block
-        self._connection = block.get_client()
-        self._writer = block.writer_lock()
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._dialect = DuckDBDialect()
+        self._connection = database.get_client()
+        self._writer = database.writer_lock()
         self._in_transaction = False
         for setting in ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false"):
             self.execute(f"SET {setting}")
@@ -69,11 +85,10 @@ class DuckDBSession(BulkSession):
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table."""
         feed = Feed(schema, batches)
-        dialect = self._block.dialect
-        target = dialect.name(table) if stage else dialect.table(table)
+        target = self._dialect.name(table) if stage else self._dialect.table(table)
         self._connection.register("_etl_feed", feed.reader())
         try:
-            return self.execute(f"INSERT INTO {target} ({dialect.names(schema.names)}) SELECT * FROM _etl_feed")
+            return self.execute(f"INSERT INTO {target} ({self._dialect.names(schema.names)}) SELECT * FROM _etl_feed")
         except ConnectorError:
             if feed.error is not None:
                 raise feed.error from None
@@ -93,7 +108,7 @@ class DuckDBSession(BulkSession):
         )
         if not rows:
             return None
-        types = self.stream(f"SELECT * FROM {self._block.dialect.table(table)} LIMIT 0")[0]
+        types = self.stream(f"SELECT * FROM {self._dialect.table(table)} LIMIT 0")[0]
         return [
             Column(column, sql_type, types.field(column).type, nullable, default is not None)
             for column, sql_type, nullable, default in rows
@@ -126,7 +141,7 @@ class DuckDBSession(BulkSession):
 
     def close(self) -> None:
         """Close the connection, and with the last one of the process the file."""
-        self._block.close_client(self._connection)
+        self._database.close_client(self._connection)
 
     def _end(self) -> None:
         if self._in_transaction:
@@ -153,7 +168,7 @@ class DuckDBSession(BulkSession):
         try:
             yield
         except require("duckdb", extra="duckdb").Error as error:
-            raise translate(error, action, self._block.uri()) from None
+            raise translate(error, action, self._database.uri()) from None
 
 
 def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:

@@ -15,7 +15,7 @@ from pydantic import Field, HttpUrl, field_validator, model_validator
 from blocks.arrow.scan import as_scan
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import ConnectorError, InvalidInputError, QualityError, UnsupportedError
+from blocks.base.errors import ConnectorError, InvalidInputError, QualityError
 from blocks.base.operation import operation
 from blocks.quality.report import Audit, QualityReport
 from blocks.stores.object_store import ObjectStore
@@ -24,7 +24,7 @@ from connectors.great_expectations import engine as gx
 from connectors.great_expectations.data_docs import render_docs, shown_in_docs, upload_docs
 from connectors.great_expectations.expectation import COLUMN_LEVEL, ROW_COUNT, ROW_LEVEL, Expectation
 from connectors.great_expectations.results import check_result, reject
-from connectors.great_expectations.sources import FrameSource, Source, scan_source, table_source
+from connectors.great_expectations.sources import FrameSource, HasEngine, Source, scan_source, table_source
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -275,14 +275,12 @@ class DataQuality(ConnectorBlock):
                 f"Data of type {type(data).__name__} takes {need}; given: {', '.join(given) or 'none'}."
             )
         if isinstance(data, Warehouse):
-            try:
-                engine = data.get_engine()
-            except UnsupportedError:
-                data = data.scan(table or query or "")
-            else:
-                with table_source(data, engine, table=table, query=query and query.strip().rstrip(";")) as source:
+            if isinstance(data, HasEngine):
+                query = query and query.strip().rstrip(";")
+                with table_source(data, data, table=table, query=query) as source:
                     yield source
                 return
+            data = data.scan_query(query) if query is not None else data.scan(table or "")
         elif isinstance(data, ObjectStore):
             data = data.scan(prefix or "")
         if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from blocks.base.errors import (
     AccessDeniedError,
@@ -179,17 +179,30 @@ class SqlSource(Source):
         return self._errors[-1] if self._errors else None
 
 
+@runtime_checkable
+class HasEngine(Protocol):
+    """A block of a database that SQLAlchemy reaches."""
+
+    def get_engine(self) -> Any:
+        """Return its SQLAlchemy engine, which it keeps."""
+
+    def engine_error(self, error: BaseException) -> ConnectorError:
+        """Return the error of this package for one of the driver's that the engine met."""
+
+
 @contextlib.contextmanager
-def table_source(warehouse: Warehouse, engine: Any, *, table: str | None, query: str | None) -> Iterator[SqlSource]:
-    """A table or a query of a warehouse, checked there; nothing is written."""
+def table_source(
+    warehouse: Warehouse, engine: HasEngine, *, table: str | None, query: str | None
+) -> Iterator[SqlSource]:
+    """A table or a query of a warehouse, checked there by its engine; nothing is written."""
     if table is not None:
         schema = type(warehouse).table_schema(warehouse, table)
         name = warehouse.uri(table)
     else:
-        scan = warehouse.scan(f"SELECT * FROM ({query}\n) AS q")
+        scan = warehouse.scan_query(f"SELECT * FROM ({query}\n) AS q")
         schema, name = scan.schema, scan.source
         query = f"SELECT * FROM ({query}\n) AS q"
-    source = SqlSource(engine, name, schema, translate=warehouse.engine_error, table=table, query=query)
+    source = SqlSource(engine.get_engine(), name, schema, translate=engine.engine_error, table=table, query=query)
     with contextlib.closing(source):
         yield source
 

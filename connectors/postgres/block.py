@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import getpass
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import quote
 
-from blocks.base.errors import ConnectorError
+from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
+from blocks.warehouses.pooled_engine import PooledEngine
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.shared.libpq.block import LibpqWarehouse
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
@@ -52,16 +54,50 @@ class Postgres(LibpqWarehouse):
         version, access = self._access("current_setting('server_version')")
         return f"{self.uri()} answers (PostgreSQL {version}); {access}"
 
-    def get_client(self) -> Any:
-        """The block's SQLAlchemy engine, made at the first call, for everything that this block has no method for."""
-        return self.get_engine()
+    def get_client(self, client_type: Literal["engine", "connection"] | None = None, **options: Any) -> Any:
+        """Open a psycopg connection, for everything that this block has no method for; the caller closes it.
 
-    def _make_engine(self) -> Any:
+        Args:
+            client_type: As with prefect-sqlalchemy: `engine` is `get_engine`, `connection` is `get_connection`.
+            options: Those of the method that `client_type` names.
+        """
+        if client_type == "engine":
+            return self.get_engine(**options)
+        if client_type == "connection":
+            return self.get_connection(**options)
+        if client_type is not None or options:
+            raise InvalidInputError("client_type is 'engine' or 'connection', and options need one of them.")
+        return self.connect_psycopg()
+
+    def get_engine(self, **options: Any) -> Any:
+        """Return the block's SQLAlchemy engine, made at the first call and disposed of when the block is closed.
+
+        Args:
+            options: Options of `sqlalchemy.create_engine`. With any, a new engine is made, and the caller disposes of it.
+        """
+        return self._make_engine(**options) if options else self._engine.engine
+
+    def get_connection(self, begin: bool = True, **options: Any) -> Any:
+        """Open a connection of the engine, as a context manager; at its end it goes back to the pool.
+
+        Args:
+            begin: Whether it is one transaction, committed at the end and undone by an error.
+            options: Options of `Engine.begin` or `Engine.connect`.
+        """
+        engine = self.get_engine()
+        return engine.begin(**options) if begin else engine.connect(**options)
+
+    @live
+    def _engine(self) -> PooledEngine:
+        return PooledEngine(self, self.model_copy()._make_engine())
+
+    def _make_engine(self, **options: Any) -> Any:
         sqlalchemy = require("sqlalchemy", extra="postgres")
-        return sqlalchemy.create_engine("postgresql+psycopg://", creator=self.connect_psycopg, pool_pre_ping=True)
+        defaults = {"creator": self.connect_psycopg, "pool_pre_ping": True}
+        return sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
-        """The error of this package for one of psycopg's."""
+        """Return the error of this package for one of psycopg's that the engine met."""
         return error if isinstance(error, ConnectorError) else self.translate(error, "run a query")
 
     def dbt_output(self) -> dict[str, Any]:

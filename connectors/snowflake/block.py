@@ -19,6 +19,7 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
 from blocks.files.options import check_format
+from blocks.warehouses.pooled_engine import PooledEngine
 from blocks.warehouses.warehouse import Warehouse
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
@@ -97,7 +98,7 @@ class Snowflake(Warehouse):
 
     def uri(self, table: str = "") -> str:
         """`snowflake://account/database/schema.table`."""
-        name = table if not table or "." in table or " " in table else f"{self.schema_}.{table}"
+        name = table if not table or "." in table else f"{self.schema_}.{table}"
         return f"{self.credentials.place}/{self.database}" + (f"/{name}" if name else "")
 
     @property
@@ -183,7 +184,7 @@ class Snowflake(Warehouse):
         call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.
         """
         query = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
-        with contextlib.closing(SnowflakeSession(self)) as session:
+        with contextlib.closing(SnowflakeSession(self, clock=self._clock)) as session:
             rows = session.rows(
                 f"COPY INTO {_address(bucket, prefix)} FROM ({query}\n) "
                 f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
@@ -195,9 +196,21 @@ class Snowflake(Warehouse):
             bucket.delete_objects(stale)
         return sorted(set(keys) - set(stale))
 
-    def get_client(self) -> Any:
-        """A new `snowflake.connector` connection, for everything that this block has no method for. Close it."""
-        return self.connect()
+    def get_client(self, **options: Any) -> Any:
+        """Open a `snowflake.connector` connection, for everything that this block has no method for; the caller closes it.
+
+        Args:
+            options: Options of the driver's `connect`; they go before the block's own.
+        """
+        return self.connect(**options)
+
+    def get_engine(self) -> Any:
+        """Return the block's SQLAlchemy engine, made at the first call and disposed of when the block is closed."""
+        return self._engine.engine
+
+    @live
+    def _engine(self) -> PooledEngine:
+        return PooledEngine(self, self.model_copy()._make_engine())
 
     def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
@@ -206,17 +219,17 @@ class Snowflake(Warehouse):
         return sqlalchemy.create_engine("snowflake://", creator=creator)
 
     def engine_error(self, error: BaseException) -> ConnectorError:
-        """The error of this package for one of the driver's."""
+        """Return the error of this package for one of the driver's that the engine met."""
         if isinstance(error, ConnectorError):
             return error
         return snowflake_error("run a query", f"in {self.uri()}", error)
 
     def get_connection(self, **options: Any) -> Any:
-        """Prefect's name for `get_client`; `options` go to the driver's `connect`."""
-        return self.connect(**options)
+        """Open a connection as `get_client` does, by Prefect's other name for it; the caller closes it."""
+        return self.get_client(**options)
 
     def connect(self, load_id: str | None = None, **options: Any) -> Any:
-        """A new connection whose query tag names the flow run and the load; the caller closes it."""
+        """Open a connection whose query tag names the flow run and the load; the caller closes it."""
         run = FlowRunContext.get()
         tag = {
             "app": "etl-blocks",
@@ -271,13 +284,13 @@ class Snowflake(Warehouse):
         return {name: value for name, value in output.items() if value is not None}
 
     def _connect(self) -> Session:
-        return SnowflakeSession(self)
+        return SnowflakeSession(self, clock=self._clock)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
-        return SnowflakeSession(self, load_id)
+        return SnowflakeSession(self, load_id, clock=self._clock)
 
     @live
-    def lost_tries(self) -> dict[str, set[str]]:
+    def lost_commits(self) -> dict[str, set[str]]:
         """By load, the names of the transactions of this process whose COMMIT was not answered."""
         return {}
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
     from pathlib import Path
     from typing import Self
 
     import pyarrow as pa
     import pyarrow.parquet as pq
-
-    from connectors.snowflake.session import SnowflakeSession
 else:
     pa = lazy("pyarrow")
     pq = lazy("pyarrow.parquet")
@@ -40,10 +38,9 @@ class Uploads:
         sent: By name, how many rows are in each file that arrived.
     """
 
-    def __init__(self, session: SnowflakeSession, place: str) -> None:
+    def __init__(self, put: Callable[[Path], None]) -> None:
         self.sent: dict[str, int] = {}
-        self._session = session
-        self._place = place
+        self._put = put
         self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="etl-put")
         self._room = threading.Semaphore(UPLOADS)
         self._running: list[Future[None]] = []
@@ -64,7 +61,7 @@ class Uploads:
 
     def _send(self, path: Path, rows: int) -> None:
         try:
-            self._session.put(path, self._place)
+            self._put(path)
             self.sent[path.name] = rows
             path.unlink()
         finally:

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import re
 import tempfile
+import time
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.arrow.types import cast_array
 from blocks.base import errors
@@ -26,11 +28,9 @@ from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type,
 from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
-
-    from connectors.snowflake.block import Snowflake
 else:
     pa = lazy("pyarrow")
 
@@ -41,14 +41,32 @@ commit by itself. With `network_timeout_s` it stays below the 5 minutes after wh
 READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
 
 
+class Account(Protocol):
+    """What a session needs of the block of its schema."""
+
+    part_bytes: int
+
+    def uri(self, table: str = "") -> str:
+        """Return where a table is, without secrets."""
+
+    def connect(self, load_id: str | None = None) -> Any:
+        """Open a connection of the driver; the caller closes it."""
+
+    @property
+    def lost_commits(self) -> dict[str, set[str]]:
+        """By load, the names of the transactions of this process whose COMMIT was not answered."""
+
+
 class SnowflakeSession(BulkSession):
     """One connection of the driver. What is temporary goes with it."""
 
-    def __init__(self, block: Snowflake, load_id: str | None = None) -> None:
-        self._block = block
+    def __init__(self, account: Account, load_id: str | None = None, *, clock: Callable[[], float] = time.time) -> None:
+        self._account = account
+        self._dialect = SnowflakeDialect()
+        self._clock = clock
         self._load_id = load_id
         self._name = f"etl_{uuid.uuid4().hex}"
-        self._connection = block.connect(load_id)
+        self._connection = account.connect(load_id)
         self._in_transaction = False
         self._last_s = 0.0
 
@@ -66,7 +84,7 @@ class SnowflakeSession(BulkSession):
         """The result of a query, in the batches in which the service hands it out."""
         with self._translated("run a query"):
             cursor = self._start(sql, parameters)
-        known_as = self._block.dialect.known_as
+        known_as = self._dialect.known_as
         schema = pa.schema([(known_as(column.name), _result_type(column)) for column in cursor.description])
 
         def batches() -> Iterator[pa.RecordBatch]:
@@ -79,18 +97,20 @@ class SnowflakeSession(BulkSession):
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:  # noqa: ARG002
         """Append the batches to a table: Parquet files, sent while the next are written, and one COPY INTO."""
-        dialect = self._block.dialect
         place = f"etl_files_{uuid.uuid4().hex}"
         self.execute(f"CREATE TEMPORARY STAGE {place}")
         kinds = [getattr(field.type, "storage_type", field.type) for field in schema]
         stored = pa.schema(list(zip(map(stored_name, schema.names), kinds, strict=True)))
-        with tempfile.TemporaryDirectory(prefix="etl-snowflake-") as folder, Uploads(self, place) as uploads:
-            for file in write_parts(Path(folder), stored, batches, self._block.part_bytes):
+        with (
+            tempfile.TemporaryDirectory(prefix="etl-snowflake-") as folder,
+            Uploads(functools.partial(self.put, place=place)) as uploads,
+        ):
+            for file in write_parts(Path(folder), stored, batches, self._account.part_bytes):
                 uploads.add(*file)
         if not uploads.sent:
             return 0
         rows = self.rows(
-            f"COPY INTO {dialect.table(table)} FROM @{place} "
+            f"COPY INTO {self._dialect.table(table)} FROM @{place} "
             f"FILE_FORMAT = ({FILE_FORMATS['parquet']}) "
             "MATCH_BY_COLUMN_NAME = CASE_SENSITIVE ON_ERROR = ABORT_STATEMENT"
         )
@@ -98,14 +118,14 @@ class SnowflakeSession(BulkSession):
         if loaded != uploads.sent:
             wrong = sorted(name for name in uploads.sent if loaded.get(name) != uploads.sent[name])
             raise errors.TerminalError(
-                f"{self._block.uri(table)}: of {len(uploads.sent)} files {len(wrong)} were not loaded as sent: "
+                f"{self._account.uri(table)}: of {len(uploads.sent)} files {len(wrong)} were not loaded as sent: "
                 + ", ".join(f"{name} has {uploads.sent[name]} rows, {loaded.get(name, 0)} loaded" for name in wrong[:3])
             )
         return sum(loaded.values())
 
     def copy_once(self, statement: str, table: str, load_id: str) -> LoadReport:
         """What a COPY loaded, in one transaction with its row in the ledger, or what an earlier try had loaded."""
-        ledger, started = Ledger(self._block.dialect), dt.datetime.now(dt.UTC)
+        ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
         ledger.create(self)
@@ -115,7 +135,7 @@ class SnowflakeSession(BulkSession):
             rows = [row for row in self.rows(statement) if "rows_loaded" in row]
             if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:
                 raise errors.TerminalError(
-                    f"{self._block.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
+                    f"{self._account.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
                 )
             count = sum(int(row["rows_loaded"]) for row in rows)
             report = LoadReport(
@@ -139,16 +159,16 @@ class SnowflakeSession(BulkSession):
             )
             statuses = [row[6] for row in cursor.fetchall()]
         if statuses != ["UPLOADED"]:
-            raise TransientError(f"Could not send {path.name} to {self._block.uri()}: {statuses}.")
+            raise TransientError(f"Could not send {path.name} to {self._account.uri()}: {statuses}.")
 
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table that can be written."""
         try:
-            rows = self.rows(f"DESCRIBE TABLE {self._block.dialect.table(table)}")
+            rows = self.rows(f"DESCRIBE TABLE {self._dialect.table(table)}")
         except errors.NotFoundError:
             return None
         return [
-            described(self._block.dialect.known_as(row["name"]), row["type"], row["null?"] == "Y", row["default"])
+            described(self._dialect.known_as(row["name"]), row["type"], row["null?"] == "Y", row["default"])
             for row in rows
             if row["kind"] == "COLUMN"
         ]
@@ -167,22 +187,21 @@ class SnowflakeSession(BulkSession):
             parameters,
         )
         if not inserted:
-            raise AlreadyExistsError(f"The ledger of {self._block.uri()} has the load.")
+            raise AlreadyExistsError(f"The ledger of {self._account.uri()} has the load.")
 
-    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
+    def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:  # noqa: ARG002
         """Merge the staged rows into the table by one MERGE."""
-        assert isinstance(dialect, SnowflakeDialect)  # noqa: S101 (this block's own)
-        row = self.rows(dialect.merge(table, columns, key, self.stage))[0]
+        row = self.rows(self._dialect.merge(table, columns, key, self.stage))[0]
         return int(row["number of rows inserted"]), int(row["number of rows updated"])
 
     def end_other_tries(self, load_id: str) -> None:
         """Abort the transactions of this process whose COMMIT was not answered; other processes end themselves."""
-        lost = self._block.lost_tries.get(load_id, set())
+        lost = self._account.lost_commits.get(load_id, set())
         for row in self.rows("SHOW TRANSACTIONS") if lost else ():
             if row["name"] in lost:
                 self.fetch(f"SELECT SYSTEM$ABORT_TRANSACTION({int(row['id'])})")
         if lost and any(row["name"] in lost for row in self.rows("SHOW TRANSACTIONS")):
-            raise TransientError(f"An earlier try of load {load_id} still runs in {self._block.uri()}.")
+            raise TransientError(f"An earlier try of load {load_id} still runs in {self._account.uri()}.")
 
     def begin(self) -> None:
         """Start a transaction, under a name that no other has."""
@@ -198,7 +217,7 @@ class SnowflakeSession(BulkSession):
                 pass
         except TransientError as error:
             if self._load_id:
-                self._block.lost_tries.setdefault(self._load_id, set()).add(self._name)
+                self._account.lost_commits.setdefault(self._load_id, set()).add(self._name)
             raise AmbiguousError(f"{error} Its answer was lost.") from None
 
     def rollback(self) -> None:
@@ -232,14 +251,16 @@ class SnowflakeSession(BulkSession):
         text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
         self._check_pause()
         cursor = self._connection.cursor().execute(text, values or None)
-        self._last_s = self._block._clock()  # noqa: SLF001 (its own block)
+        self._last_s = self._clock()
         return cursor
 
     def _check_pause(self) -> None:
-        pause = self._block._clock() - self._last_s  # noqa: SLF001
+        pause = self._clock() - self._last_s
         if self._in_transaction and pause > PAUSE_S:
             self.rollback()
-            raise TransientError(f"The transaction in {self._block.uri()} paused for {pause:.0f} s; it is made again.")
+            raise TransientError(
+                f"The transaction in {self._account.uri()} paused for {pause:.0f} s; it is made again."
+            )
 
     @property
     def _error(self) -> type[Exception]:
@@ -251,7 +272,7 @@ class SnowflakeSession(BulkSession):
         try:
             yield
         except self._error as error:
-            place = self._block.uri() if action.endswith(" to") else f"in {self._block.uri()}"
+            place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)
             alone = sql and not READS.match(sql) and not self._in_transaction and self._load_id is None
             if alone and isinstance(known, TransientError) and _is_lost(error):

@@ -995,7 +995,7 @@ def test_anything_with_an_arrow_stream_is_loaded(warehouse: Warehouse) -> None:
     warehouse.load(duckdb.sql("SELECT 1::BIGINT AS id, 'mon' AS day, 'x' AS text"), "t")
     warehouse.load(batch, "t")
     warehouse.load([{"id": 3, "day": "mon", "text": "x"}], "t")
-    warehouse.load(warehouse.scan("SELECT id + 3 AS id, day, text FROM t"), "t")
+    warehouse.load(warehouse.scan_query("SELECT id + 3 AS id, day, text FROM t"), "t")
     assert rows(warehouse, columns="id") == [(n,) for n in range(1, 7)]
     with pytest.raises(InvalidInputError, match="int is not tabular data"):
         warehouse.load(1, "t")
@@ -1005,14 +1005,14 @@ def test_a_scan_is_read_batch_by_batch(warehouse: Warehouse) -> None:
     """A table read as a scan comes in batches, may be read again, and takes bound parameters."""
     size = 100_000
     warehouse.load(pa.table({"id": pa.array(range(size), pa.int64()), "text": ["x" * 400] * size}), "t")
-    scan = warehouse.scan("SELECT * FROM t WHERE id >= :low AND id < :high", {"low": 10, "high": size})
+    scan = warehouse.scan_query("SELECT * FROM t WHERE id >= :low AND id < :high", {"low": 10, "high": size})
     for _ in range(2):
         batches = list(scan.batches())
         assert len(batches) > 1
         assert sum(batch.num_rows for batch in batches) == size - 10
     assert scan.schema == pa.schema({"id": pa.int64(), "text": pa.string()})
     assert warehouse.scan("t").to_arrow().num_rows == size
-    nothing = warehouse.scan("SELECT * FROM t WHERE id < 0").to_arrow()
+    nothing = warehouse.scan_query("SELECT * FROM t WHERE id < 0").to_arrow()
     assert (nothing.num_rows, nothing.schema) == (0, scan.schema)
 
 
@@ -1225,7 +1225,7 @@ def test_parameters_are_bound_by_name(
 ) -> None:
     """`:name` is a parameter, except in strings, quoted names, comments and casts; percent signs mean nothing."""
     assert warehouse.fetch_one(query, parameters) == expected
-    found = warehouse.scan(query, parameters).to_arrow()
+    found = warehouse.scan_query(query, parameters).to_arrow()
     assert tuple(column[0].as_py() for column in found.columns) == expected
 
 
@@ -1235,7 +1235,7 @@ def test_parameters_may_be_written_as_elsewhere(warehouse: Warehouse) -> None:
     assert warehouse.fetch_all("SELECT id FROM t WHERE id = %(id)s AND text <> '%(id)s'", {"id": 2}) == [(2,)]
     warehouse.execute_many("INSERT INTO t (id, day, text) VALUES (%s, %s, %s)", [(4, "mon", "a"), (5, "tue", "b")])
     assert rows(warehouse, columns="id, text")[-2:] == [(4, "a"), (5, "b")]
-    assert warehouse.scan("SELECT id FROM t WHERE id > %(id)s", {"id": 4}).to_arrow().to_pylist() == [{"id": 5}]
+    assert warehouse.scan_query("SELECT id FROM t WHERE id > %(id)s", {"id": 4}).to_arrow().to_pylist() == [{"id": 5}]
     with pytest.raises(InvalidInputError, match="1 times"):
         warehouse.fetch_all("SELECT %s", (1, 2))
 
@@ -1294,7 +1294,7 @@ def test_execute_many_is_one_transaction(warehouse: Warehouse) -> None:
 def test_errors_of_sql_are_told_apart(warehouse: Warehouse, statement: str, error: Any, words: str | None) -> None:
     """What is missing, wrong or there already has a class of its own; words hold no value, and nothing is retried."""
     make_table(warehouse, table_of([]).schema, not_null=("id",))
-    for call in (warehouse.execute, warehouse.fetch_all, lambda sql: warehouse.scan(sql).to_arrow()):
+    for call in (warehouse.execute, warehouse.fetch_all, lambda sql: warehouse.scan_query(sql).to_arrow()):
         if call not in (warehouse.execute, warehouse.fetch_all) and not statement.startswith("SELE"):
             continue
         with pytest.raises(error, match=words) as caught:
@@ -1309,10 +1309,24 @@ def test_an_error_amid_a_result_is_told_apart(warehouse: Warehouse) -> None:
     texts = pa.array([str(number) for number in range(size - 1)] + [CANARY])
     warehouse.load(pa.table({"id": range(size), "text": texts}), "t")
     query = "SELECT CAST(text AS INTEGER) FROM t WHERE id >= :low ORDER BY id"
-    for call in (warehouse.fetch_all, lambda *query: warehouse.scan(*query).to_arrow()):
+    for call in (warehouse.fetch_all, lambda *query: warehouse.scan_query(*query).to_arrow()):
         for arguments in ((query, {"low": 0}), (query.replace(":low", "0"),)):
             with pytest.raises(InvalidInputError) as caught:
                 call(*arguments)
+            assert CANARY not in leak(caught.value)
+
+
+def test_a_query_is_not_taken_for_a_table(warehouse: Warehouse) -> None:
+    """`scan` reads tables, whose names may hold a space; a query in its place is an error that names `scan_query`."""
+    warehouse.load(table_of([1]), "t")
+    warehouse.load(table_of([1, 2]), "a table")
+    assert warehouse.scan("a table").to_arrow().num_rows == 2
+    assert warehouse.scan_query("SELECT id FROM t -- all").to_arrow().num_rows == 1
+    queries = ("SELECT * FROM t", "SELECT t.id FROM t", f"SELECT *\nFROM t WHERE text = '{CANARY}' -- {'x' * 200}")
+    for query in queries:
+        for read in (lambda scan: scan.schema, lambda scan: scan.to_arrow()):
+            with pytest.raises(InvalidInputError, match=r"call scan_query\(sql\)") as caught:
+                read(warehouse.scan(query))
             assert CANARY not in leak(caught.value)
 
 
