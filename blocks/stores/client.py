@@ -247,9 +247,18 @@ class StoreClient(ABC):
 
         return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self.budget)
 
-    def open(self, key: str, version: str | None = None) -> BinaryIO:
-        """Open the object as a seekable file, read by ranges as they are needed; one version of it, to the end."""
-        raw = _Ranged(self, self.head(key, version), version)
+    def open(self, key: str, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
+        """Open the object as a seekable file, read by ranges as they are needed; one version of it, to the end.
+
+        Args:
+            key: The object.
+            version: The version, where the store keeps several.
+            known: What the object was when it was listed. It is not looked up again, and has to be that still.
+
+        Raises:
+            TransientError: From a read: the object is not what it was any more.
+        """
+        raw = _Ranged(self, known or self.head(key, version), version)
         return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
 
     def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:

@@ -133,6 +133,11 @@ class _Dataset:
         return found
 
     @cached_property
+    def _listed(self) -> dict[str, ObjectInfo]:
+        """What a listing told of the objects; those that were given by key are looked up when they are opened."""
+        return {item.key: item for item in self.objects if not isinstance(item, str)}
+
+    @cached_property
     def files(self) -> list[str]:
         """The keys of what is read."""
         return [item if isinstance(item, str) else item.key for item in self.objects]
@@ -271,7 +276,7 @@ class _Dataset:
 
         form, compression = detect(key, self.format, self.compression)
         return open_reader(
-            partial(self.store.open, key),
+            partial(self.store.open, key, known=self._listed.get(key)),
             source=self.store.uri(key),
             format=form,
             compression=compression,

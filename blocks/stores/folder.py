@@ -59,9 +59,10 @@ class StoreFolder:
         """Read the object, or a range of it, in chunks."""
         return self.client.stream(self.whole_key(key), start, length, version=version)
 
-    def open(self, key: str, version: str | None = None) -> BinaryIO:
-        """Open the object as a seekable file."""
-        return self.client.open(self.whole_key(key), version)
+    def open(self, key: str, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
+        """Open the object as a seekable file; `known` is what it was when it was listed, and has to be still."""
+        whole = self.whole_key(key)
+        return self.client.open(whole, version, known=known and replace(known, key=whole))
 
     def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
         """Write an object of any size, all of it or nothing."""

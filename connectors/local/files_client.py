@@ -88,9 +88,13 @@ class LocalStoreClient(StoreClient):
                 left = None if left is None else left - len(chunk)
 
     @override
-    def open(self, key: str, version: str | None = None) -> BinaryIO:
+    def open(self, key: str, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
         with self._reading(key, version) as path:
-            return path.open("rb")
+            file = path.open("rb")
+            if known is not None and _info(key, os.fstat(file.fileno())).etag != known.etag:
+                file.close()
+                raise TransientError(f"{self.uri(key)} changed since it was listed. Try again.")
+            return file
 
     @override
     def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:

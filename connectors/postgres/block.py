@@ -73,7 +73,7 @@ class Postgres(LibpqWarehouse):
         """Return the block's SQLAlchemy engine, made at the first call and disposed of when the block is closed.
 
         Args:
-            options: Options of `sqlalchemy.create_engine`. With any, a new engine is made, and the caller disposes of it.
+            options: Options of `sqlalchemy.create_engine`. With any, a new engine is made; the caller disposes of it.
         """
         return self._make_engine(**options) if options else self._engine.engine
 

@@ -17,10 +17,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from blocks import Contract
 from blocks.base.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
 from blocks.files.local import CHUNK_BYTES, PART_SUFFIX
 from connectors.local import LocalFiles, MemoryFiles
@@ -554,3 +556,49 @@ def test_a_client_is_freed_without_the_collector(store: ObjectStore) -> None:
     finally:
         gc.enable()
     assert store.read_path("key") == b"1"
+
+
+# Scans
+
+
+def test_a_folder_is_listed_each_time_that_a_scan_is_opened(store: ObjectStore) -> None:
+    """A scan that lives as long as a served flow sees new files, and so does whatever is made of it."""
+    found = store.scan("days/*.csv")
+    scans = {
+        "itself": found,
+        "mapped": found.map_batches(lambda rows: rows).select(["id"]),
+        "sifted": found.reject(lambda rows: rows["id"].is_null(), "id is missing"),
+        "enforced": Contract(name="days", schema=pa.schema({"id": pa.int64()})).enforce(found),
+    }
+    for day in (1, 2, 3):
+        store.write_path(f"days/{day}.csv", b"id\n%d\n" % day)
+        ids = {name: scan.to_arrow()["id"].to_pylist() for name, scan in scans.items()}
+        assert ids == {name: list(range(1, day + 1)) for name in scans}
+    store.write_path("days/4.csv", b"id,note\n4,new\n")
+    assert found.schema.names == ["id", "note"]
+
+
+def test_a_settled_scan_reads_what_was_there(store: ObjectStore) -> None:
+    """Its identity is that of the files that it reads: no new one is added, and one that was replaced is refused."""
+    store.write_path("days/1.csv", b"id\n1\n")
+    scan = store.scan("days/*.csv")
+    settled = scan.map_batches(lambda rows: rows).settled()
+    identity = settled.fingerprint()
+    store.write_path("days/2.csv", b"id\n2\n")
+    assert settled.to_arrow()["id"].to_pylist() == [1]
+    assert (settled.fingerprint(), scan.fingerprint()) == (identity, scan.settled().fingerprint())
+    assert scan.fingerprint() != identity
+    store.write_path("days/1.csv", b"id\n7\n")
+    with pytest.raises(TransientError, match="changed"):
+        settled.to_arrow()
+    assert scan.to_arrow()["id"].to_pylist() == [7, 2]
+
+
+def test_rows_that_were_read_once_are_never_written_as_none(store: ObjectStore) -> None:
+    """A used-up reader is refused, and the dataset stays as it was."""
+    rows = pa.table({"id": [1, 2]})
+    reader = rows.to_reader()
+    store.write_table(reader, "rows")
+    with pytest.raises(InvalidInputError, match="can be read only once"):
+        store.write_table(reader, "rows")
+    assert store.read_table("rows")["id"].to_pylist() == [1, 2]
