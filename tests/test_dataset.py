@@ -448,3 +448,16 @@ def test_threads_end_with_the_scan(store):
     next(batches)
     batches.close()
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("columns", [None, ["id"], ["note", "id"]])
+def test_json_files_are_united_without_a_schema(store, columns):
+    """Each file keeps its values, whatever keys the others have; a folder's column is beside them."""
+    put(store, **{"o__day=1__1.jsonl": b'{"id":1}\n', "o__day=2__2.jsonl": b'{"id":2,"note":"x"}'})
+    found = scan(store, "o", columns=columns).to_arrow()
+    every = [{"id": 1, "note": None, "day": 1}, {"id": 2, "note": "x", "day": 2}]
+    assert found.to_pylist() == [{name: row[name] for name in columns or row} for row in every]
+    write_table(store, found, "copy", format="jsonl")
+    assert scan(store, "copy").to_arrow().to_pylist() == found.to_pylist()
+    put(store, **{"p__day=3__1.jsonl": b'{"id":3,"day":4}'})
+    assert scan(store, "p").to_arrow().to_pylist() == [{"id": 3, "day": 4}]

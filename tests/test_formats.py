@@ -599,6 +599,36 @@ def test_json_types_are_inferred_with_sense():
     assert scan.to_arrow()["f"].to_pylist() == [12345678901234567890]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [b"null", b"null\n", b" null\n", b'null\n{"id":1}\n', b'{"id":1}\nnull', b'{"id":1}\n\r\n\t null \nnull\n'],
+)
+@pytest.mark.parametrize("schema", [None, pa.schema({"id": pa.int64()})], ids=["inferred", "declared"])
+def test_a_null_line_is_a_bad_line(content, schema):
+    """As `5` or `[1]` is: Arrow's reader takes it for a row of nulls, and dies of a block of such lines."""
+    nulls = [line for line, text in enumerate(content.split(b"\n"), 1) if text.strip() == b"null"]
+    if schema is None and b"id" not in content:
+        with pytest.raises(InvalidInputError, match="not a JSON Lines file"):
+            read(content, "jsonl").to_arrow()
+        return
+    rows, bad = refused(read(content, "jsonl", schema, on_error="quarantine"))
+    assert rows == [{"id": 1}] * content.count(b"id")
+    assert [(row["line"], row["reason"]) for row in bad] == [(line, "not a JSON object") for line in nulls]
+    with pytest.raises(InvalidInputError, match=f"line {nulls[0]}: not a JSON object"):
+        read(content, "jsonl", schema).to_arrow()
+
+
+def test_a_key_that_inference_did_not_see_is_named():
+    """Late keys, nested ones too, are an error with key and line, and never dropped; an unended last line counts."""
+    assert read(b'{"a":1}\n{"a":2,"b":3}', "jsonl").schema.names == ["a", "b"]
+    early = b'{"a":1,"s":{"x":1}}\n' * 300_000  # more than what inference looks at
+    for late, key in ((b'{"a":2,"b":3}', "b"), (b'{"a":2,"s":{"x":1,"y":[2]}}\n', "s.y")):
+        with pytest.raises(InvalidInputError, match=f"line 300001: {key} is a key that the schema lacks"):
+            read(early + late, "jsonl").to_arrow()
+        rows, bad = refused(read(early + late, "jsonl", on_error="quarantine"))
+        assert (len(rows), [(row["line"], row["column"]) for row in bad]) == (300_000, [(300_001, key)])
+
+
 def test_an_empty_json_file():
     """No line is no row where a schema is declared, and an error where the types are to be found."""
     assert read(b"", "jsonl", ORDERS).to_arrow().num_rows == 0

@@ -11,6 +11,7 @@ and structs.
 from __future__ import annotations
 
 import json
+import re
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
     from blocks.files.text import Parsed, TextSource
+
+_NULL_FIRST, _NULL_AFTER = re.compile(rb"\s*null"), re.compile(rb"\n[ \t\r\f\v]*null")
 
 INFERRED_HINT = " The key's type was found at the start of the file; declare a schema where that is wrong."
 
@@ -58,7 +61,9 @@ class JsonReader:
         """
         with closing(self.source.chunks()) as chunks:
             head = next(chunks, b"")
-        lines = [line for line in head[: head.rfind(b"\n") + 1 or len(head)].splitlines() if line.strip()]
+            is_whole = next(chunks, None) is None
+        end = len(head) if is_whole else head.rfind(b"\n") + 1 or len(head)
+        lines = [line for line in head[:end].splitlines() if line.strip()]
         if not lines:
             raise InvalidInputError(f"{self.source.name} is empty: it has no line to find the types from.")
         objects = b"\n".join(line for line in lines if _is_object(line))
@@ -92,13 +97,18 @@ class JsonReader:
             InvalidInputError: The file is damaged, or a line is bad and nobody takes bad rows.
             SchemaError: A column has a type that JSON has no form for.
         """
-        # A line does not say which keys others have: what the caller knows to be absent is not looked for.
-        wanted = pa.schema([field for field in schema if field.name not in absent])
+        # A line does not say which keys others have, so that a column of a folder is not looked for in the file. What
+        # would be null where the file lacked it is: a missing key is null anyway.
+        folders = {name for name, value in absent.items() if value.is_valid}
+        if inferred and folders:
+            folders -= set(self.infer().names)  # what the file has itself counts
+        wanted = pa.schema([field for field in schema if field.name not in folders])
         wanted = wanted or pa.schema([("", pa.string())])
         check_types(wanted)
         with closing(self.source.chunks()) as chunks:
             blocks = split_blocks(chunks, line=1, cut=_cut, source=self.source.name)
-            parsed = parse_in_order(blocks, _Parser(wanted, self.extra_columns).parse)
+            strict = inferred or self.extra_columns == "fail"  # a key that inference did not see is never dropped
+            parsed = parse_in_order(blocks, _Parser(wanted, strict=strict).parse)
             with closing(parsed):
                 hint = INFERRED_HINT if inferred else ""
                 for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
@@ -108,13 +118,15 @@ class JsonReader:
 class _Parser:
     """Parses blocks of one file into one schema."""
 
-    def __init__(self, schema: pa.Schema, extra_columns: str) -> None:
+    def __init__(self, schema: pa.Schema, *, strict: bool) -> None:
         self.schema = schema
         self.wire = pa.schema([pa.field(field.name, _wire(field.type)) for field in schema])
-        self.unexpected = "error" if extra_columns == "fail" else "ignore"
+        self.unexpected = "error" if strict else "ignore"
 
     def parse(self, block: Block) -> Parsed:
         data = bytes(block.data)
+        if _has_bare_null(data):
+            return self._parse_lines(block.line, data)
         try:
             table = self._read(data)
         except pa.ArrowInvalid:
@@ -126,7 +138,7 @@ class _Parser:
 
     def _parse_lines(self, first: int, data: bytes) -> Parsed:
         numbered = [(number, line) for number, line in enumerate(data.split(b"\n"), first) if line.strip()]
-        good = list(self._good_lines(numbered))
+        good = list(self._good_lines([(number, line) for number, line in numbered if not _has_bare_null(line)]))
         kept = {number for number, _ in good}
         bad = [
             BadRow(number, *self._fault(line), line.decode(errors="backslashreplace"))
@@ -187,8 +199,8 @@ class _Parser:
             return None, "not JSON"
         if not isinstance(value, dict):
             return None, "not a JSON object"
-        if self.unexpected == "error" and not set(value) <= set(self.schema.names):
-            return None, "a key that the schema lacks"
+        if self.unexpected == "error" and (key := _unknown_key(value, self.wire)):
+            return key, f"{key} is a key that the schema lacks"
         for field in self.wire:
             try:
                 _read(line, pa.schema([field]))
@@ -308,6 +320,34 @@ def _read(data: bytes, schema: pa.Schema | None, unexpected: str = "ignore") -> 
             explicit_schema=schema, unexpected_field_behavior=unexpected if schema is not None else "infer"
         ),
     )
+
+
+def _unknown_key(value: Any, kind: Any) -> str | None:
+    """The first key, with those around it, that a struct or schema has no field for; None where there is none.
+
+    >>> _unknown_key({"a": {"b": [{"c": 1}]}}, pa.schema([("a", pa.struct([("b", pa.list_(pa.struct({})))]))]))
+    'a.b.c'
+    """
+    if isinstance(value, list) and types.is_list(kind):
+        return next(filter(None, (_unknown_key(item, kind.value_type) for item in value)), None)
+    if not isinstance(value, dict) or not (isinstance(kind, pa.Schema) or types.is_struct(kind)):
+        return None
+    fields = {field.name: field.type for field in kind}
+    for key, inner in value.items():
+        if key not in fields:
+            return f"{key:.100}"
+        if below := _unknown_key(inner, fields[key]):
+            return f"{key}.{below}"
+    return None
+
+
+def _has_bare_null(data: bytes) -> bool:
+    r"""Whether a line begins with `null`. Arrow takes such a line for a row of nulls, and dies of a block of them.
+
+    >>> _has_bare_null(b'{"a": null}\n'), _has_bare_null(b'{"a": 1}\n null\n')
+    (False, True)
+    """
+    return _NULL_FIRST.match(data) is not None or _NULL_AFTER.search(data) is not None
 
 
 def _cut(text: bytes) -> tuple[int, bool]:

@@ -197,6 +197,8 @@ class _Dataset:
 
     def _needed(self) -> pa.Schema:
         """The columns to read: those of the scan, and those that `where` is about."""
+        if self.declared is None and any(self._format(key) == "jsonl" for key in self.files):
+            return self.full_schema  # a key that inference did not see is told from one that is not asked for
         if self.columns is None or self.where is None:
             return self.schema
         if isinstance(self.where, pc.Expression):
@@ -270,6 +272,11 @@ class _Dataset:
                 kind = self.full_schema.field(name).type
                 values[name] = pa.scalar(None, kind) if text is None else _value(text, kind, f"the folder in {key!r}")
         return values
+
+    def _format(self, key: str) -> Format:
+        from blocks.files.formats import detect
+
+        return detect(key, self.format, self.compression)[0]
 
     def _reader(self, key: str, where: tuple[pc.Expression, pa.Schema] | None = None) -> Reader:
         from blocks.files.formats import default_options, detect, open_reader
