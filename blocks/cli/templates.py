@@ -24,6 +24,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import AlreadyExistsError, ConnectorError, InvalidInputError, NotFoundError
 from blocks.cli.saved import first_problem
+from etl_blocks.hiding import HERE, PACKAGES, HiddenPackageError, require_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -96,10 +97,7 @@ def run(name: str, arguments: Sequence[str], start_server: Callable[[], None]) -
 
 def template_files() -> dict[str, Path]:
     """The file of each template, by name."""
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = (file for folder in folders for file in sorted(Path(folder).glob("[!_]*.py")))
-    return {file.stem: file for file in files}
+    return {file.stem: file for file in sorted((HERE / PACKAGE).glob("[!_]*.py"))}
 
 
 def find_flow(name: str) -> Flow[..., Any]:
@@ -116,7 +114,9 @@ def find_flow(name: str) -> Flow[..., Any]:
             raise NotFoundError(f"There is no file {file}.")
         module = _import_file(file)
     else:
-        module = importlib.import_module(f"{PACKAGE}.{_template_file(place).stem}")
+        template = _template_file(place)
+        _refuse_hidden(PACKAGE)
+        module = importlib.import_module(f"{PACKAGE}.{template.stem}")
     flows = {key: value for key, value in vars(module).items() if isinstance(value, Flow)}
     wanted = wanted or file.stem
     if wanted not in flows:
@@ -229,6 +229,7 @@ def _data_of(template: Path) -> list[Path]:
 def _import_file(file: Path) -> ModuleType:
     """The file as a module, with its folder importable, as `python FILE` has it."""
     sys.path.insert(0, str(file.parent.resolve()))
+    _refuse_hidden(*PACKAGES)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise InvalidInputError(f"{file} cannot be imported.")
@@ -243,6 +244,13 @@ def _import_file(file: Path) -> ModuleType:
             f"{file}{_explained(error, spec.origin)} 'etl --debug run' shows the traceback."
         ) from error
     return module
+
+
+def _refuse_hidden(*packages: str) -> None:
+    try:
+        require_ours(*packages)
+    except HiddenPackageError as error:
+        raise InvalidInputError(str(error)) from None
 
 
 def _explained(error: Exception, file: str | None) -> str:
