@@ -1,6 +1,6 @@
 """Loads the files of a shop as they are, transforms them in the warehouse with dbt, and checks what came out.
 
-Install:  pip install 'etl-blocks[dbt,great-expectations]'     (for PostgreSQL: dbt-postgres in place of dbt)
+Install:  etl-blocks with the extras dbt and great-expectations (for PostgreSQL: dbt-postgres in place of dbt)
 Run:      python elt_with_dbt.py                               (or: etl run elt_with_dbt)
 
 Promises: a run that is repeated, retried or killed half way leaves the same tables. A file that has not changed is not

@@ -1,6 +1,6 @@
 """Moves the orders of a day from a CSV file into a lake partition and a warehouse table.
 
-Install:  pip install etl-blocks                    (with other systems: 'etl-blocks[s3,postgres]')
+Install:  etl-blocks                                (with other systems: with their extras, such as s3 and postgres)
 Run:      python orders_pipeline.py                 (or: etl run orders_pipeline --ds 2026-04-30)
 
 Promises: a run that is repeated, retried or killed half way leaves every order in the table once. A day whose file has

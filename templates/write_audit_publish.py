@@ -1,6 +1,6 @@
 """Puts the orders of a day into a table that people read only after they were checked: write, audit, publish.
 
-Install:  pip install 'etl-blocks[great-expectations]'   (with other systems: 'etl-blocks[great-expectations,postgres]')
+Install:  etl-blocks with the extra great-expectations   (with other systems: with theirs, such as postgres)
 Run:      python write_audit_publish.py                  (or: etl run write_audit_publish --ds 2026-04-30)
 
 Promises: nobody sees a row that was not checked. The rows are written into a table of their own, audited there, and

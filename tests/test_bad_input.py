@@ -92,7 +92,7 @@ EDITS = {
 }
 
 ARGUMENTS = {
-    "ds not a date": (["--ds", "yesterday"], 2, ["argument --ds", "valid date", "such as 2026-04-30"]),
+    "ds not a date": (["--ds", "yesterday"], 2, ["Invalid value for --ds", "valid date", "such as 2026-04-30"]),
     "unknown parameter": (["--day", DAY], 2, ["unrecognized arguments: --day"]),
     "saved block missing": (
         ["--lake", "etl-local-files/nope"],
