@@ -93,7 +93,7 @@ def ran(capsys, *arguments: str, code: int = 0) -> str:
 def test_list_shows_templates_and_block_types(capsys):
     """One line each."""
     lines = {line.split()[0]: line for line in ran(capsys, "list").splitlines() if line.startswith("  ")}
-    assert "Moves the orders of a day" in lines["orders_pipeline"]
+    assert "Move the orders of a day" in lines["orders_pipeline"]
     assert {"etl-postgres", "etl-s3-bucket", "etl-duckdb", "etl-local-files", "etl-aws-credentials"} <= set(lines)
 
 
