@@ -16,7 +16,7 @@ export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 # The tests start hundreds of processes: what one of them compiled, the next one need not.
 test test-minimal campaign: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run run-elt test azurite standins test-minimal check bench campaign constraints clean
+.PHONY: run run-elt test azurite standins test-minimal check wheel wheel-check bench campaign constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
@@ -39,6 +39,13 @@ check: .venv/all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python docs/tables.py --check
+
+wheel: .venv/base  ## dist/etl_blocks-VERSION-py3-none-any.whl, to install elsewhere
+	rm -rf build dist && $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+wheel-check: .venv/all  ## the wheel in fresh environments, by pip and by uv, on every Python of this machine from 3.11 on
+	$(BIN)/pytest --thorough tests/test_wheel.py
 
 bench: .venv/bench standins
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done

@@ -68,10 +68,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if not (folder / "wheel").exists():
             # A copy, because setuptools builds beside the sources, and packs what an earlier build left there.
             source = folder / "source"
-            for name in ("blocks", "connectors", "templates"):
+            for name in ("blocks", "connectors", "etl_blocks", "templates"):
                 shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
-            for name in ("LICENSE", "README.md", "pyproject.toml"):
-                shutil.copy(ROOT / name, source)
+            (source / "docs").mkdir()
+            for name in ("LICENSE", "docs/pypi.md", "pyproject.toml"):
+                shutil.copy(ROOT / name, source / name)
             command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "built", "./source"]
             subprocess.run(command, cwd=folder, check=True)  # noqa: S603 (our own)
             (folder / "built").rename(folder / "wheel")

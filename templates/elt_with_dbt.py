@@ -1,6 +1,6 @@
-"""Loads the files of a shop as they are, transforms them in the warehouse with dbt, and checks what came out.
+"""Load the files of a shop as they are, transform them in the warehouse with dbt, and check the result.
 
-Install:  pip install 'etl-blocks[dbt,great-expectations]'     (for PostgreSQL: dbt-postgres in place of dbt)
+Install:  etl-blocks with the extras dbt and great-expectations (for PostgreSQL: dbt-postgres in place of dbt)
 Run:      python elt_with_dbt.py                               (or: etl run elt_with_dbt)
 
 Promises: a run that is repeated, retried or killed half way leaves the same tables. A file that has not changed is not
@@ -57,7 +57,7 @@ class RawTable:
 
     @property
     def schema(self) -> pa.Schema:
-        """What the file has to hold; other columns of it are left out."""
+        """Return what the file has to contain; its other columns are left out."""
         required = [pa.field(name, kind, nullable=False) for name, kind in self.required.items()]
         return pa.schema([*required, *(pa.field(name, kind) for name, kind in self.optional.items())])
 
@@ -99,7 +99,7 @@ class ShopReport(BaseModel):
         return "\n".join(["shop", *(f"  {part}" for part in (*self.loads, self.dbt, *self.checks))])
 
     def markdown(self) -> str:
-        """The same as a page, with links to those of the checks."""
+        """Return the report as a page, with links to the pages of the checks."""
         lines = [*map(str, self.loads), str(self.dbt)]
         lines += [f"{check}" + (f" [page]({check.docs})" if check.docs else "") for check in self.checks]
         return "\n".join(["# The shop", "", *(f"* {line}" for line in lines), ""])
@@ -107,7 +107,7 @@ class ShopReport(BaseModel):
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def ingest(table: str, source: ObjectStore, warehouse: Warehouse) -> LoadReport:
-    """The raw table, as the file is now; the identity of the load is the version of the file."""
+    """Load the raw table from the file as it is now; the identity of the load is the version of the file."""
     raw = TABLES[table]
     info = source.head_object(raw.file)
     rows = source.scan(raw.file, schema=raw.schema, options=CSV, on_error="quarantine")
@@ -121,7 +121,7 @@ def elt_with_dbt(
     warehouse: str | Warehouse = WAREHOUSE,
     pages: str | ObjectStore = PAGES,
 ) -> ShopReport:
-    """Brings the shop's tables up to date.
+    """Bring the shop's tables up to date.
 
     Args:
         source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.

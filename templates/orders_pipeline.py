@@ -1,6 +1,6 @@
-"""Moves the orders of a day from a CSV file into a lake partition and a warehouse table.
+"""Move the orders of a day from a CSV file into a lake partition and a warehouse table.
 
-Install:  pip install etl-blocks                    (with other systems: 'etl-blocks[s3,postgres]')
+Install:  etl-blocks                                (with other systems: with their extras, such as s3 and postgres)
 Run:      python orders_pipeline.py                 (or: etl run orders_pipeline --ds 2026-04-30)
 
 Promises: a run that is repeated, retried or killed half way leaves every order in the table once. A day whose file has
@@ -71,7 +71,7 @@ class DayReport(BaseModel):
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def extract(ds: date, source: ObjectStore) -> tuple[Scan, str]:
-    """The day's file, not read yet, and the load's identity: the day and the version of the file."""
+    """Find the day's file, without reading it, and the load's identity: the day and the version of the file."""
     info = source.head_object(FILE.format(ds=ds))
     orders = source.scan(info.key, schema=SCHEMA, options=CSV, on_error="quarantine")
     return orders, f"{TABLE}/{ds}/{info.version or info.etag}"
@@ -79,7 +79,7 @@ def extract(ds: date, source: ObjectStore) -> tuple[Scan, str]:
 
 @task
 def transform(extracted: tuple[Scan, str], ds: date) -> tuple[Scan, str]:
-    """The rows as they are kept."""
+    """Shape the rows as they are kept."""
     orders, load_id = extracted
     orders = orders.reject(lambda rows: pc.less(rows["amount"], 0), "amount is negative", column="amount")  # CHANGE
     return orders.map_batches(lambda rows: rows.append_column("date", pa.array([ds] * len(rows), pa.date32()))), load_id
@@ -87,7 +87,7 @@ def transform(extracted: tuple[Scan, str], ds: date) -> tuple[Scan, str]:
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def load(ds: date, transformed: tuple[Scan, str], lake: ObjectStore, warehouse: Warehouse) -> DayReport:
-    """Both targets: the day's partition in the lake, and from it the rows in the table."""
+    """Load both targets: the day's partition in the lake, and from it the rows in the table."""
     orders, load_id = transformed
     if done := warehouse.load_report(load_id):
         return DayReport(ds=ds, table=done.model_copy(update={"already_loaded": True}))
@@ -107,7 +107,7 @@ def orders_pipeline(
     lake: str | ObjectStore = LAKE,
     warehouse: str | Warehouse = WAREHOUSE,
 ) -> DayReport:
-    """Loads the orders of one day.
+    """Load the orders of one day.
 
     Args:
         ds: The day, such as 2026-04-30.
@@ -128,7 +128,7 @@ def orders_backfill(
     lake: str | ObjectStore = LAKE,
     warehouse: str | Warehouse = WAREHOUSE,
 ) -> list[DayReport]:
-    """Loads the orders of each day from `start` to `end`, both included, several days at a time.
+    """Load the orders of each day from `start` to `end`, both included, several days at a time.
 
     Args:
         start: The first day.

@@ -1,6 +1,6 @@
-"""Puts the orders of a day into a table that people read only after they were checked: write, audit, publish.
+"""Put the orders of a day into the table that people read only after they were checked: write, audit, publish.
 
-Install:  pip install 'etl-blocks[great-expectations]'   (with other systems: 'etl-blocks[great-expectations,postgres]')
+Install:  etl-blocks with the extra great-expectations   (with other systems: with theirs, such as postgres)
 Run:      python write_audit_publish.py                  (or: etl run write_audit_publish --ds 2026-04-30)
 
 Promises: nobody sees a row that was not checked. The rows are written into a table of their own, audited there, and
@@ -49,7 +49,7 @@ MAX_REJECTED = 0.25  # CHANGE: the share of a day's rows that may be refused by 
 
 
 def expect(kind: str, severity: str = "fail", **kwargs: object) -> Expectation:
-    """An expectation of Great Expectations, and what follows where it does not hold."""
+    """Return an expectation of Great Expectations with what follows where it does not hold."""
     return Expectation.model_validate({"type": f"expect_{kind}", "kwargs": kwargs, "severity": severity})
 
 
@@ -81,7 +81,7 @@ class Published(BaseModel):
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def identify(ds: date, source: ObjectStore) -> tuple[str, str]:
-    """The load's identity, which is the day and the version of its file, and the table for its rows until then."""
+    """Return the load's identity (the day and the version of its file) and the table for its rows until then."""
     info = source.head_object(FILE.format(ds=ds))
     load_id = f"{TABLE}/{ds}/{info.version or info.etag}"
     return load_id, f"{TABLE}__audit_{hashlib.sha256(load_id.encode()).hexdigest()[:12]}"
@@ -89,20 +89,20 @@ def identify(ds: date, source: ObjectStore) -> tuple[str, str]:
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def write(ds: date, source: ObjectStore, warehouse: Warehouse, staged: str) -> LoadReport:
-    """The day's rows in a table that nobody reads."""
+    """Load the day's rows into a table that nobody reads."""
     orders = source.scan(FILE.format(ds=ds), schema=SCHEMA, options=CSV, on_error="quarantine")
     return warehouse.load(orders, staged, mode="replace", max_rejected=MAX_REJECTED)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def audit(warehouse: Warehouse, staged: str) -> Audit:
-    """How the checks went; where one of severity `fail` does not hold, it ends here."""
+    """Check the rows; where a check of severity `fail` does not hold, the run ends here."""
     return CHECKS.audit(warehouse, table=staged)
 
 
 @task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def publish(warehouse: Warehouse, staged: str, audited: Audit, load_id: str) -> LoadReport:
-    """What is in the table now, by one transaction."""
+    """Publish the rows in one transaction."""
     return warehouse.publish(
         staged, TABLE, mode="upsert", key=KEY, load_id=load_id, rejected=audited.rejected, max_rejected=MAX_REJECTED
     )
@@ -114,7 +114,7 @@ def write_audit_publish(
     source: str | ObjectStore = SOURCE,
     warehouse: str | Warehouse = WAREHOUSE,
 ) -> Published:
-    """Publishes the orders of one day after they were checked.
+    """Publish the orders of one day after they were checked.
 
     Args:
         ds: The day, such as 2026-04-30.

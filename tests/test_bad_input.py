@@ -92,8 +92,8 @@ EDITS = {
 }
 
 ARGUMENTS = {
-    "ds not a date": (["--ds", "yesterday"], 2, ["argument --ds", "valid date", "such as 2026-04-30"]),
-    "unknown parameter": (["--day", DAY], 2, ["unrecognized arguments: --day"]),
+    "ds not a date": (["--ds", "yesterday"], 2, ["Invalid value for --ds", "valid date", "such as 2026-04-30"]),
+    "unknown parameter": (["--day", DAY], 2, ["Unknown option: --day"]),
     "saved block missing": (
         ["--lake", "etl-local-files/nope"],
         1,

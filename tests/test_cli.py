@@ -93,7 +93,7 @@ def ran(capsys, *arguments: str, code: int = 0) -> str:
 def test_list_shows_templates_and_block_types(capsys):
     """One line each."""
     lines = {line.split()[0]: line for line in ran(capsys, "list").splitlines() if line.startswith("  ")}
-    assert "Moves the orders of a day" in lines["orders_pipeline"]
+    assert "Move the orders of a day" in lines["orders_pipeline"]
     assert {"etl-postgres", "etl-s3-bucket", "etl-duckdb", "etl-local-files", "etl-aws-credentials"} <= set(lines)
 
 
@@ -120,7 +120,7 @@ def test_new_overwrites_nothing(capsys, tmp_path):
     """A second copy into one folder is refused, and the first one is as it was."""
     ran(capsys, "new", "orders_pipeline", str(tmp_path))
     (tmp_path / "orders_pipeline.py").write_text("mine")
-    assert "exists already" in ran(capsys, "new", "orders_pipeline", str(tmp_path), code=1)
+    assert "already exists" in ran(capsys, "new", "orders_pipeline", str(tmp_path), code=1)
     assert (tmp_path / "orders_pipeline.py").read_text() == "mine"
 
 
@@ -128,7 +128,7 @@ def test_new_overwrites_nothing(capsys, tmp_path):
 def test_an_unknown_template_is_named(capsys, command):
     """With the ones that there are."""
     message = ran(capsys, *command, code=1)
-    assert "no template 'ordres'" in message
+    assert "Unknown template 'ordres'" in message
     assert "orders_pipeline" in message
 
 
@@ -193,7 +193,7 @@ def test_an_unknown_flow_is_named(capsys, shop):
     message = ran(capsys, "run", f"{shop}:sooner", code=1)
     assert "no flow named sooner" in message
     assert f"{shop}:later" in message
-    assert "There is no file" in ran(capsys, "run", "nowhere.py", code=1)
+    assert "File not found" in ran(capsys, "run", "nowhere.py", code=1)
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -271,11 +271,11 @@ def test_save_refers_to_other_blocks(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("path = 'x", "is not TOML"),
-        ("[etl-duckbd.x]\npath = 'x'", "no block type 'etl-duckbd'; did you mean etl-duckdb?"),
+        ("path = 'x", "is not valid TOML"),
+        ("[etl-duckbd.x]\npath = 'x'", "unknown block type 'etl-duckbd'; did you mean etl-duckdb?"),
         ("[etl-duckdb.x]\npth = 'x'", "[etl-duckdb.x] DuckDB has no field 'pth'; did you mean 'path'?"),
         ("[etl-postgres]\nhost = 'x'", "write [etl-postgres.NAME]"),
-        ("[etl-duckdb.'Up Per']\npath = 'x'", "lowercase letters, digits and dashes only"),
+        ("[etl-duckdb.'Up Per']\npath = 'x'", "consists of lowercase letters, digits and dashes"),
         ("[etl-postgres.x]\nhost = 'h'\nport = 'canary'", "[etl-postgres.x]"),
         ("[etl-postgres.x]\npassword = { env = 'NO_SUCH_VARIABLE' }", "NO_SUCH_VARIABLE is not set"),
         (
@@ -284,7 +284,7 @@ def test_save_refers_to_other_blocks(capsys, tmp_path):
         ),
         (
             "etl-duckdb.x.path.block = 'etl-local-files/x'\netl-local-files.x.basepath.block = 'etl-duckdb/x'",
-            "etl-duckdb/x -> etl-local-files/x -> etl-duckdb/x is a circle",
+            "etl-duckdb/x -> etl-local-files/x -> etl-duckdb/x is a circular reference",
         ),
     ],
 )

@@ -74,6 +74,13 @@ def test_connectors_import_no_driver():
     assert loaded_by(f"import blocks\n{names}") & DRIVERS == loaded_by("import prefect") & DRIVERS
 
 
+@pytest.mark.parametrize("option", ["--version", "--help"])
+def test_the_command_starts_light(option):
+    """Neither a driver nor Prefect's server is loaded to say what there is."""
+    loaded = loaded_by(f"from blocks.cli import main\nmain(['{option}'])")
+    assert loaded & {*DRIVERS, "fastapi", "uvicorn"} <= loaded_by("import prefect")
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_driver_at_module_level(path):
     """Drivers are imported in functions, through `require`, so that what is not installed is not needed."""

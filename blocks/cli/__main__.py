@@ -1,4 +1,4 @@
-"""`python -m blocks.cli` is `etl`."""
+"""Run `etl` as `python -m blocks.cli`."""
 
 import sys
 

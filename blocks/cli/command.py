@@ -47,6 +47,7 @@ app.meta.parse_mode = "strict"
 app.meta.group_parameters = Group("Options")
 app.meta.help_flags = []
 app.meta.version_flags = []
+app.suppress_keyboard_interrupt = app.meta.suppress_keyboard_interrupt = False  # main answers with its code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -66,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 @app.meta.default
 def _command(
     *tokens: Annotated[str, Parameter(show=False, allow_leading_hyphen=True)],
-    debug: Annotated[bool, Parameter(help="Show tracebacks.", negative=())] = False,
+    debug: Annotated[
+        bool, Parameter(help="Show tracebacks. It comes before the command.", negative=(), show_default=False)
+    ] = False,
 ) -> int | None:
     if not tokens:
         app.help_print(console=app.error_console)
@@ -131,7 +134,9 @@ def _save(file: Annotated[Path, Parameter(help="The file, in TOML.")], /) -> Non
 
 
 @app.command(name="check")
-def _check(*blocks: str, sweep: bool = False, older_than: float = 24.0) -> int:
+def _check(
+    *blocks: str, sweep: Annotated[bool, Parameter(negative=(), show_default=False)] = False, older_than: float = 24.0
+) -> int:
     """Prove that saved blocks work: reachable, authenticated, allowed.
 
     Parameters

@@ -1,4 +1,4 @@
-"""What `etl` does with saved blocks: creates, updates and checks them."""
+"""What `etl` does with saved blocks: it creates, updates and checks them."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ PAGE = 200
 
 
 def block_types() -> dict[str, type[ConnectorBlock]]:
-    """Every block type of ours that is installed, by its slug."""
+    """Return every installed block type of etl-blocks by its slug."""
     load_prefect_collections()
 
     def below(parent: type[ConnectorBlock]) -> Iterator[type[ConnectorBlock]]:
@@ -70,7 +70,7 @@ def block_types() -> dict[str, type[ConnectorBlock]]:
 
 @dataclass
 class BlocksFile:
-    """The blocks of a file, built and not yet saved; a block that another one refers to comes first."""
+    """The blocks of a file, built but not yet saved; a block that another one refers to comes first."""
 
     file: Path
     tables: dict[str, dict[str, Any]]
@@ -78,9 +78,12 @@ class BlocksFile:
 
 
 def read_file(file: Path) -> BlocksFile:
-    """The blocks that the file describes, by `slug/name`, with values from the environment where it says so.
+    """Read the blocks that the file describes, with values from the environment where it says so.
 
     References to blocks saved elsewhere are looked up when these are saved.
+
+    Returns:
+        The fields of each block, by `slug/name`.
 
     Raises:
         NotFoundError: There is no such file.
@@ -89,23 +92,23 @@ def read_file(file: Path) -> BlocksFile:
     try:
         content = tomllib.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        raise ObjectNotFoundError(f"There is no file {file}.") from None
+        raise ObjectNotFoundError(f"File not found: {file}.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InvalidInputError(f"{file} is not TOML: {error}. Nothing was saved.") from None
+        raise InvalidInputError(f"{file} is not valid TOML: {error}. Nothing was saved.") from None
     types = block_types()
     tables: dict[str, dict[str, Any]] = {}
     missing: list[str] = []
     for slug, named in content.items():
         if slug not in types:
             near = difflib.get_close_matches(slug, types, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(types)}."
-            raise InvalidInputError(f"{file}: there is no block type {slug!r}; {hint} Nothing was saved.")
+            hint = f"did you mean {near[0]}?" if near else f"the types are: {', '.join(types)}."
+            raise InvalidInputError(f"{file}: unknown block type {slug!r}; {hint} Nothing was saved.")
         if not isinstance(named, dict) or not all(isinstance(table, dict) for table in named.values()):
             raise InvalidInputError(f"{file}: write [{slug}.NAME] and its fields below it. Nothing was saved.")
         for name, table in named.items():
             if not re.fullmatch(r"[a-z0-9-]+", name):
                 raise InvalidInputError(
-                    f"{file}: [{slug}.{name}]: a block's name has lowercase letters, digits and dashes only. "
+                    f"{file}: [{slug}.{name}]: the name of a block consists of lowercase letters, digits and dashes. "
                     "Nothing was saved."
                 )
             tables[f"{slug}/{name}"] = {
@@ -117,10 +120,10 @@ def read_file(file: Path) -> BlocksFile:
 
 
 def save(blocks: BlocksFile) -> None:
-    """Create or update the blocks, and print what became of each.
+    """Create or update the blocks, and print the outcome of each.
 
     Raises:
-        InvalidInputError: A block's fields are wrong; nothing was saved.
+        InvalidInputError: The fields of a block are wrong; nothing was saved.
         NotFoundError: A block refers to one that is not saved; nothing was saved.
     """
     for reference in blocks.tables:
@@ -131,15 +134,18 @@ def save(blocks: BlocksFile) -> None:
 
 
 def check(references: Sequence[str], *, sweep_older_than: dt.timedelta | None = None) -> bool:
-    """Whether every named block works, or every saved one of ours; prints one line each.
+    """Check every named block, or every saved one of etl-blocks, and print one line each.
 
     Args:
-        references: The blocks, as `slug/name`; all of ours where there are none.
-        sweep_older_than: Remove what interrupted uploads left, but for what is younger; None removes nothing.
+        references: The blocks, as `slug/name`. Defaults to all saved blocks of etl-blocks.
+        sweep_older_than: Remove what interrupted uploads left, if it is older than this; None removes nothing.
+
+    Returns:
+        Whether all of them work.
     """
     references = references or _saved_references()
     if not references:
-        print("No block of etl-blocks is saved. Save some: etl save FILE.toml", file=sys.stderr)
+        print("No blocks of etl-blocks are saved. Save some: etl save FILE.toml", file=sys.stderr)
         return True
     width = max(map(len, references))
     all_work = True
@@ -154,14 +160,14 @@ def check(references: Sequence[str], *, sweep_older_than: dt.timedelta | None = 
 
 
 class _Check:
-    """One saved block, loaded here because Prefect's settings are this thread's."""
+    """A saved block, loaded when this is made because Prefect's settings belong to that thread."""
 
     def __init__(self, reference: str, sweep_older_than: dt.timedelta | None) -> None:
         self._block: ConnectorBlock | None = None
         self._problem = ""
         self._sweep_older_than = sweep_older_than
         try:
-            # How it is now, not whether it would come back after some retries.
+            # Its state now, not whether it recovers after some retries.
             self._block = resolve(reference, ConnectorBlock)
             self._block.retry = self._block.retry.model_copy(update={"attempts": 1})
         except ConnectorError as error:
@@ -175,7 +181,7 @@ class _Check:
         except ConnectorError as error:
             return False, " ".join(str(error).split())
         except Exception as error:  # noqa: BLE001 (one broken block must not hide the state of the others)
-            return False, f"Unexpected {type(error).__name__}. Load the block and call check() to see where."
+            return False, f"Unexpected {type(error).__name__}. Load the block and call check() for the traceback."
 
     def _swept(self, block: ConnectorBlock) -> str:
         if self._sweep_older_than is None:
@@ -186,7 +192,7 @@ class _Check:
 
 
 def _from_environment(value: Any, where: str, missing: list[str]) -> Any:
-    """`value` with each `{ env = "NAME" }` replaced; notes what is missing."""
+    """Replace each `{ env = "NAME" }` in the value, and add what is not set to `missing`."""
     if isinstance(value, dict):
         if set(value) == {"env"} and isinstance(value["env"], str):
             if value["env"] not in os.environ:
@@ -201,11 +207,13 @@ def _from_environment(value: Any, where: str, missing: list[str]) -> Any:
 
 
 def _build(blocks: BlocksFile, reference: str, path: tuple[str, ...]) -> ConnectorBlock:
-    """The block of the file, after the ones it refers to."""
+    """Build a block of the file, after the ones it refers to."""
     if reference in blocks.built:
         return blocks.built[reference]
     if reference in path:
-        raise InvalidInputError(f"{blocks.file}: {' -> '.join([*path, reference])} is a circle. Nothing was saved.")
+        raise InvalidInputError(
+            f"{blocks.file}: {' -> '.join([*path, reference])} is a circular reference. Nothing was saved."
+        )
     path = (*path, reference)
 
     def with_blocks(value: Any) -> Any:
@@ -237,7 +245,7 @@ def _save_one(reference: str, block: ConnectorBlock) -> str:
     except NotFoundError:
         block.save(name)
         return "created"
-    except InvalidInputError:  # saved by a version with other fields, which an update would keep
+    except InvalidInputError:  # saved by a version with other fields, which an update would merge
         with get_client(sync_client=True) as client:
             document = client.read_block_document_by_name(name, reference.partition("/")[0], include_secrets=False)
             emptied = BlockDocumentUpdate(block_schema_id=document.block_schema_id, data={}, merge_existing_data=False)
@@ -256,7 +264,7 @@ def _save_one(reference: str, block: ConnectorBlock) -> str:
 
 
 def _content(block: Block) -> dict[str, Any]:
-    """All values of a block, secrets too, with the id in place of a block that it refers to."""
+    """Return all values of a block, secrets included, with the id in place of a block that it refers to."""
     content = block.model_dump(mode="json", context={"include_secrets": True})
     for key in type(block).model_fields:
         value = getattr(block, key)
@@ -266,7 +274,7 @@ def _content(block: Block) -> dict[str, Any]:
 
 
 def _saved_references() -> list[str]:
-    """`slug/name` of every saved block of ours."""
+    """Return `slug/name` of every saved block of etl-blocks."""
     types = block_types()
     references: list[str] = []
     with get_client(sync_client=True) as client:
@@ -282,7 +290,7 @@ def _saved_references() -> list[str]:
 
 
 def first_problem(error: ValidationError) -> str:
-    """A sentence on the first thing that is wrong, by field and without its value."""
+    """Return a sentence on the first problem: the field, and never its value."""
     problem = error.errors(include_url=False, include_context=False, include_input=False)[0]
     place = ".".join(str(part) for part in problem["loc"])
     message = problem["msg"].removeprefix("Value error, ")

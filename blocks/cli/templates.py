@@ -1,4 +1,4 @@
-"""What `etl` does with templates: lists, copies and runs them."""
+"""What `etl` does with templates: it lists, copies and runs them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, ObjectExistsError, ObjectNotFoundError
 from blocks.cli.saved import first_problem
+from etl_blocks.hiding import HERE, PACKAGES, HiddenPackageError, require_ours
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,17 +46,17 @@ def show(block_types: Mapping[str, type[ConnectorBlock]]) -> None:
 
 
 def copy(name: str, folder: Path) -> None:
-    """Copy a template, and of the folders in `data` those that it names.
+    """Copy a template, and those folders of `data` that it names.
 
     Raises:
-        NotFoundError: There is no such template.
-        AlreadyExistsError: A file of that name is there.
+        NotFoundError: The template does not exist.
+        AlreadyExistsError: A file of that name exists.
     """
     source = _template_file(name)
     copies = {folder / place.relative_to(source.parent): place for place in (source, *_data_of(source))}
     for path in copies:
         if path.exists():
-            raise ObjectExistsError(f"{path} exists already, and nothing was written. Choose another folder.")
+            raise ObjectExistsError(f"{path} already exists. Nothing was written. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
     for path, place in copies.items():
         if place.is_dir():
@@ -63,7 +64,7 @@ def copy(name: str, folder: Path) -> None:
         else:
             shutil.copyfile(place, path)
     target = folder / source.name
-    print(f"Wrote {target}. It is yours; the lines marked CHANGE are where to start.")
+    print(f"Wrote {target}. It is yours: start with the lines marked CHANGE.")
     print(f"Run it: cd {folder} && python {target.name}")
 
 
@@ -71,7 +72,7 @@ def run(name: str, arguments: Sequence[str], start_server: Callable[[], None]) -
     """Run a flow with the parameters given as arguments; print its report, and where the seconds went.
 
     Raises:
-        NotFoundError: There is no such template, file or flow.
+        NotFoundError: The template, the file or the flow does not exist.
         InvalidInputError: The file cannot be imported.
         CycloptsError: The arguments do not fit the flow's parameters.
     """
@@ -95,28 +96,27 @@ def run(name: str, arguments: Sequence[str], start_server: Callable[[], None]) -
 
 
 def template_files() -> dict[str, Path]:
-    """The file of each template, by name."""
-    spec = importlib.util.find_spec(PACKAGE)
-    folders = list(spec.submodule_search_locations or []) if spec else []
-    files = (file for folder in folders for file in sorted(Path(folder).glob("[!_]*.py")))
-    return {file.stem: file for file in files}
+    """Return the file of each template, by name."""
+    return {file.stem: file for file in sorted((HERE / PACKAGE).glob("[!_]*.py"))}
 
 
 def find_flow(name: str) -> Flow[..., Any]:
-    """The flow that `NAME`, `FILE.py`, `NAME:FLOW` or `FILE.py:FLOW` means.
+    """Find the flow that `NAME`, `FILE.py`, `NAME:FLOW` or `FILE.py:FLOW` means.
 
     Raises:
-        NotFoundError: There is no such template, file or flow.
+        NotFoundError: The template, the file or the flow does not exist.
         InvalidInputError: The file cannot be imported.
     """
     place, _, wanted = name.partition(":")
     file = Path(place)
     if file.suffix == ".py":
         if not file.is_file():
-            raise ObjectNotFoundError(f"There is no file {file}.")
+            raise ObjectNotFoundError(f"File not found: {file}.")
         module = _import_file(file)
     else:
-        module = importlib.import_module(f"{PACKAGE}.{_template_file(place).stem}")
+        template = _template_file(place)
+        _refuse_hidden(PACKAGE)
+        module = importlib.import_module(f"{PACKAGE}.{template.stem}")
     flows = {key: value for key, value in vars(module).items() if isinstance(value, Flow)}
     wanted = wanted or file.stem
     if wanted not in flows:
@@ -196,7 +196,7 @@ def readable(default: Any) -> str:
 
 
 def _convert(hint: Any, value: Any) -> Any:
-    """The value in the parameter's type, from text or from JSON."""
+    """Convert the value, text or JSON, to the type of the parameter."""
     try:
         adapter = TypeAdapter(hint)
     except PydanticSchemaGenerationError:
@@ -215,20 +215,21 @@ def _convert(hint: Any, value: Any) -> Any:
 def _template_file(name: str) -> Path:
     files = template_files()
     if name not in files:
-        raise NotFoundError(f"There is no template {name!r}. The templates: {', '.join(files) or 'none'}.")
+        raise NotFoundError(f"Unknown template {name!r}. The templates: {', '.join(files) or 'none'}.")
     return files[name]
 
 
 def _data_of(template: Path) -> list[Path]:
-    """The folders beside the template, in `data`, whose names are part of a path that its code holds as text."""
+    """Return the folders of `data` beside the template whose names are part of a path in its code."""
     texts = (node.value for node in ast.walk(ast.parse(template.read_text("utf-8"))) if isinstance(node, ast.Constant))
     named = {part for text in texts if isinstance(text, str) and not re.search(r"\s", text) for part in text.split("/")}
     return sorted(path for path in (template.parent / "data").glob("*/") if path.name in named)
 
 
 def _import_file(file: Path) -> ModuleType:
-    """The file as a module, with its folder importable, as `python FILE` has it."""
+    """Import the file as a module, with its folder on the path as `python FILE` has it."""
     sys.path.insert(0, str(file.parent.resolve()))
+    _refuse_hidden(*PACKAGES)
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None:
         raise InvalidInputError(f"{file} cannot be imported.")
@@ -245,8 +246,15 @@ def _import_file(file: Path) -> ModuleType:
     return module
 
 
+def _refuse_hidden(*packages: str) -> None:
+    try:
+        require_ours(*packages)
+    except HiddenPackageError as error:
+        raise InvalidInputError(str(error)) from None
+
+
 def _explained(error: Exception, file: str | None) -> str:
-    """In which line of the file, and what is wrong there."""
+    """Return the line of the file, and what is wrong there."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
     words = f"{type(error).__name__}: {error}."
     if isinstance(error, ValidationError):
