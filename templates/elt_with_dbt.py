@@ -25,11 +25,10 @@ from pydantic import BaseModel
 from blocks import CsvOptions, LoadReport, ObjectStore, QualityReport, Warehouse, resolve
 from blocks.base.artifacts import keep_markdown
 from blocks.base.retry import retry_if_transient
-from connectors.dbt import DbtProject
+from connectors.dbt import DbtProject, DbtResult
 from connectors.duckdb import DuckDB
 from connectors.great_expectations import DataQuality
 from connectors.local import LocalFiles
-from connectors.shared.dbt import DbtResult
 
 DATA = Path(__file__).parent / "data"
 SOURCE = LocalFiles(basepath=str(DATA / "shop"))

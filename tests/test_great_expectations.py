@@ -302,7 +302,7 @@ def test_its_own_objects_are_taken_and_given_back() -> None:
 
 @pytest.mark.parametrize("suite", ["/nowhere/shop.json", {"name": "x"}, 7])
 def test_what_is_no_suite_is_refused(suite: Any) -> None:
-    with pytest.raises(InvalidInputError, match=r"is no suite|Could not read a suite"):
+    with pytest.raises(InvalidInputError, match=r"is not a suite|Could not read a suite"):
         DataQuality.from_suite(suite)
 
 

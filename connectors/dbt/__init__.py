@@ -4,5 +4,15 @@ from connectors.dbt.process import DbtStoppedError
 from connectors.dbt.project import DbtProject
 from connectors.dbt.request import Command
 from connectors.dbt.run import DbtRun
+from connectors.shared.dbt import DbtFailedError, DbtNode, DbtResult, DbtTransientError
 
-__all__ = ["Command", "DbtProject", "DbtRun", "DbtStoppedError"]
+__all__ = [
+    "Command",
+    "DbtFailedError",
+    "DbtNode",
+    "DbtProject",
+    "DbtResult",
+    "DbtRun",
+    "DbtStoppedError",
+    "DbtTransientError",
+]

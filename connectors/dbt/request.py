@@ -1,4 +1,4 @@
-"""What is asked of dbt, and what of it its earlier tries have done."""
+"""What is asked of dbt, and what of it earlier attempts have done."""
 
 from __future__ import annotations
 
@@ -61,23 +61,23 @@ class Request:
 
 @dataclass
 class Call:
-    """What is known of a call from its earlier tries.
+    """What is known of a call from its earlier attempts.
 
     Attributes:
-        tries: How many there were.
+        attempts: How many there were.
         results: dbt's results of them all, as `dbt retry` reads them.
-        again: The nodes that the next try takes; none means all.
+        again: The nodes that the next attempt takes; none means all.
         nodes: How each node ended last.
     """
 
-    tries: int = 0
+    attempts: int = 0
     results: dict[str, Any] | None = None
     again: set[str] = field(default_factory=set)
     nodes: dict[str, DbtNode] = field(default_factory=dict)
     started_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     def take(self, results: dict[str, Any] | None) -> None:
-        """Nothing. Newer results take the place of those of the same nodes."""
+        """Take newer results in place of those of the same nodes."""
         if results is None:
             return
         if self.results is None:
