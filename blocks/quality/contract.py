@@ -196,6 +196,10 @@ class Contract(Parameter):
         severity: Any = named or chosen.get("default", "fail")
         return severity if named or severity in possible(check) else "fail"
 
+    def rules_of(self, column: str) -> tuple[Rule, ...]:
+        """The checks of the values of a column, that of its type first."""
+        return self._rules[column]
+
     def _by_column(self) -> dict[str, Any]:
         return {"key": self.key, "ranges": self.ranges, "allowed": self.allowed, "patterns": self.patterns}
 
@@ -289,7 +293,7 @@ class _Pass:
         broken: list[tuple[Rule, Mask]] = []
         for column in self._contract.schema:
             values = batch.column(column.name)
-            of_type, *rules = self._contract._rules[column.name]  # noqa: SLF001 (one of us)
+            of_type, *rules = self._contract.rules_of(column.name)
             if values.type != column.type:
                 values, misfit = fitted(values, column.type)
                 broken += [(of_type, misfit)] if misfit is not None else []
@@ -313,7 +317,7 @@ class _Pass:
         schema = CheckResult(check="schema", passed=not self.misfits, detail="; ".join(self.misfits))
         checks = [schema]
         if not self.misfits:
-            rules = [rule for column in self._contract._rules.values() for rule in column]  # noqa: SLF001
+            rules = [rule for column in self._contract.schema.names for rule in self._contract.rules_of(column)]
             rules += [self._unique] if self._contract.key else []
             checks += [rule.result(self._rows, self._failed[rule.check, rule.columns]) for rule in rules]
             checks += self._row_count()

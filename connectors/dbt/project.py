@@ -11,9 +11,8 @@ import datetime as dt
 import json
 import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import JobBlock
 from prefect.types import SecretDict
@@ -30,7 +29,7 @@ from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
 from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
 from connectors.dbt.process import DbtStoppedError, Place, artifacts_folder, invoke, project_folder, publish, workplace
-from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request
+from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request, RetryNodes, nodes_to_retry
 from connectors.dbt.run import DbtRun
 from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
 
@@ -87,7 +86,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         description="How long dbt may run, in seconds; it is stopped after that, with its queries. Defaults to no "
         "limit.",
     )
-    retry_nodes: Literal["transient", "any", "never"] = Field(
+    retry_nodes: RetryNodes = Field(
         default="transient",
         description="Which failed nodes a retry runs again: those that failed with a transient error, any but failed "
         "tests, or none. Nodes that succeeded never run again. Defaults to transient.",
@@ -387,36 +386,9 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             raise InvalidInputError(
                 f"dbt {request.command} of {self._name} found nothing to do{request.selection}. Check what is selected."
             )
-        call.again = self._to_retry(request, call, read_json(place.target / ARTIFACTS["manifest"]) or {})
+        manifest = read_json(place.target / ARTIFACTS["manifest"]) or {}
+        call.again = nodes_to_retry(request, call, manifest, self.retry_nodes)
         return result
-
-    def _to_retry(self, request: Request, call: Call, manifest: dict[str, Any]) -> set[str]:
-        """The failed nodes that are worth another attempt, and the skipped ones that nothing else keeps back."""
-        failed = {key: node for key, node in call.nodes.items() if node.is_failed}
-        if self.retry_nodes == "never":
-            return set()
-        again = {
-            key
-            for key, node in failed.items()
-            if node.is_transient
-            or (self.retry_nodes == "any" and not (node.resource_type == "test" and node.status == "fail"))
-        }
-        if not again or request.command not in RESUMED:
-            return again
-        if not any(node.status == "skipped" for node in call.nodes.values()):  # a hook at the end is not run by itself
-            again -= {key for key in again if failed[key].resource_type == HOOK}
-        parents = manifest.get("parent_map", {})
-        tested = defaultdict(set)
-        for key in failed:
-            for parent in parents.get(key, ()) if key.startswith(("test.", "unit_test.")) else ():
-                tested[parent].add(key)
-        for key, node in call.nodes.items():
-            if node.status == "skipped":
-                above = _ancestors(key, parents)
-                causes = {each for each in above if each in failed}.union(*(tested[each] for each in above))
-                if causes <= again:
-                    again.add(key)
-        return again
 
     def _invoke(self, place: Place, arguments: list[str], runs: NodeRuns, watch: Watch) -> None:
         invoke(place, arguments, runs, watch, executable=self.executable, timeout_s=self.timeout_s, clock=self._clock)
@@ -430,14 +402,3 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             threads=self.threads,
             variables=self.environment,
         )
-
-
-def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
-    found: set[str] = set()
-    waiting = list(parents.get(key, ()))
-    while waiting:
-        parent = waiting.pop()
-        if parent not in found:
-            found.add(parent)
-            waiting += parents.get(parent, ())
-    return found
