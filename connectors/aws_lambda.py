@@ -151,14 +151,15 @@ class LambdaFunction(AwsService):
     _service: ClassVar[str] = "lambda"
     _errors_table = ERRORS
     _advice = ADVICE
+    _read_timeout_s = LONGEST_RUN_S + 10.0
 
-    function_name: str = Field(min_length=1, description="The function's name, its partial ARN or its whole one.")
+    function_name: str = Field(min_length=1, description="The function's name, partial ARN or full ARN.")
     qualifier: str | None = Field(
-        default=None, description="The version or alias to invoke; by default the unpublished one."
+        default=None, description="The version or alias to invoke. Defaults to the unpublished version, $LATEST."
     )
 
     def check(self) -> str:
-        """One sentence that says that the function is there and the identity may invoke it; it does not run.
+        """Check that the function is there and the identity may invoke it, and say so in one sentence; it does not run.
 
         Raises:
             NotFoundError: There is no such function, version or alias.
@@ -177,7 +178,7 @@ class LambdaFunction(AwsService):
         *,
         idempotent: bool = False,
     ) -> InvocationResult:
-        """What came of an invocation.
+        """Invoke the function, and return what came of it.
 
         botocore's own retries are off, because an invocation whose answer was lost may have run. It is tried again, by
         the block's policy, only where `idempotent` allows it; what Lambda refused before the function ran always is.
@@ -209,10 +210,9 @@ class LambdaFunction(AwsService):
     def _invoke(self, request: dict[str, Any], *, idempotent: bool, hidden: Iterable[str] = ()) -> InvocationResult:
         if self.qualifier is not None:
             request["Qualifier"] = self.qualifier
-        client = self._single_client(read_timeout_s=LONGEST_RUN_S + 10)
         try:
             with self._errors("invoke", self._place, "lambda:InvokeFunction", hidden=hidden):
-                answer = client.invoke(FunctionName=self.function_name, **request)
+                answer = self._single_attempt_client.invoke(FunctionName=self.function_name, **request)
                 content = answer["Payload"].read()
         except (ThrottledError, NotStartedError):
             raise
@@ -264,8 +264,8 @@ def _texts(value: Any) -> Iterator[str]:
 def _decoded(content: bytes) -> Any:
     """What the function returned: Lambda's runtimes write JSON, a custom one may write anything.
 
-    >>> _decoded(b'{"rows": 3}'), _decoded(b""), _decoded(b"no JSON")
-    ({'rows': 3}, None, 'no JSON')
+    >>> _decoded(b'{"rows": 3}'), _decoded(b""), _decoded(b"not JSON")
+    ({'rows': 3}, None, 'not JSON')
     """
     if not content:
         return None
@@ -276,7 +276,7 @@ def _decoded(content: bytes) -> Any:
 
 
 def _error_type(payload: Any) -> str:
-    """The error's type, unless what the function gave as one is no name.
+    """The error's type, unless what the function gave as one is not a name.
 
     >>> _error_type({"errorType": "Sandbox.Timedout"}), _error_type({"errorType": "row 7: a b"}), _error_type(None)
     ('Sandbox.Timedout', 'an error', 'an error')

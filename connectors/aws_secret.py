@@ -68,10 +68,10 @@ class AwsSecret(AwsService, SecretBlock):
     _errors_table = ERRORS
     _advice = ADVICE
 
-    secret_name: str = Field(min_length=1, description="The secret's name, or its whole ARN.")
+    secret_name: str = Field(min_length=1, description="The secret's name or ARN.")
 
     def check(self) -> str:
-        """One sentence that says that the secret is there and may be described; its value is not read.
+        """Check that the secret is there and may be described, and say so in one sentence; its value is not read.
 
         Raises:
             NotFoundError: There is no such secret.
@@ -89,7 +89,7 @@ class AwsSecret(AwsService, SecretBlock):
     def read_secret(  # type: ignore[override]  # Prefect's is awaitable
         self, version_id: str | None = None, version_stage: str | None = None
     ) -> bytes:
-        """The secret's value; of text its UTF-8.
+        """Read the secret's value; of text its UTF-8.
 
         Args:
             version_id: A version; by default the current one.
@@ -115,7 +115,7 @@ class AwsSecret(AwsService, SecretBlock):
     def write_secret(  # type: ignore[override]  # Prefect's is awaitable
         self, secret_data: bytes, *, version_id: str = ""
     ) -> str:
-        """The secret's ARN, after the value became its current one; a secret that does not exist is created.
+        """Make the value the secret's current one, and return its ARN; a secret that does not exist is created.
 
         Args:
             secret_data: The value.
@@ -140,7 +140,7 @@ class AwsSecret(AwsService, SecretBlock):
 
     @operation
     def delete_secret(self, recovery_window_in_days: int = 30, force_delete_without_recovery: bool = False) -> str:
-        """The ARN of the secret, which is now scheduled for deletion, or gone. One that already is stays so.
+        """Schedule the secret for deletion, or delete it, and return its ARN. One that already is scheduled stays so.
 
         Args:
             recovery_window_in_days: How long it can be restored, 7 to 30 days.

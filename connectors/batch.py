@@ -51,38 +51,46 @@ class BatchJob(AwsService, Job):
 
     job_name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,94}$",
-        description="The job's name; each run gets it with a token behind, by which a retry finds what it started.",
+        description="The job's name. Each run gets it with a token appended, by which a retry finds what it started.",
     )
-    job_queue: str = Field(min_length=1, description="The job queue's name or its whole ARN.")
-    job_definition: str = Field(
-        min_length=1, description="The job definition's name, its name:revision, or its whole ARN."
-    )
+    job_queue: str = Field(min_length=1, description="The job queue's name or ARN.")
+    job_definition: str = Field(min_length=1, description="The job definition's name, name:revision, or ARN.")
     parameters: dict[str, str] = Field(
-        default_factory=dict, description="Values for the placeholders of the definition's command."
+        default_factory=dict,
+        description="Values for the placeholders of the definition's command. Defaults to the definition's values.",
     )
-    command: list[str] | None = Field(default=None, description="The container's command; by default as defined.")
+    command: list[str] | None = Field(
+        default=None, description="The container's command. Defaults to the definition's."
+    )
     environment: SecretDict = Field(
-        default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
+        default_factory=lambda: SecretDict({}),
+        description="Environment variables for the container, in addition to the definition's.",
     )
     vcpus: float | None = Field(
-        default=None, gt=0, title="Virtual CPUs", description="Virtual CPUs; by default as defined."
+        default=None, gt=0, title="Virtual CPUs", description="Number of virtual CPUs. Defaults to the definition's."
     )
     memory: int | None = Field(
-        default=None, gt=0, title="Memory (MiB)", description="Memory, in MiB; by default as defined."
+        default=None, gt=0, title="Memory (MiB)", description="Memory, in MiB. Defaults to the definition's."
     )
     array_size: int | None = Field(
-        default=None, ge=2, le=10_000, description="How many children an array job has; by default it is no array."
+        default=None,
+        ge=2,
+        le=10_000,
+        description="How many children an array job has. Defaults to a job that is not an array.",
     )
     attempts: int | None = Field(
-        default=None, ge=1, le=10, description="How often Batch itself tries the job; by default as defined."
+        default=None,
+        ge=1,
+        le=10,
+        description="How many attempts Batch itself makes of the job. Defaults to the definition's.",
     )
     attempt_timeout_s: int | None = Field(
-        default=None, ge=60, description="How long one attempt may take, in seconds; by default as defined."
+        default=None, ge=60, description="How long one attempt may take, in seconds. Defaults to the definition's."
     )
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the job.")
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags for the job. Defaults to none.")
 
     def check(self) -> str:
-        """One sentence that says that the queue takes jobs and the job definition is active.
+        """Check that the queue takes jobs and the job definition is active, and say so in one sentence.
 
         Raises:
             NotFoundError: The queue or the definition is not there, or not in use.
@@ -120,7 +128,7 @@ class BatchJob(AwsService, Job):
         request = self._request(name)
         action = "batch:SubmitJob, and batch:TagResource where there are tags"
         with self._errors("start", self.name, action, hidden=values):
-            return str(self._single_client().submit_job(**request)["jobId"])
+            return str(self._single_attempt_client.submit_job(**request)["jobId"])
 
     def _request(self, name: str) -> dict[str, Any]:
         container: dict[str, Any] = {}

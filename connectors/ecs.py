@@ -80,49 +80,60 @@ class EcsTask(AwsService, Job):
     _errors_table = ERRORS
     _advice = ADVICE
 
-    task_definition: str = Field(
-        min_length=1, description="The task definition's family, its family:revision, or its whole ARN."
+    task_definition: str = Field(min_length=1, description="The task definition's family, family:revision, or ARN.")
+    cluster: str = Field(
+        default="default", description="The cluster's name or ARN. Defaults to the cluster called default."
     )
-    cluster: str = Field(default="default", description="The cluster's name or its whole ARN.")
     launch_type: Literal["FARGATE", "EC2", "EXTERNAL"] | None = Field(
-        default=None, description="Where the task runs; by default as the cluster's capacity providers say."
+        default=None,
+        description="Where the task runs: FARGATE, EC2 or EXTERNAL. Defaults to the cluster's capacity providers.",
     )
     capacity_provider: str | None = Field(
-        default=None, description="A capacity provider such as FARGATE_SPOT, in place of a launch type."
+        default=None,
+        description="A capacity provider such as FARGATE_SPOT, in place of a launch type. Defaults to none.",
     )
     subnets: list[str] = Field(
-        default_factory=list, description="The subnets to choose from; FARGATE needs at least one."
+        default_factory=list, description="The subnets to choose from. FARGATE needs at least one."
     )
     security_groups: list[str] = Field(
-        default_factory=list, description="The security groups; by default the network's own."
+        default_factory=list, description="The security groups. Defaults to the default group of the VPC."
     )
     assign_public_ip: bool = Field(
-        default=False, description="Whether the task gets a public address, which it needs where there is no NAT."
+        default=False,
+        description="Whether the task gets a public IP address, which it needs where there is no NAT gateway. "
+        "Defaults to false.",
     )
     container_name: str | None = Field(
         default=None,
-        description="The container that counts and that the settings below change; by default the first essential one.",
+        description="The container whose exit code counts and to which the settings below apply. Defaults to the "
+        "first essential container.",
     )
-    command: list[str] | None = Field(default=None, description="The container's command; by default its own.")
+    command: list[str] | None = Field(
+        default=None, description="The container's command. Defaults to the definition's."
+    )
     environment: SecretDict = Field(
-        default_factory=lambda: SecretDict({}), description="Environment variables for the container, beside its own."
+        default_factory=lambda: SecretDict({}),
+        description="Environment variables for the container, in addition to the definition's.",
     )
     cpu: int | None = Field(
         default=None,
         gt=0,
         title="CPU units",
-        description="CPU units of the task, 1024 to a core; by default as defined.",
+        description="CPU units of the task, 1024 to a virtual CPU. Defaults to the definition's.",
     )
     memory: int | None = Field(
-        default=None, gt=0, title="Memory (MiB)", description="Memory of the task, in MiB; by default as defined."
+        default=None,
+        gt=0,
+        title="Memory (MiB)",
+        description="Memory of the task, in MiB. Defaults to the definition's.",
     )
     task_role_arn: str | None = Field(
-        default=None, description="The role that the containers have; by default as defined."
+        default=None, description="ARN of the role that the containers have. Defaults to the definition's."
     )
     execution_role_arn: str | None = Field(
-        default=None, description="The role with which images and secrets are fetched; by default as defined."
+        default=None, description="ARN of the role that fetches images and secrets. Defaults to the definition's."
     )
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the task.")
+    tags: dict[str, str] = Field(default_factory=dict, description="Tags for the task. Defaults to none.")
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -133,7 +144,7 @@ class EcsTask(AwsService, Job):
         return self
 
     def check(self) -> str:
-        """One sentence that says that the cluster is active and the task definition there.
+        """Check that the cluster is active and the task definition there, and say so in one sentence.
 
         Raises:
             NotFoundError: The cluster or the task definition is not.

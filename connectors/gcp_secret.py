@@ -63,19 +63,24 @@ class GcpSecret(ConnectorBlock, SecretBlock):
     secret_name: str = Field(description="The secret's name, without its project.")
     gcp_credentials: GcpCredentials = Field(
         default_factory=GcpCredentials,
-        description="Who is asking, and in which project; by default the machine's own identity and project.",
+        description="Google Cloud credentials, and the project. Defaults to the ambient identity and its project "
+        "(Application Default Credentials).",
     )
-    secret_version: str = Field(default="latest", description="The version to read: its number, its alias, or latest.")
+    secret_version: str = Field(
+        default="latest", description="The version to read: a number, an alias, or latest. Defaults to latest."
+    )
 
     @field_validator("secret_name", "secret_version")
     @classmethod
     def _only_a_name(cls, value: str) -> str:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,255}", value):
-            raise ValueError(f"{value!r:.100} is no name of a secret or version; give the name alone, not its path")
+            raise ValueError(
+                f"{value!r:.100} is not the name of a secret or version; give the name alone, not its path"
+            )
         return value
 
     def check(self) -> str:
-        """One sentence that says what the identity may do with the secret; its value is not read.
+        """Say in one sentence what the identity may do with the secret; its value is not read.
 
         Raises:
             AccessDeniedError: It may neither read nor write it, or there is no such secret: Google does not tell.
@@ -93,7 +98,10 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         return f"{self._path} is there and the credentials may {' and '.join(may)} it."
 
     def get_client(self) -> Any:
-        """A `SecretManagerServiceClient` with this block's identity, for everything that has no method here."""
+        """Return a `SecretManagerServiceClient` with this block's identity, for everything that has no method here.
+
+        The block keeps one; `close()` of the block lets go of it.
+        """
         return self._client
 
     @live
@@ -102,7 +110,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
 
     @operation
     def read_secret(self) -> bytes:  # type: ignore[override]  # Prefect's is awaitable
-        """The value of the version that the block stands for, checked against the service's checksum.
+        """Read the value of the version that the block stands for, checked against the service's checksum.
 
         Raises:
             NotFoundError: There is no such secret or version.
@@ -113,7 +121,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
 
     @operation
     def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]  # Prefect's is awaitable
-        """The name of the new version; a secret that does not exist is created.
+        """Write a new version, and return its name; a secret that does not exist is created.
 
         Where the answer was lost, the latest version is read: if it has this value, it is the one, and no second is
         made. Without the right to read it nobody can tell.
@@ -128,13 +136,13 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         try:
             return self._add(secret_data)
         except NotFoundError:
-            with contextlib.suppress(AlreadyExistsError):  # somebody was faster, or an earlier try was
+            with contextlib.suppress(AlreadyExistsError):  # somebody was faster, or an earlier attempt was
                 self._create()
             return self._add(secret_data)
 
     @operation
     def delete_secret(self) -> str:
-        """The name of the secret, which is gone with all its versions.
+        """Delete the secret with all its versions, and return its name.
 
         Raises:
             NotFoundError: There is no such secret.
@@ -147,7 +155,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         except ThrottledError:
             raise
         except TransientError:
-            # Another try of one that was done would say that there is no such secret.
+            # Another attempt of one that was done would say that there is no such secret.
             try:
                 with self._errors("look for", "secretmanager.secrets.get"):
                     client.get_secret(request={"name": path}, retry=None, timeout=TIMEOUT_S)

@@ -68,16 +68,19 @@ class GlueJob(AwsService, Job):
     _errors_table = ERRORS
     _advice = ADVICE
 
-    job_name: str = Field(min_length=1, description="The name of the job as Glue has it.")
+    job_name: str = Field(min_length=1, description="The name of the job in Glue.")
     arguments: dict[str, str] | None = Field(
         default=None,
-        description="Arguments of the run, such as --day, beside the job's own; Glue shows and logs them: no secrets.",
+        description="Arguments of the run, such as --day, in addition to the job's own. Glue shows and logs them, so "
+        "enter no secrets.",
     )
-    worker_type: str | None = Field(default=None, description="The workers' type, such as G.1X; by default the job's.")
-    number_of_workers: int | None = Field(default=None, ge=1, description="How many workers; by default the job's.")
+    worker_type: str | None = Field(default=None, description="The worker type, such as G.1X. Defaults to the job's.")
+    number_of_workers: int | None = Field(
+        default=None, ge=1, description="The number of workers. Defaults to the job's."
+    )
 
     def check(self) -> str:
-        """One sentence that says that the job is there.
+        """Check that the job is there, and say so in one sentence.
 
         Raises:
             NotFoundError: It is not.
@@ -104,7 +107,7 @@ class GlueJob(AwsService, Job):
         if self.number_of_workers:
             request["NumberOfWorkers"] = self.number_of_workers
         with self._errors("start", self.name, "glue:StartJobRun"):
-            return str(self._single_client().start_job_run(JobName=self.job_name, **request)["JobRunId"])
+            return str(self._single_attempt_client.start_job_run(JobName=self.job_name, **request)["JobRunId"])
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""

@@ -30,10 +30,9 @@ from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
 from connectors.bigquery import BigQuery
-from connectors.dbt import DbtProject
+from connectors.dbt import DbtFailedError, DbtProject
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
-from connectors.shared.dbt import DbtFailedError
 from connectors.snowflake import Snowflake
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name
@@ -180,7 +179,7 @@ def test_a_retry_takes_what_failed_and_what_that_kept_back(
     with caplog.at_level(logging.INFO):
         nightly()
     name, result = seen
-    assert result.tries == 2
+    assert result.attempts == 2
     assert {node.name: node.status for node in result.nodes if node.resource_type in ("model", "seed")} == {
         "raw_orders": "success",
         "stg_orders": "success",
@@ -283,7 +282,7 @@ def test_no_secret_shows_and_a_lock_that_passes_is_tried_again(
         watcher.join()
         holder.close()
     result = caught.value.result
-    assert result.tries == 2
+    assert result.attempts == 2
     assert {each: result.node(each).status for each in ("waits", "after", "unique", "orders")} == {
         "waits": "success",
         "after": "success",
@@ -455,7 +454,7 @@ def test_every_command(duckdb: DuckDB, tmp_path: Path) -> None:
     assert "main" in docs.artifacts["catalog"].read_text()
     refused = project.test(vars={"strict": True}, raise_on_failure=False)
     assert refused.counts == {"fail": 1, "warn": 1, "pass": 1}
-    assert (refused.node("refused").failures, refused.tries) == (1, 1)
+    assert (refused.node("refused").failures, refused.attempts) == (1, 1)
     duckdb.execute("delete from orders where id = 1")
     again = project.retry_failed()
     assert [(node.name, node.status) for node in again.nodes] == [("refused", "pass")]

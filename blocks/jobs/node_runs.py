@@ -77,7 +77,7 @@ class NodeRuns:
         self._nodes: dict[str, _Node] = {}
 
     def start(self, name: str, *, makes: str | None = None, of: Sequence[str] = ()) -> None:
-        """Nothing. The node begins.
+        """Start the task run of a node.
 
         Args:
             name: Its name, which the task run has as well.
@@ -105,7 +105,7 @@ class NodeRuns:
             assets = [asset_key(makes)]
             task = MaterializingTask(body, assets=assets, materialized_by=self._tool, asset_deps=asset_deps, **options)
         context = contextvars.copy_context()
-        # What has been built stays so when the work as a whole fails: it is no part of the transaction around it.
+        # What has been built stays so when the work as a whole fails: it is not part of the transaction around it.
         context.run(Transaction.__var__.set, None)  # type: ignore[arg-type]
         node.thread = threading.Thread(
             target=context.run, args=(functools.partial(task, return_state=True),), name=name, daemon=True
@@ -113,20 +113,20 @@ class NodeRuns:
         node.thread.start()
 
     def log(self, name: str, level: int, line: str) -> None:
-        """Nothing. The line goes into the node's log, where it runs, else into that of the whole."""
+        """Write a line into the log of the node where it is running, else into that of the whole."""
         if node := self._nodes.get(name):
             node.said.put((level, line))
         else:
             self._logger.log(level, "%s", line)
 
     def finish(self, name: str, state: State[Any], metadata: Mapping[str, Any] | None = None) -> None:
-        """Nothing. The node ended in this state; `metadata` is kept with the asset that it made."""
+        """End the task run of a node in this state; `metadata` is kept with the asset that it made."""
         if node := self._nodes.get(name):
             node.metadata = metadata or {}
             node.said.put(state)
 
     def close(self, message: str) -> None:
-        """Nothing. Returns when Prefect knows how each node ended; those that are not finished failed so."""
+        """Wait until Prefect knows how each node ended; those that are not finished fail with this message."""
         for node in self._nodes.values():
             node.said.put(Failed(message=message))  # nobody hears it of one that has ended
         for node in self._nodes.values():
@@ -142,7 +142,7 @@ class NodeRuns:
 
 
 def _tell(node: _Node) -> State[Any]:
-    """How the node ended, once it has; what is said of it meanwhile goes into the log of its task run."""
+    """Wait for the end of the node and return its state; meanwhile its lines go into the log of its task run."""
     logger = get_run_logger()
     while isinstance(said := node.said.get(), tuple):
         logger.log(said[0], "%s", said[1])

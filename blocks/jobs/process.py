@@ -70,7 +70,7 @@ class Process:
         threading.Thread(target=self._read, name="etl-process-output", daemon=True).start()
 
     def lines(self, *, timeout_s: float | None = None, clock: Callable[[], float] = time.monotonic) -> Iterator[str]:
-        """Its lines as they come, also the last ones of a process that is being stopped.
+        """Yield its lines as they come, also the last ones of a process that is being stopped.
 
         Raises:
             TimeoutError: It took longer than `timeout_s` and has been stopped.
@@ -97,12 +97,12 @@ class Process:
             raise why
 
     def stop(self) -> None:
-        """Nothing. Asks the process to end, and sees to it that it does; its last lines can still be read."""
+        """Ask the process to end, and have it killed if it does not; its last lines can still be read."""
         with contextlib.suppress(OSError):
             self._control.shutdown(socket.SHUT_WR)
 
     def close(self) -> int | None:
-        """Its exit code, None where it had to be killed. Returns when nothing of it runs any more."""
+        """Stop it, wait until nothing of it runs any more, and return its exit code: None where it had to be killed."""
         self.stop()
         with self._control:
             said = self._control.recv(64)  # empty once the guard is gone
@@ -118,7 +118,7 @@ class Process:
         self._lines.put(None)
 
     def _end_orphans(self) -> None:
-        """Where somebody killed the guard, the rest of the group goes as well."""
+        """Kill the rest of the group where somebody killed the guard."""
         if os.waitid(os.P_PID, self._guard.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
             self._kill()
 

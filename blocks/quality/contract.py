@@ -47,8 +47,8 @@ class Contract(Parameter):
     """What data has to be: its schema, its key, and the ranges, values and patterns of its columns.
 
     Null passes every check but `not_null`. NaN is a value: it is in no range, equals itself in a key, and is allowed
-    where `allowed` names it. Bounds become values of the column's type when the contract is made; one that is no such
-    value is an error then.
+    where `allowed` names it. Bounds become values of the column's type when the contract is made; one that is not
+    such a value is an error then.
 
     Example:
         ```python
@@ -75,7 +75,7 @@ class Contract(Parameter):
             another order, or with types that can become these without loss, fits.
         key: The columns that identify a row: no null in them, and no two rows alike. The first row of a key is good,
             each later one is a repeat. A row that another check quarantines takes no part in this.
-        ranges: The least and the greatest value of a column, both included; None where there is no such bound.
+        ranges: The least and the greatest value of a column, both included; None where there is no bound.
         allowed: The values that a column may have.
         patterns: What the whole text of a column has to match, in RE2's syntax: https://github.com/google/re2/wiki/Syntax
         rows: The least and the greatest number of rows, both included; rows that are quarantined count.
@@ -124,7 +124,7 @@ class Contract(Parameter):
         self._check_severity()
 
     def validate(self, data: Any, *, raise_on_failure: bool = True, run_name: str = "") -> QualityReport:
-        """What was checked of the data, and how it went. One pass, in bounded memory.
+        """Check the data in one pass and bounded memory, and return what was checked and how it went.
 
         Args:
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
@@ -145,7 +145,7 @@ class Contract(Parameter):
         return report.raise_for_failures() if raise_on_failure else report
 
     def enforce(self, data: Any, *, on_report: Callable[[QualityReport], None] | None = None) -> Scan:
-        """The data as the contract wants it, checked while it streams into `load` or `write_table`.
+        """Return the data as the contract wants it, checked while it streams into `load` or `write_table`.
 
         Rows that break a check of severity 'quarantine' go to the quarantine of the load, with the first check that
         each breaks as the reason. Where a check of severity 'fail' does not hold, the stream ends with an error
@@ -179,7 +179,7 @@ class Contract(Parameter):
                     run.report().raise_for_failures()
                 return run.schema
 
-        def checked(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
             with _Pass(self, scan) as run:
                 if run.misfits:
                     end(run)
@@ -191,7 +191,7 @@ class Contract(Parameter):
                         yield kept
                 end(run)
 
-        return scan.over(find_schema, checked)
+        return scan.over(find_schema, batches)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """What follows where the check does not hold."""
@@ -200,6 +200,10 @@ class Contract(Parameter):
         named = chosen.get(full_name, chosen.get(check))
         severity: Any = named or chosen.get("default", "fail")
         return severity if named or severity in possible(check) else "fail"
+
+    def rules_of(self, column: str) -> tuple[Rule, ...]:
+        """The checks of the values of a column, that of its type first."""
+        return self._rules[column]
 
     def _by_column(self) -> dict[str, Any]:
         return {"key": self.key, "ranges": self.ranges, "allowed": self.allowed, "patterns": self.patterns}
@@ -294,7 +298,7 @@ class _Pass:
         broken: list[tuple[Rule, Mask]] = []
         for column in self._contract.schema:
             values = batch.column(column.name)
-            of_type, *rules = self._contract._rules[column.name]  # noqa: SLF001 (one of us)
+            of_type, *rules = self._contract.rules_of(column.name)
             if values.type != column.type:
                 values, misfit = fitted(values, column.type)
                 broken += [(of_type, misfit)] if misfit is not None else []
@@ -318,7 +322,7 @@ class _Pass:
         schema = CheckResult(check="schema", passed=not self.misfits, detail="; ".join(self.misfits))
         checks = [schema]
         if not self.misfits:
-            rules = [rule for column in self._contract._rules.values() for rule in column]  # noqa: SLF001
+            rules = [rule for column in self._contract.schema.names for rule in self._contract.rules_of(column)]
             rules += [self._unique] if self._contract.key else []
             checks += [rule.result(self._rows, self._failed[rule.check, rule.columns]) for rule in rules]
             checks += self._row_count()

@@ -74,7 +74,7 @@ class QualityReport(BaseModel):
 
     @property
     def warnings(self) -> tuple[CheckResult, ...]:
-        """The checks that do not hold, which is no more than a warning."""
+        """The checks that do not hold, which is only a warning."""
         return self._broken("warn")
 
     @property
@@ -88,7 +88,7 @@ class QualityReport(BaseModel):
         return (self.finished_at - self.started_at).total_seconds()
 
     def raise_for_failures(self) -> Self:
-        """The report itself, if the data may be used.
+        """Return the report itself, if the data may be used.
 
         Raises:
             ChecksFailedError: A check of severity 'fail' does not hold; the error has the report.

@@ -136,7 +136,7 @@ def fitted(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
 
 
 def without_misfit_nulls(broken: list[tuple[Rule, Mask]]) -> list[tuple[Rule, Mask]]:
-    """The same, where a value that does not fit its type is no null besides."""
+    """The same, where a value that does not fit its type does not count as a null as well."""
     misfits = {rule.columns: mask for rule, mask in broken if rule.check == "type"}
     if not misfits:
         return broken
@@ -148,7 +148,7 @@ def without_misfit_nulls(broken: list[tuple[Rule, Mask]]) -> list[tuple[Rule, Ma
 
 
 def is_valid(values: pa.Array) -> pa.Array:
-    """Which are no null."""
+    """Which are not null."""
     return values.is_valid()
 
 

@@ -59,7 +59,7 @@ class SeenKeys:
         self.close()
 
     def close(self) -> None:
-        """Nothing. The files are deleted."""
+        """Delete the files."""
         if self._kept:
             self._kept.close()
         self._words.close()
@@ -125,7 +125,7 @@ class _WordSet:
         return found
 
     def add(self, ordered: Words) -> None:
-        """Nothing. These words, given in their order, are here from now on."""
+        """Keep these words, which are given in their order."""
         if not len(ordered):
             return
         byte, bit = _filter_places(ordered)
@@ -140,7 +140,7 @@ class _WordSet:
             self._files.append(np.memmap(path, np.uint64, mode="r"))
 
     def close(self) -> None:
-        """Nothing. Lets go of the files."""
+        """Close the files."""
         self._runs.clear()
         self._files.clear()
 
@@ -186,12 +186,12 @@ class _KeptKeys:
         return repeated
 
     def add(self, columns: list[pa.Array], new: NDArray[np.bool_]) -> None:
-        """Nothing. The keys that are new are kept from now on."""
+        """Keep the keys that are new."""
         chosen = columns if new.all() else [column.filter(pa.array(new)) for column in columns]
         self._database(chosen).execute("INSERT INTO kept SELECT * FROM keys")
 
     def close(self) -> None:
-        """Nothing. Drops the database."""
+        """Drop the database."""
         if self._open:
             self._open.close()
 

@@ -3,6 +3,14 @@
 from connectors.dbt.project import DbtProject
 from connectors.dbt.request import Command
 from connectors.dbt.run import DbtRun
-from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
+from connectors.shared.dbt import DbtFailedError, DbtNode, DbtResult, DbtTransientError
 
-__all__ = ["Command", "DbtFailedError", "DbtProject", "DbtResult", "DbtRun", "DbtTransientError"]
+__all__ = [
+    "Command",
+    "DbtFailedError",
+    "DbtNode",
+    "DbtProject",
+    "DbtResult",
+    "DbtRun",
+    "DbtTransientError",
+]

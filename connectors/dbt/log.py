@@ -90,7 +90,7 @@ class Watch:
         self._manifest: dict[str, Any] | None = None
 
     def read(self, line: str, runs: NodeRuns) -> None:
-        """Nothing. Takes one line; what is no event of dbt's is dropped."""
+        """Take one line; one that is not an event of dbt's is dropped."""
         try:
             event = json.loads(line)
             info, data = event["info"], event["data"]
@@ -159,7 +159,7 @@ class Watch:
         return self._manifest
 
     def error(self, verb: str, project: str, code: int | None, said: str) -> ConnectorError:
-        """The error for an invocation that ended before its nodes did."""
+        """Return the error for an invocation that ended before its nodes did."""
         raw = "\n".join(self._errors)
         words = without_values(raw.removeprefix("Encountered an error:").strip()) if raw else ""
         if not words:

@@ -92,7 +92,7 @@ def workplace(
     threads: int,
     variables: SecretDict | None,
 ) -> Iterator[Place]:
-    """A private directory for one invocation, with the profile, and the environment that has its secrets."""
+    """Make a private directory for one invocation, with the profile, and the environment that has its secrets."""
     own = variables.get_secret_value() if variables else {}
     environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
     arguments = []
@@ -131,7 +131,7 @@ def invoke(
     timeout_s: float | None,
     clock: Callable[[], float],
 ) -> None:
-    """Nothing. Runs dbt to its end.
+    """Run dbt to its end.
 
     Raises:
         JobFailedError: It took too long.
@@ -249,7 +249,7 @@ def artifacts_folder(project_dir: Path, target_path: Path | None) -> Path:
 
 
 def publish(made: Path, folder: Path, results: dict[str, Any] | None) -> dict[str, Path]:
-    """The artifacts by name, each of which is in its place at once and as a whole."""
+    """Put each artifact into its place, at once and as a whole, and return them by name."""
     kept = {}
     for name, file in ARTIFACTS.items():
         source = made / file

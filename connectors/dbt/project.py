@@ -1,4 +1,4 @@
-"""The block of a dbt project: its commands, their tries, and what each try takes.
+"""DbtProject: the commands of a dbt project, their attempts, and what each attempt takes.
 
 What has to be done again is told to dbt as `dbt retry` is: by the results of the invocation before.
 https://docs.getdbt.com/reference/commands/retry
@@ -11,9 +11,8 @@ import datetime as dt
 import json
 import shutil
 import time
-from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import JobBlock
 from prefect.types import SecretDict
@@ -30,15 +29,15 @@ from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
 from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
 from connectors.dbt.process import Place, artifacts_folder, invoke, project_folder, publish, workplace
-from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request
+from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request, RetryNodes, nodes_to_retry
 from connectors.dbt.run import DbtRun
 from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MOST_CALLS = 100
-"""So many calls whose tries were given up are remembered at most."""
+REMEMBERED_CALLS = 100
+"""The most calls to remember whose attempts were given up."""
 
 PARSED = ARTIFACTS["partial_parse"]
 
@@ -64,47 +63,48 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     )
     _documentation_url: ClassVar[Any] = "https://docs.getdbt.com/docs/build/projects"
 
-    project_dir: Path = Field(description="The directory with dbt_project.yml; it may be read-only.")
+    project_dir: Path = Field(description="The directory that holds dbt_project.yml; it may be read-only.")
     target: Warehouse | str | None = Field(
         default=None,
-        description="The warehouse block to build in, or the name of a saved one such as etl-postgres/shop; empty "
-        "means that the project's own profiles.yml says where.",
+        description="The warehouse block to build in, or the name of a saved one such as etl-postgres/shop. Defaults "
+        "to what the project's own profiles.yml says.",
     )
     target_name: str | None = Field(
         default=None,
-        description="What dbt calls the target: `target.name` in models; 'prod' where a warehouse is given, else the "
-        "default of profiles.yml.",
+        description="What dbt calls the target: `target.name` in models. Defaults to 'prod' where a warehouse is "
+        "given, else to the default of profiles.yml.",
     )
     profiles_dir: Path | None = Field(
         default=None,
-        description="The directory of profiles.yml where no warehouse is given; empty means DBT_PROFILES_DIR, else the "
-        "project's directory, else ~/.dbt.",
+        description="The directory of profiles.yml where no warehouse is given. Defaults to the environment variable "
+        "DBT_PROFILES_DIR, else the project's directory, else ~/.dbt.",
     )
-    threads: int = Field(default=4, ge=1, description="How many nodes run at the same time.")
+    threads: int = Field(default=4, ge=1, description="How many nodes run at the same time. Defaults to 4.")
     timeout_s: float | None = Field(
         default=None,
         gt=0,
-        description="How long dbt may run, in seconds; it is stopped after that, with its queries. By default it may "
-        "run as long as it takes.",
+        description="How long dbt may run, in seconds; it is stopped after that, with its queries. Defaults to no "
+        "limit.",
     )
-    retry_nodes: Literal["transient", "any", "never"] = Field(
+    retry_nodes: RetryNodes = Field(
         default="transient",
-        description="Which failed nodes are tried again: those that failed with something that passes, any but failed "
-        "tests, or none. Nodes that succeeded never are.",
+        description="Which failed nodes a retry runs again: those that failed with a transient error, any but failed "
+        "tests, or none. Nodes that succeeded never run again. Defaults to transient.",
     )
     executable: Path | None = Field(
         default=None,
-        description="The dbt command to run, such as the one of another virtual environment; by default the dbt "
-        "that is installed beside this package.",
+        description="The dbt command to run, such as the one of another virtual environment. Defaults to the dbt that "
+        "is installed beside this package.",
     )
     target_path: Path | None = Field(
         default=None,
-        description="The directory that keeps dbt's artifacts; by default 'target' in the project's directory, or a "
-        "directory in Prefect's home where that is read-only.",
+        description="The directory that keeps dbt's artifacts. Defaults to 'target' in the project's directory, or to "
+        "a directory in Prefect's home where that is read-only.",
     )
     environment: SecretDict | None = Field(
         default=None,
-        description="Environment variables for dbt, beside those of this process; `env_var` finds them in the project.",
+        description="Environment variables for dbt, in addition to those of this process; `env_var` reads them in the "
+        "project.",
     )
 
     _clock: Any = PrivateAttr(default=time.monotonic)
@@ -125,19 +125,19 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt build` did: seeds, models, snapshots and tests in the order of their dependencies.
+        """Run `dbt build`: seeds, models, snapshots and tests in the order of their dependencies.
 
         Args:
-            select: What to take, in dbt's syntax, such as "orders+" or "tag:daily"; by default everything.
+            select: What to build, in dbt's syntax, such as "orders+" or "tag:daily"; by default everything.
             exclude: What to leave out of that.
-            vars: The project's variables. They are written into dbt's artifacts, so they are no place for secrets.
+            vars: The project's variables. They are written into dbt's artifacts, so secrets do not belong there.
             full_refresh: Whether incremental models and seeds are made anew.
             raise_on_failure: Whether a failed node is an error; else the result says it.
-            token: Names this call, so that its next try knows of the one before. By default each call has its own.
+            token: Names this call, so that its next attempt knows of the one before. By default each call has its own.
 
         Raises:
             DbtFailedError: A node failed, or dbt took longer than `timeout_s`; `result` says how each node ended.
-            DbtTransientError: Nodes failed with something that passes, and the tries are used up.
+            DbtTransientError: Nodes failed with something that passes, and the attempts are used up.
             InvalidInputError: The project is wrong, or nothing is selected.
         """
         return self._run(Request("build", select, exclude, vars, full_refresh), token, raise_on_failure)
@@ -153,7 +153,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt run` did: the models only. The arguments and errors are those of `build`."""
+        """Run `dbt run`: the models only. The arguments and errors are those of `build`."""
         return self._run(Request("run", select, exclude, vars, full_refresh), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -166,7 +166,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt test` found. The arguments and errors are those of `build`."""
+        """Run `dbt test`. The arguments and errors are those of `build`."""
         return self._run(Request("test", select, exclude, vars), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -180,7 +180,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt seed` loaded of the project's CSV files. The arguments and errors are those of `build`."""
+        """Run `dbt seed`, which loads the project's CSV files. The arguments and errors are those of `build`."""
         return self._run(Request("seed", select, exclude, vars, full_refresh), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -193,7 +193,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt snapshot` kept. The arguments and errors are those of `build`."""
+        """Run `dbt snapshot`. The arguments and errors are those of `build`."""
         return self._run(Request("snapshot", select, exclude, vars), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -206,7 +206,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt source freshness` found of the age of the sources. Arguments and errors are those of `build`."""
+        """Run `dbt source freshness`: the age of the sources. The arguments and errors are those of `build`."""
         return self._run(Request("source freshness", select, exclude, vars), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -220,7 +220,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt compile` made: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
+        """Run `dbt compile`: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
         return self._run(Request("compile", select, exclude, vars, full_refresh), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
@@ -233,12 +233,12 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
-        """What `dbt docs generate` made: the artifacts `catalog` and `docs`. Arguments as with `build`."""
+        """Run `dbt docs generate`: the artifacts `catalog` and `docs`. Arguments as with `build`."""
         return self._run(Request("docs generate", select, exclude, vars), token, raise_on_failure)
 
     @watched_operation(prepare=_fix_token)
     def retry_failed(self, *, raise_on_failure: bool = True, token: str = "") -> DbtResult:
-        """What was done of that which failed or was skipped in the last command, as its artifacts have it.
+        """Run what failed or was skipped in the last command, as its artifacts have it.
 
         It is `dbt retry`, over the artifacts in `target_path`; also failed tests are run again.
 
@@ -267,13 +267,13 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     @watched_operation(prepare=_fix_token)
     def deps(self, *, token: str = "") -> None:  # noqa: ARG002 (every command has one)
-        """Nothing. Installs the packages that the project asks for into its directory, which has to be writable."""
+        """Install the packages that the project asks for into its directory, which has to be writable."""
         with self._workplace() as place:
             self._invoke(place, ["deps"], NodeRuns(self.logger, tool="dbt"), Watch("deps"))
 
     @watched_operation
     def check(self) -> str:
-        """One sentence that says that the project can be parsed and that dbt reaches its warehouse."""
+        """Parse the project and have dbt reach its warehouse, and say so in one sentence."""
         runs = NodeRuns(self.logger, tool="dbt")
         with self._workplace() as place:
             self._invoke(place, ["debug"], runs, watch := Watch("debug"))
@@ -312,11 +312,11 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     @live
     def _calls(self) -> dict[str, Call]:
-        """What is known of the calls whose next try may come, by token."""
+        """What is known of the calls that may get another attempt, by token."""
         return {}
 
     def warehouse(self) -> Warehouse | None:
-        """The warehouse that is built in, None where the project's own profile says where."""
+        """Return the warehouse that is built in, None where the project's own profile says where."""
         return None if self.target is None else resolve(self.target, Warehouse)
 
     def _artifacts_folder(self) -> Path:
@@ -325,29 +325,29 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     def _run(self, request: Request, token: str, raise_on_failure: bool) -> DbtResult:
         call = self._calls.setdefault(token, Call())
-        for forgotten in list(self._calls)[:-MOST_CALLS]:
+        for forgotten in list(self._calls)[:-REMEMBERED_CALLS]:
             del self._calls[forgotten]
         try:
             with self._workplace() as place:
-                result = self._try(request, call, place)
+                result = self._attempt(request, call, place)
         except TransientError:
-            call.tries += 1
+            call.attempts += 1
             raise
         except BaseException:
             self._calls.pop(token, None)
             raise
-        call.tries += 1
+        call.attempts += 1
         keep_markdown(f"dbt {request.command} {self._name}", result.markdown(), description=f"dbt {request.command}")
         self.logger.info("%s", result)
-        if call.again and (call.tries < self.retry.attempts or raise_on_failure):
+        if call.again and (call.attempts < self.retry.attempts or raise_on_failure):
             again = [str(node) for node in result.failures if node.unique_id in call.again]
             message = f"dbt {request.command} of {self._name} did not get through: {'; '.join(again)}"
-            if call.tries < self.retry.attempts or all(node.is_transient for node in result.failures):
+            if call.attempts < self.retry.attempts or all(node.is_transient for node in result.failures):
                 raise DbtTransientError(message, result)
         self._calls.pop(token, None)
         return result.raise_for_failures() if raise_on_failure else result
 
-    def _try(self, request: Request, call: Call, place: Place) -> DbtResult:
+    def _attempt(self, request: Request, call: Call, place: Place) -> DbtResult:
         arguments = request.arguments(self.threads)
         if call.again and call.results is not None:
             state = place.folder / "state"
@@ -375,7 +375,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             command=request.command,
             target=place.where,
             nodes=tuple(call.nodes.values()),
-            tries=call.tries + 1,
+            attempts=call.attempts + 1,
             artifacts=artifacts,
             started_at=call.started_at,
             finished_at=dt.datetime.now(dt.UTC),
@@ -386,36 +386,9 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             raise InvalidInputError(
                 f"dbt {request.command} of {self._name} found nothing to do{request.selection}. Check what is selected."
             )
-        call.again = self._to_retry(request, call, read_json(place.target / ARTIFACTS["manifest"]) or {})
+        manifest = read_json(place.target / ARTIFACTS["manifest"]) or {}
+        call.again = nodes_to_retry(request, call, manifest, self.retry_nodes)
         return result
-
-    def _to_retry(self, request: Request, call: Call, manifest: dict[str, Any]) -> set[str]:
-        """The failed nodes that are worth another try, and the skipped ones that nothing else keeps back."""
-        failed = {key: node for key, node in call.nodes.items() if node.is_failed}
-        if self.retry_nodes == "never":
-            return set()
-        again = {
-            key
-            for key, node in failed.items()
-            if node.is_transient
-            or (self.retry_nodes == "any" and not (node.resource_type == "test" and node.status == "fail"))
-        }
-        if not again or request.command not in RESUMED:
-            return again
-        if not any(node.status == "skipped" for node in call.nodes.values()):  # a hook at the end is not run by itself
-            again -= {key for key in again if failed[key].resource_type == HOOK}
-        parents = manifest.get("parent_map", {})
-        tested = defaultdict(set)
-        for key in failed:
-            for parent in parents.get(key, ()) if key.startswith(("test.", "unit_test.")) else ():
-                tested[parent].add(key)
-        for key, node in call.nodes.items():
-            if node.status == "skipped":
-                above = _ancestors(key, parents)
-                causes = {each for each in above if each in failed}.union(*(tested[each] for each in above))
-                if causes <= again:
-                    again.add(key)
-        return again
 
     def _invoke(self, place: Place, arguments: list[str], runs: NodeRuns, watch: Watch) -> None:
         invoke(place, arguments, runs, watch, executable=self.executable, timeout_s=self.timeout_s, clock=self._clock)
@@ -429,14 +402,3 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             threads=self.threads,
             variables=self.environment,
         )
-
-
-def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
-    found: set[str] = set()
-    waiting = list(parents.get(key, ()))
-    while waiting:
-        parent = waiting.pop()
-        if parent not in found:
-            found.add(parent)
-            waiting += parents.get(parent, ())
-    return found

@@ -1,13 +1,15 @@
-"""What is asked of dbt, and what of it its earlier tries have done."""
+"""What is asked of dbt, and what of it earlier attempts have done."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.base.errors import InvalidInputError
+from connectors.dbt.log import HOOK
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from connectors.shared.dbt import DbtNode
 
 Command = Literal["build", "run", "test", "seed", "snapshot", "source freshness", "compile", "docs generate"]
+
+RetryNodes = Literal["transient", "any", "never"]
 
 FULL_REFRESH = ("build", "run", "seed", "compile")
 RESUMED = ("build", "run", "test", "seed", "snapshot")
@@ -61,23 +65,23 @@ class Request:
 
 @dataclass
 class Call:
-    """What is known of a call from its earlier tries.
+    """What is known of a call from its earlier attempts.
 
     Attributes:
-        tries: How many there were.
+        attempts: How many there were.
         results: dbt's results of them all, as `dbt retry` reads them.
-        again: The nodes that the next try takes; none means all.
+        again: The nodes that the next attempt takes; none means all.
         nodes: How each node ended last.
     """
 
-    tries: int = 0
+    attempts: int = 0
     results: dict[str, Any] | None = None
     again: set[str] = field(default_factory=set)
     nodes: dict[str, DbtNode] = field(default_factory=dict)
     started_at: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
     def take(self, results: dict[str, Any] | None) -> None:
-        """Nothing. Newer results take the place of those of the same nodes."""
+        """Take newer results in place of those of the same nodes."""
         if results is None:
             return
         if self.results is None:
@@ -85,6 +89,45 @@ class Call:
             return
         rows = {row["unique_id"]: row for row in (*self.results["results"], *results["results"])}
         self.results = self.results | {"results": list(rows.values()), "elapsed_time": results.get("elapsed_time", 0.0)}
+
+
+def nodes_to_retry(request: Request, call: Call, manifest: Mapping[str, Any], which: RetryNodes) -> set[str]:
+    """The failed nodes that are worth another attempt, and the skipped ones that nothing else keeps back."""
+    failed = {key: node for key, node in call.nodes.items() if node.is_failed}
+    if which == "never":
+        return set()
+    again = {
+        key
+        for key, node in failed.items()
+        if node.is_transient or (which == "any" and not (node.resource_type == "test" and node.status == "fail"))
+    }
+    if not again or request.command not in RESUMED:
+        return again
+    if not any(node.status == "skipped" for node in call.nodes.values()):  # a hook at the end is not run by itself
+        again -= {key for key in again if failed[key].resource_type == HOOK}
+    parents = manifest.get("parent_map", {})
+    tested = defaultdict(set)
+    for key in failed:
+        for parent in parents.get(key, ()) if key.startswith(("test.", "unit_test.")) else ():
+            tested[parent].add(key)
+    for key, node in call.nodes.items():
+        if node.status == "skipped":
+            above = _ancestors(key, parents)
+            causes = {each for each in above if each in failed}.union(*(tested[each] for each in above))
+            if causes <= again:
+                again.add(key)
+    return again
+
+
+def _ancestors(key: str, parents: Mapping[str, Sequence[str]]) -> set[str]:
+    found: set[str] = set()
+    waiting = list(parents.get(key, ()))
+    while waiting:
+        parent = waiting.pop()
+        if parent not in found:
+            found.add(parent)
+            waiting += parents.get(parent, ())
+    return found
 
 
 def _words(chosen: str | Sequence[str]) -> list[str]:

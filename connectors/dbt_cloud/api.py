@@ -60,19 +60,19 @@ class Api:
         params: dict[str, str | int] | None = None,
         once: bool = False,
     ) -> Any:
-        """The `data` of an answer; see `DbtCloudCredentials.ask`."""
+        """Send a request and return the `data` of the answer; see `DbtCloudCredentials.ask`."""
         return self.credentials.ask(
             method, path, verb=verb, place=place, permission=permission, json=body, params=params, once=once
         )
 
     def get(self, run_id: str, **params: str | int) -> dict[str, Any]:
-        """A run, as dbt Cloud describes it."""
+        """Return a run, as dbt Cloud describes it."""
         place = f"{self.name} ({run_id})"
         run = self.ask("GET", f"runs/{run_id}/", "look at", place, MAY_SEE, params=params)
         return cast("dict[str, Any]", run)
 
     def pages(self, limit: int = RUNS_LOOKED_AT, **params: str) -> Iterator[list[dict[str, Any]]]:
-        """The runs of the job page by page, the latest first, at most so many."""
+        """Yield the runs of the job page by page, the latest first, at most so many."""
         place, length = f"the runs of {self.name}", min(limit, PAGE)
         for offset in range(0, limit, length):
             order: dict[str, str | int] = {"job_definition_id": self.job_id, "order_by": "-id"}
@@ -83,7 +83,7 @@ class Api:
                 return
 
     def read(self, folder: str, path: str, params: dict[str, str | int]) -> Any:
-        """What is in an artifact: the value of a .json, the bytes of anything else."""
+        """Return an artifact's content: the value of a .json, the bytes of anything else."""
         content = io.BytesIO()
         self.download(folder, path, content, params)
         if not path.endswith(".json"):
@@ -91,16 +91,16 @@ class Api:
         try:
             return json.loads(content.getvalue())
         except ValueError:
-            raise TransientError(f"Could not read {path} of {self.name}: it is no JSON. Try again.") from None
+            raise TransientError(f"Could not read {path} of {self.name}: it is not valid JSON. Try again.") from None
 
     def download(self, folder: str, path: str, into: IO[bytes], params: dict[str, str | int]) -> None:
-        """Nothing. The artifact's bytes are in `into` then."""
+        """Write the artifact's bytes to `into`."""
         self.credentials.download(
             folder + _quoted(path), into, place=f"{path} of {self.name}", permission=MAY_SEE, params=params
         )
 
     def safe(self, text: str) -> str:
-        """Words of dbt Cloud without the token, without colours, and without what looks like a secret."""
+        """Return words of dbt Cloud without the token, without colours, and without what looks like a secret."""
         return without_secrets(self.credentials.hide(text))
 
 
@@ -112,7 +112,7 @@ def _quoted(path: str) -> str:
     """
     parts = path.split("/")
     if not path or {"", ".", ".."} & set(parts):
-        raise InvalidInputError(f"{path!r:.100} is no path of an artifact; artifacts() has those that there are.")
+        raise InvalidInputError(f"{path!r:.100} is not the path of an artifact; artifacts() lists them.")
     return "/".join(quote(part, safe="") for part in parts)
 
 

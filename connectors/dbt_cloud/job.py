@@ -1,4 +1,4 @@
-"""The block of a job of dbt Cloud: what starts it, finds a start whose answer was lost, and takes up what failed."""
+"""DbtCloudJob: starts a job of dbt Cloud, finds a start whose answer was lost, and takes up what failed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NO_RETRY = {
     "RETRY_NOT_FAILED_RUN": "it did not fail",
     "RETRY_NOT_LATEST_RUN": "the job has run again since",
     "RETRY_NO_RUN_RESULTS": "it failed before dbt wrote what it had done",
-    "RETRY_UNSUPPORTED_CMD": "its failed command is none that dbt can retry",
+    "RETRY_UNSUPPORTED_CMD": "dbt cannot retry its failed command",
     "RETRY_UNSUPPORTED_VERSION": "its version of dbt cannot retry; 1.6 and later can",
 }
 """https://docs.getdbt.com/docs/deploy/retry-jobs"""
@@ -58,37 +58,45 @@ class DbtCloudJob(Job):
         "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
     )
 
-    dbt_cloud_credentials: DbtCloudCredentials = Field(description="The token, and the account that it belongs to.")
-    job_id: int = Field(description="The number of the job, which is in the address of its page.")
+    dbt_cloud_credentials: DbtCloudCredentials = Field(
+        description="dbt Cloud credentials: the token, and the account that it belongs to."
+    )
+    job_id: int = Field(description="The ID of the job, a number: the last part of the address of its page.")
     cause: str = Field(
         default="",
         max_length=200,
-        description="Why it runs, as dbt Cloud shows it with the run; by default the flow run that starts it.",
+        description="Why it runs, as dbt Cloud shows it with the run. Defaults to the name of the flow run that "
+        "starts it.",
     )
     steps_override: list[str] | None = Field(
-        default=None, description="dbt's commands, such as dbt build, instead of the job's; dbt Cloud shows them."
+        default=None, description="dbt commands to run instead of the job's, such as dbt build; dbt Cloud shows them."
     )
-    schema_override: str | None = Field(default=None, description="The schema to build in; by default the job's.")
-    git_branch: str | None = Field(default=None, description="The branch to check out; by default the environment's.")
-    git_sha: str | None = Field(default=None, description="The commit to check out; by default the branch's last.")
-    dbt_version_override: str | None = Field(default=None, description="The version of dbt; by default the job's.")
-    threads_override: int | None = Field(default=None, ge=1, description="dbt's threads; by default the job's.")
-    target_name_override: str | None = Field(default=None, description="What target.name is; by default the job's.")
+    schema_override: str | None = Field(default=None, description="The schema to build in. Defaults to the job's.")
+    git_branch: str | None = Field(default=None, description="The branch to check out. Defaults to the environment's.")
+    git_sha: str | None = Field(default=None, description="The commit to check out. Defaults to the branch's latest.")
+    dbt_version_override: str | None = Field(default=None, description="The version of dbt. Defaults to the job's.")
+    threads_override: int | None = Field(
+        default=None, ge=1, description="The number of dbt's threads. Defaults to the job's."
+    )
+    target_name_override: str | None = Field(
+        default=None, description="The value of target.name. Defaults to the job's."
+    )
     generate_docs_override: bool | None = Field(
-        default=None, description="Whether to generate the docs; by default as the job says."
+        default=None, description="Whether to generate the docs. Defaults to the job's setting."
     )
     timeout_seconds_override: int | None = Field(
-        default=None, ge=0, description="After how many seconds dbt Cloud itself ends the run; by default the job's."
+        default=None, ge=0, description="After how many seconds dbt Cloud itself ends the run. Defaults to the job's."
     )
     log_lines: int = Field(
         default=20,
         ge=0,
-        description="How many lines of a failed step's log its error shows; a database's words may quote a value.",
+        description="How many lines of a failed step's log its error shows. A database's words may quote a value; 0 "
+        "leaves the log out. Defaults to 20.",
     )
 
     @operation
     def check(self) -> str:
-        """One sentence that says that the job is there.
+        """Check that the job is there, and say so in one sentence.
 
         Raises:
             NotFoundError: It is not, or the token may not see it.
@@ -107,12 +115,12 @@ class DbtCloudJob(Job):
     def trigger(  # type: ignore[override]  # Prefect's is awaitable, and the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudRun:
-        """The run that was started, to wait for.
+        """Start a run, and return it to wait for.
 
         Args:
             token: Names this start, in at most 32 letters and digits; it is in the cause of the run. A second call
                 with the same one gets the run of the first, if that is among the job's last 1,000. By default each
-                call is a start of its own, whose tries have one token.
+                call is a start of its own, whose attempts have one token.
 
         Raises:
             AmbiguousError: The answer was lost, and no run of this start is to be seen.
@@ -124,7 +132,7 @@ class DbtCloudJob(Job):
     def run(  # type: ignore[override]  # the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudStatus:
-        """How the run ended, and each of its steps: started, waited for, and succeeded.
+        """Start a run, wait until it has succeeded, and return how it and each of its steps ended.
 
         Args:
             token: As with `trigger`.
@@ -136,12 +144,12 @@ class DbtCloudJob(Job):
         return self._trigger(token).watch()
 
     def get_run(self, run_id: int | str) -> DbtCloudRun:
-        """A run of the job that somebody else started, to look at or to wait for."""
+        """Return a run of the job that somebody else started, to look at or to wait for."""
         return self._as_run(str(run_id))
 
     @operation
     def last_run(self) -> DbtCloudRun:
-        """The latest run of the job, whoever started it.
+        """Find the latest run of the job, whoever started it.
 
         Raises:
             NotFoundError: It never ran, or the token may not see it.
@@ -151,7 +159,7 @@ class DbtCloudJob(Job):
         raise NotFoundError(f"{self.name} has no run that the token may see.")
 
     def retry_failed(self) -> DbtCloudRun:
-        """The run that takes up the job's last one where that failed.
+        """Start the run that takes up the job's last one where that failed.
 
         Raises:
             InvalidInputError: The last run did not fail, or cannot be taken up.
@@ -160,7 +168,7 @@ class DbtCloudJob(Job):
 
     @operation
     def get_artifact(self, path: str) -> Any:
-        """An artifact of the job's last successful run; see `DbtCloudRun.get_artifact`.
+        """Return an artifact of the job's last successful run; see `DbtCloudRun.get_artifact`.
 
         Raises:
             NotFoundError: There is no such artifact.
@@ -260,7 +268,7 @@ class DbtCloudJob(Job):
     def _once(
         self, send: Callable[[], dict[str, Any]], find: Callable[[], dict[str, Any] | None], advice: str
     ) -> dict[str, Any]:
-        """The run that was started. One whose answer is lost is looked for, and not started again."""
+        """Start a run and return it. One whose answer is lost is looked for, and not started again."""
         try:
             return send()
         except AmbiguousError as lost:

@@ -66,7 +66,7 @@ class DbtCloudStatus(JobStatus):
     git_sha: str = ""
 
     def markdown(self) -> str:
-        """The steps as a page for people."""
+        """Return the steps as a page for people."""
         rows = [
             f"| {step.index} | {cell(step.name)} | {step.state} | "
             f"{'' if step.seconds is None else f'{step.seconds:.0f} s'} |"

@@ -65,32 +65,37 @@ class DataQuality(ConnectorBlock):
     )
     _documentation_url: ClassVar[Any] = HttpUrl("https://docs.greatexpectations.io/docs/core/introduction/")
 
-    suite_name: str = Field(min_length=1, description="The name of the suite, which reports and pages carry.")
+    suite_name: str = Field(min_length=1, description="The name of the suite, as reports and pages show it.")
     expectations: list[Expectation] = Field(
         default_factory=list, description="What is expected, in Great Expectations' own JSON, with a severity for each."
     )
     key: list[str] = Field(
         default_factory=list,
-        description="The columns that identify a row; needed where an expectation has severity quarantine.",
+        description="The columns that identify a row. Needed where an expectation has severity quarantine.",
     )
     raise_on_failure: bool = Field(
-        default=True, description="Whether it is an error when an expectation of severity fail does not hold."
+        default=True,
+        description="Whether it is an error when an expectation of severity fail does not hold. Defaults to true.",
     )
     max_rejected: float = Field(
-        default=0.1, ge=0, le=1, description="The share of rows that may be quarantined; more of them is an error."
+        default=0.1,
+        ge=0,
+        le=1,
+        description="The share of rows that may be quarantined, from 0 to 1; more is an error. Defaults to 0.1.",
     )
     memory_limit: str = Field(
         default="100MB",
-        description="The most memory that DuckDB uses for data that is in no database; more is kept in a file.",
+        description="The most memory that DuckDB uses for data that is not in a database; what exceeds it is kept in "
+        "a file. Defaults to 100MB.",
     )
     docs: ObjectStore | str | None = Field(
         default=None,
-        description="The bucket, or the name of a saved one such as etl-s3-bucket/docs, that Data Docs go to; none "
-        "where empty.",
+        description="The bucket for Data Docs, or the name of a saved one such as etl-s3-bucket/docs. Defaults to no "
+        "Data Docs.",
     )
-    docs_prefix: str = Field(default="data_docs", description="The folder of that bucket.")
+    docs_prefix: str = Field(default="data_docs", description="The folder in that bucket. Defaults to data_docs.")
     docs_samples: bool = Field(
-        default=False, description="Whether Data Docs show unexpected values; otherwise they hold counts only."
+        default=False, description="Whether Data Docs show unexpected values, and not only counts. Defaults to false."
     )
 
     @field_validator("expectations", mode="before")
@@ -111,7 +116,7 @@ class DataQuality(ConnectorBlock):
 
     @classmethod
     def from_suite(cls, suite: Any, **fields: Any) -> Self:
-        """A block with the expectations of a suite made elsewhere.
+        """Make a block with the expectations of a suite made elsewhere.
 
         Args:
             suite: An `ExpectationSuite`, its JSON as a dict (also that of Great Expectations 0.x), or the path of a
@@ -119,7 +124,7 @@ class DataQuality(ConnectorBlock):
             fields: Other fields of the block.
 
         Raises:
-            InvalidInputError: It is no suite.
+            InvalidInputError: It is not a suite.
         """
         if isinstance(suite, str | Path):
             try:
@@ -132,19 +137,19 @@ class DataQuality(ConnectorBlock):
             suite = suite.to_json_dict()
         if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
             raise InvalidInputError(
-                f"{type(suite).__name__} is no suite. Pass an ExpectationSuite, its JSON as a dict, or the path of a "
-                "file of it."
+                f"{type(suite).__name__} is not a suite. Pass an ExpectationSuite, its JSON as a dict, or the path of "
+                "a file of it."
             )
         name = suite.get("name") or suite.get("expectation_suite_name")
         return cls(**{"suite_name": name, "expectations": suite["expectations"], **fields})
 
     def to_suite(self) -> Any:
-        """An `ExpectationSuite` of Great Expectations."""
+        """Return it as an `ExpectationSuite` of Great Expectations."""
         return gx.make_suite(self.suite_name, [each.to_gx() for each in self.expectations])
 
     @operation
     def check(self) -> str:
-        """One sentence that says that Great Expectations knows each expectation and takes its arguments.
+        """Check that Great Expectations knows each expectation and takes its arguments, and say so in one sentence.
 
         Raises:
             InvalidInputError: It does not; the message names the nearest type that it knows.
@@ -166,11 +171,11 @@ class DataQuality(ConnectorBlock):
         raise_on_failure: bool | None = None,
         max_rejected: float | None = None,
     ) -> QualityReport:
-        """How the expectations went. What is said here goes before the block's fields.
+        """Check the data, and return how the expectations went. What is said here goes before the block's fields.
 
         Args:
             data: A pandas frame, which Great Expectations checks in memory; any other frame, Arrow table or Scan,
-                which is checked by SQL in a DuckDB file for a while; a warehouse, with `table` or `query`, which is
+                which is checked by SQL in a temporary DuckDB file; a warehouse, with `table` or `query`, which is
                 checked in place where it has a SQLAlchemy engine, else as a Scan; or a bucket, with `prefix`. A
                 warehouse and a bucket may be named, as in `"etl-postgres/prod"`.
             table: A table of the warehouse.
@@ -205,7 +210,7 @@ class DataQuality(ConnectorBlock):
         raise_on_failure: bool | None = None,
         max_rejected: float | None = None,
     ) -> Audit:
-        """The report of `validate`, and the keys of the rows to set aside.
+        """Check the data, and return the report of `validate` and the keys of the rows to set aside.
 
         Args and errors are those of `validate`, but that too many rows are always an error here: their keys are not
         fetched.
@@ -301,7 +306,7 @@ class DataQuality(ConnectorBlock):
         return None if self.docs is None else resolve(self.docs, ObjectStore)
 
     def _publish_docs(self, bucket: ObjectStore, report: QualityReport, outcomes: Sequence[gx.Outcome]) -> str | None:
-        """Where the page of this run is. Without it the verdict still stands: what goes wrong here is a warning."""
+        """Publish the page of this run and return where it is. What goes wrong is a warning: the verdict stands."""
         shown = [
             (expected.to_gx(), shown_in_docs(outcome, check, samples=self.docs_samples))
             for expected, outcome, check in zip(self.expectations, outcomes, report.checks, strict=False)

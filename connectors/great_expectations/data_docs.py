@@ -34,7 +34,7 @@ def shown_in_docs(outcome: Outcome, check: CheckResult, *, samples: bool) -> Out
 def render_docs(
     folder: Path, suite: str, outcomes: Sequence[tuple[Asked, Outcome]], *, run_name: str, started_at: dt.datetime
 ) -> str | None:
-    """The path, in the local folder, of the page of this run in the Data Docs that are now in there; None if it failed.
+    """Write Data Docs into the folder, and return the path in it of the page of this run; None if that failed.
 
     Args:
         folder: An empty folder.
@@ -94,7 +94,7 @@ def render_docs(
 
 
 def upload_docs(folder: Path, bucket: ObjectStore, prefix: str, page: str) -> str:
-    """Where the page is, once all that it and the index need is there; the index comes last."""
+    """Upload the pages, the index last, and return where the page of this run is."""
     prefix = f"{prefix.strip('/')}/".removeprefix("/")
     there = {item["Key"] for item in bucket.list_objects(f"{prefix}static")}
     files = {f"{prefix}{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}

@@ -38,7 +38,7 @@ def is_loaded() -> bool:
 
 
 def great_expectations() -> Any:
-    """Great Expectations, imported at the first call (6 s, 300 MB), with its telemetry, progress bars and logs off."""
+    """Import Great Expectations at the first call (6 s, 300 MB), with its telemetry, progress bars and logs off."""
     with _importing:
         return _prepared()
 
@@ -81,7 +81,7 @@ def _set_project() -> None:
 
 
 def new_context(**options: Any) -> Any:
-    """A context in memory that nobody else sees."""
+    """Create a context in memory that nobody else sees."""
     contexts = require("great_expectations.data_context", extra="great-expectations")
     base = require("great_expectations.data_context.types.base", extra="great-expectations")
     config = base.DataContextConfig(
@@ -94,14 +94,14 @@ def new_context(**options: Any) -> Any:
 
 
 def known_types() -> list[str]:
-    """The types of expectation that Great Expectations knows here, the user's own included."""
+    """List the types of expectation that Great Expectations knows here, the user's own included."""
     great_expectations()
     registry = require("great_expectations.expectations.registry", extra="great-expectations")
     return [str(name) for name in registry.list_registered_expectation_implementations()]
 
 
 def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, Any]) -> Any:
-    """Great Expectations' own expectation.
+    """Make Great Expectations' own expectation.
 
     Raises:
         InvalidInputError: Its arguments are not what this type of expectation takes.
@@ -123,7 +123,7 @@ def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, An
 
 
 def make_suite(name: str, asked: Sequence[Asked]) -> Any:
-    """Great Expectations' own suite."""
+    """Make Great Expectations' own suite."""
     own = []
     for each in asked:
         own.append(make_expectation(each.type, each.kwargs, each.meta))
@@ -158,14 +158,14 @@ class Outcome:
 
 
 def frame_batch(frame: Any) -> Any:
-    """A pandas frame, for Great Expectations."""
+    """Make a batch of a pandas frame."""
     great_expectations()
     asset = new_context().data_sources.add_pandas("etl").add_dataframe_asset("data")
     return asset.add_batch_definition_whole_dataframe("all").get_batch(batch_parameters={"dataframe": frame})
 
 
 def sql_batch(engine: Any, *, table: str | None = None, query: str | None = None) -> Any:
-    """A table, or a query that begins with SELECT, for Great Expectations; it makes no temporary table for it.
+    """Make a batch of a table, or of a query that begins with SELECT; no temporary table is made for it.
 
     Args:
         engine: A SQLAlchemy engine.
@@ -217,7 +217,7 @@ def _define_datasource() -> None:
             return self._given
 
         def test_connection(self, test_assets: bool = True) -> None:
-            """Nothing: the engine is given afterwards, and whoever gives it has looked at the table."""
+            """Leave it: the engine is given afterwards, and whoever gives it has looked at the table."""
 
         def get_execution_engine(self) -> Any:
             if self._used is None:
@@ -269,7 +269,7 @@ class Asked:
 
 
 def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any]) -> list[Outcome]:
-    """How each of the expectations went, in their order."""
+    """Check the expectations, and return how each went, in their order."""
     own = [
         make_expectation(each.type, each.kwargs, {**each.meta, POSITION: position})
         for position, each in enumerate(asked)

@@ -22,7 +22,7 @@ else:
     pa = lazy("pyarrow")
 
 TABLE = "data"
-"""The table of a DuckDB for a while."""
+"""The table of the temporary DuckDB."""
 
 THREADS = 1
 """Each thread of DuckDB keeps some of the data that it works on in memory."""
@@ -30,7 +30,7 @@ THREADS = 1
 
 @contextlib.contextmanager
 def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Iterator[Held]:
-    """The scan's rows as the table `data` of a DuckDB file that is deleted afterwards; memory stays bounded.
+    """Hold the scan's rows as the table `data` of a DuckDB file that is deleted afterwards; memory stays bounded.
 
     Args:
         scan: The data.
@@ -63,7 +63,7 @@ def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Ite
 
 
 def _read(scan: Scan, columns: list[str], database: Any) -> None:
-    """Nothing. Reads the scan into the table."""
+    """Read the scan into the table."""
     chosen = scan if columns == scan.schema.names else scan.select(columns)
     feed = Feed(chosen.schema, chosen.batches())
     database.register("_etl_feed", feed.reader())
@@ -86,14 +86,14 @@ class Held:
         self._database = database
 
     def engine(self) -> Any:
-        """A SQLAlchemy engine over it."""
+        """Create an SQLAlchemy engine over it."""
         return create_engine(self._cursor, lambda cursor: cursor.close())
 
     def _cursor(self) -> Any:
         return self._database.cursor()
 
     def close(self) -> None:
-        """Nothing. Closes the database, and lets go of it: Great Expectations may keep an engine."""
+        """Close the database, and let go of it: Great Expectations may keep an engine."""
         self._database.close()
         self._database = None
 

@@ -1,4 +1,4 @@
-"""Where Great Expectations looks: a frame in memory, a warehouse through its engine, or a scan in a DuckDB for a while.
+"""Where Great Expectations looks: a frame in memory, a warehouse through its engine, or a scan in a temporary DuckDB.
 
 Each source says which rows are unexpected by their key, with the exact types of the data.
 """
@@ -52,10 +52,10 @@ class Source(ABC):
 
     @abstractmethod
     def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
-        """The key of each of the `count` rows for which an expectation does not hold."""
+        """Find the key of each of the `count` rows for which an expectation does not hold."""
 
     def evaluate(self, suite: str, asked: Sequence[gx.Asked], result_format: Mapping[str, Any]) -> list[gx.Outcome]:
-        """How each of the expectations went, in their order.
+        """Check the expectations, and return how each went, in their order.
 
         One that cannot be evaluated takes others with it that are asked in the same statement: those that failed so
         are asked again one by one.
@@ -72,7 +72,7 @@ class Source(ABC):
         return outcomes
 
     def _forget(self) -> None:  # noqa: B027 (a frame has nothing to forget)
-        """Nothing. What failed until now does not count any more, unless the data cannot be reached."""
+        """Forget what failed until now, unless the data cannot be reached."""
 
     def _last_error(self) -> ConnectorError | None:
         """What failed since then."""
@@ -90,7 +90,7 @@ class FrameSource(Source):
         self.batch = gx.frame_batch(self._frame)
 
     def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:  # noqa: ARG002 (it finds all)
-        """The key of each row for which the expectation does not hold."""
+        """Find the key of each row for which the expectation does not hold."""
         found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"})[0]
         positions = sorted(found.result.get("unexpected_index_list") or [])
         try:
@@ -133,7 +133,7 @@ class SqlSource(Source):
             raise self._last_error() or TerminalError(f"Could not check {name}: {type(error).__name__}.") from None
 
     def close(self) -> None:
-        """Nothing. Listens no more to the engine, which may be somebody else's."""
+        """Stop listening to the engine, which may be somebody else's."""
         self._events().remove(self._engine, "handle_error", self._remember)
 
     def _events(self) -> Any:
@@ -144,7 +144,7 @@ class SqlSource(Source):
             self._errors.append(self._translate(context.original_exception))
 
     def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
-        """The key of each row for which the expectation does not hold."""
+        """Find the key of each row for which the expectation does not hold."""
         result_format = {
             "result_format": "SUMMARY",
             "partial_unexpected_count": count,
@@ -194,7 +194,7 @@ class HasEngine(Protocol):
 def table_source(
     warehouse: Warehouse, engine: HasEngine, *, table: str | None, query: str | None
 ) -> Iterator[SqlSource]:
-    """A table or a query of a warehouse, checked there by its engine; nothing is written."""
+    """Open a table or a query of a warehouse, to be checked there by its engine; nothing is written."""
     if table is not None:
         schema = type(warehouse).table_schema(warehouse, table)
         name = warehouse.uri(table)
@@ -209,7 +209,7 @@ def table_source(
 
 @contextlib.contextmanager
 def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Iterator[SqlSource]:
-    """A scan, as a table of a DuckDB that is deleted afterwards.
+    """Open a scan as a table of a DuckDB that is deleted afterwards.
 
     Args:
         scan: The data.

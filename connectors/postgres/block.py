@@ -89,7 +89,7 @@ class Postgres(LibpqWarehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, self.model_copy()._make_engine())
+        return PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
 
     def _make_engine(self, **options: Any) -> Any:
         sqlalchemy = require("sqlalchemy", extra="postgres")

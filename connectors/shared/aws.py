@@ -26,19 +26,24 @@ DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403
 class AwsService(ConnectorBlock, ABC):
     """A block for one thing of one of AWS's services.
 
-    A child says which service, by boto3's name, and what that service's own codes mean.
+    A child says which service, by boto3's name, what that service's own codes mean, and how long its answers may take.
     """
 
     _service: ClassVar[str]
     _errors_table: ClassVar[dict[str, type[ConnectorError]]] = AWS_ERRORS
     _advice: ClassVar[dict[str, str]] = AWS_ADVICE
+    _read_timeout_s: ClassVar[float] = 60.0
 
     aws_credentials: AwsCredentials = Field(
-        default_factory=AwsCredentials, description="Who is asking; by default the machine's own identity."
+        default_factory=AwsCredentials,
+        description="AWS credentials. Defaults to the ambient identity (environment, profile or instance role).",
     )
 
     def get_client(self) -> Any:
-        """A boto3 client of the service with this block's identity, for everything that has no method here."""
+        """Return a boto3 client of the service with this block's identity, for everything that has no method here.
+
+        The block keeps one; `close()` of the block closes it.
+        """
         return self._client
 
     @live
@@ -46,26 +51,20 @@ class AwsService(ConnectorBlock, ABC):
         return self.aws_credentials.get_client(self._service)
 
     @live
-    def _single_clients(self) -> dict[float, Any]:
-        return {}
-
-    def _single_client(self, *, read_timeout_s: float = 60) -> Any:
+    def _single_attempt_client(self) -> Any:
         """A client that sends a request once only, for what must not be done twice; botocore retries by itself."""
         config = require("botocore.config", extra="aws").Config(
-            retries={"total_max_attempts": 1}, read_timeout=read_timeout_s, tcp_keepalive=True
+            retries={"total_max_attempts": 1}, read_timeout=self._read_timeout_s, tcp_keepalive=True
         )
-        with self._lock:
-            if read_timeout_s not in self._single_clients:
-                self._single_clients[read_timeout_s] = self.aws_credentials.get_client(self._service, config=config)
-            return self._single_clients[read_timeout_s]
+        return self.aws_credentials.get_client(self._service, config=config)
 
     @contextlib.contextmanager
     def _errors(self, verb: str, place: str, action: str, *, hidden: Iterable[str] = ()) -> Iterator[None]:
         """Turn what botocore raises into our errors.
 
         Args:
-            verb: What was tried, such as "read".
-            place: What it was tried on, such as "secret db".
+            verb: What was attempted, such as "read".
+            place: What it was attempted on, such as "secret db".
             action: The IAM action that this takes, such as "secretsmanager:GetSecretValue".
             hidden: Values that were sent and may be nowhere in an error.
         """

@@ -165,7 +165,7 @@ class DbtNode(BaseModel):
 
 
 class DbtResult(BaseModel):
-    """What one command of dbt did, all of its tries together."""
+    """What one command of dbt did, all of its attempts together."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -173,7 +173,7 @@ class DbtResult(BaseModel):
     command: str = Field(description="The command, such as 'build'.")
     target: str = Field(description="Where it was built, without secrets.")
     nodes: tuple[DbtNode, ...]
-    tries: int = Field(default=1, description="How often dbt was run for it; later runs take only what had failed.")
+    attempts: int = Field(default=1, description="How often dbt was run for it; later attempts take only what failed.")
     artifacts: dict[str, Path] = Field(default_factory=dict, description="The files that dbt wrote, by name.")
     started_at: datetime
     finished_at: datetime
@@ -209,7 +209,7 @@ class DbtResult(BaseModel):
         return (self.finished_at - self.started_at).total_seconds()
 
     def node(self, name: str) -> DbtNode:
-        """The node of that name, or of that unique_id.
+        """Return the node of that name, or of that unique_id.
 
         Raises:
             KeyError: There is none, or more than one.
@@ -220,7 +220,7 @@ class DbtResult(BaseModel):
         return found[0]
 
     def raise_for_failures(self) -> Self:
-        """The result itself, if nothing went wrong.
+        """Return the result itself, if nothing went wrong.
 
         Raises:
             DbtFailedError: A node failed; the error has the result.
@@ -230,12 +230,12 @@ class DbtResult(BaseModel):
         return self
 
     def markdown(self) -> str:
-        """The result as a page for people."""
+        """Return the result as a page for people."""
         lines = [
             f"# dbt {self.command} of {self.project}: {'passed' if self.passed else 'failed'}",
             "",
             f"{self.target}, {len(self.nodes)} nodes, {self.seconds:.2f} s"
-            + (f", {self.tries} tries" if self.tries > 1 else ""),
+            + (f", {self.attempts} attempts" if self.attempts > 1 else ""),
             "",
             "| node | status | rows | seconds | message |",
             "| --- | --- | --- | --- | --- |",

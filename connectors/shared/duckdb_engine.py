@@ -12,15 +12,10 @@ import sys
 import weakref
 from typing import TYPE_CHECKING, Any
 
-from blocks.base.optional import lazy, require
+from blocks.base.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import pyarrow as pa
-
-else:
-    pa = lazy("pyarrow")
 
 SETTINGS = ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false")
 

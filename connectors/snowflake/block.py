@@ -197,7 +197,7 @@ class Snowflake(Warehouse):
         return sorted(set(keys) - set(stale))
 
     def get_client(self, **options: Any) -> Any:
-        """Open a `snowflake.connector` connection, for everything that this block has no method for; the caller closes it.
+        """Open a `snowflake.connector` connection, for what this block has no method for; the caller closes it.
 
         Args:
             options: Options of the driver's `connect`; they go before the block's own.
@@ -210,7 +210,7 @@ class Snowflake(Warehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, self.model_copy()._make_engine())
+        return PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
 
     def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
