@@ -18,8 +18,8 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
-from blocks.warehouses.warehouse import Warehouse
 from blocks.warehouses.pooled_engine import PooledEngine
+from blocks.warehouses.warehouse import Warehouse
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
 from connectors.snowflake.session import SnowflakeSession
@@ -195,7 +195,7 @@ class Snowflake(Warehouse):
         return sorted(set(keys) - set(stale))
 
     def get_client(self, **options: Any) -> Any:
-        """Open a `snowflake.connector` connection, for everything that this block has no method for; the caller closes it.
+        """Open a `snowflake.connector` connection, for everything that has no method here; the caller closes it.
 
         Args:
             options: Options of the driver's `connect`; they go before the block's own.
@@ -208,13 +208,10 @@ class Snowflake(Warehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, self.model_copy()._make_engine())
-
-    def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
         sqlalchemy = require("sqlalchemy", extra="snowflake")
-        creator = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
-        return sqlalchemy.create_engine("snowflake://", creator=creator)
+        creator = functools.partial(self.model_copy().connect, paramstyle="pyformat")  # that of snowflake-sqlalchemy
+        return PooledEngine(self, sqlalchemy.create_engine("snowflake://", creator=creator))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """Return the error of this package for one of the driver's that the engine met."""
