@@ -42,13 +42,27 @@ def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
     lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
     row = script.ledger_row
     values = {name: f":{name}" for name in row}
-    for name, variable in counts.items():
-        unknown, known = f"'\"{name}\":{COUNT_UNKNOWN}'", f"CONCAT('\"{name}\":', CAST({variable} AS STRING))"
-        values["report"] = f"REPLACE({values['report']}, {unknown}, {known})"
+    values["report"] = with_counts(values["report"], counts)
     insert = f"INSERT INTO {ledger} ({', '.join(row)}) VALUES ({', '.join(values.values())})"
     text, parameters = bound(insert, row)
     rows = require("google.cloud.bigquery", extra="bigquery").ScalarQueryParameter("etl_rows", "INT64", script.rows)
     return ";\n".join([*lines, text, "COMMIT TRANSACTION"]), [*parameters, rows]
+
+
+def with_counts(report: str, counts: Mapping[str, str]) -> str:
+    """Return the expression of a report (JSON as text) whose unknown counts are those of the script's variables.
+
+    It replaces text: a report is written compactly by pydantic, so that each count is there once, as `"name":-1`, and
+    quotes within its strings are escaped. JSON_SET would parse the whole text and write it anew.
+    https://cloud.google.com/bigquery/docs/reference/standard-sql/json_functions#json_set
+
+    >>> print(with_counts("@report", {"deleted": "n"}))
+    REPLACE(@report, '"deleted":-1', CONCAT('"deleted":', CAST(n AS STRING)))
+    """
+    for name, variable in counts.items():
+        unknown, known = f"'\"{name}\":{COUNT_UNKNOWN}'", f"CONCAT('\"{name}\":', CAST({variable} AS STRING))"
+        report = f"REPLACE({report}, {unknown}, {known})"
+    return report
 
 
 def raising(words: str) -> str:

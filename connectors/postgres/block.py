@@ -18,6 +18,8 @@ from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.session import LibpqSession
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -73,9 +75,9 @@ class Postgres(LibpqWarehouse):
         """Return the block's SQLAlchemy engine, made at the first call and disposed of when the block is closed.
 
         Args:
-            options: Options of `sqlalchemy.create_engine`. With any, a new engine is made; the caller disposes of it.
+            options: Options of `sqlalchemy.create_engine`. With any, the engine is new, and the caller disposes of it.
         """
-        return self._make_engine(**options) if options else self._engine.engine
+        return _create_engine(self.connect_psycopg, **options) if options else self._engine.engine
 
     def get_connection(self, begin: bool = True, **options: Any) -> Any:
         """Open a connection of the engine, as a context manager; at its end it goes back to the pool.
@@ -89,12 +91,7 @@ class Postgres(LibpqWarehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
-
-    def _make_engine(self, **options: Any) -> Any:
-        sqlalchemy = require("sqlalchemy", extra="postgres")
-        defaults = {"creator": self.connect_psycopg, "pool_pre_ping": True}
-        return sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
+        return PooledEngine(self, _create_engine(self.model_copy().connect_psycopg))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """Return the error of this package for one of psycopg's that the engine met."""
@@ -143,6 +140,12 @@ class Postgres(LibpqWarehouse):
             return adbc.connect(f"postgresql://?{query}", autocommit=True)
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
+
+
+def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:
+    sqlalchemy = require("sqlalchemy", extra="postgres")
+    defaults = {"creator": connect, "pool_pre_ping": True}
+    return sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
 
 
 def _option(value: str) -> str:

@@ -197,7 +197,7 @@ class Snowflake(Warehouse):
         return sorted(set(keys) - set(stale))
 
     def get_client(self, **options: Any) -> Any:
-        """Open a `snowflake.connector` connection, for what this block has no method for; the caller closes it.
+        """Open a `snowflake.connector` connection, for everything that has no method here; the caller closes it.
 
         Args:
             options: Options of the driver's `connect`; they go before the block's own.
@@ -210,13 +210,10 @@ class Snowflake(Warehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, self.model_copy()._make_engine())  # noqa: SLF001 (one of us)
-
-    def _make_engine(self) -> Any:
         require("snowflake.sqlalchemy", extra="snowflake")
         sqlalchemy = require("sqlalchemy", extra="snowflake")
-        creator = functools.partial(self.connect, paramstyle="pyformat")  # in which snowflake-sqlalchemy writes
-        return sqlalchemy.create_engine("snowflake://", creator=creator)
+        creator = functools.partial(self.model_copy().connect, paramstyle="pyformat")  # that of snowflake-sqlalchemy
+        return PooledEngine(self, sqlalchemy.create_engine("snowflake://", creator=creator))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """Return the error of this package for one of the driver's that the engine met."""
