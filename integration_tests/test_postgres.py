@@ -113,6 +113,47 @@ def test_a_connection_that_fails_says_why(pg_database: Address, change: dict[str
         assert broken.uri() in str(caught.value)
 
 
+@pytest.mark.parametrize("limit", ["role", "database"])
+def test_a_limit_of_connections_passes(warehouse: Postgres, pg_database: Address, limit: str) -> None:
+    """Too many connections are worth waiting for; they say nothing of the password or the database's name."""
+    role = f"few_{uuid.uuid4().hex[:8]}"
+    warehouse.execute(f"create role {role} login password 'few' connection limit {0 if limit == 'role' else -1}")
+    name = warehouse.fetch_one("select current_database()")[0]
+    try:
+        if limit == "database":
+            warehouse.execute(f'alter database "{name}" connection limit 0')
+        few = Postgres(
+            **{**pg_database.fields(), "username": role, "password": "few"},
+            retry=RetryPolicy(attempts=2, first_delay_s=0),
+        )
+        for call in (few.check, lambda: few.scan("t").to_arrow()):
+            with pytest.raises(TransientError, match=f"too many connections for {limit}"):
+                call()
+    finally:
+        warehouse.execute(f'alter database "{name}" connection limit -1')
+        warehouse.execute(f"drop role {role}")
+
+
+@pytest.mark.parametrize(
+    ("words", "error"),
+    [
+        ("FATAL:  the database system is starting up", TransientError),
+        ("FATAL:  the database system is shutting down", TransientError),
+        ("FATAL:  the database system is in recovery mode", TransientError),
+        ("FATAL:  the database system is not yet accepting connections", TransientError),
+        ("FATAL:  sorry, too many clients already", TransientError),
+        ("FATAL:  remaining connection slots are reserved for roles with the SUPERUSER attribute", TransientError),
+        ('FATAL:  role "loader" is not permitted to log in', AuthError),
+        ('FATAL:  database "shop" does not exist', NotFoundError),
+        ('FATAL:  database "shop" is not currently accepting connections', TerminalError),
+    ],
+)
+def test_what_a_server_says_while_connecting(words: str, error: type[Exception]) -> None:
+    """A server that starts, stops or is full is asked again; what a person has to change is not."""
+    refused = psycopg.OperationalError(f'connection to server at "db", port 5432 failed: {words}')
+    assert type(translate(refused, "connect to", "postgres://db")) is error
+
+
 def test_the_connection_is_encrypted(warehouse: Postgres, pg_database: Address) -> None:
     """Statements and bulk data go over TLS where the block asks for it, and a wrong authority is refused."""
     if pg_database.ca_file is None:

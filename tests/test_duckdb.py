@@ -13,10 +13,18 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from blocks.base.errors import AccessDeniedError, ConnectorError, NotFoundError, SchemaError, TransientError
+from blocks.base.errors import (
+    AccessDeniedError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    SchemaError,
+    TransientError,
+)
 from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
 from connectors.duckdb.errors import ERRORS, translate
+from connectors.duckdb.session import DuckDBSession
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import UTC, count, rows, table_of, tables
 
@@ -173,3 +181,34 @@ def test_types_of_duckdb_are_read(warehouse: DuckDB, query: str, kind: pa.DataTy
     assert found.column(0).to_pylist() == [value]
     warehouse.load(found.rename_columns(["x"]), "t")
     assert warehouse.read_table("t")["x"].to_pylist() == [value]
+
+
+@pytest.mark.parametrize(
+    "error", [AccessDeniedError, InvalidInputError, NotFoundError, TransientError, OSError, KeyError]
+)
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_whatever_a_commit_raises_the_ledger_is_asked(warehouse, monkeypatch, error, mode):
+    """A server that restarts has many words for it: what was committed is found, and what was not is not."""
+    warehouse.load(table_of([1]), "t")
+    commit, rollback = DuckDBSession.commit, DuckDBSession.rollback
+
+    def committed(session):
+        commit(session)
+        raise error("the server restarts")
+
+    def lost(session):
+        rollback(session)
+        raise error("the server restarts")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DuckDBSession, "commit", committed)
+        report = warehouse.load(table_of([2, 3]), "t", mode=mode, load_id="found")
+    assert (report.rows, report.resolved_from_ledger) == (2, True)
+    before = rows(warehouse, columns="id")
+    assert before == ([(2,), (3,)] if mode == "replace" else [(1,), (2,), (3,)])
+    with monkeypatch.context() as patch:
+        patch.setattr(DuckDBSession, "commit", lost)
+        with pytest.raises(error if issubclass(error, ConnectorError) else TransientError):
+            warehouse.model_copy(update={"retry": RetryPolicy(attempts=1)}).load(table_of([4]), "t", load_id="lost")
+    assert rows(warehouse, columns="id") == before
+    assert warehouse.load_report("lost") is None

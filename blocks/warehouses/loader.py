@@ -87,7 +87,7 @@ class Loader:
                     self._shape(plan)
                 if isinstance(session, ScriptedSession):
                     return self._run_script(session, planned, started)
-                with session.transaction():
+                with session.load_transaction():
                     self._ledger.claim(session, self._load_id, plan, started)
                     if not self._dialect.ddl_commits:
                         self._shape(plan)

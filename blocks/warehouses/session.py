@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.base.errors import AmbiguousError, ConnectorError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -94,6 +95,30 @@ class BulkSession(Session):
     @abstractmethod
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table in order, None where there is no such table."""
+
+    @contextlib.contextmanager
+    def load_transaction(self) -> Iterator[None]:
+        """As `transaction`, for what the ledger records.
+
+        Whatever goes wrong once COMMIT may have been sent is ambiguous, whatever the driver calls it: a server that is
+        restarted, a pooler or a proxy has many words. The ledger says whether it happened.
+
+        Raises:
+            AmbiguousError: COMMIT failed, or its answer was lost; its cause is the error of the driver.
+        """
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            self.rollback()
+            raise
+        try:
+            self.commit()
+        except AmbiguousError:
+            raise
+        except Exception as error:
+            words = str(error) if isinstance(error, ConnectorError) else f"COMMIT failed: {type(error).__name__}."
+            raise AmbiguousError(words) from error
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002 (for subclasses)
         """Insert the ledger row; waits for another try that holds it.

@@ -15,6 +15,7 @@ from blocks.base.errors import (
     AmbiguousError,
     InvalidInputError,
     NotFoundError,
+    TerminalError,
     TransientError,
     UnsupportedError,
 )
@@ -463,5 +464,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 "is loaded twice."
             ) from error
         if report is None:
+            if isinstance(lost.__cause__, TerminalError):
+                raise lost.__cause__
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})

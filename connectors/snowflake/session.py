@@ -130,7 +130,7 @@ class SnowflakeSession(BulkSession):
             return report.model_copy(update={"already_loaded": True})
         ledger.create(self)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
-        with self.transaction():
+        with self.load_transaction():
             ledger.claim(self, load_id, plan, started)
             rows = [row for row in self.rows(statement) if "rows_loaded" in row]
             if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:

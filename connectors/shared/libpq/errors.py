@@ -95,24 +95,23 @@ DRIVER_ERRORS: dict[str, type[ConnectorError]] = {
 
 LOGIN = "Check username and password."
 TLS = "Check ssl_mode and ssl_root_cert."
+TOO_MANY = "Fewer loads at once, or a higher limit on the server."
 
-# What the server says before it knows the client's SQLSTATE protocol, that is while connecting; and what to do.
+# What the server says before it knows the client's SQLSTATE protocol, that is while connecting; and what to do. The
+# first pattern that is found counts: what passes comes before what its words resemble.
 CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
-    ("password authentication failed", errors.AuthError, LOGIN),
-    ("no password supplied", errors.AuthError, LOGIN),
-    ("role ", errors.AuthError, LOGIN),
-    ("no pg_hba.conf entry", errors.AccessDeniedError, "The server's pg_hba.conf decides who may connect, and how."),
-    ("permission denied", errors.AccessDeniedError, "Grant the role what it needs, or use another one."),
-    ("certificate", errors.AuthError, TLS),
-    ("does not support SSL", errors.AuthError, TLS),
-    ("invalid sslmode", errors.InvalidInputError, TLS),
-    ("database ", errors.NotFoundError, "Check the database's name."),
-    ("starting up", errors.TransientError, ""),
-    ("shutting down", errors.TransientError, ""),
-    ("too many clients", errors.TransientError, ""),
-    ("remaining connection slots", errors.TransientError, ""),
-    ("FATAL", errors.TerminalError, ""),
-    ("", errors.TransientError, "Are host and port right, and reachable from here?"),
+    (r"database system is (starting up|shutting down|in recovery|not (yet )?accepting)", errors.TransientError, ""),
+    (r"too many (clients|connections for (role|database))", errors.TransientError, TOO_MANY),
+    (r"remaining connection slots|no more connections allowed", errors.TransientError, TOO_MANY),
+    (r"password authentication failed|no password supplied", errors.AuthError, LOGIN),
+    (r'role ".*" (does not exist|is not permitted to log in)', errors.AuthError, LOGIN),
+    (r"no pg_hba.conf entry", errors.AccessDeniedError, "The server's pg_hba.conf decides who may connect and how."),
+    (r"permission denied", errors.AccessDeniedError, "Grant the role what it needs, or use another one."),
+    (r"certificate|does not support SSL", errors.AuthError, TLS),
+    (r"invalid sslmode", errors.InvalidInputError, TLS),
+    (r'database ".*" does not exist', errors.NotFoundError, "Check the database's name."),
+    (r"FATAL", errors.TerminalError, ""),
+    (r"", errors.TransientError, "Are host and port right, and reachable from here?"),
 )
 
 
@@ -128,7 +127,7 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
     text = str(error)
     line = _first_line(text)
     if action == "connect to":
-        kind, hint = next((kind, hint) for words, kind, hint in CONNECT_ERRORS if words in text)
+        kind, hint = next((kind, hint) for pattern, kind, hint in CONNECT_ERRORS if re.search(pattern, text))
         return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
     if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
         return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
