@@ -118,7 +118,7 @@ class Reader:
         match program:
             case "etl":
                 printed = io.StringIO()
-                with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+                with contextlib.redirect_stdout(printed):
                     main(arguments)
                 return printed.getvalue()
             case "cat" | "find" | "ls":

@@ -71,10 +71,7 @@ class Project:
     def etl(self, *arguments: str) -> Outcome:
         """`etl` with these arguments."""
         with self._entered() as output:
-            try:
-                code = main(arguments)
-            except SystemExit as left:  # argparse
-                code = int(left.code or 0)
+            code = main(arguments)
         return Outcome(code, output.getvalue())
 
     def written(self) -> set[str]:

@@ -78,10 +78,7 @@ def unboxed(text: str) -> str:
 
 def ran(capsys, *arguments: str, code: int = 0) -> str:
     """What `etl` wrote to stdout; on failure what it wrote to stderr."""
-    try:
-        result = main(arguments)
-    except SystemExit as left:
-        result = left.code
+    result = main(arguments)
     output = capsys.readouterr()
     assert result == code, output.err
     return output.err if code else output.out
