@@ -124,7 +124,7 @@ class Snowflake(Warehouse):
     def multiquery(
         self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None, *, as_transaction: bool = True
     ) -> list[list[tuple[Any, ...]]]:
-        """Run the statements in turn and return the rows of each: all or none of them, unless `as_transaction` is false.
+        """Run the statements in turn and return the rows of each: all or none, unless `as_transaction` is false.
 
         A retry runs the transaction as a whole. A statement that shapes a table commits what came before it.
 
