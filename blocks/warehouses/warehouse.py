@@ -51,7 +51,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @abstractmethod
     def uri(self, table: str = "") -> str:
-        """Where a table is, without secrets, for messages: `postgres://host:5432/db/schema.table`."""
+        """Return where a table is, without secrets, for messages: `postgres://host:5432/db/schema.table`."""
 
     @property
     @abstractmethod
@@ -60,11 +60,11 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @abstractmethod
     def _connect(self) -> Session:
-        """A new session for statements and their rows."""
+        """Open a session for statements and their rows."""
 
     @abstractmethod
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
-        """A new session for Arrow data; the server can tell by `load_id` which load it belongs to."""
+        """Open a session for Arrow data; the server can tell by `load_id` which load it belongs to."""
 
     def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
         return named(sql, parameters, literals=self.dialect.literals)
@@ -79,7 +79,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @operation
     def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
-        """Nothing. Runs one statement and commits it.
+        """Run one statement and commit it.
 
         Raises:
             AmbiguousError: The connection was lost after the statement was sent; look before you run it again.
@@ -89,14 +89,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @operation
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
-        """Nothing. Runs the statement once for each item, all in one transaction."""
+        """Run the statement once for each item, all in one transaction."""
         with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
                 session.execute(*self._named(operation, parameters))
 
     @operation
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
-        """The first row of a query, None where it has none."""
+        """Return the first row of a query; None where it has none."""
         with self._session() as session:
             return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
@@ -104,40 +104,40 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     def fetch_many(  # type: ignore[override]
         self, operation: str, parameters: Parameters | None = None, size: int = 1_000
     ) -> list[tuple[Any, ...]]:
-        """The first `size` rows of a query. The same call twice gives the same rows."""
+        """Return the first `size` rows of a query. The same call twice returns the same rows."""
         with self._session() as session:
             return session.fetch(*self._named(operation, parameters), size=size)
 
     @operation
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
-        """All rows of a query, as tuples."""
+        """Return all rows of a query, as tuples."""
         with self._session() as session:
             return session.fetch(*self._named(operation, parameters))
 
     async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
-        """As `execute.aio`, by the name that some of Prefect's collections have for it."""
+        """Run `execute.aio`, by the name that some of Prefect's collections have for it."""
         await self.execute.aio(operation, parameters)
 
     async def execute_many_async(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:
-        """As `execute_many.aio`."""
+        """Run `execute_many.aio`."""
         await self.execute_many.aio(operation, seq_of_parameters)
 
     async def fetch_one_async(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:
-        """As `fetch_one.aio`."""
+        """Run `fetch_one.aio`."""
         return await self.fetch_one.aio(operation, parameters)
 
     async def fetch_many_async(
         self, operation: str, parameters: Parameters | None = None, size: int = 1_000
     ) -> list[tuple[Any, ...]]:
-        """As `fetch_many.aio`."""
+        """Run `fetch_many.aio`."""
         return await self.fetch_many.aio(operation, parameters, size)
 
     async def fetch_all_async(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
-        """As `fetch_all.aio`."""
+        """Run `fetch_all.aio`."""
         return await self.fetch_all.aio(operation, parameters)
 
     def reset_cursors(self) -> None:
-        """Nothing: no fetch leaves a cursor behind, so that each begins at the first row."""
+        """Do nothing: no cursor outlives a fetch, so each begins at the first row. The name is Prefect's."""
 
     # --- reading ---
 
@@ -219,13 +219,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A whole table, or some of its columns, as one Arrow table."""
+        """Read a whole table, or some of its columns, into one Arrow table."""
         names = self.dialect.names(columns) if columns else "*"
         return self.scan_query(f"SELECT {names} FROM {self.dialect.table(table)}").to_arrow()
 
     @operation
     def table_schema(self, table: str) -> pa.Schema:
-        """The Arrow schema of a table; its field metadata holds the warehouse's own type names.
+        """Return the Arrow schema of a table; its field metadata holds the warehouse's own type names.
 
         Raises:
             NotFoundError: There is no such table.
@@ -243,7 +243,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @operation
     def load_report(self, load_id: str) -> LoadReport | None:
-        """What the ledger says of a load, None where it was not committed."""
+        """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
             return find_report(Ledger(self.dialect), session, load_id)
 
@@ -260,7 +260,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         partition_by: Sequence[str] = (),
         on_new_columns: OnNewColumns = "add",
     ) -> LoadPlan:
-        """What `load` with the same arguments would do; nothing is done.
+        """Say what `load` with the same arguments would do; nothing is done.
 
         Raises:
             SchemaError: The data does not fit the table.
@@ -299,7 +299,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         allow_loss: Sequence[str] = (),
         max_rejected: float = 0.1,
     ) -> LoadReport:
-        """What was loaded. A retry, and any later call with the same `load_id`, neither loses a row nor doubles one.
+        """Load data into a table. A retry, and any later call with the same `load_id`, neither loses nor doubles a row.
 
         Args:
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
@@ -355,7 +355,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         rejected: Any = None,
         max_rejected: float = 0.1,
     ) -> LoadReport:
-        """What of one table of this warehouse was put into another, as `load` would, without leaving the warehouse.
+        """Load the rows of one table of this warehouse into another, as `load` would, without leaving the warehouse.
 
         Write, audit, publish: load into a table that nobody reads, check it, then publish it in one transaction.
 
@@ -405,7 +405,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     @operation
     def drop_table(self, table: str) -> None:
-        """Nothing. Drops a table, where there is one."""
+        """Drop a table if it exists."""
         with self._session() as session:
             session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
 
@@ -419,7 +419,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         key: Sequence[str] = (),
         partition_by: Sequence[str] = (),
     ) -> LoadReport:
-        """What `work` did under the load_id, on a session of its own; a lost answer is resolved from the ledger.
+        """Do `work` under the load_id, on a session of its own; a lost answer is resolved from the ledger.
 
         Raises:
             InvalidInputError: The ledger has the load_id from a load of another table, mode, key or partition.

@@ -60,7 +60,7 @@ class BigQuery(Warehouse):
     )
 
     gcp_credentials: GcpCredentials = Field(
-        default_factory=GcpCredentials, description="Who is asking; by default the machine's own identity."
+        default_factory=GcpCredentials, description="Google credentials. Defaults to the ambient identity."
     )
     dataset: str = Field(
         pattern=f"^{DATASET_NAME}$", description="The dataset of tables that are named without one; it has to exist."
@@ -101,7 +101,7 @@ class BigQuery(Warehouse):
 
     @operation
     def check(self) -> str:
-        """One sentence that says that the dataset is reached and that queries may be run; nothing is billed."""
+        """Prove in one sentence that the dataset is reached and that queries may be run; nothing is billed."""
         with contextlib.closing(BigQuerySession(self)) as session:
             location = session.jobs.location
             session.dry_run("SELECT 1")
@@ -109,7 +109,7 @@ class BigQuery(Warehouse):
 
     @operation
     def estimate_bytes(self, query: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many bytes a query would read, and be billed for; it is checked and not run.
+        """Return how many bytes a query would read, and be billed for; it is checked and not run.
 
         Raises:
             InvalidInputError: It is wrong.
@@ -127,7 +127,7 @@ class BigQuery(Warehouse):
         load_id: str,
         file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> LoadReport:
-        """What BigQuery loaded straight from a folder of a GcsBucket into a table that is there; no data passes here.
+        """Have BigQuery load a folder of a GcsBucket into a table that is there; no data passes here.
 
         Columns meet by name (a CSV file has them in its first line, JSON is one object a line). Once for each
         `load_id`, as `load` does: a load job takes every file that is there then, also in the folders within, into a
@@ -135,7 +135,7 @@ class BigQuery(Warehouse):
 
         Raises:
             NotFoundError: There is no such table, or no file.
-            InvalidInputError: The bucket is none of Google's, or a file does not fit; nothing was loaded.
+            InvalidInputError: The bucket is not one of Google's, or a file does not fit; nothing was loaded.
         """
         check_format(file_format, FILE_FORMATS)
         files = f"{folder_address(bucket, prefix)}*"
@@ -149,7 +149,7 @@ class BigQuery(Warehouse):
     def extract_to(
         self, bucket: ObjectStore, prefix: str, source: str, *, file_format: Literal["parquet", "csv"] = "parquet"
     ) -> list[str]:
-        """The keys of the files that BigQuery wrote straight into a folder of a GcsBucket; no data passes here.
+        """Have BigQuery write files into a folder of a GcsBucket, and return their keys; no data passes here.
 
         The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: every other file, those
         of an earlier call for one, is deleted with the identity of `bucket`. The same call twice leaves each row once.
@@ -158,7 +158,7 @@ class BigQuery(Warehouse):
         Raises:
             AmbiguousError: Nobody answers whether BigQuery still writes. A later call deletes what it wrote.
             NotFoundError: There is no such table, or no such bucket.
-            InvalidInputError: The bucket is none of Google's, or CSV cannot hold a column (arrays and structs).
+            InvalidInputError: The bucket is not one of Google's, or CSV cannot hold a column (arrays and structs).
         """
         name = f"{folder_address(bucket, prefix)}{(run := uuid.uuid4().hex[:12])}-*.{file_format}"
         with contextlib.closing(BigQuerySession(self)) as session:
@@ -178,7 +178,7 @@ class BigQuery(Warehouse):
         partition_by: Sequence[str] = (),
         cluster_by: Sequence[str] = (),
     ) -> None:
-        """Nothing. Creates an empty table; one that is there stays as it is, whatever its columns.
+        """Create an empty table; one that is there stays as it is, whatever its columns.
 
         Args:
             table: `table` or `dataset.table`.
@@ -209,12 +209,12 @@ class BigQuery(Warehouse):
         *,
         file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> None:
-        """Nothing. Creates a table whose rows stay in a folder of a GcsBucket and are read there by each query.
+        """Create a table whose rows stay in a folder of a GcsBucket and are read there by each query.
 
         Its columns are what the files say. A table that is there stays as it is.
 
         Raises:
-            InvalidInputError: The bucket is none of Google's.
+            InvalidInputError: The bucket is not one of Google's.
         """
         check_format(file_format, FILE_FORMATS)
         files = f"{folder_address(bucket, prefix)}*"
@@ -286,7 +286,7 @@ class BigQuery(Warehouse):
 
     @operation
     def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
-        """A whole table, or some of its columns, as one Arrow table."""
+        """Read a whole table, or some of its columns, into one Arrow table."""
         return self._scan_table(table, columns).to_arrow()
 
     def _scan_table(self, table: str, columns: Sequence[str] | None = None) -> Scan:

@@ -78,7 +78,7 @@ class DuckDB(Warehouse):
 
     @operation
     def check(self) -> str:
-        """One sentence that says that the database opens and answers."""
+        """Prove in one sentence that the database opens and answers."""
         with self._session() as session:
             version = session.fetch("SELECT version()")[0][0]
         return f"{self.uri()} opens and answers (DuckDB {version})."

@@ -134,7 +134,7 @@ class Redshift(LibpqWarehouse):
 
     @operation
     def check(self) -> str:
-        """One sentence that says that the server and the staging bucket are reached, and what the login may do.
+        """Prove in one sentence that the server and the staging bucket are reached, and what the login may do.
 
         Whether `iam_role` may read the bucket shows at the first load only.
         """
@@ -166,10 +166,10 @@ class Redshift(LibpqWarehouse):
         return translate(error, action, self.uri(), ambiguous=ambiguous)
 
     def bucket(self) -> ObjectStore:
-        """The staging bucket.
+        """Return the staging bucket.
 
         Raises:
-            InvalidInputError: The saved block is no bucket of S3.
+            InvalidInputError: The saved block is not an S3 bucket.
         """
         return self._bucket
 

@@ -108,7 +108,7 @@ class Snowflake(Warehouse):
 
     @operation
     def check(self) -> str:
-        """One sentence that says that the account is reached, the login works and the schema can be used."""
+        """Prove in one sentence that the account is reached, the login works and the schema can be used."""
         with self._session() as session:
             user, role, warehouse = session.fetch("SELECT current_user(), current_role(), current_warehouse()")[0]
             known = session.fetch(
@@ -125,7 +125,7 @@ class Snowflake(Warehouse):
     def multiquery(
         self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None, *, as_transaction: bool = True
     ) -> list[list[tuple[Any, ...]]]:
-        """The rows of each statement in turn; all of them happen, or none does, unless `as_transaction` is false.
+        """Run the statements in turn and return the rows of each: all or none, unless `as_transaction` is false.
 
         A retry runs the transaction as a whole. A statement that shapes a table commits what came before it.
 
@@ -146,7 +146,7 @@ class Snowflake(Warehouse):
         storage_integration: str,
         file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> LoadReport:
-        """What Snowflake copied straight from a folder of a bucket into a table that is there; no data passes here.
+        """Have Snowflake copy a folder of a bucket into a table that is there; no data passes here.
 
         Columns meet by name. Once for each `load_id`, as `load` does: the COPY runs in the transaction of the claim,
         and takes every file that is there then, also one that an earlier load took.
@@ -178,7 +178,7 @@ class Snowflake(Warehouse):
         storage_integration: str,
         file_format: Literal["parquet", "csv"] = "parquet",
     ) -> list[str]:
-        """The keys of the files that Snowflake wrote straight into a folder of a bucket; no data passes here.
+        """Have Snowflake write files into a folder of a bucket, and return their keys; no data passes here.
 
         The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: files of an earlier
         call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.

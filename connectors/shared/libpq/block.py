@@ -91,7 +91,7 @@ class LibpqWarehouse(Warehouse):
         return {name: value for name, value in settings.items() if value}
 
     def _access(self, version: str) -> tuple[str, str]:
-        """What the server answers to `version`, and what the login may do in the schema.
+        """Return what the server answers to `version`, and what the login may do in the schema.
 
         Raises:
             AccessDeniedError: It may not even use it.
