@@ -264,8 +264,8 @@ def test_rows_are_unloaded_straight_into_a_bucket(warehouse: Snowflake, snowflak
     for key in ("orders/data_7_0_0.snappy.parquet", "orders2/kept.parquet"):
         bucket.write_path(key, b"old")
     warehouse.load(table_of([1, 2]), "t")
-    for source in ("t", "SELECT * FROM t -- all of it"):
-        keys = warehouse.unload_to(bucket, "orders", source, storage_integration="lake")
+    for source in ({"table": "t"}, {"query": "SELECT * FROM t -- all of it"}):
+        keys = warehouse.unload_to(bucket, "orders", **source, storage_integration="lake")
         assert keys == ["orders/data_0_0_0.snappy.parquet"]
         assert bucket.read_table("orders").column("ID").to_pylist() == [1, 2]
     assert [item["Key"] for item in bucket.list_objects("orders2")] == ["orders2/kept.parquet"]

@@ -468,3 +468,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 raise lost.__cause__
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})
+
+
+def check_one_given(table: str | None, query: str | None) -> None:
+    """Raise an error unless either a table or a query is given.
+
+    Raises:
+        InvalidInputError: Both are, or neither is.
+    """
+    if (table is None) == (query is None):
+        raise InvalidInputError("Give either a table or query=..., and not both.")

@@ -16,7 +16,7 @@ from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.options import check_format
-from blocks.warehouses.warehouse import Warehouse
+from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
@@ -147,22 +147,33 @@ class BigQuery(Warehouse):
 
     @operation
     def extract_to(
-        self, bucket: ObjectStore, prefix: str, source: str, *, file_format: Literal["parquet", "csv"] = "parquet"
+        self,
+        bucket: ObjectStore,
+        prefix: str,
+        table: str | None = None,
+        *,
+        query: str | None = None,
+        file_format: Literal["parquet", "csv"] = "parquet",
     ) -> list[str]:
         """Have BigQuery write files into a folder of a GcsBucket, and return their keys; no data passes here.
 
-        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: every other file, those
+        The folder holds the rows of the table, or of the query, and nothing else afterwards: every other file, those
         of an earlier call for one, is deleted with the identity of `bucket`. The same call twice leaves each row once.
         A table is extracted without a query, which costs nothing; a view or a query is billed as a query.
 
         Raises:
             AmbiguousError: Nobody answers whether BigQuery still writes. A later call deletes what it wrote.
             NotFoundError: There is no such table, or no such bucket.
-            InvalidInputError: The bucket is not one of Google's, or CSV cannot hold a column (arrays and structs).
+            InvalidInputError: The bucket is not one of Google's, CSV cannot hold a column (arrays and structs), or not
+                exactly one of `table` and `query` is given.
         """
+        check_one_given(table, query)
         name = f"{folder_address(bucket, prefix)}{(run := uuid.uuid4().hex[:12])}-*.{file_format}"
         with contextlib.closing(BigQuerySession(self)) as session:
-            session.extract(source, name, file_format)
+            if query is not None:
+                session.export(query.strip().rstrip(";"), name, file_format)
+            else:
+                session.extract(str(table), name, file_format)
         keys = [item["Key"] for item in bucket.list_objects(prefix)]
         written = [key for key in keys if key.rpartition("/")[2].startswith(run)]
         if stale := sorted(set(keys).difference(written)):

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
-import re
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -179,15 +178,12 @@ class BigQuerySession(ScriptedSession):
         with translated(f"create {self._dataset.uri(table)}"):
             self._client.create_table(wanted, exists_ok=True, **self.jobs.patience)
 
-    def extract(self, source: str, files: str, file_format: str) -> None:
-        """Write the rows of a table, a view or a query to files that are not there yet."""
-        if re.search(r"\s", source.strip()):
-            self._export(source.strip().rstrip(";"), files, file_format)
-            return
-        with translated(f"look up {self._dataset.uri(source)}"):
-            found = self._client.get_table(self._reference(source), **self.jobs.patience)
+    def extract(self, table: str, files: str, file_format: str) -> None:
+        """Write the rows of a table or a view to files that are not there yet."""
+        with translated(f"look up {self._dataset.uri(table)}"):
+            found = self._client.get_table(self._reference(table), **self.jobs.patience)
         if found.table_type != "TABLE":
-            self._export(f"SELECT * FROM {self._dialect.table(source)}", files, file_format)
+            self.export(f"SELECT * FROM {self._dialect.table(table)}", files, file_format)
             return
         bigquery = require("google.cloud.bigquery", extra="bigquery")
         config = bigquery.ExtractJobConfig(**EXTRACTS[file_format], labels=self.jobs.labels)
@@ -205,7 +201,8 @@ class BigQuerySession(ScriptedSession):
 
         self.jobs.finish(lambda: self.jobs.submit(begin, job_id), ambiguous=True)
 
-    def _export(self, query: str, files: str, file_format: str) -> None:
+    def export(self, query: str, files: str, file_format: str) -> None:
+        """Write the rows of a query to files that are not there yet."""
         options = f"uri = {literal(files)}, {EXPORTS[file_format]}, overwrite = TRUE"
         self.jobs.run(f"EXPORT DATA OPTIONS({options}) AS\n{query}", [], ambiguous=True)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import re
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -20,7 +19,7 @@ from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
 from blocks.files.options import check_format
 from blocks.warehouses.pooled_engine import PooledEngine
-from blocks.warehouses.warehouse import Warehouse
+from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
 from connectors.snowflake.session import SnowflakeSession
@@ -173,17 +172,22 @@ class Snowflake(Warehouse):
         self,
         bucket: ObjectStore,
         prefix: str,
-        source: str,
+        table: str | None = None,
         *,
+        query: str | None = None,
         storage_integration: str,
         file_format: Literal["parquet", "csv"] = "parquet",
     ) -> list[str]:
         """Have Snowflake write files into a folder of a bucket, and return their keys; no data passes here.
 
-        The folder holds the rows of `source` (a table, or a query) and nothing else afterwards: files of an earlier
+        The folder holds the rows of the table, or of the query, and nothing else afterwards: files of an earlier
         call are written over, or deleted with the identity of `bucket`. The same call twice leaves each row once.
+
+        Raises:
+            InvalidInputError: Not exactly one of `table` and `query` is given.
         """
-        query = source if re.search(r"\s", source.strip()) else f"SELECT * FROM {self.dialect.table(source)}"
+        check_one_given(table, query)
+        query = query or f"SELECT * FROM {self.dialect.table(str(table))}"
         with contextlib.closing(SnowflakeSession(self, clock=self._clock)) as session:
             rows = session.rows(
                 f"COPY INTO {_address(bucket, prefix)} FROM ({query}\n) "

@@ -1316,11 +1316,15 @@ def test_an_error_amid_a_result_is_told_apart(warehouse: Warehouse) -> None:
             assert CANARY not in leak(caught.value)
 
 
-def test_a_query_is_not_taken_for_a_table(warehouse: Warehouse) -> None:
-    """`scan` reads tables, whose names may hold a space; a query in its place is an error that names `scan_query`."""
-    warehouse.load(table_of([1]), "t")
+def test_a_table_name_may_hold_a_space(warehouse: Warehouse) -> None:
+    """It is read as any other."""
     warehouse.load(table_of([1, 2]), "a table")
     assert warehouse.scan("a table").to_arrow().num_rows == 2
+
+
+def test_a_query_is_not_taken_for_a_table(warehouse: Warehouse) -> None:
+    """`scan` reads tables; a query in its place is an error that names `scan_query`, and shows no value of it."""
+    warehouse.load(table_of([1]), "t")
     assert warehouse.scan_query("SELECT id FROM t -- all").to_arrow().num_rows == 1
     queries = ("SELECT * FROM t", "SELECT t.id FROM t", f"SELECT *\nFROM t WHERE text = '{CANARY}' -- {'x' * 200}")
     for query in queries:
