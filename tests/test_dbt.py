@@ -38,7 +38,7 @@ from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery
 from connectors.dbt import DbtProject
 from connectors.dbt.log import Package, Watch, dbt_node, failed_hooks, state_of
-from connectors.dbt.process import profile
+from connectors.dbt.process import profile, workplace
 from connectors.dbt.request import Call, Request, nodes_to_retry
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
@@ -182,10 +182,11 @@ def test_every_identity_of_google_is_said_to_dbt(identity: dict[str, Any], metho
         ),
     ],
 )
-def test_what_dbt_cannot_use_is_refused(block: Any, why: str) -> None:
+def test_what_dbt_cannot_use_is_refused(tmp_path: Path, block: Any, why: str) -> None:
     """With the reason, before anything runs."""
-    with pytest.raises(UnsupportedError, match=why):
-        block.dbt_output()
+    place = workplace(tmp_path, block, profiles_dir=None, target_name=None, threads=1, variables=None)
+    with pytest.raises(UnsupportedError, match=why), place:
+        pytest.fail("dbt would run")
 
 
 def test_a_key_that_is_none_says_so() -> None:
