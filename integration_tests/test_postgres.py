@@ -33,7 +33,7 @@ from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from connectors.shared.libpq.errors import ERRORS, translate
 from tests.contracts.warehouse import *  # noqa: F403
-from tests.contracts.warehouse import CANARY, UTC, count, leak, rows, table_of
+from tests.contracts.warehouse import CANARY, UTC, a_ledger_without_its_key_is_refused, count, leak, rows, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -544,3 +544,8 @@ def test_names_that_come_twice_in_a_query_are_read(warehouse: Postgres) -> None:
     found = warehouse.scan_query(query).to_arrow()
     assert found.schema.types[:3] == [pa.decimal128(3, 2), pa.string(), pa.decimal128(2, 1)]
     assert [str(column[0].as_py()) for column in found.columns] == ["1.50", "a", "2.5", "10.0.0.1/32"]
+
+
+def test_a_ledger_without_its_key_is_refused(warehouse: Postgres) -> None:
+    """Nothing is loaded before the key is there."""
+    a_ledger_without_its_key_is_refused(warehouse)

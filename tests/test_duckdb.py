@@ -26,7 +26,7 @@ from connectors.duckdb import DuckDB
 from connectors.duckdb.errors import ERRORS, translate
 from connectors.duckdb.session import DuckDBSession
 from tests.contracts.warehouse import *  # noqa: F403
-from tests.contracts.warehouse import UTC, count, rows, table_of, tables
+from tests.contracts.warehouse import UTC, a_ledger_without_its_key_is_refused, count, rows, table_of, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -212,3 +212,8 @@ def test_whatever_a_commit_raises_the_ledger_is_asked(warehouse, monkeypatch, er
             warehouse.model_copy(update={"retry": RetryPolicy(attempts=1)}).load(table_of([4]), "t", load_id="lost")
     assert rows(warehouse, columns="id") == before
     assert warehouse.load_report("lost") is None
+
+
+def test_a_ledger_without_its_key_is_refused(warehouse):
+    """Nothing is loaded before the key is there."""
+    a_ledger_without_its_key_is_refused(warehouse)

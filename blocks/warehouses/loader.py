@@ -28,13 +28,14 @@ from blocks.base.errors import (
     ConnectorError,
     InvalidInputError,
     NotFoundError,
+    SchemaError,
     TerminalError,
     TransientError,
     TypeLossError,
 )
 from blocks.base.optional import lazy
 from blocks.base.progress import progress
-from blocks.warehouses.ledger import QUARANTINE, Ledger, claimed, quarantine_schema, recorded
+from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
 from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
@@ -167,10 +168,16 @@ class Loader:
 
     def _find(self) -> LoadReport | None:
         try:
-            return self._ledger.find(self._session, self._load_id)
+            report = self._ledger.find(self._session, self._load_id)
         except NotFoundError:
             self._ledger.create(self._session)
             return None
+        if report is None and not self._session.has_unique_key(LEDGER, ["load_id"]):  # a copy or a backup, perhaps
+            raise SchemaError(
+                f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
+                f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
+            )
+        return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
         allowed = self._request.allow_loss

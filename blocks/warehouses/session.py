@@ -96,6 +96,10 @@ class BulkSession(Session):
     def columns(self, table: str) -> list[Column] | None:
         """The columns of a table in order, None where there is no such table."""
 
+    def has_unique_key(self, table: str, key: Sequence[str]) -> bool:  # noqa: ARG002 (for subclasses)
+        """Tell whether the engine refuses a second row with this key; True where a claim needs no such key."""
+        return True
+
     @contextlib.contextmanager
     def load_transaction(self) -> Iterator[None]:
         """As `transaction`, for what the ledger records.

@@ -14,7 +14,7 @@ from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 else:
@@ -113,6 +113,17 @@ class DuckDBSession(BulkSession):
             Column(column, sql_type, types.field(column).type, nullable, default is not None)
             for column, sql_type, nullable, default in rows
         ]
+
+    def has_unique_key(self, table: str, key: Sequence[str]) -> bool:
+        """Tell whether a primary key or a unique constraint of the table is on just these columns."""
+        schema_name, _, name = table.rpartition(".")
+        rows = self.fetch(
+            "SELECT constraint_column_names FROM duckdb_constraints() "
+            "WHERE constraint_type IN ('PRIMARY KEY', 'UNIQUE') AND database_name = current_database() "
+            "AND lower(schema_name) = lower(coalesce(:schema, current_schema())) AND lower(table_name) = lower(:name)",
+            {"schema": schema_name or None, "name": name},
+        )
+        return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
         """Start a transaction, once no other thread of this process writes to the file."""

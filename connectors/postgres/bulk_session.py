@@ -178,7 +178,7 @@ class PostgresBulkSession(BulkSession):
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table: by its unique index on the key, else under a lock against writers."""
-        if not self._has_unique_index(dialect.table(table), key):
+        if not self.has_unique_key(table, key):
             self.execute(f"LOCK TABLE {dialect.table(table)} IN SHARE ROW EXCLUSIVE MODE")
             return super().upsert(dialect, table, columns, key)
         names = [column.name for column in columns if column.name not in key] or list(key)
@@ -270,7 +270,8 @@ class PostgresBulkSession(BulkSession):
         error: type[Exception] = require("adbc_driver_manager", extra="postgres").Error
         return error
 
-    def _has_unique_index(self, table: str, key: Sequence[str]) -> bool:
+    def has_unique_key(self, table: str, key: Sequence[str]) -> bool:
+        """Tell whether a unique index of the table is on just these columns."""
         rows = self.fetch(
             "SELECT array_agg(a.attname::text ORDER BY a.attname) FROM pg_index i "
             "JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) "
@@ -280,7 +281,7 @@ class PostgresBulkSession(BulkSession):
             "AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = i.indrelid) "
             "GROUP BY i.indexrelid, i.indnkeyatts "
             "HAVING count(*) = i.indnkeyatts",
-            {"name": table},
+            {"name": PostgresDialect().table(table)},
         )
         return any(sorted(row[0]) == sorted(key) for row in rows)
 

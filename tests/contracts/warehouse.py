@@ -336,6 +336,21 @@ OTHER_LOADS: dict[str, dict[str, Any]] = {
 }
 
 
+def a_ledger_without_its_key_is_refused(warehouse: Warehouse) -> None:
+    """One made by CTAS or a restore claims nothing: two loaders of one load_id would both load."""
+    warehouse.load(table_of([1]), "t", load_id="1")
+    ledger = warehouse.dialect.table(LEDGER)
+    warehouse.execute(f"CREATE TABLE copied AS SELECT * FROM {ledger}")
+    warehouse.drop_table(LEDGER)
+    warehouse.execute(f"ALTER TABLE copied RENAME TO {LEDGER}")
+    with pytest.raises(SchemaError, match=r"has no primary key.*ADD PRIMARY KEY"):
+        warehouse.load(table_of([2]), "t", load_id="2")
+    assert rows(warehouse, columns="id") == [(1,)]
+    assert warehouse.load(table_of([1]), "t", load_id="1").already_loaded
+    warehouse.execute(f"ALTER TABLE {ledger} ADD PRIMARY KEY (load_id)")
+    assert warehouse.load(table_of([2]), "t", load_id="2").rows == 1
+
+
 @pytest.mark.parametrize("other", OTHER_LOADS)
 def test_a_load_id_belongs_to_one_load(warehouse: Warehouse, other: str) -> None:
     """A known load_id with another table, mode, key or partition is refused, by what it belongs to; nothing is done."""
