@@ -170,13 +170,14 @@ def test_prefect_finds_every_block(installed, folder):
 
 
 def pythons() -> list[str]:
-    """Every Python of this machine from 3.11 on, newest patch of each."""
+    """A Python of each minor version from 3.11 on: the one that runs this, those on the path, and pyenv's."""
+    folders = [f"{sys.base_prefix}/bin", *os.environ["PATH"].split(os.pathsep)]
+    folders += map(str, sorted(Path.home().glob(".pyenv/versions/3.*/bin")))
     found: dict[str, str] = {}
-    folders = [*os.environ.get("PATH", "").split(os.pathsep), *map(str, Path.home().glob(".pyenv/versions/3.*/bin"))]
-    for each in folders:
+    for folder in folders:
         for minor in range(11, 20):
-            file = Path(each, f"python3.{minor}")
-            if file.is_file() and file.parent.name != "shims":
+            file = Path(folder, f"python3.{minor}")
+            if file.is_file() and "shims" not in file.parts:  # a shim of pyenv runs only what is switched on
                 found.setdefault(file.name, str(file))
     return [found[name] for name in sorted(found)]
 
