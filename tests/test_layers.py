@@ -26,6 +26,8 @@ KIT: dict[str, set[str]] = {
 }
 KIT["cli"] = set(KIT)  # the top layer of the kit
 
+GUARD = "etl_blocks.hiding"  # says what hides our packages, and imports none of them
+
 TOPS = ("blocks", "connectors", "etl_blocks", "templates")
 FILES = sorted(path for top in TOPS for path in (ROOT / top).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in FILES}
@@ -62,7 +64,7 @@ def test_there_is_no_circle():
 def test_the_kit_imports_downwards(name):
     """A package of the kit takes from those below it, and from nothing that is built on the kit."""
     own = package(name)
-    allowed = {own} | {f"blocks.{each}" for each in KIT[own.removeprefix("blocks.")]}
+    allowed = {own, GUARD} | {f"blocks.{each}" for each in KIT[own.removeprefix("blocks.")]}
     assert {package(each) for each in IMPORTS[name]} <= allowed
 
 
@@ -80,6 +82,11 @@ def test_what_is_shared_has_two_users(name):
     """A module of `connectors.shared` that one connector uses belongs to that connector."""
     users = {package(each) for each, taken in IMPORTS.items() if any(f"{one}.".startswith(f"{name}.") for one in taken)}
     assert len(users - {"connectors.shared"}) >= 2
+
+
+def test_what_guards_the_packages_imports_none_of_them():
+    """It has to run where another `blocks` or `connectors` stands in front of ours."""
+    assert IMPORTS[GUARD] == set()
 
 
 def test_templates_import_public_names():
