@@ -15,8 +15,10 @@ from glob import has_magic
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import GrowingScan, Scan
+from blocks.base.arguments import names_of, one_of
 from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
+from blocks.files.options import OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.hive import data_objects, hive_values
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
-    from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.files.options import Compression, FileOptions, Format
     from blocks.files.protocols import Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
@@ -77,6 +79,8 @@ def scan(
         on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
         extra_columns: What to do where a file has columns that `schema` lacks.
     """
+    from blocks.arrow.columns import ExtraColumns as Choices  # which imports pyarrow
+
     dataset = _Dataset(
         store=store,
         keys=keys if isinstance(keys, str) else tuple(keys),
@@ -84,10 +88,10 @@ def scan(
         format=format,
         compression=compression,
         options=options,
-        columns=None if columns is None else list(columns),
+        columns=None if columns is None else list(names_of(columns, "columns")),
         where=where,
-        on_error=on_error,
-        extra_columns=extra_columns,
+        on_error=one_of(on_error, OnError, "on_error"),
+        extra_columns=one_of(extra_columns, Choices, "extra_columns"),
     )
     return GrowingScan(dataset.settled, source=dataset.source)
 

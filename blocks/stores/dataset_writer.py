@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
+from blocks.base.arguments import names_of
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
 from blocks.stores.client import WriteOptions
@@ -146,6 +147,7 @@ def write_table(
         raise InvalidInputError("A dataset needs a folder of its own: pass its name as prefix.")
     if mode not in get_args(WriteMode):
         raise InvalidInputError(f"Unknown mode {mode!r:.50}. The modes are {', '.join(get_args(WriteMode))}.")
+    names = names_of(partition_by, "partition_by")
     if mode == "append" and load_id is None:
         load_id = uuid.uuid4().hex
     source = as_scan(data).settled()
@@ -154,7 +156,7 @@ def write_table(
     with tempfile.TemporaryDirectory(prefix="etl-") as temporary:
         parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
-            rows = _fill(parts, source, rejects, list(partition_by), max_rejected)
+            rows = _fill(parts, source, rejects, list(names), max_rejected)
             if rows == 0 and mode == "replace":
                 parts.write("", empty_batch(source.schema))
         files = _upload(store, parts)

@@ -10,6 +10,7 @@ from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import with_load_id
 from blocks.arrow.scan import Scan, as_scan
+from blocks.base.arguments import names_of, one_of
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -23,7 +24,7 @@ from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
-from blocks.warehouses.load import LoadRequest
+from blocks.warehouses.load import LoadRequest, OnNewColumns
 from blocks.warehouses.loader import Loader, plan_load
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.sql import named
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
+    from blocks.warehouses.load import LoadPlan, LoadReport, Mode
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters
 else:
@@ -270,9 +271,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=as_scan(data).settled(),
             table=table,
             mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
+            key=names_of(key, "key"),
+            partition_by=names_of(partition_by, "partition_by"),
+            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
         )
         with self._bulk_session() as session:
             return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
@@ -328,17 +329,17 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=as_scan(data).settled(),
             table=table,
             mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
-            allow_loss=tuple(allow_loss),
+            key=names_of(key, "key"),
+            partition_by=names_of(partition_by, "partition_by"),
+            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
+            allow_loss=names_of(allow_loss, "allow_loss"),
             max_rejected=max_rejected,
         )
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=key, partition_by=partition_by)
+        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
 
     @operation(prepare=_fix_publish_id)
     def publish(
@@ -382,10 +383,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=self.scan(source_table),
             table=table,
             mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
-            allow_loss=tuple(allow_loss),
+            key=names_of(key, "key"),
+            partition_by=names_of(partition_by, "partition_by"),
+            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
+            allow_loss=names_of(allow_loss, "allow_loss"),
             max_rejected=max_rejected,
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
@@ -401,7 +402,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 rejected=keys,
             ).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=key, partition_by=partition_by)
+        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
 
     @operation
     def drop_table(self, table: str) -> None:
