@@ -261,7 +261,7 @@ def test_versions_are_kept(gcs_server: GcsServer) -> None:
     for missing in (lambda: store.list_versions("missing"), lambda: store.read_path("key", version="5")):
         with pytest.raises(NotFoundError):
             missing()
-    with pytest.raises(InvalidInputError, match="no generation"):
+    with pytest.raises(InvalidInputError, match="is not a generation"):
         store.read_path("key", version="abc")
 
 

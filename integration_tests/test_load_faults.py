@@ -306,7 +306,7 @@ def test_a_try_that_gives_up_lets_the_next_one_in(pg_database: Address, direct: 
 @all_modes
 def test_a_try_that_commits_is_reported(pg_database: Address, direct: Postgres, mode: Mode) -> None:
     """While another session holds the claim this load waits; when that one commits it reports what that one did."""
-    first = direct.load(table_of(0), "t", load_id="first")
+    first = direct.load(table_of(0), "t", mode=mode, load_id="first", **ARGUMENTS[mode])
     done = first.model_copy(update={"load_id": "monday", "rows": 7})
     with ThreadPoolExecutor() as pool, pg_database.connect() as other:
         with other.transaction():
