@@ -38,7 +38,11 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(sysconfig.get_path("scripts", vars=where)) / "python"
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
+@pytest.fixture(
+    scope="module",
+    # `make check` runs mypy over usage.py in every run, though not against the wheel; here it takes a minute.
+    params=["pyright", pytest.param("mypy", marks=pytest.mark.thorough)],
+)
 def lines(
     request: pytest.FixtureRequest, python: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, set[int]]:
