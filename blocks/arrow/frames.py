@@ -19,14 +19,14 @@ else:
 
 
 def is_pandas(data: object) -> bool:
-    """Whether it is a pandas frame, or of a class that is one, such as a GeoDataFrame."""
+    """Tell whether it is a pandas frame, or of a class that is one, such as a GeoDataFrame."""
     return any(
         kind.__name__ == "DataFrame" and kind.__module__.partition(".")[0] == "pandas" for kind in type(data).__mro__
     )
 
 
 def is_polars(data: object) -> bool:
-    """Whether it is a polars frame."""
+    """Tell whether it is a polars frame."""
     return type(data).__name__ == "DataFrame" and type(data).__module__.partition(".")[0] == "polars"
 
 
@@ -102,7 +102,7 @@ def _check_once(names: Sequence[str]) -> None:
 
 
 def _mixed(names: Sequence[str], convert: Callable[[int], pa.Array]) -> InvalidInputError:
-    """The error that names the column which has no Arrow type."""
+    """Return the error that names the column which has no Arrow type."""
     for at, name in enumerate(names):
         try:
             convert(at)

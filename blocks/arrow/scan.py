@@ -272,7 +272,7 @@ class _Reading:
 
     @classmethod
     def of(cls, data: object) -> _Reading:
-        """The one of this object, for as long as that lives."""
+        """Return the one of this object, for as long as that lives."""
         if (known := cls._of.get(id(data))) is not None:
             return known
         reading = cls()
@@ -282,7 +282,7 @@ class _Reading:
         return reading
 
     def batches(self, reader: pa.RecordBatchReader, source: str, *, once: bool) -> Iterator[pa.RecordBatch]:
-        """The rows of the stream.
+        """Return the rows of the stream.
 
         Args:
             reader: The stream.
@@ -318,7 +318,7 @@ def _one_pass(data: Any, reader: pa.RecordBatchReader, source: str) -> Scan:
 
 
 def read_once_error(source: str) -> InvalidInputError:
-    """The error for a second reading of what can be read only once."""
+    """Return the error for a second reading of what can be read only once."""
     return InvalidInputError(
         f"{source} can be read only once, so there is no second attempt. Pass a table, a frame or a scan."
     )

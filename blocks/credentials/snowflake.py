@@ -37,7 +37,7 @@ SNOWFLAKE_ERRORS: dict[str, type[ConnectorError]] = {
     "090105": errors.NotFoundError,
     "090106": errors.NotFoundError,
     "100090": errors.InvalidInputError,
-    # Logging in. A session that has ended is a new one for the next try.
+    # Logging in. A session that has ended is a new one for the next attempt.
     "390103": errors.TransientError,
     "390104": errors.TransientError,
     "390110": errors.TransientError,

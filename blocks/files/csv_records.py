@@ -29,7 +29,7 @@ class Quotes:
     """Whether the last span has no end."""
 
     def hold(self, positions: Positions) -> Positions:
-        """Which of `positions` are quoted."""
+        """Return which of `positions` are quoted."""
         if not len(self.starts):
             return np.zeros(len(positions), dtype=bool)
         spans = np.searchsorted(self.starts, positions) - 1
@@ -45,7 +45,7 @@ class Dialect:
     line_end: bytes = b"\n"
 
     def cut(self, text: bytes) -> tuple[int, bool]:
-        """Where the last whole record of `text` ends, and whether a record up to there is suspect."""
+        """Return where the last whole record of `text` ends, and whether a record up to there is suspect."""
         if not self._has_quotes(text):
             return text.rfind(self.line_end) + 1, b"\0" in text
         quotes = self.quotes(text)
@@ -72,7 +72,7 @@ class Dialect:
         return np.stack([starts, ends - after_return], axis=1), quotes
 
     def quotes(self, data: memoryview | bytes) -> Quotes:
-        """Where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
+        """Return where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
         codes = np.frombuffer(data, np.uint8)
         if self.options.escape is None:
             marks = np.flatnonzero(codes == ord(self.options.quote))

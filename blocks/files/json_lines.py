@@ -150,7 +150,7 @@ class _Parser:
         return self._typed(table, [number for number, _ in good], lambda: lines, bad)
 
     def _good_lines(self, lines: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
-        """The lines that hold one fitting object each, by halving."""
+        """Return the lines that hold one fitting object each, by halving."""
         if not lines:
             return
         with suppress(pa.ArrowInvalid):
@@ -163,7 +163,7 @@ class _Parser:
             yield from self._good_lines(lines[half:])
 
     def _typed(self, table: pa.Table, numbers: Any, lines: Any, bad: list[BadRow]) -> Parsed:
-        """The columns in their types; what does not fit joins the bad rows."""
+        """Return the columns in their types; what does not fit joins the bad rows."""
         faults: dict[int, tuple[str, str]] = {}
         arrays = []
         for field in self.schema:
@@ -190,7 +190,7 @@ class _Parser:
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 
     def _fault(self, line: bytes) -> tuple[str | None, str]:
-        """The column at fault, where it is one, and the reason for a line that Arrow refused."""
+        """Return the column at fault, where it is one, and the reason for a line that Arrow refused."""
         try:
             value = json.loads(line)
         except UnicodeDecodeError:
@@ -323,7 +323,7 @@ def _read(data: bytes, schema: pa.Schema | None, unexpected: str = "ignore") -> 
 
 
 def _unknown_key(value: Any, kind: Any) -> str | None:
-    """The first key, with those around it, that a struct or schema has no field for; None where there is none.
+    """Return the first key, with those around it, that a struct or schema has no field for; None where there is none.
 
     >>> _unknown_key({"a": {"b": [{"c": 1}]}}, pa.schema([("a", pa.struct([("b", pa.list_(pa.struct({})))]))]))
     'a.b.c'
@@ -342,7 +342,7 @@ def _unknown_key(value: Any, kind: Any) -> str | None:
 
 
 def _has_bare_null(data: bytes) -> bool:
-    r"""Whether a line begins with `null`. Arrow takes such a line for a row of nulls, and dies of a block of them.
+    r"""Tell whether a line begins with `null`. Arrow takes such a line for a row of nulls, and dies of a block of them.
 
     >>> _has_bare_null(b'{"a": null}\n'), _has_bare_null(b'{"a": 1}\n null\n')
     (False, True)

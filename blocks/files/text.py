@@ -183,7 +183,7 @@ def endless(source: str, line: int) -> InvalidInputError:
 
 
 def line_ends(data: memoryview | bytes) -> np.ndarray[Any, Any]:
-    r"""Where the lines end: at `\n`, or at a `\r` that no `\n` follows."""
+    r"""Return where the lines end: at `\n`, or at a `\r` that no `\n` follows."""
     codes = np.frombuffer(data, np.uint8)
     ends = codes == ord("\n")
     returns = codes == ord("\r")

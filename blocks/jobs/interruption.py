@@ -28,7 +28,7 @@ _interruption: contextvars.ContextVar[threading.Event | None] = contextvars.Cont
 
 
 def interruption() -> threading.Event:
-    """The event that is set once the awaitable around this is cancelled; where there is none, it never is."""
+    """Return the event that is set once the awaitable around this is cancelled; where there is none, it never is."""
     return _interruption.get() or threading.Event()
 
 

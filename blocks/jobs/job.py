@@ -27,7 +27,7 @@ LONGEST_TOKEN = 32
 
 
 def fix_token(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call with its token, which all of its attempts share: the caller's, or a new one."""
+    """Return the arguments of a call with its token, which all of its attempts share: the caller's, or a new one."""
     return arguments if arguments.get("token") else arguments | {"token": uuid.uuid4().hex}
 
 
@@ -70,7 +70,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
 
     @abstractmethod
     def _start(self, token: str) -> str:
-        """The id of the run that this token stands for, started unless it was already."""
+        """Return the id of the run that this token stands for, started unless it was already."""
 
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return fix_token(arguments)
@@ -116,5 +116,5 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         return run
 
     def _as_run(self, run_id: str) -> JobRun:
-        """The run of that id; a child whose runs can do more has a class of its own for them."""
+        """Return the run of that id; a child whose runs can do more has a class of its own for them."""
         return JobRun(self, run_id)

@@ -39,7 +39,7 @@ UNSAFE_IN_ASSETS = str.maketrans(dict.fromkeys(RESTRICTED_ASSET_CHARACTERS, "_")
 
 
 def asset_key(uri: str) -> str:
-    """The address as Prefect takes it as the key of an asset.
+    """Return the address as Prefect takes it as the key of an asset.
 
     >>> asset_key("duckdb:///data/my shop.duckdb/main.orders")
     'duckdb:///data/my_shop.duckdb/main.orders'

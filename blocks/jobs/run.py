@@ -201,7 +201,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
             polls += 1
 
     def _look(self) -> JobStatus:
-        """How the run is doing; one that has ended is not asked about again."""
+        """Return how the run is doing; one that has ended is not asked about again."""
         if self._seen is None or self._seen.outcome == "running":
             self._seen = self.job.get_status(self.run_id)
         return self._seen
@@ -214,7 +214,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
         raise JobFailedError(f"{self.name} failed with {status.state}{said}.{code}", status)
 
     def _timeout(self, policy: WatchPolicy, state: str) -> JobFailedError:
-        """The error for a run that took too long, which is stopped unless its job says not to."""
+        """Return the error for a run that took too long, which is stopped unless its job says not to."""
         what = "It may still be running."
         if policy.cancel_on_interrupt:
             stopped = self._stop_or_log(policy, f"It took longer than {policy.timeout_s:g} s.")

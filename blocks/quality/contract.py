@@ -171,7 +171,7 @@ class Contract(Parameter):
         return as_scan(data).derive(lambda scan: self._enforced(scan, end))
 
     def _enforced(self, scan: Scan, end: Callable[[_Pass], None]) -> Scan:
-        """The scan, checked each time it is opened; `end` is called with each pass that came to its end."""
+        """Return the scan, checked each time it is opened; `end` is called with each pass that came to its end."""
 
         def find_schema() -> pa.Schema:
             with _Pass(self, scan) as run:
@@ -194,7 +194,7 @@ class Contract(Parameter):
         return scan.over(find_schema, batches)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
-        """What follows where the check does not hold."""
+        """Return what follows where the check does not hold."""
         chosen = {"default": self.severity} if isinstance(self.severity, str) else self.severity
         full_name = CheckResult(check=check, columns=columns, passed=True).name
         named = chosen.get(full_name, chosen.get(check))
@@ -202,7 +202,7 @@ class Contract(Parameter):
         return severity if named or severity in possible(check) else "fail"
 
     def rules_of(self, column: str) -> tuple[Rule, ...]:
-        """The checks of the values of a column, that of its type first."""
+        """Return the checks of the values of a column, that of its type first."""
         return self._rules[column]
 
     def _by_column(self) -> dict[str, Any]:
@@ -259,7 +259,7 @@ class _Looked:
     refused: tuple[tuple[Rule, Mask], ...]
 
     def kept(self) -> pa.RecordBatch:
-        """The rows that go on."""
+        """Return the rows that go on."""
         return self.whole if self.stopped is None else filter_batch(self.whole, pa.array(~self.stopped))
 
 
@@ -292,7 +292,7 @@ class _Pass:
             self._seen.close()
 
     def look(self, batch: pa.RecordBatch) -> _Looked:
-        """What goes on of the batch and what does not."""
+        """Return what goes on of the batch and what does not."""
         self._rows += batch.num_rows
         columns: list[pa.Array] = []
         broken: list[tuple[Rule, Mask]] = []
@@ -318,7 +318,7 @@ class _Pass:
         return _Looked(whole, stopped, self._refused(broken, batch.num_rows))
 
     def report(self) -> QualityReport:
-        """How all of the checks went."""
+        """Return how all of the checks went."""
         schema = CheckResult(check="schema", passed=not self.misfits, detail="; ".join(self.misfits))
         checks = [schema]
         if not self.misfits:
@@ -346,7 +346,7 @@ class _Pass:
         return [CheckResult(check="rows", severity=self._contract.severity_of("rows"), passed=held, detail=detail)]
 
     def _refused(self, broken: list[tuple[Rule, Mask]], rows: int) -> tuple[tuple[Rule, Mask], ...]:
-        """The rows to set aside, each under the first check that it breaks."""
+        """Return the rows to set aside, each under the first check that it breaks."""
         taken, refused = np.zeros(rows, bool), []
         for rule, mask in broken:
             if rule.severity == "quarantine" and (new := mask & ~taken).any():
@@ -356,7 +356,7 @@ class _Pass:
         return tuple(refused)
 
     def _repeats(self, columns: dict[str, pa.Array], aside: list[Mask]) -> Mask:
-        """The rows whose key came before."""
+        """Return the rows whose key came before."""
         from blocks.quality.unique import SeenKeys
 
         keys = [columns[name] for name in self._contract.key]
@@ -377,14 +377,14 @@ class _Pass:
         return spread
 
     def _emitted(self, column: pa.Field) -> pa.Field:
-        """The field as what goes on has it: nulls that are a warning only do go on."""
+        """Return the field as what goes on has it: nulls that are a warning only do go on."""
         warned = self._contract.severity_of("not_null", column.name) == "warn"
         not_null = column.name in self._contract.key or not column.nullable
         return column.with_nullable(not not_null or warned)
 
 
 def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
-    """Where the schema of data does not fit the contract's, in words."""
+    """Return where the schema of data does not fit the contract's, in words."""
     from blocks.arrow.columns import convertible, listed
 
     if missing := [name for name in contract.schema.names if name not in found.names]:

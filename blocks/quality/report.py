@@ -98,7 +98,7 @@ class QualityReport(BaseModel):
         return self
 
     def markdown(self) -> str:
-        """The report as a page for people."""
+        """Return the report as a page for people."""
         marks = {"fail": "failed", "warn": "warning", "quarantine": "quarantined"}
         lines = [
             f"# {self.suite}: {'passed' if self.passed else 'failed'}",

@@ -44,7 +44,7 @@ class Rule:
     test: Callable[[pa.Array], pa.Array] | None = None
 
     def broken_by(self, values: pa.Array) -> Mask | None:
-        """The rows for which it does not hold; None where it holds for all."""
+        """Return the rows for which it does not hold; None where it holds for all."""
         if self.test is None:
             return None
         held = self.test(_decoded(values))
@@ -54,7 +54,7 @@ class Rule:
         return broken
 
     def try_out(self, kind: pa.DataType, contract: str) -> None:
-        """Nothing, where Arrow can do this with values of the type."""
+        """Check that Arrow can do this with values of the type."""
         try:
             self.broken_by(pa.array([None], kind))
         except (pa.ArrowException, TypeError, ValueError) as error:
@@ -64,7 +64,7 @@ class Rule:
             ) from None
 
     def result(self, rows: int | None, failed: int) -> CheckResult:
-        """How it went."""
+        """Return how it went."""
         return CheckResult(
             check=self.check,
             columns=self.columns,
@@ -86,7 +86,7 @@ def column_rules(
     patterns: Mapping[str, str],
     severity_of: Callable[[str, str], Severity],
 ) -> Iterator[Rule]:
-    """The rules of one column, its type first; errors name the contract."""
+    """Return the rules of one column, its type first; errors name the contract."""
     name, kind = column.name, column.type
 
     def rule(check: str, asked: str, reason: str, test: Callable[[pa.Array], pa.Array] | None = None) -> Rule:
@@ -116,14 +116,14 @@ def column_rules(
 
 
 def possible(check: str) -> tuple[str, ...]:
-    """The severities that the check may have."""
+    """Return the severities that the check may have."""
     return {"schema": ("fail",), "rows": ("warn", "fail"), "type": ("fail", "quarantine")}.get(
         check, ("warn", "fail", "quarantine")
     )
 
 
 def fitted(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
-    """The values as the type, null where one does not fit it; and which do not."""
+    """Return the values as the type, null where one does not fit it; and which do not."""
     try:
         return cast_array(values, kind), None
     except pa.ArrowException:
@@ -136,7 +136,7 @@ def fitted(values: pa.Array, kind: pa.DataType) -> tuple[pa.Array, Mask | None]:
 
 
 def without_misfit_nulls(broken: list[tuple[Rule, Mask]]) -> list[tuple[Rule, Mask]]:
-    """The same, where a value that does not fit its type does not count as a null as well."""
+    """Return the same, where a value that does not fit its type does not count as a null as well."""
     misfits = {rule.columns: mask for rule, mask in broken if rule.check == "type"}
     if not misfits:
         return broken
@@ -148,24 +148,24 @@ def without_misfit_nulls(broken: list[tuple[Rule, Mask]]) -> list[tuple[Rule, Ma
 
 
 def is_valid(values: pa.Array) -> pa.Array:
-    """Which are not null."""
+    """Return which are not null."""
     return values.is_valid()
 
 
 def in_range(values: pa.Array, low: pa.Scalar | None, high: pa.Scalar | None) -> pa.Array:
-    """Which lie between the bounds, both included; null where the value is."""
+    """Return which lie between the bounds, both included; null where the value is."""
     parts = [pc.greater_equal(values, low)] if low is not None else []
     parts += [pc.less_equal(values, high)] if high is not None else []
     return parts[0] if len(parts) == 1 else pc.and_(*parts)
 
 
 def is_allowed(values: pa.Array, chosen: pa.Array) -> pa.Array:
-    """Which are among the chosen; null where the value is."""
+    """Return which are among the chosen; null where the value is."""
     return pc.if_else(values.is_valid(), pc.is_in(zeros(values), value_set=chosen), pa.scalar(None, pa.bool_()))
 
 
 def matches(values: pa.Array, pattern: str) -> pa.Array:
-    """Which match as a whole; null where the value is."""
+    """Return which match as a whole; null where the value is."""
     return pc.match_substring_regex(values, rf"\A(?:{pattern})\z")
 
 
@@ -189,7 +189,7 @@ def _one(scalar: pa.Scalar) -> pa.Array:
 
 
 def bounds_of(contract: str, column: pa.Field, bounds: Bounds) -> tuple[pa.Scalar | None, pa.Scalar | None]:
-    """The bounds as values of the column's type; errors name the contract."""
+    """Return the bounds as values of the column's type; errors name the contract."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or bounds[0] is bounds[1] is None:  # noqa: PLR2004
         raise InvalidInputError(
             f"{contract}: the range of {column.name!r} is a least and a greatest value, one of which may be None."
@@ -203,7 +203,7 @@ def bounds_of(contract: str, column: pa.Field, bounds: Bounds) -> tuple[pa.Scala
 
 
 def bound_of(contract: str, column: pa.Field, what: str, value: Any) -> pa.Scalar:
-    """The value as exactly one of the column's type; errors name the contract and `what` asks."""
+    """Return the value as exactly one of the column's type; errors name the contract and `what` asks."""
     try:
         scalar = exact(value, without_view(_value_type(column.type)))
     except (pa.ArrowException, TypeError, ValueError, ArithmeticError, OverflowError):
@@ -239,7 +239,7 @@ def exact(value: Any, kind: pa.DataType) -> pa.Scalar | None:  # noqa: PLR0911 (
 
 
 def span(low: str | None, high: str | None) -> str:
-    """The bounds in words.
+    """Return the bounds in words.
 
     >>> span("0", None), span("1", "9")
     ('at least 0', 'between 1 and 9')
@@ -250,7 +250,7 @@ def span(low: str | None, high: str | None) -> str:
 
 
 def shown(value: Any) -> Any:
-    """The value as messages have it, None where there is none."""
+    """Return the value as messages have it, None where there is none."""
     if isinstance(value, pa.Scalar):
         value = value.as_py()
     return None if value is None else str(value) if isinstance(value, (date, Decimal)) else repr(value)

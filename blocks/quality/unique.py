@@ -108,7 +108,7 @@ class _WordSet:
         self._filter = np.zeros(2**FILTER_BITS // 8, np.uint8)  # a bit is set where some word was: a Bloom filter
 
     def found(self, ordered: Words) -> NDArray[np.bool_]:
-        """Which of the words, given in their order, are here."""
+        """Return which of the words, given in their order, are here."""
         found = np.zeros(len(ordered), bool)
         if not len(ordered):
             return found
@@ -151,7 +151,7 @@ class _WordSet:
 
 
 def _filter_places(words: Words) -> tuple[Words, NDArray[np.uint8]]:
-    """The byte and the bit of the filter that each word has, spread evenly whatever the words are."""
+    """Return the byte and the bit of the filter that each word has, spread evenly whatever the words are."""
     places = (words * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - FILTER_BITS)
     return places >> np.uint64(3), np.uint8(1) << (places & np.uint64(7)).astype(np.uint8)
 
@@ -167,13 +167,13 @@ class _KeptKeys:
         self._open: Any = None
 
     def words(self, columns: list[pa.Array]) -> Words:
-        """The hash of each key."""
+        """Return the hash of each key."""
         rows = self._database(columns).execute(f"SELECT hash({self._list}) AS word FROM keys").fetchnumpy()["word"]
         words: Words = np.asarray(rows, np.uint64) >> self._shift
         return words
 
     def repeated(self, columns: list[pa.Array], suspects: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Which keys are among the kept ones, or come a second time; only the suspects are looked at."""
+        """Return which keys are among the kept ones, or come a second time; only the suspects are looked at."""
         places = np.flatnonzero(suspects)
         chosen = [column.take(pa.array(places)) for column in columns]
         database = self._database([*chosen, pa.array(places)], [*self._names, "place"])
@@ -207,7 +207,7 @@ class _KeptKeys:
 
 
 def can_be_key(kind: pa.DataType) -> bool:
-    """Whether keys may have columns of the type.
+    """Tell whether keys may have columns of the type.
 
     >>> [can_be_key(kind) for kind in (pa.int64(), pa.string(), pa.list_(pa.int64()))]
     [True, True, False]
@@ -226,7 +226,7 @@ def _is_word(kind: pa.DataType) -> bool:
 
 
 def _comparable(column: pa.Array) -> pa.Array:
-    """The values as integers, decimals or bytes that are equal where the values are, to Arrow and to DuckDB."""
+    """Return the values as integers, decimals or bytes that are equal where the values are, to Arrow and to DuckDB."""
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if types.is_dictionary(column.type):

@@ -279,11 +279,11 @@ class StoreClient(ABC):
                 raise
 
     def _write_id(self, key: str) -> str | None:  # noqa: ARG002
-        """The name that the conditional write gave itself which made the object; None where it has none."""
+        """Return the name that the conditional write gave itself which made the object; None where it has none."""
         return None
 
     def _holds(self, key: str, write_id: str) -> bool:
-        """Whether the object is the one that this write made, though its answer was lost."""
+        """Tell whether the object is the one that this write made, though its answer was lost."""
         try:
             return self._write_id(key) == write_id
         except ConnectorError:

@@ -110,7 +110,7 @@ class _Dataset:
     extra_columns: ExtraColumns
 
     def settled(self) -> Scan:
-        """The scan of the objects that there are now."""
+        """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
         return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint)
 
@@ -147,7 +147,7 @@ class _Dataset:
         return [item if isinstance(item, str) else item.key for item in self.objects]
 
     def fingerprint(self) -> str:
-        """A digest of names and versions of the objects, and of what is read of them."""
+        """Return a digest of names and versions of the objects, and of what is read of them."""
         infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
         versions = [(info.key, info.size, info.etag) for info in infos]
         text = repr((self.store.uri(), versions, self.columns, str(self.where)))
@@ -186,7 +186,7 @@ class _Dataset:
         return pa.schema([full.field(name) for name in self.columns])
 
     def batches(self, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-        """The rows of one file after the other."""
+        """Return the rows of one file after the other."""
         needed = self._needed()
         expression = self._expression
         for key, absent in self._pruned():
@@ -200,7 +200,7 @@ class _Dataset:
                     yield kept.select(self.schema.names)
 
     def _needed(self) -> pa.Schema:
-        """The columns to read: those of the scan, and those that `where` is about."""
+        """Return the columns to read: those of the scan, and those that `where` is about."""
         if self.declared is None and any(self._format(key) == "jsonl" for key in self.files):
             return self.full_schema  # a key that inference did not see is told from one that is not asked for
         if self.columns is None or self.where is None:
@@ -240,7 +240,7 @@ class _Dataset:
             raise InvalidInputError(f"where= does not fit the columns of {self.source}: {error}") from None
 
     def _pruned(self) -> Iterator[tuple[str, dict[str, pa.Scalar]]]:
-        """The files that may hold rows, and what the columns are that a file may lack."""
+        """Return the files that may hold rows, and what the columns are that a file may lack."""
         absent = [self._absent(key) for key in self.files]
         if self._expression is None:
             yield from zip(self.files, absent, strict=True)
@@ -345,13 +345,13 @@ def _glob(name: str) -> re.Pattern[str]:
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:
-    """What sorts part-2 before part-10."""
+    """Return what sorts part-2 before part-10."""
     parts = re.split(r"([0-9]+)", info.key)
     return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _folder_type(values: Iterable[str | None]) -> pa.DataType:
-    """The type of a column that only folders have: integers, dates, else text."""
+    """Return the type of a column that only folders have: integers, dates, else text."""
     texts = {value for value in values if value is not None}
     if texts and all(re.fullmatch(r"0|-?[1-9][0-9]{0,17}", text) for text in texts):
         return pa.int64()
@@ -361,7 +361,7 @@ def _folder_type(values: Iterable[str | None]) -> pa.DataType:
 
 
 def _value(value: Any, kind: pa.DataType, what: str) -> pa.Scalar:
-    """A value, or the text of one, as a scalar of a column's type."""
+    """Return a value, or the text of one, as a scalar of a column's type."""
     from blocks.files.values import caster
 
     try:

@@ -360,7 +360,7 @@ def _check_partitions(schema: pa.Schema, partition_by: list[str]) -> None:
 
 
 def _split(values: pa.Table, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """The rows of `table` by the partition that `values` puts them into, each in their order."""
+    """Return the rows of `table` by the partition that `values` puts them into, each in their order."""
     import numpy as np
 
     codes = np.zeros(len(values), dtype=np.int64)
@@ -378,7 +378,7 @@ def _split(values: pa.Table, table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _folders(values: pa.Table) -> list[str]:
-    """The folder of each row of partition values: `date=2026-04-30/shop=K%C3%B6ln`."""
+    """Return the folder of each row of partition values: `date=2026-04-30/shop=K%C3%B6ln`."""
     from pyarrow import types
 
     columns = []
@@ -420,7 +420,7 @@ def _quarantine(store: StoreFolder, rejects: Rejects, key: str, temporary: Path)
 
 
 def _quarantine_name(mode: WriteMode, load_id: str | None, partitions: list[str]) -> str:
-    """What a second attempt of the same write finds again."""
+    """Return what a second attempt of the same write finds again."""
     if mode == "append" and load_id is not None:
         return _file_name(load_id)
     if mode == "replace_partition" and any(partitions):
@@ -433,7 +433,7 @@ def _part_name(mode: WriteMode, load_id: str | None) -> str:
 
 
 def _file_name(text: str) -> str:
-    """A name without slashes that no other text has.
+    """Return a name without slashes that no other text has.
 
     >>> _file_name("2026-04-30/v1")
     '2026-04-30%2Fv1'
@@ -443,7 +443,7 @@ def _file_name(text: str) -> str:
 
 
 def _stale(store: StoreFolder, folder: str, mode: WriteMode, name: str, partitions: list[str]) -> set[str]:
-    """The keys that this write replaces, those that it wrote itself included."""
+    """Return the keys that this write replaces, those that it wrote itself included."""
     if mode == "replace":
         return _keys(store, folder)
     if mode == "append":

@@ -36,7 +36,7 @@ class Ledger:
         self._dialect = dialect
 
     def find(self, session: Session, load_id: str) -> LoadReport | None:
-        """The report of a committed load.
+        """Return the report of a committed load.
 
         Raises:
             NotFoundError: There is no ledger yet.
@@ -53,10 +53,10 @@ class Ledger:
                 session.execute(statement)
 
     def claim(self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime) -> None:
-        """Take the load's row, so that no other try can commit the same load.
+        """Take the load's row, so that no other attempt can commit the same load.
 
         Raises:
-            TransientError: Another try has it. The next look into the ledger finds that try's report.
+            TransientError: Another attempt has it. The next look into the ledger finds that attempt's report.
         """
         values = claimed(load_id, plan, started)
         names, parameters = ", ".join(values), ", ".join(f":{name}" for name in values)
@@ -78,7 +78,7 @@ class Ledger:
             raise TerminalError(f"The ledger row of load {report.load_id} is gone; nothing was applied.")
 
     def quarantine_columns(self) -> list[Column]:
-        """The columns of the quarantine table."""
+        """Return the columns of the quarantine table."""
         return self._columns(quarantine_schema())
 
     def _columns(self, schema: pa.Schema) -> list[Column]:
@@ -86,7 +86,7 @@ class Ledger:
 
 
 def claimed(load_id: str, plan: LoadPlan, started: datetime) -> dict[str, Any]:
-    """What a row of the ledger holds from the claim on."""
+    """Return what a row of the ledger holds from the claim on."""
     run = FlowRunContext.get()
     return {
         "load_id": load_id,
@@ -98,7 +98,7 @@ def claimed(load_id: str, plan: LoadPlan, started: datetime) -> dict[str, Any]:
 
 
 def recorded(report: LoadReport) -> dict[str, Any]:
-    """What is added to it once the rows are applied."""
+    """Return what is added to it once the rows are applied."""
     return {
         "row_count": report.rows,
         "rejected_count": report.rows_rejected,
@@ -108,7 +108,7 @@ def recorded(report: LoadReport) -> dict[str, Any]:
 
 
 def find_report(ledger: Ledger, session: Session, load_id: str) -> LoadReport | None:
-    """The report of a committed load, None also where there is no ledger."""
+    """Return the report of a committed load, None also where there is no ledger."""
     try:
         return ledger.find(session, load_id)
     except NotFoundError:
@@ -116,7 +116,7 @@ def find_report(ledger: Ledger, session: Session, load_id: str) -> LoadReport | 
 
 
 def ledger_schema() -> pa.Schema:
-    """The columns of the ledger."""
+    """Return the columns of the ledger."""
     return pa.schema(
         {
             "load_id": pa.string(),
@@ -133,7 +133,7 @@ def ledger_schema() -> pa.Schema:
 
 
 def quarantine_schema() -> pa.Schema:
-    """The columns of the quarantine."""
+    """Return the columns of the quarantine."""
     return pa.schema(
         {
             "load_id": pa.string(),

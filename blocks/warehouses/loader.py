@@ -3,13 +3,13 @@
 How it keeps the promise that a retry never loses a row and never doubles one:
 
 1. **Plan.** Compare the schemas; a type that would lose something is an error unless its column is allowed by name.
-2. **Identity.** `load_id` is fixed before the first try; one that the ledger knows is done already.
+2. **Identity.** `load_id` is fixed before the first attempt; one that the ledger knows is done already.
 3. **Stage** in bulk by the driver's fastest path, unless the driver can write into the target within the transaction.
 4. **Verify**: rows sent = rows the server counted = rows applied.
-5. **Claim, apply and record in one transaction.** The row in the ledger comes first, under its primary key, so a try
-   that is still committing somewhere blocks the next one instead of racing it.
-6. **Resolve** (`Warehouse.load`). If the answer to COMMIT is lost, that try is ended or waited for and the ledger is
-   read: found means done, not found means run again.
+5. **Claim, apply and record in one transaction.** The row in the ledger comes first, under its primary key, so an
+   attempt that is still committing somewhere blocks the next one instead of racing it.
+6. **Resolve** (`Warehouse.load`). If the answer to COMMIT is lost, that attempt is ended or waited for, and the ledger
+   is read: found means done, not found means run again.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ REJECTS_A_BATCH = 10_000
 
 
 class Loader:
-    """One try of one load on one session."""
+    """One attempt of one load on one session."""
 
     may_go_direct: ClassVar[bool] = True
     """Whether rows may be written into the target without a stage, where the session can."""
@@ -70,7 +70,7 @@ class Loader:
         self._rows = 0
 
     def run(self) -> LoadReport:
-        """What was loaded, or what an earlier try had loaded."""
+        """Do what the request asks for, and report it, or what an earlier attempt had done."""
         started = datetime.now(UTC)
         if report := self._find():
             return report.model_copy(update={"already_loaded": True})
@@ -128,7 +128,7 @@ class Loader:
         return self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), self._session.staged_rejects)
 
     def _run_script(self, session: ScriptedSession, planned: Planned, started: datetime) -> LoadReport:
-        """The same transaction as one script; the report is what it leaves in the ledger."""
+        """Run the same transaction as one script; the report is what it leaves in the ledger."""
         plan = planned.plan
         steps = self._steps(planned)
         if self._rejects.total:
@@ -152,7 +152,7 @@ class Loader:
         return report
 
     def _steps(self, planned: Planned) -> list[Step]:
-        """What `_apply` does, as statements."""
+        """Return what `_apply` does, as statements."""
         dialect, plan, columns, stage = self._dialect, planned.plan, planned.columns, self._session.stage
         if plan.mode == "upsert":
             return [
@@ -289,5 +289,5 @@ class Loader:
 
 
 def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
-    """What the load would do to the table as it is now."""
+    """Return what the load would do to the table as it is now."""
     return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()

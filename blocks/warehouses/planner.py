@@ -52,7 +52,7 @@ class Planner:
         self.on_new_columns = request.on_new_columns
 
     def plan(self) -> Planned:
-        """What the load would do.
+        """Return what the load would do.
 
         Raises:
             SchemaError: The data does not fit the table.
@@ -92,7 +92,7 @@ class Planner:
         return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]))
 
     def _alike(self, name: str) -> str:
-        """What names have in common that are one name to the engine."""
+        """Return what names have in common that are one name to the engine."""
         return self.dialect.known_as(name) if self.dialect.case_counts else name.lower()
 
     def _is_new(self, column: Column) -> bool:
@@ -149,7 +149,7 @@ class Planner:
 
 
 def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Nothing, or the error that says which of `names` are no columns.
+    """Check that names are columns of the data.
 
     Raises:
         InvalidInputError: Some are not among `known`.

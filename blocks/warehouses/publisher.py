@@ -32,7 +32,7 @@ KEPT_REASON = "_etl_reason"
 
 
 class Publisher(Loader):
-    """One try of publishing the rows of `source`, apart from those whose keys `rejected` names.
+    """One attempt of publishing the rows of `source`, apart from those whose keys `rejected` names.
 
     The rows are copied into the stage by the engine, so that what is published is one state of the source table.
     """
@@ -75,7 +75,7 @@ class Publisher(Loader):
         self._stage_rejects()
 
     def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
-        """The condition of the rows of the source `s` that none of the keys is of; the others are quarantined."""
+        """Return the condition of the rows `s` of the source that none of the keys is of; quarantine the others."""
         session, dialect = self._session, self._dialect
         keys = keys_with_reasons(rejected, fields)
         names = keys.schema.names[:-1]
@@ -134,7 +134,7 @@ class KeysAlike:
         self._only = None if given else _all(*(f"s.{name} IS NULL" for name in null))
 
     def none_in(self, stage: str) -> str:
-        """The condition of the rows that have none of these keys, which are in the stage."""
+        """Return the condition of the rows that have none of these keys, which are in the stage."""
         if self._only:  # there is one such key; PostgreSQL expects of an anti join with it that it leaves one row
             return f"NOT ({self._only})"
         return f"NOT EXISTS (SELECT 1 FROM {stage} AS r WHERE {self.of_key} AND {self.same})"
@@ -145,7 +145,7 @@ def _all(*conditions: str) -> str:
 
 
 def null_columns(keys: pa.Table) -> list[list[str]]:
-    """The columns that are null together in some key; an empty list is for keys that have none.
+    """Return the columns that are null together in some key; an empty list is for keys that have none.
 
     >>> null_columns(pa.table({"id": [1, None, None], "day": ["mon", "mon", "tue"]}))
     [[], ['id']]
@@ -156,7 +156,7 @@ def null_columns(keys: pa.Table) -> list[list[str]]:
 
 
 def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table:
-    """The keys in the table's own types, each once, with its reasons in the last column.
+    """Return the keys in the table's own types, each once, with its reasons in the last column.
 
     Raises:
         InvalidInputError: There is no key, no reason, or a column that the table lacks.

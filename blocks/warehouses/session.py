@@ -35,11 +35,14 @@ class Session(ABC):
 
     @abstractmethod
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed; -1 where the driver does not say. Parameters are bound as `:name`."""
+        """Run the statement and return how many rows it changed; -1 where the driver does not say.
+
+        Parameters are bound as `:name`.
+        """
 
     @abstractmethod
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query as tuples, at most `size`."""
+        """Run a query and return its rows as tuples, at most `size`."""
 
     @abstractmethod
     def begin(self) -> None:
@@ -86,7 +89,7 @@ class BulkSession(Session):
 
     @abstractmethod
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query as an exact Arrow schema and a stream of record batches."""
+        """Return the result of a query as an exact Arrow schema and a stream of record batches."""
 
     @abstractmethod
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
@@ -94,7 +97,7 @@ class BulkSession(Session):
 
     @abstractmethod
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table in order, None where there is no such table."""
+        """Return the columns of a table in order, None where there is no such table."""
 
     def has_unique_key(self, table: str, key: Sequence[str]) -> bool:  # noqa: ARG002 (for subclasses)
         """Tell whether the engine refuses a second row with this key; True where a claim needs no such key."""
@@ -125,11 +128,11 @@ class BulkSession(Session):
             raise AmbiguousError(words) from error
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002 (for subclasses)
-        """Insert the ledger row; waits for another try that holds it.
+        """Insert the ledger row; waits for another attempt that holds it.
 
         Raises:
-            AlreadyExistsError: Another try committed it.
-            TransientError: Another try holds it, and for too long.
+            AlreadyExistsError: Another attempt committed it.
+            TransientError: Another attempt holds it, and for too long.
         """
         self.execute(sql, parameters)
 
@@ -146,7 +149,7 @@ class BulkSession(Session):
         """Drop a staging table, where it does not go with its session."""
 
     def end_other_tries(self, load_id: str) -> None:
-        """End what a lost try of this load may still be doing on the server, and wait until it is gone."""
+        """End what a lost attempt of this load may still be doing on the server, and wait until it is gone."""
 
 
 @dataclass(frozen=True)
@@ -184,10 +187,10 @@ class ScriptedSession(BulkSession):
 
     @abstractmethod
     def run_script(self, script: Script) -> None:
-        """Run the transaction, or wait for another try that runs it already.
+        """Run the transaction, or wait for another attempt that runs it already.
 
         Raises:
-            AlreadyExistsError: Another try committed it.
+            AlreadyExistsError: Another attempt committed it.
             AmbiguousError: It may have been committed.
         """
 
@@ -201,7 +204,7 @@ class Feed:
         self._batches = batches
 
     def reader(self) -> pa.RecordBatchReader:
-        """The batches as the Arrow reader that drivers take."""
+        """Return the batches as the Arrow reader that drivers take."""
         return pa.RecordBatchReader.from_batches(self.schema, self)
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:

@@ -60,18 +60,18 @@ class Dialect(ABC):
 
     @abstractmethod
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
+        """Return a new column that holds every value of the Arrow type, and the Arrow type in which it is filled.
 
         Raises:
             TypeLossError: No column type of this engine does.
         """
 
     def name(self, name: str) -> str:
-        """A quoted identifier, kept exactly as written."""
+        """Return a quoted identifier, kept exactly as written."""
         return '"' + name.replace('"', '""') + '"'
 
     def known_as(self, stored: str) -> str:
-        """How a name that the engine stores is written here; where they differ, an engine folds case."""
+        """Return how a name that the engine stores is written here; where they differ, an engine folds case."""
         return stored
 
     def names(self, names: Iterable[str], prefix: str = "") -> str:
@@ -79,7 +79,7 @@ class Dialect(ABC):
         return ", ".join(prefix + self.name(name) for name in names)
 
     def table(self, table: str) -> str:
-        """A quoted table; `schema.table` has its parts quoted one by one."""
+        """Return a quoted table; `schema.table` has its parts quoted one by one."""
         return ".".join(self.name(part) for part in table.split("."))
 
     indexes_keys: ClassVar[bool] = False
@@ -94,42 +94,42 @@ class Dialect(ABC):
         unique: bool | None = None,
         partition_by: Sequence[str] = (),  # noqa: ARG002 (for engines that have partitions)
     ) -> str:
-        """The statement that creates the table; `unique` makes its key the primary key (default: `indexes_keys`)."""
+        """Return the statement that creates the table; `unique` makes its key primary (default: `indexes_keys`)."""
         parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
         if key and (self.indexes_keys if unique is None else unique):
             parts.append(f"PRIMARY KEY ({self.names(key)})")
         return f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({', '.join(parts)})"
 
     def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
-        """The statement that creates a table that only this session sees."""
+        """Return the statement that creates a table that only this session sees."""
         parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
         return f"{self.stage_prefix} {self.name(stage)} ({parts})"
 
     def staged(self, column: Column) -> str:
-        """The value of a staged row `s` in the column's own type."""
+        """Return the value of a staged row `s` in the column's own type."""
         value = f"s.{self.name(column.name)}"
         return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
 
     def add_column(self, table: str, column: Column) -> str:
-        """The statement that adds a column, null in the rows that are there."""
+        """Return the statement that adds a column, null in the rows that are there."""
         return f"ALTER TABLE {self.table(table)} ADD COLUMN {self.name(column.name)} {column.sql_type}"
 
     def insert(self, table: str, columns: Sequence[Column], stage: str, where: str = "") -> str:
-        """The statement that copies the staged rows into the table."""
+        """Return the statement that copies the staged rows into the table."""
         values = ", ".join(self.staged(column) for column in columns)
         names = self.names(column.name for column in columns)
         return f"INSERT INTO {self.table(table)} ({names}) SELECT {values} FROM {self.name(stage)} AS s{where}"
 
     def truncate(self, table: str) -> str:
-        """The statement that empties the table and keeps its grants, views and indexes."""
+        """Return the statement that empties the table and keeps its grants, views and indexes."""
         return f"DELETE FROM {self.table(table)}"
 
     def same_key(self, columns: Sequence[Column], key: Sequence[str]) -> str:
-        """The condition that a row of the table `t` and a staged row `s` have the same key."""
+        """Return the condition that a row of the table `t` and a staged row `s` have the same key."""
         return " AND ".join(f"t.{self.name(c.name)} = {self.staged(c)}" for c in columns if c.name in key)
 
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
-        """The statement that deletes the rows of every partition that the staged rows touch."""
+        """Return the statement that deletes the rows of every partition that the staged rows touch."""
         partitions = f"SELECT DISTINCT {self.names(partition_by)} FROM {self.name(stage)}"
         return (
             f"DELETE FROM {self.table(table)} AS t WHERE EXISTS "
@@ -137,7 +137,7 @@ class Dialect(ABC):
         )
 
     def update_from_stage(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
-        """The statement that gives the rows whose key is staged the staged values."""
+        """Return the statement that gives the rows whose key is staged the staged values."""
         rest = [column for column in columns if column.name not in key] or columns
         values = ", ".join(f"{self.name(column.name)} = {self.staged(column)}" for column in rest)
         return (
@@ -146,7 +146,7 @@ class Dialect(ABC):
         )
 
     def insert_missing(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
-        """The statement that inserts the staged rows whose key the table lacks."""
+        """Return the statement that inserts the staged rows whose key the table lacks."""
         known = f"SELECT 1 FROM {self.table(table)} AS t WHERE {self.same_key(columns, key)}"
         return self.insert(table, columns, stage, f" WHERE NOT EXISTS ({known})")
 
@@ -169,7 +169,7 @@ _PERCENT = r"""
 def bind(
     sql: str, parameters: Mapping[str, Any], placeholder: Callable[[str], str], *, literals: str = LITERALS
 ) -> str:
-    """The statement with each `:name` outside of strings, quoted names and comments replaced by the driver's own form.
+    """Return the statement with each `:name` outside of strings, names and comments in the driver's own form.
 
     >>> bind("select ':a', b::text from t where c = :day", {"day": 1}, lambda name: f"${name}")
     "select ':a', b::text from t where c = $day"
@@ -192,7 +192,7 @@ def bind(
 
 
 def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
-    """The statement with its parameters as `:name`, and these by name.
+    """Return the statement with its parameters as `:name`, and these by name.
 
     The forms of the DB-API's drivers, in which statements for other collections are written, are taken too: `%(name)s`,
     and `%s` with parameters in order.

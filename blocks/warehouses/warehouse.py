@@ -450,7 +450,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return report
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
-        """What the ledger says after the answer to COMMIT was lost."""
+        """Return what the ledger says after the answer to COMMIT was lost."""
 
         def look() -> LoadReport | None:
             with self._bulk_session() as session:

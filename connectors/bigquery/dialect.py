@@ -67,11 +67,11 @@ class BigQueryDialect(Dialect):
         }
 
     def name(self, name: str) -> str:
-        """A quoted identifier, kept exactly as written."""
+        """Return a quoted identifier, kept exactly as written."""
         return "`" + name.replace("\\", "\\\\").replace("`", "\\`").replace("\n", "\\n") + "`"
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column for an Arrow type.
+        """Return a new column for an Arrow type.
 
         Raises:
             SchemaError: BigQuery takes no column of that name.
@@ -110,7 +110,7 @@ class BigQueryDialect(Dialect):
         unique: bool | None = None,  # noqa: ARG002 (BigQuery enforces no key)
         partition_by: Sequence[str] = (),
     ) -> str:
-        """The statement that creates the table, partitioned by day of the first date or time of `partition_by`.
+        """Return the statement that creates the table, partitioned by day of the first date or time of `partition_by`.
 
         It is sorted (clustered) by the other columns of `partition_by`, or by `key`, as far as their types allow.
         """
@@ -128,22 +128,22 @@ class BigQueryDialect(Dialect):
         return statement
 
     def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
-        """The statement that creates a table that goes by itself after a day."""
+        """Return the statement that creates a table that goes by itself after a day."""
         parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
         expiry = f"TIMESTAMP_ADD(CURRENT_TIMESTAMP(), INTERVAL {STAGE_HOURS} HOUR)"
         return f"CREATE TABLE {self.name(stage)} ({parts}) OPTIONS(expiration_timestamp = {expiry})"
 
     def staged(self, column: Column) -> str:
-        """The value of a staged row `s` in the column's own type."""
+        """Return the value of a staged row `s` in the column's own type."""
         return f"PARSE_JSON(s.{self.name(column.name)})" if column.stage_type else super().staged(column)
 
     def truncate(self, table: str) -> str:
-        """The statement that empties the table; unlike TRUNCATE it says how many rows it held."""
+        """Return the statement that empties the table; unlike TRUNCATE it says how many rows it held."""
         return f"{super().truncate(table)} WHERE TRUE"
 
 
 def check_name(name: str) -> None:
-    """Nothing, or the error that says why BigQuery takes no column of that name."""
+    """Check that BigQuery takes a column of that name."""
     if not COLUMN_NAME.fullmatch(name) or "\n" in name:
         raise SchemaError(
             f"BigQuery takes no column of the name {name!r}: at most 300 letters, digits, blanks and _-&%=+:'<>#|. "
@@ -154,7 +154,7 @@ def check_name(name: str) -> None:
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
-    """The Arrow type in which BigQuery keeps values of `kind`."""
+    """Return the Arrow type in which BigQuery keeps values of `kind`."""
     kind, types = plain_type(kind), pa.types
     if types.is_null(kind) or isinstance(kind, pa.UuidType):
         return pa.string()
@@ -174,7 +174,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
 
 
 def arrow_type(field: Any) -> pa.DataType:
-    """The Arrow type of a column that BigQuery describes.
+    """Return the Arrow type of a column that BigQuery describes.
 
     Raises:
         UnsupportedError: It has none.

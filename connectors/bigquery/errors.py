@@ -70,7 +70,7 @@ UNEQUAL = "etl-blocks: the rows staged and applied differ in number"
 
 
 def job_error(job: Any, uri: str) -> ConnectorError:
-    """What a failed job says, as one of our errors."""
+    """Return what a failed job says, as one of our errors."""
     words, reason = str(job.error_result.get("message", "")), str(job.error_result.get("reason"))
     place = f"job {job.job_id} in {uri}"
     if CLAIMED in words:
@@ -83,7 +83,7 @@ def job_error(job: Any, uri: str) -> ConnectorError:
 
 
 def translate(error: BaseException, action: str) -> ConnectorError:
-    """The error of this package for one of Google's libraries'."""
+    """Return the error of this package for one of Google's libraries'."""
     verb, _, place = action.partition(" ")
     while isinstance(inner := getattr(error, "cause", None), BaseException):  # of a retry that gave up
         error = inner
@@ -106,13 +106,13 @@ def translated(action: str) -> Iterator[None]:
 
 
 def _table(words: str) -> Mapping[str, type[ConnectorError]]:
-    """The classes of the service's codes, in the light of what it says."""
+    """Return the classes of the service's codes, in the light of what it says."""
     told = next((kind for pattern, kind in TOLD if re.search(pattern, words)), None)
     return dict.fromkeys(ERRORS, told) if told else ERRORS
 
 
 def safe_words(words: str) -> str:
-    """What of the service's words holds no value of a row.
+    """Return what of the service's words holds no value of a row.
 
     >>> safe_words("Not found: Table p:ds.t was not found in location US")
     'not found: Table p:ds.t was not found in location US'

@@ -59,7 +59,7 @@ LARGEST_PART_BYTES = 2**30
 
 
 def folder_address(bucket: ObjectStore, prefix: str) -> str:
-    """The address of a folder of a bucket, with a slash at its end.
+    """Return the address of a folder of a bucket, with a slash at its end.
 
     Raises:
         InvalidInputError: BigQuery cannot go there by itself.
@@ -102,7 +102,7 @@ def _in_parquet(kind: pa.DataType) -> pa.DataType:
 
 
 def check_nulls(name: str, column: pa.Array) -> None:
-    """Nothing, or the error that says that BigQuery would turn a null into something else.
+    """Check that BigQuery would not turn a null into something else.
 
     https://cloud.google.com/bigquery/docs/reference/standard-sql/data-types#array_nulls
     """

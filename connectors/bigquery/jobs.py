@@ -78,7 +78,7 @@ class Jobs:
         return patience(self._settings.request_timeout_s)
 
     def config(self, parameters: list[Any], **options: Any) -> Any:
-        """What a query job is told."""
+        """Return what a query job is told."""
         bigquery = require("google.cloud.bigquery", extra="bigquery")
         default = bigquery.DatasetReference(self._client.project, self._settings.dataset)
         if self._settings.maximum_bytes_billed:
@@ -168,7 +168,7 @@ class Jobs:
 
 
 def labels_of(labels: Mapping[str, str], load_id: str | None) -> dict[str, str]:
-    """A job's labels: the block's, the flow run's id, and the load's as far as a label can hold it.
+    """Return a job's labels: the block's, the flow run's id, and the load's as far as a label can hold it.
 
     >>> labels_of({"team": "x"}, "Orders 2026-04-30")
     {'team': 'x', 'etl_load': 'orders_2026-04-30'}
@@ -181,6 +181,6 @@ def labels_of(labels: Mapping[str, str], load_id: str | None) -> dict[str, str]:
 
 
 def patience(timeout_s: float) -> dict[str, Any]:
-    """How long a request waits for its answer, and is sent again where that changes nothing."""
+    """Return how long a request waits for its answer, and is sent again where that changes nothing."""
     retry = require("google.cloud.bigquery.retry", extra="bigquery").DEFAULT_RETRY
     return {"retry": retry.with_timeout(QUICK_RETRY_S), "timeout": timeout_s}

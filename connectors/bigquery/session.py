@@ -82,7 +82,7 @@ class BigQuerySession(ScriptedSession):
         self.jobs = Jobs(self._client, self._settings, load_id)
         self._pending: list[tuple[str, Mapping[str, Any]]] | None = None
         self._staged: set[str] = set()
-        # The try's own names, so that what a dead try still does is nobody's rows.
+        # The attempt's own names, so that what a dead try still does is nobody's rows.
         self._try = uuid.uuid4().hex[:12]
         digest = self._digest(load_id) if load_id else "none"
         self.stage = f"_etl_stage_{digest}_{self._try}"
@@ -92,7 +92,7 @@ class BigQuerySession(ScriptedSession):
     # --- statements ---
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed; -1 where BigQuery does not say, and within a transaction."""
+        """Run the statement and return how many rows it changed; -1 where BigQuery does not say."""
         if self._pending is not None:
             self._pending.append((sql, parameters or {}))
             return -1
@@ -100,18 +100,18 @@ class BigQuerySession(ScriptedSession):
         return -1 if job.num_dml_affected_rows is None else int(job.num_dml_affected_rows)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query."""
+        """Run a query and return its rows."""
         rows = self._result(self._query(sql, parameters), size)
         with translated(f"read rows from {self._dataset.uri()}"):
             return [tuple(row.values()) for row in rows]
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query."""
+        """Return the result of a query."""
         job = self._query(sql, parameters)
         return self._arrow(self._result(job), job.destination)
 
     def stream_table(self, table: str, columns: Sequence[str] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """A table's rows, without a query; a view is one, and is asked."""
+        """Return a table's rows, without a query; a view is one, and is asked."""
         with translated(f"read {self._dataset.uri(table)}"):
             found = self._client.get_table(self._reference(table), **self.jobs.patience)
         if found.table_type not in ("TABLE", "SNAPSHOT"):
@@ -147,11 +147,11 @@ class BigQuerySession(ScriptedSession):
         self._pending = None
 
     def close(self) -> None:
-        """Nothing is kept open."""
+        """Do nothing: no connection is kept open."""
         self._pending = None
 
     def dry_run(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many bytes the query would read, after BigQuery has looked whether it is right."""
+        """Return how many bytes the query would read, after BigQuery has looked whether it is right."""
         text, typed = bound(sql, parameters or {})
         with translated(f"check a query in {self._dataset.uri()}"):
             config = self.jobs.config(typed, dry_run=True, use_query_cache=False)
@@ -209,7 +209,7 @@ class BigQuerySession(ScriptedSession):
     # --- bulk ---
 
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table."""
+        """Return the columns of a table."""
         try:
             with translated(f"describe {self._dataset.uri(table)}"):
                 found = self._client.get_table(self._reference(table), **self.jobs.patience)
@@ -279,7 +279,7 @@ class BigQuerySession(ScriptedSession):
         )
 
     def _load_from(self, files: str, table: str, file_format: str) -> int:
-        """How many rows a load job took from the files into a table."""
+        """Return how many rows a load job took from the files into a table."""
         job_id, config = f"etl_{self._try}_copy", self._load_config(file_format)
 
         def begin() -> Any:
@@ -295,7 +295,7 @@ class BigQuerySession(ScriptedSession):
         return int(self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(begin, job_id))).output_rows)
 
     def copy_once(self, files: str, table: str, load_id: str, file_format: str) -> LoadReport:
-        """What a load job took from the files, in one script with its row in the ledger, or what another try had."""
+        """Load the files by a load job, in one script with the row in the ledger, unless another attempt did."""
         ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
@@ -348,7 +348,7 @@ class BigQuerySession(ScriptedSession):
     # --- the transaction of a load ---
 
     def run_script(self, script: Script) -> None:
-        """Run the transaction as the job of this load, or wait for another try that does.
+        """Run the transaction as the job of this load, or wait for another attempt that does.
 
         The job's id is the lock: it is made of the load and a generation, and the next generation begins only after the
         job of the one before was seen to fail. So one job of a load runs at a time, whoever sends it how often.
@@ -404,7 +404,7 @@ class BigQuerySession(ScriptedSession):
         )
 
     def _query(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
-        """The finished job of a statement."""
+        """Return the finished job of a statement."""
         if self._pending is not None:
             raise UnsupportedError("Within a transaction BigQuery's statements are collected; nothing can be fetched.")
         text, typed = bound(sql, parameters or {})
@@ -430,7 +430,7 @@ class BigQuerySession(ScriptedSession):
         return schema, batches()
 
     def _stored(self, table: Any, names: Sequence[str] | None) -> Iterator[pa.RecordBatch] | None:
-        """The rows of a table in their order, None where the Storage API is not to be used."""
+        """Return the rows of a table in their order, None where the Storage API is not to be used."""
         client = self._dataset.storage_client()
         if client is None or table is None:
             return None

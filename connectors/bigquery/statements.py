@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
-    """The script of a load, and its parameters.
+    """Return the script of a load, and its parameters.
 
     The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset
     conflict, as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
@@ -66,12 +66,12 @@ def with_counts(report: str, counts: Mapping[str, str]) -> str:
 
 
 def raising(words: str) -> str:
-    """How a script ends, and with it its transaction; ASSERT is not among the statements of one."""
+    """Return how a script ends, and with it its transaction; ASSERT is not among the statements of one."""
     return f"RAISE USING MESSAGE = '{words}'; END IF"
 
 
 def bound(sql: str, values: Mapping[str, Any], prefix: str = "") -> tuple[str, list[Any]]:
-    """The statement with `@name` for `:name`, and its typed parameters. A null needs no type where it stands."""
+    """Return the statement with `@name` for `:name`, and its typed parameters. A null needs no type where it stands."""
     used: dict[str, Any] = {}
 
     def placeholder(name: str) -> str:
@@ -84,7 +84,7 @@ def bound(sql: str, values: Mapping[str, Any], prefix: str = "") -> tuple[str, l
 
 
 def query_parameter(name: str, value: Any) -> Any:
-    """A parameter of the value's own type.
+    """Return a parameter of the value's own type.
 
     Raises:
         InvalidInputError: BigQuery has none.
@@ -114,7 +114,7 @@ def _parameter_type(name: str, value: Any) -> str:
 
 
 def is_query(sql: str) -> bool:
-    r"""Whether the statement only reads.
+    r"""Tell whether the statement only reads.
 
     >>> is_query("-- all of it\n(SELECT 1)"), is_query("INSERT INTO t SELECT 1")
     (True, False)
@@ -124,7 +124,7 @@ def is_query(sql: str) -> bool:
 
 
 def literal(text: str) -> str:
-    r"""A text as BigQuery's SQL has it, where no parameter may stand.
+    r"""Return a text as BigQuery's SQL has it, where no parameter may stand.
 
     >>> print(literal("it's"))
     'it\'s'

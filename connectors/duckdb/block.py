@@ -145,7 +145,7 @@ class DuckDB(Warehouse):
         return {"type": "duckdb", "path": self._file, "schema": "main", **settings}
 
     def writer_lock(self) -> Any:
-        """The lock that a transaction of this process holds while it writes to this database."""
+        """Return the lock that a transaction of this process holds while it writes to this database."""
         if self.path == ":memory:":
             return self._writer
         return _writers[self._file]

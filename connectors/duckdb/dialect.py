@@ -50,7 +50,7 @@ class DuckDBDialect(Dialect):
         }
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column for an Arrow type."""
+        """Return a new column for an Arrow type."""
         stored = stored_type(kind)
         return Column(name, self._sql_type(stored), stored)
 
@@ -69,7 +69,7 @@ class DuckDBDialect(Dialect):
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
-    """The Arrow type in which DuckDB keeps values of `kind`."""
+    """Return the Arrow type in which DuckDB keeps values of `kind`."""
     kind, types = plain_type(kind), pa.types
     if types.is_null(kind):
         return pa.string()

@@ -67,7 +67,7 @@ WORDS_HOLD_VALUES = {
 
 
 def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
-    """The error of this package for one of DuckDB's or of the file system."""
+    """Return the error of this package for one of DuckDB's or of the file system."""
     code, text = type(error).__name__, str(error).partition("\n")[0]
     kind = ERRORS.get(code, errors.TerminalError)
     words = WORDS_HOLD_VALUES.get(code, text.partition(": ")[2] or text)

@@ -52,19 +52,19 @@ class DuckDBSession(BulkSession):
             self.execute(f"SET {setting}")
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed; -1 where DuckDB does not say."""
+        """Run the statement and return how many rows it changed; -1 where DuckDB does not say."""
         with self._translated("run a statement"):
             rows = self._run(sql, parameters).fetchall()
         return rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 and isinstance(rows[0][0], int) else -1
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query."""
+        """Run a query and return its rows."""
         with self._translated("run a query"):
             cursor = self._run(sql, parameters)
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query, streamed."""
+        """Return the result of a query, streamed."""
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
             relation = self._connection.sql(bound, params=values)
@@ -97,7 +97,7 @@ class DuckDBSession(BulkSession):
             self._connection.unregister("_etl_feed")
 
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table."""
+        """Return the columns of a table."""
         schema_name, _, name = table.rpartition(".")
         rows = self.fetch(
             "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
@@ -183,7 +183,7 @@ class DuckDBSession(BulkSession):
 
 
 def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
-    """The Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
+    """Return the Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
     if pa.types.is_timestamp(kind) and kind.tz is not None:
         return pa.timestamp(kind.unit, "UTC")
     return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)

@@ -149,7 +149,7 @@ def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:
 
 
 def _option(value: str) -> str:
-    r"""A quoted name within libpq's `options`, where a space and a backslash are escaped.
+    r"""Return a quoted name within libpq's `options`, where a space and a backslash are escaped.
 
     >>> print(_option("my schema"))
     "my\ schema"

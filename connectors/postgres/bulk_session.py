@@ -60,19 +60,19 @@ class PostgresBulkSession(BulkSession):
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed."""
+        """Run the statement and return how many rows it changed."""
         with self._cursor("run a statement") as cursor:
             cursor.execute(*_numbered(sql, parameters))
             return int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query."""
+        """Run a query and return its rows."""
         with self._cursor("run a query") as cursor:
             cursor.execute(*_numbered(sql, parameters))
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query, streamed by COPY."""
+        """Return the result of a query, streamed by COPY."""
         sql, values = _numbered(sql, parameters)
         with self._cursor("describe a query") as cursor:
             described = cursor.adbc_execute_schema(sql, values)
@@ -139,7 +139,7 @@ class PostgresBulkSession(BulkSession):
             raise
 
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table that can be written."""
+        """Return the columns of a table that can be written."""
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
@@ -166,7 +166,7 @@ class PostgresBulkSession(BulkSession):
         ]
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
-        """Insert the ledger row; another try that holds it is waited for, and ended if its client is gone."""
+        """Insert the ledger row; another attempt that holds it is waited for, and ended if its client is gone."""
         self.execute(f"SET LOCAL lock_timeout = '{CLAIM_TIMEOUT_S}s'")
         try:
             self.execute(sql, parameters)
@@ -192,7 +192,7 @@ class PostgresBulkSession(BulkSession):
         return inserted, updated
 
     def end_other_tries(self, load_id: str, *, silent_s: float = 0) -> None:
-        """End the server's side of tries of this load whose client has said nothing for `silent_s` seconds."""
+        """End the server's side of attempts of this load whose client has said nothing for `silent_s` seconds."""
         mine = (
             "application_name = :label AND pid <> pg_backend_pid() AND usename = current_user "
             f"AND (state = 'active' AND wait_event = 'ClientRead' OR state LIKE 'idle%' OR {silent_s} = 0) "
@@ -299,12 +299,12 @@ class PostgresBulkSession(BulkSession):
 
 
 def _label(load_id: str | None) -> str:
-    """A short name of a load for `pg_stat_activity`, whatever its load_id looks like."""
+    """Return a short name of a load for `pg_stat_activity`, whatever its load_id looks like."""
     return hashlib.sha256(load_id.encode()).hexdigest()[:32] if load_id else ""
 
 
 def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tuple[Any, ...] | None]:
-    """The statement with `$1`, `$2` ... for its named parameters, and their values in that order."""
+    """Return the statement with `$1`, `$2` ... for its named parameters, and their values in that order."""
     if not parameters:
         return sql, None
     order: list[str] = []
@@ -319,7 +319,7 @@ def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tupl
 
 
 def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    """The result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
+    """Return the result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
 
     https://github.com/apache/arrow-adbc/issues/1523
     """

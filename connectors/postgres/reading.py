@@ -20,7 +20,7 @@ FIRST_DAY = -2_440_588
 
 
 def readable(field: pa.Field) -> str | None:
-    """The type to which a column is cast where ADBC cannot read its own exactly; None where it can."""
+    """Return the type to which a column is cast where ADBC cannot read its own exactly; None where it can."""
     name = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
     if name in ("money", "oid"):
         return {"money": "numeric", "oid": "bigint"}[name]
@@ -31,7 +31,7 @@ def readable(field: pa.Field) -> str | None:
 
 
 def is_numeric(kind: pa.DataType) -> bool:
-    """Whether it is what ADBC hands out for NUMERIC, or a list of it."""
+    """Tell whether it is what ADBC hands out for NUMERIC, or a list of it."""
     inner = kind.value_type if pa.types.is_list(kind) else kind
     return isinstance(inner, pa.OpaqueType) and inner.type_name == "numeric"
 
@@ -42,7 +42,7 @@ def as_text(field: pa.Field) -> str | None:
 
 
 def exact_type(field: pa.Field) -> pa.DataType:
-    """The Arrow type of a column that ADBC reads: NUMERIC, which it hands out as text, becomes a decimal."""
+    """Return the Arrow type of a column that ADBC reads: NUMERIC, which it hands out as text, becomes a decimal."""
     if isinstance(field.type, pa.OpaqueType):
         modifier = int((field.metadata or {}).get(b"POSTGRESQL:typmod", b"-1")) - 4
         precision, scale = UNCONSTRAINED
@@ -55,7 +55,7 @@ def exact_type(field: pa.Field) -> pa.DataType:
 
 
 def exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """The batch with the types of the schema."""
+    """Return the batch with the types of the schema."""
     return pa.RecordBatch.from_arrays(
         [_exact_array(array, field) for array, field in zip(batch.columns, schema, strict=True)], schema=schema
     )
@@ -79,7 +79,7 @@ def _exact_array(array: pa.Array, field: pa.Field) -> pa.Array:
 
 
 def _check_first_day(array: pa.Array, name: str) -> None:
-    """Nothing, or an error: ADBC adds the days from 1970 to 2000 to infinity, and the sum turns over."""
+    """Refuse infinite dates: ADBC adds the days from 1970 to 2000 to infinity, and the sum turns over."""
     ticks = pc.min(array.cast(pa.int32() if pa.types.is_date32(array.type) else pa.int64())).as_py()
     first = FIRST_DAY if pa.types.is_date32(array.type) else FIRST_DAY * 86_400_000_000
     if ticks is not None and ticks < first:

@@ -238,7 +238,7 @@ class Redshift(LibpqWarehouse):
 
 
 def _hex_loader() -> Any:
-    """The class by which psycopg reads VARBYTE, which Redshift prints as hexadecimal digits."""
+    """Return the class by which psycopg reads VARBYTE, which Redshift prints as hexadecimal digits."""
     adapt = require("psycopg.adapt", extra="redshift")
 
     class HexLoader(adapt.Loader):  # type: ignore[misc, name-defined]

@@ -72,7 +72,7 @@ class RedshiftDialect(PostgresDialect):
         }
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column for an Arrow type."""
+        """Return a new column for an Arrow type."""
         stored = self._stored(kind)
         return Column(name, self._sql_type(stored), stored, stage_type=stage_type(stored))
 
@@ -92,14 +92,14 @@ class RedshiftDialect(PostgresDialect):
         return pa.string() if isinstance(stored, pa.UuidType) else stored
 
     def staged(self, column: Column, alias: str = "s") -> str:
-        """The value of a staged row in the column's own type."""
+        """Return the value of a staged row in the column's own type."""
         value = f"{alias}.{self.name(column.name)}"
         if isinstance(column.arrow_type, pa.JsonType):
             return f"JSON_PARSE({value})"
         return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
 
     def truncate(self, table: str) -> str:
-        """The statement that empties the table, and commits nothing."""
+        """Return the statement that empties the table, and commits nothing."""
         return f"DELETE FROM {self.table(table)}"
 
     def matches(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
@@ -112,14 +112,14 @@ class RedshiftDialect(PostgresDialect):
         )
 
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
-        """The statement that deletes the rows of every partition that the staged rows touch."""
+        """Return the statement that deletes the rows of every partition that the staged rows touch."""
         return (
             f"DELETE FROM {self.table(table)} USING {self.name(stage)} "
             f"WHERE {self.matches(table, columns, partition_by, stage)}"
         )
 
     def merge(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
-        """The statement that updates the rows whose key is staged, and inserts the others."""
+        """Return the statement that updates the rows whose key is staged, and inserts the others."""
         source = self.name(stage)
         rest = [column for column in columns if column.name not in key] or columns
         values = ", ".join(f"{self.name(column.name)} = {self.staged(column, source)}" for column in rest)
@@ -132,12 +132,12 @@ class RedshiftDialect(PostgresDialect):
 
 
 def stage_type(kind: pa.DataType) -> str | None:
-    """The type in which a column is staged where COPY cannot fill it from Parquet; None where it can."""
+    """Return the type in which a column is staged where COPY cannot fill it from Parquet; None where it can."""
     return TEXT if pa.types.is_time(kind) or isinstance(kind, pa.JsonType) else None
 
 
 def arrow_type(column: Any) -> pa.DataType:
-    """The Arrow type of a column of a result, as psycopg describes it."""
+    """Return the Arrow type of a column of a result, as psycopg describes it."""
     name = OIDS.get(column.type_code, "string")
     if name == "decimal":
         precision, scale = (column.precision, column.scale) if column.precision else UNCONSTRAINED

@@ -47,7 +47,7 @@ LOGIN_ADVICE = AWS_ADVICE | {
 
 
 def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
-    """The error of this package for one of psycopg's, as Redshift means it."""
+    """Return the error of this package for one of psycopg's, as Redshift means it."""
     code, diag = getattr(error, "sqlstate", None), getattr(error, "diag", None)
     said = f"{getattr(diag, 'message_primary', '')} {getattr(diag, 'message_detail', '')}"
     place = uri if action == "connect to" else f"in {uri}"
@@ -62,7 +62,7 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
 
 
 def _without_values(said: str) -> str:
-    """The first line of what Redshift said, without what may be a value.
+    """Return the first line of what Redshift said, without what may be a value.
 
     >>> _without_values("Invalid digit, Value 'c', Pos 0, Type: Integer")
     'Invalid digit, Value ..., Pos 0, Type: Integer'

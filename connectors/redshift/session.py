@@ -1,4 +1,4 @@
-"""A session by psycopg that loads through the staging bucket: its parts, the COPY, the claim, and what ends a try."""
+"""A session by psycopg that loads through the staging bucket: its parts, the COPY, the claim, and their end."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class RedshiftSession(LibpqSession, BulkSession):
                 raise
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query, streamed row by row."""
+        """Return the result of a query, streamed row by row."""
         described = self._describe(sql, parameters)
         schema = pa.schema([(column.name, arrow_type(column)) for column in described])
         if any(column.type_code == REAL for column in described):  # of 9 digits it prints 8; of 17, all
@@ -151,7 +151,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             return [done.result() for done in uploads]
 
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table."""
+        """Return the columns of a table."""
         schema_name, _, name = table.rpartition(".")
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef FROM pg_attribute "
@@ -169,7 +169,7 @@ class RedshiftSession(LibpqSession, BulkSession):
         ]
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
-        """Insert the ledger row once other loads of the schema have ended; a try of this one that lasts is ended."""
+        """Insert the ledger row once other loads of the schema have ended; end an attempt of this one that lasts."""
         dialect, cancelled = self._dialect, require("psycopg.errors", extra="redshift").QueryCanceled
         self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
         with self._translated("lock the ledger"):
@@ -215,7 +215,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             self._remove(self._parts)
 
     def end_other_tries(self, load_id: str) -> None:
-        """End the sessions of other tries of this load, and remove their parts."""
+        """End the sessions of other attempts of this load, and remove their parts."""
         own = self._name if self._parts else None
         tries = {name: keys for name, keys in self._tries(load_id).items() if name != own}
         for _ in range(END_POLLS):
@@ -236,7 +236,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             self._remove(itertools.chain(*(keys for name, keys in tries.items() if name not in running)))
 
     def _tries(self, load_id: str) -> dict[str, list[str]]:
-        """The keys of the parts of a load, by the name of the session that wrote them."""
+        """Return the keys of the parts of a load, by the name of the session that wrote them."""
         folder = self._load_folder(load_id)
         tries: dict[str, list[str]] = {}
         for page in self._server.bucket().objects.list(folder):
@@ -248,7 +248,7 @@ class RedshiftSession(LibpqSession, BulkSession):
         self._server.bucket().objects.delete(keys)
 
     def _running(self) -> dict[str, int]:
-        """The process of each session of this user by its name."""
+        """Return the process of each session of this user by its name."""
         rows = self.fetch("SELECT session_id, start_time FROM sys_session_history WHERE status = 'active'")
         return {_session_name(pid, started): pid for pid, started in rows}
 
@@ -293,12 +293,12 @@ def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:
 
 
 def _wire_type(kind: pa.DataType) -> pa.DataType:
-    """The type of a column in the parts."""
+    """Return the type of a column in the parts."""
     return pa.string() if stage_type(kind) else kind
 
 
 def _wire(batch: pa.RecordBatch, wire: pa.Schema) -> pa.RecordBatch:
-    """The batch as it is written; columns are named by their place, because COPY goes by that."""
+    """Return the batch as it is written; columns are named by their place, because COPY goes by that."""
     plain = [array.storage if isinstance(array, pa.ExtensionArray) else array for array in batch.columns]
     arrays = [array.cast(field.type) for array, field in zip(plain, wire, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=wire)
@@ -311,7 +311,7 @@ def _bound(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, dict[st
 
 
 def _literal(text: str) -> str:
-    r"""A text in SQL; Redshift takes a backslash for an escape.
+    r"""Return a text in SQL; Redshift takes a backslash for an escape.
 
     >>> _literal("it's a \\")
     "'it''s a \\\\'"
@@ -320,7 +320,7 @@ def _literal(text: str) -> str:
 
 
 def _session_name(pid: int, started: dt.datetime | None) -> str:
-    """A session's name in the bucket.
+    """Return a session's name in the bucket.
 
     >>> _session_name(7, dt.datetime(2026, 4, 30, 12, tzinfo=dt.UTC))
     '7-20260430T120000000000'

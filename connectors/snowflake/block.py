@@ -297,10 +297,10 @@ class Snowflake(Warehouse):
 
 
 def _address(bucket: ObjectStore, prefix: str) -> str:
-    """A folder of a bucket as the literal that COPY takes."""
+    """Return a folder of a bucket as the literal that COPY takes."""
     return _text(bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/")
 
 
 def _text(value: str) -> str:
-    """A text as a literal, for statements that take no parameters."""
+    """Return a text as a literal, for statements that take no parameters."""
     return "'" + value.replace("\\", "\\\\").replace("'", "''") + "'"

@@ -42,7 +42,7 @@ class SnowflakeDialect(Dialect):
     ddl_commits: ClassVar[bool] = True
 
     def name(self, name: str) -> str:
-        """A quoted identifier.
+        """Return a quoted identifier.
 
         >>> SnowflakeDialect().names(["order", "Order", "a b"])
         '"ORDER", "Order", "a b"'
@@ -50,7 +50,7 @@ class SnowflakeDialect(Dialect):
         return quoted(name)
 
     def known_as(self, stored: str) -> str:
-        """How a name that Snowflake stores is written here.
+        """Return how a name that Snowflake stores is written here.
 
         >>> SnowflakeDialect().known_as("ORDER_ID"), SnowflakeDialect().known_as("OrderId")
         ('order_id', 'OrderId')
@@ -73,7 +73,7 @@ class SnowflakeDialect(Dialect):
         }
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column for an Arrow type."""
+        """Return a new column for an Arrow type."""
         if self.known_as(name) != name:
             raise errors.InvalidInputError(
                 f"The name {name!r} would come back as {self.known_as(name)!r}: to Snowflake they are one. Use that."
@@ -86,7 +86,7 @@ class SnowflakeDialect(Dialect):
         raise TypeLossError(f"Snowflake has no type that holds every {kind}. Cast it, to text or JSON for example.")
 
     def staged(self, column: Column) -> str:
-        """The value of a staged row; JSON arrives as text."""
+        """Return the value of a staged row; JSON arrives as text."""
         if column.sql_type == "VARIANT":
             return f"PARSE_JSON(s.{self.name(column.name)})"
         if column.sql_type.startswith(SEMI_STRUCTURED):
@@ -94,7 +94,7 @@ class SnowflakeDialect(Dialect):
         return super().staged(column)
 
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
-        """The statement that deletes the rows of every partition that the staged rows touch."""
+        """Return the statement that deletes the rows of every partition that the staged rows touch."""
         values = ", ".join(self.staged(column) for name in partition_by for column in columns if column.name == name)
         return (
             f"DELETE FROM {self.table(table)} WHERE ({self.names(partition_by)}) IN "
@@ -102,7 +102,7 @@ class SnowflakeDialect(Dialect):
         )
 
     def merge(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
-        """The statement that updates the rows whose key is staged and inserts the others."""
+        """Return the statement that updates the rows whose key is staged and inserts the others."""
         values = ", ".join(f"{self.staged(column)} AS {self.name(column.name)}" for column in columns)
         source = f"SELECT {values} FROM {self.name(stage)} AS s"
         names = [column.name for column in columns]
@@ -116,7 +116,7 @@ class SnowflakeDialect(Dialect):
 
 
 def stored_name(name: str) -> str:
-    """A name as Snowflake stores it.
+    """Return a name as Snowflake stores it.
 
     >>> stored_name("orders"), stored_name("Orders"), stored_name("größe")
     ('ORDERS', 'Orders', 'größe')
@@ -125,12 +125,12 @@ def stored_name(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """A name as Snowflake stores it, in quotes."""
+    """Return a name as Snowflake stores it, in quotes."""
     return '"' + stored_name(name).replace('"', '""') + '"'
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
-    """The Arrow type in which Snowflake keeps values of `kind`: it has one integer and one float."""
+    """Return the Arrow type in which Snowflake keeps values of `kind`: it has one integer and one float."""
     kind, types = plain_type(kind), pa.types
     if types.is_null(kind) or isinstance(kind, pa.UuidType):
         return pa.string()
@@ -150,7 +150,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
 
 
 def described(name: str, sql_type: str, nullable: bool, default: str | None) -> Column:
-    """A column of a table, by what DESCRIBE TABLE says of it."""
+    """Return a column of a table, by what DESCRIBE TABLE says of it."""
     found = re.match(r"(\w+)(?:\((\d+)(?:, ?(\d+))?\))?", sql_type)
     assert found  # noqa: S101 (a type has a name)
     kind = KINDS.get(found[1], found[1])
@@ -167,7 +167,7 @@ def described(name: str, sql_type: str, nullable: bool, default: str | None) -> 
 
 
 def arrow_type(name: str, precision: int | None, scale: int | None, column: str) -> pa.DataType:
-    """The Arrow type in which a column of a Snowflake type is read."""
+    """Return the Arrow type in which a column of a Snowflake type is read."""
     kinds: dict[str, Callable[[], pa.DataType]] = {
         "FIXED": lambda: _number(DECIMAL_DIGITS if precision is None else precision, scale or 0),
         "REAL": pa.float64,

@@ -71,17 +71,17 @@ class SnowflakeSession(BulkSession):
         self._last_s = 0.0
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed."""
+        """Run the statement and return how many rows it changed."""
         with self._translated("run a statement", sql=sql), self._run(sql, parameters) as cursor:
             return -1 if cursor.rowcount is None else int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query."""
+        """Run a query and return its rows."""
         with self._translated("run a query", sql=sql), self._run(sql, parameters) as cursor:
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """The result of a query, in the batches in which the service hands it out."""
+        """Return the result of a query, in the batches in which the service hands it out."""
         with self._translated("run a query"):
             cursor = self._start(sql, parameters)
         known_as = self._dialect.known_as
@@ -124,7 +124,7 @@ class SnowflakeSession(BulkSession):
         return sum(loaded.values())
 
     def copy_once(self, statement: str, table: str, load_id: str) -> LoadReport:
-        """What a COPY loaded, in one transaction with its row in the ledger, or what an earlier try had loaded."""
+        """What a COPY loaded, in one transaction with its row in the ledger, or what an earlier attempt had loaded."""
         ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
@@ -162,7 +162,7 @@ class SnowflakeSession(BulkSession):
             raise TransientError(f"Could not send {path.name} to {self._account.uri()}: {statuses}.")
 
     def columns(self, table: str) -> list[Column] | None:
-        """The columns of a table that can be written."""
+        """Return the columns of a table that can be written."""
         try:
             rows = self.rows(f"DESCRIBE TABLE {self._dialect.table(table)}")
         except errors.NotFoundError:
@@ -176,7 +176,7 @@ class SnowflakeSession(BulkSession):
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002
         """Insert the ledger row by a MERGE, whose lock on the ledger another load waits for.
 
-        Snowflake does not enforce the ledger's key: the MERGE inserts nothing where another try has committed.
+        Snowflake does not enforce the ledger's key: the MERGE inserts nothing where another attempt has committed.
         """
         found = re.match(r"INSERT INTO (\S+) \((.*?)\)", sql)
         assert found  # noqa: S101 (the ledger's own statement)
@@ -233,7 +233,7 @@ class SnowflakeSession(BulkSession):
             self._connection.close(retry=False)
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
-        """The rows of a statement by the names of their columns."""
+        """Return the rows of a statement by the names of their columns."""
         with self._translated("run a statement"), self._run(sql, None) as cursor:
             names = [column.name for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
@@ -281,26 +281,26 @@ class SnowflakeSession(BulkSession):
 
 
 def _bound(value: Any) -> Any:
-    """A value as the driver binds it: a time with a zone keeps it."""
+    """Return a value as the driver binds it: a time with a zone keeps it."""
     if isinstance(value, dt.datetime):
         return ("TIMESTAMP_TZ" if value.tzinfo else "TIMESTAMP_NTZ", value)
     return str(value) if isinstance(value, uuid.UUID) else value
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Whether an error is the driver's own, so that the service may have done what it was asked to."""
+    """Tell whether an error is the driver's own, so that the service may have done what it was asked to."""
     number = getattr(error, "errno", None)
     return number is None or number < 0 or f"{number:06d}".startswith(("25", "29", "58"))
 
 
 def _result_type(column: Any) -> pa.DataType:
-    """The Arrow type of a column of a result, by its declared type."""
+    """Return the Arrow type of a column of a result, by its declared type."""
     constants = require("snowflake.connector.constants", extra="snowflake")
     return arrow_type(constants.FIELD_ID_TO_NAME[column.type_code], column.precision, column.scale, column.name)
 
 
 def _exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """A batch of the driver in the declared types; what would lose something is an error."""
+    """Return a batch of the driver in the declared types; what would lose something is an error."""
     columns = []
     for column, field in zip(batch.columns, schema, strict=True):
         try:

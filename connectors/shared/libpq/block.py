@@ -69,7 +69,7 @@ class LibpqWarehouse(Warehouse):
         return translate(error, action, self.uri(), ambiguous=ambiguous)
 
     def _settings(self, label: str = "") -> dict[str, Any]:
-        """The settings of a connection, as libpq names them.
+        """Return the settings of a connection, as libpq names them.
 
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
         """

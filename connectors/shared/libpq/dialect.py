@@ -61,12 +61,12 @@ class PostgresDialect(Dialect):
         }
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A new column for an Arrow type."""
+        """Return a new column for an Arrow type."""
         stored = self._stored(kind)
         return Column(name, self._sql_type(stored), stored)
 
     def truncate(self, table: str) -> str:
-        """The statement that empties the table."""
+        """Return the statement that empties the table."""
         return f"TRUNCATE {self.table(table)}"
 
     def _sql_type(self, kind: pa.DataType) -> str:
@@ -106,5 +106,5 @@ class PostgresDialect(Dialect):
 
 
 def quoted(name: str) -> str:
-    """An identifier of any length."""
+    """Return an identifier of any length."""
     return '"' + name.replace('"', '""') + '"'

@@ -116,7 +116,7 @@ CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
 
 
 def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
-    """The error of this package for one of libpq's, as psycopg or ADBC hand it out."""
+    """Return the error of this package for one of libpq's, as psycopg or ADBC hand it out."""
     code: str | None = getattr(error, "sqlstate", None)
     if ambiguous and action == "commit" and (code or "").startswith("57"):
         code = None  # the server was stopped, before or after it committed

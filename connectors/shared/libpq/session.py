@@ -38,12 +38,12 @@ class LibpqSession(Session):
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
-        """How many rows the statement changed."""
+        """Run the statement and return how many rows it changed."""
         with self._translated("run a statement", sent=True):
             return int(self._run(sql, parameters).rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
-        """The rows of a query, or of a statement that returns some."""
+        """Return the rows of a query, or of a statement that returns some."""
         with self._translated("run a query", sent=not _only_reads(sql)):
             cursor = self._run(sql, parameters)
             if cursor.description is None:
@@ -89,12 +89,12 @@ class LibpqSession(Session):
             raise self._server.translate(error, action, ambiguous=ambiguous) from None
 
     def _may_have_happened(self, action: str) -> bool:  # noqa: ARG002 (for subclasses)
-        """Whether an action whose answer was lost may have had its effect, and must not be done twice."""
+        """Tell whether an action whose answer was lost may have had its effect, and must not be done twice."""
         return not self._in_transaction
 
 
 def _only_reads(sql: str) -> bool:
-    """Whether it is safe to run a statement again when its answer was lost.
+    """Tell whether it is safe to run a statement again when its answer was lost.
 
     >>> _only_reads("select 1"), _only_reads("with d as (delete from t returning *) select * from d")
     (True, False)
