@@ -621,12 +621,12 @@ def test_a_null_line_is_a_bad_line(content, schema):
 def test_a_key_that_inference_did_not_see_is_named():
     """Late keys, nested ones too, are an error with key and line, and never dropped; an unended last line counts."""
     assert read(b'{"a":1}\n{"a":2,"b":3}', "jsonl").schema.names == ["a", "b"]
-    early = b'{"a":1,"s":{"x":1}}\n' * 300_000  # more than what inference looks at
+    early = b'{"a":1,"s":{"x":1},"t":"%s"}\n' % (b"-" * 9_000) * 500  # more than what inference looks at
     for late, key in ((b'{"a":2,"b":3}', "b"), (b'{"a":2,"s":{"x":1,"y":[2]}}\n', "s.y")):
-        with pytest.raises(InvalidInputError, match=f"line 300001: {key} is a key that the schema lacks"):
+        with pytest.raises(InvalidInputError, match=f"line 501: {key} is a key that the schema lacks"):
             read(early + late, "jsonl").to_arrow()
         rows, bad = refused(read(early + late, "jsonl", on_error="quarantine"))
-        assert (len(rows), [(row["line"], row["column"]) for row in bad]) == (300_000, [(300_001, key)])
+        assert (len(rows), [(row["line"], row["column"]) for row in bad]) == (500, [(501, key)])
 
 
 def test_an_empty_json_file():
