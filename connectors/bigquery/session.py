@@ -82,7 +82,7 @@ class BigQuerySession(ScriptedSession):
         self.jobs = Jobs(self._client, self._settings, load_id)
         self._pending: list[tuple[str, Mapping[str, Any]]] | None = None
         self._staged: set[str] = set()
-        # The attempt's own names, so that what a dead try still does is nobody's rows.
+        # The attempt's own names, so that what a dead attempt still does is nobody's rows.
         self._try = uuid.uuid4().hex[:12]
         digest = self._digest(load_id) if load_id else "none"
         self.stage = f"_etl_stage_{digest}_{self._try}"
