@@ -55,6 +55,7 @@ campaign: .venv/bench azurite standins  ## kills a pipeline ten times, moves man
 	$(BIN)/python -m integration_tests.campaigns.large_objects
 	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
 	$(BIN)/python -m integration_tests.campaigns.quality_scale
+	$(BIN)/python -m integration_tests.campaigns.duckdb_memory
 	$(BIN)/pytest -n 2 --dist loadfile --thorough
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
