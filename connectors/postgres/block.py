@@ -132,6 +132,7 @@ class Postgres(LibpqWarehouse):
         return {
             "search_path": quoted(self.schema_),
             "TimeZone": "UTC",
+            "lock_timeout": f"{max(1, round(self.lock_timeout_s * 1_000))}",
             "application_name": application_name(label),
             # a client that vanished is noticed within a minute
             "tcp_keepalives_idle": "30",

@@ -44,6 +44,11 @@ class LibpqWarehouse(Warehouse):
         default=None, description="File with the certificates of the authorities, for verify-ca and verify-full."
     )
     connect_timeout_s: int = Field(default=10, ge=1, description="Seconds to wait for a connection. Defaults to 10.")
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for a lock that another session holds, on a table for example. Defaults to 900.",
+    )
     commit_timeout_s: float = Field(
         default=120.0,
         gt=0,
