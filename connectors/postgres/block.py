@@ -18,8 +18,6 @@ from connectors.shared.libpq.block import LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -59,6 +57,9 @@ class Postgres(LibpqWarehouse):
     def get_client(self, client_type: Literal["engine", "connection"] | None = None, **options: Any) -> Any:
         """Open a psycopg connection, for everything that this block has no method for; the caller closes it.
 
+        Behind a pooler it has the settings of its role: name tables with their schema there. `get_engine` and
+        `get_connection` set the block's schema in each transaction.
+
         Args:
             client_type: As with prefect-sqlalchemy: `engine` is `get_engine`, `connection` is `get_connection`.
             options: Those of the method that `client_type` names.
@@ -77,7 +78,7 @@ class Postgres(LibpqWarehouse):
         Args:
             options: Options of `sqlalchemy.create_engine`. With any, the engine is new, and the caller disposes of it.
         """
-        return _create_engine(self.connect_psycopg, **options) if options else self._engine.engine
+        return _create_engine(self.model_copy(), **options) if options else self._engine.engine
 
     def get_connection(self, begin: bool = True, **options: Any) -> Any:
         """Open a connection of the engine, as a context manager; at its end it goes back to the pool.
@@ -91,7 +92,7 @@ class Postgres(LibpqWarehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, _create_engine(self.model_copy().connect_psycopg))
+        return PooledEngine(self, _create_engine(self.model_copy()))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """Return the error of this package for one of psycopg's that the engine met."""
@@ -182,7 +183,19 @@ class Postgres(LibpqWarehouse):
             raise self.translate(error, "connect to") from None
 
 
-def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:
+def _create_engine(block: Postgres, **options: Any) -> Any:
+    """Return an engine whose connections, or transactions behind a pooler, have the settings of the block."""
     sqlalchemy = require("sqlalchemy", extra="postgres")
-    defaults = {"creator": connect, "pool_pre_ping": True}
-    return sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
+    defaults = {"creator": block.open_psycopg, "pool_pre_ping": True}
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
+
+    @sqlalchemy.event.listens_for(engine, "connect")  # type: ignore[untyped-decorator]
+    def settle(connection: Any, record: Any) -> None:
+        record.info["etl_settled"] = block.settle(connection)
+
+    @sqlalchemy.event.listens_for(engine, "begin")  # type: ignore[untyped-decorator]
+    def set_up(connection: Any) -> None:
+        if not connection.info["etl_settled"]:
+            connection.connection.dbapi_connection.execute(setting(block.transaction_settings()))
+
+    return engine
