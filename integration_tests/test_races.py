@@ -22,6 +22,7 @@ from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
 from blocks.warehouses.load import Mode
 from connectors.bigquery import BigQuery
+from connectors.bigquery.session import BigQuerySession
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
 from connectors.s3 import S3Bucket
@@ -334,6 +335,32 @@ def test_a_published_table_is_one_of_the_two(warehouse: Warehouse, mode: Mode, o
     warehouse.load(data(loads[0].rows), "source_a", load_id="source")
     for step in telling(steps_of(warehouse, loads[0], "alone", exists=exists)):
         assert race(warehouse, loads, step, exists=exists, table=f"t{step}")
+
+
+@pytest.mark.parametrize("mode", ["replace", "upsert", "replace_partition"])
+@pytest.mark.parametrize("exists", [True, False])
+def test_transactions_of_bigquery_conflict(bigquery: BigQuery, bigquery_server: Any, mode: Mode, exists: bool) -> None:
+    """A script that was begun before another one rewrote the table is aborted, and runs again; rows or none there."""
+    before = BEFORE if exists else []
+    bigquery.load(data(before), "t", load_id="before")
+    loads = two(mode, mode, exists=exists)
+    with ThreadPoolExecutor(1) as pool:
+        bigquery_server.hold("BEGIN TRANSACTION")
+        first = pool.submit(loads[0].run, bigquery)
+        while not bigquery_server.held():
+            assert not first.done()
+        bigquery_server.hold("(?!)")  # nothing else
+        reports = [loads[1].run(bigquery)]
+        bigquery_server.release()
+        reports.insert(0, first.result(GIVES_UP_S))
+    middle, counts_of_second = loads[1].apply(before)
+    end, counts_of_first = loads[0].apply(middle)
+    assert content(bigquery) == sorted(end)
+    assert [counts(report) for report in reports] == [counts_of_first, counts_of_second]
+    session = BigQuerySession(bigquery, "t/a")
+    aborted, done = (session.jobs.look_up(session._job_id("t/a", number)) for number in (0, 1))
+    assert "concurrent update" in aborted.error_result["message"]
+    assert done.error_result is None
 
 
 # Loads that read what they write, and locks
