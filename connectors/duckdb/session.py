@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.types import cast_array
-from blocks.base.errors import ConnectorError
+from blocks.base.errors import ConnectorError, TransientError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, bind
@@ -28,6 +29,8 @@ BATCH_ROWS = 65_536
 
 class Database(Protocol):
     """What a session needs of the block of its database."""
+
+    lock_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is."""
@@ -137,10 +140,20 @@ class DuckDBSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
-        """Start a transaction, once no other thread of this process does this load or writes to the file."""
+        """Start a transaction, once no other thread of this process does this load or writes to the file.
+
+        Raises:
+            TransientError: Another one has done so for too long.
+        """
+        wait_s = min(self._database.lock_timeout_s, threading.TIMEOUT_MAX)
         for lock in (self._load, self._writer):
             if lock is not None:
-                lock.acquire()
+                if not lock.acquire(timeout=wait_s):
+                    self._end()
+                    raise TransientError(
+                        f"Another load of this process has written to {self._database.uri()} for {wait_s:g} s. Nothing "
+                        "was applied."
+                    )
                 self._held.append(lock)
         try:
             self.execute("BEGIN")
