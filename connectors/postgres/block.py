@@ -12,6 +12,7 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
+from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.shared.libpq.block import LibpqWarehouse
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
@@ -128,18 +129,20 @@ class Postgres(LibpqWarehouse):
         options = (
             "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
             "-c idle_in_transaction_session_timeout=600000 "
+            f"-c statement_timeout={int((self.statement_timeout_s or 0) * 1_000)} "
             f"-c timezone=UTC -c search_path={_option(self.schema_)}"
         )
         return super()._settings(label) | {"options": options}
 
-    def connect_adbc(self, label: str = "") -> Any:
-        """Open an ADBC connection that commits each statement; the caller closes it."""
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open a WatchedConnection of ADBC that commits each statement; the caller closes it."""
         adbc = require("adbc_driver_postgresql.dbapi", extra="postgres")
         query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings(label).items())
         try:
-            return adbc.connect(f"postgresql://?{query}", autocommit=True)
+            connection = adbc.connect(f"postgresql://?{query}", autocommit=True)
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
+        return WatchedConnection(connection, self.read_timeout_s, lambda sql: self.is_working(label, sql=sql))
 
 
 def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.interruption import NoAnswerError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect, bind
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+
+    from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
 
@@ -41,11 +43,12 @@ class BulkServer(Protocol):
 
     schema_: str
     commit_timeout_s: float
+    read_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets."""
 
-    def connect_adbc(self, label: str = "") -> Any:
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
         """Open an ADBC connection; the caller closes it."""
 
 
@@ -69,13 +72,13 @@ class PostgresBulkSession(BulkSession):
         """Run a query and return its rows."""
         with self._cursor("run a query") as cursor:
             cursor.execute(*_numbered(sql, parameters))
-            return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+            return cursor.fetch(size)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query, streamed by COPY."""
         sql, values = _numbered(sql, parameters)
         with self._cursor("describe a query") as cursor:
-            described = cursor.adbc_execute_schema(sql, values)
+            described = cursor.describe(sql, values)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         if any(casts):
@@ -86,7 +89,7 @@ class PostgresBulkSession(BulkSession):
             )
             sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.adbc_execute_schema(sql, values)
+                described = cursor.describe(sql, values)
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -102,9 +105,9 @@ class PostgresBulkSession(BulkSession):
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+            cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
-            yield from _batches(cursor)
+            yield from cursor.batches()
 
     def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
         """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
@@ -112,12 +115,12 @@ class PostgresBulkSession(BulkSession):
         try:
             with self._cursor("read a result") as cursor:
                 cursor.execute(f"DECLARE etl_scan NO SCROLL CURSOR FOR {sql}", values)
-                cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+                cursor.set_options(**{"adbc.postgresql.use_copy": "false"})
                 rows = 1
                 while rows:
                     cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
                     rows = 0
-                    for batch in _batches(cursor):
+                    for batch in cursor.batches():
                         rows += batch.num_rows
                         yield batch
         finally:
@@ -132,7 +135,7 @@ class PostgresBulkSession(BulkSession):
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
-                return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
+                return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
                 raise feed.error from None
@@ -150,7 +153,7 @@ class PostgresBulkSession(BulkSession):
         if not rows:
             return None
         with self._cursor("describe a table") as cursor:
-            described = cursor.adbc_execute_schema(f"SELECT * FROM {dialect.table(table)}")
+            described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
         return [
             Column(
                 name=name,
@@ -209,41 +212,16 @@ class PostgresBulkSession(BulkSession):
     def begin(self) -> None:
         """Start a transaction."""
         with self._translated("start a transaction"):
-            self._connection.adbc_connection.set_autocommit(False)
+            self._connection.set_autocommit(enabled=False)
         self._in_transaction = True
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        outcome: list[BaseException | None] = []
-        answered, giving_up = threading.Event(), threading.Lock()
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                self._connection.adbc_connection.commit()
-            except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
-                error = failure
-            with giving_up:
-                outcome.append(error)
-                answered.set()
-                if self._abandoned:
-                    self._disconnect()
-
-        threading.Thread(target=run, name="etl-commit", daemon=True).start()
-        answered.wait(self._server.commit_timeout_s)
         self._in_transaction = False
-        with giving_up:
-            self._abandoned = not outcome
-        if self._abandoned:
-            raise AmbiguousError(
-                f"Could not commit in {self._server.uri()}: no answer in {self._server.commit_timeout_s:g} s."
-            )
-        if isinstance(outcome[0], self._error):
-            raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
-        if outcome[0] is not None:
-            raise outcome[0]
+        with self._translated("commit", ambiguous=True):
+            self._connection.commit(self._server.commit_timeout_s)
         with self._translated("end a transaction"):
-            self._connection.adbc_connection.set_autocommit(True)
+            self._connection.set_autocommit(enabled=True)
 
     def rollback(self) -> None:
         """Undo it."""
@@ -251,17 +229,11 @@ class PostgresBulkSession(BulkSession):
             return
         self._in_transaction = False
         with contextlib.suppress(ConnectorError), self._translated("roll back"):
-            self._connection.adbc_connection.rollback()
-            self._connection.adbc_connection.set_autocommit(True)
+            self._connection.rollback()
+            self._connection.set_autocommit(enabled=True)
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
-        if not self._abandoned:
-            self._disconnect()
-
-    _abandoned = False
-
-    def _disconnect(self) -> None:
+        """Close the connection."""
         with contextlib.suppress(self._error):
             self._connection.close()
 
@@ -286,16 +258,20 @@ class PostgresBulkSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     @contextlib.contextmanager
-    def _cursor(self, action: str) -> Iterator[Any]:
+    def _cursor(self, action: str) -> Iterator[WatchedCursor]:
         with self._translated(action), self._connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _translated(self, action: str, *, ambiguous: bool = False) -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            kind = AmbiguousError if ambiguous else TransientError
+            limit_s = self._server.commit_timeout_s if ambiguous else self._server.read_timeout_s
+            raise kind(f"Could not {action} in {self._server.uri()}: no answer in {limit_s:g} s.") from None
         except self._error as error:
-            raise translate(error, action, self._server.uri()) from None
+            raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
 
 def _label(load_id: str | None) -> str:
@@ -316,11 +292,3 @@ def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tupl
 
     bound = bind(sql, parameters, placeholder)
     return bound, tuple(parameters[name] for name in order)
-
-
-def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    """Return the result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
-
-    https://github.com/apache/arrow-adbc/issues/1523
-    """
-    return iter(cursor._results.reader)  # noqa: SLF001
