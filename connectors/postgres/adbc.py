@@ -27,17 +27,26 @@ class WatchedConnection:
     Args:
         connection: The connection; it is closed with this one.
         read_timeout_s: How long the server may say nothing.
-        is_working: Asks the server whether it is at work on a statement, which is given.
+        is_working: Asks the server whether a process of it is at work on a statement.
+        terminate: Ends a process of the server.
     """
 
-    def __init__(self, connection: Any, read_timeout_s: float, is_working: Callable[[str], bool]) -> None:
-        self._connection = connection
-        self._sql = ""
+    def __init__(
+        self,
+        connection: Any,
+        read_timeout_s: float,
+        *,
+        is_working: Callable[[int, str], bool],
+        terminate: Callable[[int], None],
+    ) -> None:
+        self._connection, self._terminate = connection, terminate
+        self._sql, self._pid = "", 0
+        self._left: list[Any] = []
         self.calls = Calls(
             cancel=connection.adbc_connection.cancel,
-            disconnect=connection.close,
+            disconnect=self._disconnect,
             timeout_s=read_timeout_s,
-            is_working=lambda: is_working(self._sql),
+            is_working=lambda: is_working(self._pid, self._sql),
         )
 
     def run(self, call: Callable[[], R], sql: str = "") -> R:
@@ -49,9 +58,21 @@ class WatchedConnection:
         """Open a cursor, a context manager."""
         return WatchedCursor(self, self._connection.cursor())
 
-    def set_autocommit(self, enabled: bool) -> None:
-        """Begin a transaction, or end one and have each statement commit itself."""
-        self.run(lambda: self._connection.adbc_connection.set_autocommit(enabled))
+    def begin(self) -> None:
+        """Start a transaction."""
+
+        def begin() -> None:
+            self._connection.adbc_connection.set_autocommit(False)
+            with self._connection.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                self._pid = cursor.fetchone()[0]
+
+        self.run(begin)
+
+    def end(self) -> None:
+        """Have each statement commit itself, after a transaction."""
+        self._pid = 0
+        self.run(lambda: self._connection.adbc_connection.set_autocommit(True))
 
     def commit(self, timeout_s: float) -> None:
         """Commit a transaction. Neither an interruption nor the end of the wait calls it off."""
@@ -62,8 +83,26 @@ class WatchedConnection:
         self.run(self._connection.adbc_connection.rollback)
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
+        """Close the connection.
+
+        One that still waits for an answer is closed when that comes, or the network ends. Until then its transaction
+        would hold its locks, so the server is told.
+        """
         self.calls.close()
+        if self.calls.lost and self._pid:
+            self._terminate(self._pid)
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close a cursor of the connection; one that is in use by a call that was left behind goes with that."""
+        if self.calls.lost:
+            self._left.append(cursor)
+        else:
+            self.run(cursor.close)
+
+    def _disconnect(self) -> None:
+        for cursor in self._left:
+            cursor.close()
+        self._connection.close()
 
 
 class WatchedCursor:
@@ -76,8 +115,7 @@ class WatchedCursor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if not self._connection.calls.lost:
-            self._connection.run(self._cursor.close)
+        self._connection.close_cursor(self._cursor)
 
     @property
     def rowcount(self) -> int:

@@ -142,7 +142,12 @@ class Postgres(LibpqWarehouse):
             connection = adbc.connect(f"postgresql://?{query}", autocommit=True)
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
-        return WatchedConnection(connection, self.read_timeout_s, lambda sql: self.is_working(label, sql=sql))
+        return WatchedConnection(
+            connection,
+            self.read_timeout_s,
+            is_working=lambda pid, sql: self.is_working(label, pid=pid, sql=sql),
+            terminate=lambda pid: self.terminate(label, pid),
+        )
 
 
 def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:

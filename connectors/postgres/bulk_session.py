@@ -212,7 +212,7 @@ class PostgresBulkSession(BulkSession):
     def begin(self) -> None:
         """Start a transaction."""
         with self._translated("start a transaction"):
-            self._connection.set_autocommit(enabled=False)
+            self._connection.begin()
         self._in_transaction = True
 
     def commit(self) -> None:
@@ -221,7 +221,7 @@ class PostgresBulkSession(BulkSession):
         with self._translated("commit", ambiguous=True):
             self._connection.commit(self._server.commit_timeout_s)
         with self._translated("end a transaction"):
-            self._connection.set_autocommit(enabled=True)
+            self._connection.end()
 
     def rollback(self) -> None:
         """Undo it."""
@@ -230,7 +230,7 @@ class PostgresBulkSession(BulkSession):
         self._in_transaction = False
         with contextlib.suppress(ConnectorError), self._translated("roll back"):
             self._connection.rollback()
-            self._connection.set_autocommit(enabled=True)
+            self._connection.end()
 
     def close(self) -> None:
         """Close the connection."""

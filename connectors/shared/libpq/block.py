@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, SecretStr
@@ -10,7 +9,7 @@ from pydantic import Field, SecretStr
 from blocks.base import errors
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
-from connectors.shared.libpq.connection import is_working, watched_connection
+from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
 from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
@@ -90,9 +89,19 @@ class LibpqWarehouse(Warehouse):
             pid: The process of the server that serves it, where that is known.
             sql: How the statement begins.
         """
-        settings = self._settings() | {"connect_timeout": "5"}
-        connect = functools.partial(require("psycopg", extra=self._extra).connect, **settings)
-        return is_working(connect, name=self._settings(label)["application_name"], pid=pid, sql=sql)
+        return ask(self._connect_aside, WORKING, name=self._name(label), pid=pid, sql=sql[:500])
+
+    def terminate(self, label: str, pid: int) -> None:
+        """End a connection that answers no more, so that it holds no locks; from another one, as far as that works."""
+        ask(self._connect_aside, TERMINATE, name=self._name(label), pid=pid)
+
+    def _connect_aside(self) -> Any:
+        settings = self._settings() | {"connect_timeout": str(min(self.connect_timeout_s, 5))}
+        return require("psycopg", extra=self._extra).connect(**settings)
+
+    def _name(self, label: str) -> str:
+        """Return the `application_name` of a connection."""
+        return f"etl-blocks {label}".strip()[:63]
 
     def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
@@ -112,7 +121,7 @@ class LibpqWarehouse(Warehouse):
             "sslmode": self.ssl_mode,
             "sslrootcert": self.ssl_root_cert,
             "connect_timeout": str(self.connect_timeout_s),
-            "application_name": f"etl-blocks {label}".strip()[:63],
+            "application_name": self._name(label),
             # a server that vanished is noticed within a minute, also while something is sent to it
             "keepalives_idle": "30",
             "keepalives_interval": "10",

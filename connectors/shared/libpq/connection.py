@@ -29,6 +29,11 @@ FROM (
 ) AS mine
 """
 
+TERMINATE = """
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE pid = %(pid)s AND usename = current_user AND application_name = %(name)s
+"""
+
 
 class _Patience:
     """How long one answer is waited for."""
@@ -116,20 +121,19 @@ def watched_connection() -> Any:
     return WatchedConnection
 
 
-def is_working(connect: Callable[[], Any], *, name: str, pid: int = 0, sql: str = "") -> bool:
-    """Ask a PostgreSQL server whether it is at work on a statement; a server that does not answer is not.
+def ask(connect: Callable[[], Any], question: str, **parameters: Any) -> bool:
+    """Ask a server that leaves a connection without an answer, on another one; false where it does not answer either.
 
     Args:
         connect: Opens a connection of psycopg.
-        name: The `application_name` of the connection in question.
-        pid: The process of the server that serves it, where that is known.
-        sql: How the statement begins.
+        question: `WORKING` or `TERMINATE`.
+        parameters: Those of the question: `name`, `pid` and `sql`.
     """
 
     def look() -> bool:
         with connect() as connection:
-            found: bool = connection.execute(WORKING, {"pid": pid, "name": name, "sql": sql[:500]}).fetchone()[0]
-            return found
+            row = connection.execute(question, parameters).fetchone()
+            return bool(row and row[0])
 
     return answers(look)
 
