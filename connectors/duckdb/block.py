@@ -23,6 +23,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.memory import limit_memory
 from connectors.duckdb.session import DuckDBSession
 
 if TYPE_CHECKING:
@@ -64,7 +65,10 @@ class DuckDB(Warehouse):
     )
     read_only: bool = Field(default=False, description="Open the file for reading only; several processes may.")
     memory_limit: str | None = Field(
-        default=None, description="The most memory DuckDB uses, such as '2GB'. DuckDB's own default is 80% of RAM."
+        default=None,
+        description="The most memory that DuckDB uses, such as '2GB' or '80%'; what needs more goes through temporary "
+        "files beside the database, or fails. Defaults to 1GB for a file, or 125MB per core where that is more, and to "
+        "80% of the machine's memory for ':memory:'.",
     )
 
     def uri(self, table: str = "") -> str:
@@ -95,9 +99,12 @@ class DuckDB(Warehouse):
             if not self.read_only:
                 Path(self.path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             with _doors[self._file]:
-                return duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+                client = duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+            if self.memory_limit is None:
+                limit_memory(client)
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
+        return client
 
     def get_engine(self) -> Any:
         """Return the block's SQLAlchemy engine, made at the first call. Each statement commits by itself.

@@ -128,8 +128,8 @@ class Postgres(LibpqWarehouse):
     def _settings(self, label: str = "") -> dict[str, Any]:
         options = (
             "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
-            "-c idle_in_transaction_session_timeout=600000 "
-            f"-c statement_timeout={int((self.statement_timeout_s or 0) * 1_000)} "
+            f"-c idle_in_transaction_session_timeout=600000 -c lock_timeout={round(self.lock_timeout_s * 1_000)} "
+            f"-c statement_timeout={round((self.statement_timeout_s or 0) * 1_000)} "
             f"-c timezone=UTC -c search_path={_option(self.schema_)}"
         )
         return super()._settings(label) | {"options": options}

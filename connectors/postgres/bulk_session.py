@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import random
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
-from blocks.base.interruption import NoAnswerError
+from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect, bind
 from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
-from connectors.shared.libpq.errors import translate
+from connectors.shared.libpq.errors import LockTimeoutError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
+    from blocks.warehouses.load import LoadPlan
     from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
@@ -33,6 +36,21 @@ SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
     AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
 
 CLAIM_TIMEOUT_S = 60
+LOCK_WAIT_S = 0.5
+"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""Between two such waits readers pass."""
+LOCKABLE = ("r", "p", "v")
+"""Kinds of relations (`pg_class.relkind`) that LOCK TABLE takes: tables, partitioned ones and views."""
+HOLDERS = """
+SELECT DISTINCT l.pid, a.usename::text, a.state, a.application_name
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.granted AND l.pid <> pg_backend_pid()
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND (l.relation = to_regclass(:name) OR l.locktype = 'advisory' AND l.objsubid = 1
+     AND (l.classid::bigint << 32 | l.objid::bigint) = :key)
+ORDER BY l.pid LIMIT 3"""
+
 FETCH_ROWS = 20_000
 BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
@@ -42,6 +60,7 @@ class BulkServer(Protocol):
     """What a bulk session needs of the block of its database."""
 
     schema_: str
+    lock_timeout_s: float
     commit_timeout_s: float
     read_timeout_s: float
 
@@ -142,7 +161,11 @@ class PostgresBulkSession(BulkSession):
             raise
 
     def columns(self, table: str) -> list[Column] | None:
-        """Return the columns of a table that can be written."""
+        """Return the columns of a table that can be written.
+
+        Raises:
+            TransientError: It is being altered.
+        """
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
@@ -154,6 +177,8 @@ class PostgresBulkSession(BulkSession):
             return None
         with self._cursor("describe a table") as cursor:
             described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
+        if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
+            raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
             Column(
                 name=name,
@@ -170,24 +195,98 @@ class PostgresBulkSession(BulkSession):
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row; another attempt that holds it is waited for, and ended if its client is gone."""
-        self.execute(f"SET LOCAL lock_timeout = '{CLAIM_TIMEOUT_S}s'")
+        wait_s = min(CLAIM_TIMEOUT_S, self._server.lock_timeout_s)
+        self.execute(f"SET LOCAL lock_timeout = {_milliseconds(wait_s)}")
         try:
             self.execute(sql, parameters)
         except TransientError:
             self.rollback()
             self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
-        self.execute("SET LOCAL lock_timeout = 0")
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
+        """Lock the table, or its name where it is to be created, and bound the wait for every lock from here on.
+
+        Loads that add rows keep only those out that alter, empty or rewrite the table. No lock here stops a reader but
+        the one to alter or empty it.
+        """
+        name = dialect.table(plan.table)
+        wait = {"wait": str(_milliseconds(self._server.lock_timeout_s)), "name": name}
+        kind = "(SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name))"
+        lockable = self.fetch(f"SELECT set_config('lock_timeout', :wait, true), {kind}", wait)[0][1] in LOCKABLE
+        if plan.creates_table:
+            key = {"key": self._name_key(plan.table)}
+            with self._waiting(plan.table):
+                self.fetch("SELECT pg_advisory_xact_lock(:key)", key)
+        elif lockable and (plan.mode == "replace" or plan.ddl):
+            self._lock_out_readers(plan.table, name)
+        elif lockable:
+            by_index = plan.mode == "upsert" and self.has_unique_key(plan.table, plan.key)
+            adds = plan.mode == "append" or by_index
+            lock = f"ONLY {name} IN ROW EXCLUSIVE MODE" if adds else f"{name} IN SHARE ROW EXCLUSIVE MODE"
+            with self._waiting(plan.table):
+                self.execute(f"LOCK TABLE {lock}")
+
+    def _lock_out_readers(self, table: str, name: str) -> None:
+        """Lock the table against everybody.
+
+        Whoever comes after a lock that waits has to wait behind it, readers too. So it waits for moments only, and
+        lets them pass in between.
+        """
+        deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
+        while True:
+            left_s = max(deadline - time.monotonic(), 0.001)
+            self.execute("SAVEPOINT etl_lock")
+            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(min(LOCK_WAIT_S, left_s))}")
+            try:
+                self.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
+            except LockTimeoutError:
+                if time.monotonic() >= deadline:
+                    raise self._locked(table) from None
+                self.execute("ROLLBACK TO SAVEPOINT etl_lock")
+                pause(min(random.uniform(pause_s / 2, pause_s), left_s))  # noqa: S311 (jitter, not a secret)
+                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            else:
+                self.execute(f"SET LOCAL lock_timeout = {_milliseconds(self._server.lock_timeout_s)}")
+                return
+
+    @contextlib.contextmanager
+    def _waiting(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except LockTimeoutError:
+            raise self._locked(table) from None
+
+    def _locked(self, table: str) -> LockTimeoutError:
+        """Undo the transaction, and return the error that says who holds the table, as far as the server tells."""
+        self.rollback()
+        found = self.fetch(HOLDERS, {"name": PostgresDialect().table(table), "key": self._name_key(table)})
+        holders = "; ".join(
+            f"pid {pid}, user {user}, {state}, {label or 'unnamed'}" for pid, user, state, label in found
+        )
+        return LockTimeoutError(
+            f"Could not lock {self._server.uri(table)} within {self._server.lock_timeout_s:g} s. "
+            f"{f'It is held by {holders}' if holders else 'Nobody holds it now'}. Nothing was applied."
+        )
+
+    def _name_key(self, table: str) -> int:
+        """Return the number under which a table is locked that does not exist yet."""
+        schema, _, name = table.rpartition(".")
+        digest = hashlib.sha256(f"etl-blocks {schema or self._server.schema_}.{name}".encode()).digest()
+        return int.from_bytes(digest[:8], signed=True)
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
-        """Merge the staged rows into the table: by its unique index on the key, else under a lock against writers."""
+        """Merge the staged rows into the table: by its unique index on the key, else statement by statement.
+
+        Rows go in by the order of their key, so that two upserts at once lock theirs in one order.
+        """
         if not self.has_unique_key(table, key):
-            self.execute(f"LOCK TABLE {dialect.table(table)} IN SHARE ROW EXCLUSIVE MODE")
             return super().upsert(dialect, table, columns, key)
         names = [column.name for column in columns if column.name not in key] or list(key)
         values = ", ".join(f"{dialect.name(name)} = excluded.{dialect.name(name)}" for name in names)
+        rows = dialect.insert(table, columns, self.stage, f" ORDER BY {dialect.names(key, 's.')}")
         merge = (
-            f"{dialect.insert(table, columns, self.stage)} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
+            f"{rows} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
             "RETURNING (xmax = 0) AS inserted"  # xmax tells a fresh row from an updated one
         )
         counts = "SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM m"
@@ -277,6 +376,11 @@ class PostgresBulkSession(BulkSession):
 def _label(load_id: str | None) -> str:
     """Return a short name of a load for `pg_stat_activity`, whatever its load_id looks like."""
     return hashlib.sha256(load_id.encode()).hexdigest()[:32] if load_id else ""
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return a timeout as PostgreSQL has it, for which 0 means none."""
+    return max(1, round(seconds * 1_000))
 
 
 def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tuple[Any, ...] | None]:

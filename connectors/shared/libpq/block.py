@@ -59,6 +59,11 @@ class LibpqWarehouse(Warehouse):
         gt=0,
         description="Seconds that one statement may take before the server ends it. Defaults to no limit.",
     )
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for a lock that another session holds, on a table for example. Defaults to 900.",
+    )
     commit_timeout_s: float = Field(
         default=120.0,
         gt=0,
