@@ -37,6 +37,10 @@ GRACE_S = 6.0
 """How long an interrupted operation may clean up before its caller goes on."""
 CALL_GRACE_S = 3.0
 """The same for one call on a connection, which is less: the operation cleans up after it."""
+AGAIN_S = 1.0
+"""After how long a server is told once more to end a call: the first time it may not have begun."""
+LATE_S = 1.0
+"""How late an answer may be that was on its way when the server was asked whether it is still at work."""
 
 
 class Interruption:
@@ -189,8 +193,11 @@ class Helper(Generic[R]):
         if end is not None and not self._done.is_set():
 
             def run() -> None:
-                with contextlib.suppress(Exception):
-                    end()
+                until = time.monotonic() + CALL_GRACE_S
+                while not self._done.is_set() and time.monotonic() < until:
+                    with contextlib.suppress(Exception):
+                        end()
+                    self._done.wait(AGAIN_S)
 
             threading.Thread(target=run, name="etl-cancel", daemon=True).start()
 
@@ -312,6 +319,6 @@ class Calls:
         while not helper.wait(min(limit_s, SLICE_S)):
             if time.monotonic() - self._heard_s < limit_s:
                 continue
-            if timeout_s is not None or not self._is_working():
+            if timeout_s is not None or not (self._is_working() or helper.wait(LATE_S)):
                 raise NoAnswerError
             self._heard_s = time.monotonic()

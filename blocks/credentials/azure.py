@@ -243,14 +243,14 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return f"{place} is reachable and knows these Azure credentials."
 
     def get_client(
-        self, *, connections: int = 10, connect_timeout_s: float = 10.0, request_timeout_s: float = 60.0
+        self, *, connections: int = 10, connect_timeout_s: float = 10.0, read_timeout_s: float = 60.0
     ) -> Any:
         """Return a new BlobServiceClient of the account, which the caller closes; its tokens renew themselves.
 
         Args:
             connections: The number of connections that stay open for the next request.
             connect_timeout_s: How long a connection may take.
-            request_timeout_s: How long an answer, or the next byte of it, may take.
+            read_timeout_s: How long an answer, or the next byte of it, may take.
 
         Raises:
             InvalidInputError: No account is given.
@@ -263,7 +263,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         transport = require("azure.core.pipeline.transport", extra="azure").RequestsTransport(
             session=session,
             connection_timeout=connect_timeout_s,
-            read_timeout=request_timeout_s,
+            read_timeout=read_timeout_s,
             connection_verify=self.verify,
         )
         # A few quick attempts of one request: the driver's own retries wait 18 s before the first.

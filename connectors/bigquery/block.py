@@ -55,6 +55,7 @@ class BigQuery(Warehouse):
     _block_type_name: ClassVar[str] = "ETL BigQuery"
     _block_type_slug: ClassVar[str] = "etl-big-query"
     _documentation_url: ClassVar[Any] = HttpUrl("https://cloud.google.com/bigquery/docs")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url: ClassVar[Any] = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
     )
@@ -77,8 +78,8 @@ class BigQuery(Warehouse):
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels of every job, beside those of the flow run and the load."
     )
-    request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, in seconds."
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
     use_storage_api: bool = Field(
         default=True, description="Read large results through the Storage Read API, where it is installed and allowed."
@@ -257,14 +258,14 @@ class BigQuery(Warehouse):
             locate=lambda: self.location or self.location_of_dataset,
             labels=self.labels,
             maximum_bytes_billed=self.maximum_bytes_billed,
-            request_timeout_s=self.request_timeout_s,
+            read_timeout_s=self.read_timeout_s,
         )
 
     @live
     def location_of_dataset(self) -> str:
         """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
         with translated(f"look up {self.uri()}"):
-            return str(self._client.get_dataset(self.dataset, **patience(self.request_timeout_s)).location)
+            return str(self._client.get_dataset(self.dataset, **patience(self.read_timeout_s)).location)
 
     def dbt_output(self) -> dict[str, Any]:
         """This dataset as the output of a dbt profile.

@@ -44,7 +44,7 @@ class JobSettings:
         locate: Returns where the dataset is: outside of the US and the EU a job is found only by who knows that.
         labels: The labels of each job.
         maximum_bytes_billed: How many bytes a query may read.
-        request_timeout_s: How long a request may go without an answer.
+        read_timeout_s: How long a request may go without an answer.
     """
 
     dataset: str
@@ -52,7 +52,7 @@ class JobSettings:
     locate: Callable[[], str]
     labels: Mapping[str, str]
     maximum_bytes_billed: int | None
-    request_timeout_s: float
+    read_timeout_s: float
 
 
 class Jobs:
@@ -75,7 +75,7 @@ class Jobs:
     @property
     def patience(self) -> dict[str, Any]:
         """How long a request waits for its answer, and is sent again where that changes nothing."""
-        return patience(self._settings.request_timeout_s)
+        return patience(self._settings.read_timeout_s)
 
     def config(self, parameters: list[Any], **options: Any) -> Any:
         """Return what a query job is told."""

@@ -254,7 +254,7 @@ class BigQuerySession(ScriptedSession):
                 job_id=job_id,
                 location=self.jobs.location,
                 job_config=config,
-                timeout=self._settings.request_timeout_s,
+                timeout=self._settings.read_timeout_s,
             )
 
         job = self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(upload, job_id)))
@@ -437,7 +437,7 @@ class BigQuerySession(ScriptedSession):
         types = require("google.cloud.bigquery_storage", extra="bigquery").types
         wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
         wanted.read_options.selected_fields = list(names or ())
-        timeout = self._settings.request_timeout_s
+        timeout = self._settings.read_timeout_s
         try:
             with translated(f"read rows from {self._dataset.uri(table.table_id)}"):
                 session = client.create_read_session(

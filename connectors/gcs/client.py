@@ -66,13 +66,13 @@ class GcsStoreClient(StoreClient):
     """A bucket of Google Cloud Storage."""
 
     def __init__(
-        self, bucket: str, credentials: GcpCredentials, *, max_concurrency: int, request_timeout_s: float
+        self, bucket: str, credentials: GcpCredentials, *, max_concurrency: int, read_timeout_s: float
     ) -> None:
         super().__init__()
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
-        self._request_timeout_s = request_timeout_s
+        self._read_timeout_s = read_timeout_s
 
     @live
     def storage(self) -> Any:
@@ -378,7 +378,7 @@ class GcsStoreClient(StoreClient):
     def _request(self, method: str, url: str, **options: Any) -> Any:
         """Send a request by the client's session, for what the client has no method for."""
         session = self.storage._http  # noqa: SLF001 (no public way leads to the connections)
-        return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self._request_timeout_s), **options)
+        return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self._read_timeout_s), **options)
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
         """Send a request of our own, and return the JSON of its answer."""
@@ -400,7 +400,7 @@ class GcsStoreClient(StoreClient):
         return retry.Retry(predicate=is_passing, initial=0.2, maximum=5, multiplier=2, timeout=seconds)
 
     def _patience(self) -> dict[str, Any]:
-        return {"timeout": (CONNECT_TIMEOUT_S, self._request_timeout_s), "retry": self._retry(QUICK_RETRY_S)}
+        return {"timeout": (CONNECT_TIMEOUT_S, self._read_timeout_s), "retry": self._retry(QUICK_RETRY_S)}
 
     def is_missing(self) -> bool:
         """Look whether there is not even the bucket."""

@@ -61,9 +61,9 @@ class S3StoreClient(ObstoreClient):
         *,
         verify_checksums: bool,
         max_concurrency: int,
-        request_timeout_s: float,
+        read_timeout_s: float,
     ) -> None:
-        super().__init__(request_timeout_s=request_timeout_s)
+        super().__init__(read_timeout_s=read_timeout_s)
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
@@ -92,7 +92,7 @@ class S3StoreClient(ObstoreClient):
         endpoint = self.endpoint
         settings: dict[str, Any] = {
             "connect_timeout": 10,
-            "read_timeout": self._request_timeout_s,
+            "read_timeout": self._read_timeout_s,
             "retries": {"mode": "standard", "total_max_attempts": 3},
             "max_pool_connections": max(10, self._max_concurrency * PARTS_IN_FLIGHT),
         }

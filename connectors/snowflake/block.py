@@ -53,6 +53,7 @@ class Snowflake(Warehouse):
 
     _block_type_name: ClassVar[str] = "ETL Snowflake"
     _block_type_slug: ClassVar[str] = "etl-snowflake"
+    _renamed: ClassVar[dict[str, str]] = {"socket_timeout_s": "read_timeout_s"}
     _logo_url: ClassVar[Any] = (
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
@@ -80,7 +81,7 @@ class Snowflake(Warehouse):
         description="Seconds in which the driver repeats a request that gets no answer, then gives up. Less than the 5 "
         "minutes after which Snowflake may abort a transaction that it hears nothing of.",
     )
-    socket_timeout_s: int = Field(
+    read_timeout_s: int = Field(
         default=90, ge=1, description="Seconds to wait for data of one answer; the service says something every 45."
     )
     lock_timeout_s: int = Field(
@@ -255,7 +256,7 @@ class Snowflake(Warehouse):
             "application": "etl-blocks",
             "login_timeout": self.login_timeout_s,
             "network_timeout": self.network_timeout_s,
-            "socket_timeout": self.socket_timeout_s,
+            "socket_timeout": self.read_timeout_s,
             "session_parameters": parameters | self.session_parameters,
         }
         return self.credentials.get_client(**(arguments | options))

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from blocks.base.interruption import CALL_GRACE_S, Interruption, interruption
+from blocks.base.interruption import CALL_GRACE_S, LATE_S, Interruption, interruption
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class _Patience:
         self._connection, self._mine, self._silence_s, self._is_working = connection, mine, silence_s, is_working
         self._heard_s = time.monotonic()
         self._interrupted_s: float | None = None
+        self._doubted_s: float | None = None
 
     def look(self, *, answered: bool) -> None:
         """Act on an interruption, and on a silence that lasts.
@@ -54,7 +55,7 @@ class _Patience:
         """
         now_s = time.monotonic()
         if answered:
-            self._heard_s = now_s
+            self._heard_s, self._doubted_s = now_s, None
         elif self._interrupted_s is not None:
             if now_s - self._interrupted_s > CALL_GRACE_S:
                 self._connection.pgconn.finish()
@@ -62,12 +63,16 @@ class _Patience:
         elif self._mine.is_pending():
             self._interrupted_s = now_s
             threading.Thread(target=self._cancel, name="etl-cancel", daemon=True).start()
-        elif now_s - self._heard_s > self._silence_s:
-            if not self._is_working(self._connection.info.backend_pid):
+        elif self._doubted_s is not None:
+            if now_s - self._doubted_s > LATE_S:
                 self._connection.pgconn.finish()
                 operational = require("psycopg", extra="postgres").OperationalError
                 raise operational(f"no answer in {self._silence_s:g} s")
-            self._heard_s = time.monotonic()
+        elif now_s - self._heard_s > self._silence_s:
+            if self._is_working(self._connection.info.backend_pid):
+                self._heard_s = time.monotonic()
+            else:
+                self._doubted_s = time.monotonic()
 
     def _cancel(self) -> None:
         with contextlib.suppress(Exception):
