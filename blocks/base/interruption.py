@@ -242,8 +242,8 @@ class Calls:
     def __init__(
         self,
         *,
-        cancel: Callable[[], object],
-        disconnect: Callable[[], object],
+        cancel: Callable[[], object] = lambda: None,
+        disconnect: Callable[[], object] = lambda: None,
         timeout_s: float | None = None,
         is_working: Callable[[], bool] = lambda: False,
     ) -> None:

@@ -266,8 +266,7 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
             read_timeout=read_timeout_s,
             connection_verify=self.verify,
         )
-        # A few quick attempts of one request: the driver's own retries wait 18 s before the first.
-        retry = blob.LinearRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)
+        retry = _quick_retry()
         try:
             return blob.BlobServiceClient(
                 account.url, credential=self._credential(account), transport=transport, retry_policy=retry
@@ -454,3 +453,21 @@ def told_apart(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping
     if "contentMD5 doesn't match" in words:
         return {**table, "InvalidOperation": TransientError}
     return table
+
+
+def _quick_retry() -> Any:
+    """Return the driver's policy for one request: a few quick attempts, and none after an answer that did not come.
+
+    The driver's own retries wait 18 s before the first.
+    """
+    silence = require("azure.core.exceptions", extra="azure").ServiceResponseTimeoutError
+    linear = require("azure.storage.blob", extra="azure").LinearRetry
+
+    class QuickRetry(linear):  # type: ignore[misc, valid-type]
+        def increment(
+            self, settings: Any, request: Any, response: Any = None, error: Any = None, **options: Any
+        ) -> Any:
+            more = super().increment(settings, request, response=response, error=error, **options)
+            return more and not isinstance(error, silence)
+
+    return QuickRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)

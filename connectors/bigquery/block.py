@@ -22,6 +22,7 @@ from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
 from connectors.bigquery.jobs import JobSettings, patience
 from connectors.bigquery.session import BigQuerySession
+from connectors.shared.requests import limit_silence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
+CONNECTIONS = 16
 DATASET_NAME = r"[A-Za-z0-9_]{1,1024}"
 
 
@@ -80,6 +82,9 @@ class BigQuery(Warehouse):
     )
     read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
+    )
+    statement_timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds that one query may run before BigQuery ends it. Defaults to no limit."
     )
     use_storage_api: bool = Field(
         default=True, description="Read large results through the Storage Read API, where it is installed and allowed."
@@ -248,7 +253,10 @@ class BigQuery(Warehouse):
 
     @live
     def _client(self) -> Any:
-        return self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+        client = self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+        session = client._http  # noqa: SLF001 (no public way leads to the connections)
+        limit_silence(session, self.read_timeout_s, connections=CONNECTIONS, extra="bigquery")
+        return client
 
     def job_settings(self) -> JobSettings:
         """Return what every job is told."""
@@ -259,6 +267,7 @@ class BigQuery(Warehouse):
             labels=self.labels,
             maximum_bytes_billed=self.maximum_bytes_billed,
             read_timeout_s=self.read_timeout_s,
+            statement_timeout_s=self.statement_timeout_s,
         )
 
     @live

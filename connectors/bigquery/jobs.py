@@ -7,8 +7,9 @@ https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
 )
+from blocks.base.interruption import pause
 from blocks.base.optional import require
 from connectors.bigquery.errors import job_error, translated
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 QUICK_RETRY_S = 10.0
 """How long one request is sent again before the operation's own policy decides."""
+CANCEL_TIMEOUT_S = 3.0
+LOOK_S = 8.0
+"""How long a job is looked up for whose beginning was not answered."""
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
 
 
@@ -45,6 +50,7 @@ class JobSettings:
         labels: The labels of each job.
         maximum_bytes_billed: How many bytes a query may read.
         read_timeout_s: How long a request may go without an answer.
+        statement_timeout_s: How long a query job may run.
     """
 
     dataset: str
@@ -53,6 +59,7 @@ class JobSettings:
     labels: Mapping[str, str]
     maximum_bytes_billed: int | None
     read_timeout_s: float
+    statement_timeout_s: float | None
 
 
 class Jobs:
@@ -81,6 +88,8 @@ class Jobs:
         """Return what a query job is told."""
         bigquery = require("google.cloud.bigquery", extra="bigquery")
         default = bigquery.DatasetReference(self._client.project, self._settings.dataset)
+        if self._settings.statement_timeout_s:
+            options["job_timeout_ms"] = round(self._settings.statement_timeout_s * 1_000)
         if self._settings.maximum_bytes_billed:
             options["maximum_bytes_billed"] = self._settings.maximum_bytes_billed
         return bigquery.QueryJobConfig(
@@ -133,28 +142,38 @@ class Jobs:
                 with translated(f"run job {job_id} in {self._settings.uri}"):
                     return begin()
             except (AlreadyExistsError, TransientError) as error:
-                if (job := self.look_up(job_id)) is not None:
+                quick = {"retry": None, "timeout": min(self._settings.read_timeout_s, LOOK_S)}
+                if (job := self.look_up(job_id, quick)) is not None:
                     return job
                 lost = error
         raise TransientError(str(lost))
 
-    def look_up(self, job_id: str) -> Any:
+    def look_up(self, job_id: str, patience: Mapping[str, Any] | None = None) -> Any:
         """Look a job up; None where there is none."""
         try:
             with translated(f"look up job {job_id} in {self._settings.uri}"):
-                return self._client.get_job(job_id, location=self.location, **self.patience)
+                return self._client.get_job(job_id, location=self.location, **(patience or self.patience))
         except NotFoundError:
             return None
 
     def wait(self, job: Any) -> Any:
         """Wait until the job is done, whatever came of it, and return it."""
-        pause = SHORTEST_POLL_S
-        while job.state != "DONE":
-            time.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_POLL_S)
-            with translated(f"watch job {job.job_id} in {self._settings.uri}"):
-                job.reload(**self.patience)
+        delay_s = SHORTEST_POLL_S
+        try:
+            while job.state != "DONE":
+                pause(delay_s)
+                delay_s = min(delay_s * 1.5, LONGEST_POLL_S)
+                with translated(f"watch job {job.job_id} in {self._settings.uri}"):
+                    job.reload(**self.patience)
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
         return job
+
+    def cancel(self, job: Any) -> None:
+        """Ask the service to end a job; one that has ended stays as it is, and one that cannot be asked goes on."""
+        with contextlib.suppress(ConnectorError), translated(f"cancel job {job.job_id} in {self._settings.uri}"):
+            self._client.cancel_job(job.job_id, location=self.location, retry=None, timeout=CANCEL_TIMEOUT_S)
 
     def raise_for_error(self, job: Any) -> Any:
         """Return the job if it has done its work.

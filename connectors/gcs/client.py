@@ -40,6 +40,7 @@ from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.checksum import new_digest
 from blocks.stores.client import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, ObjectInfo, StoreClient
 from connectors.gcs.errors import ERRORS, advice_for, refusal
+from connectors.shared.requests import limit_silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -79,11 +80,8 @@ class GcsStoreClient(StoreClient):
         """Google's `storage.Client`."""
         client = self._credentials.get_cloud_storage_client()
         session = client._http  # noqa: SLF001 (no public way leads to the connections)
-        if not session.is_mtls:
-            connections = self._max_concurrency + CHUNKS_IN_FLIGHT
-            adapter = require("requests.adapters", extra="gcs").HTTPAdapter(pool_maxsize=connections)
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, adapter)
+        connections = self._max_concurrency + CHUNKS_IN_FLIGHT
+        limit_silence(session, self._read_timeout_s, connections=connections, extra="gcs")
         return client
 
     def blob(self, key: str, version: str | None = None) -> Any:
@@ -332,7 +330,8 @@ class GcsStoreClient(StoreClient):
             url = blob.create_resumable_upload_session(
                 content_type=blob.content_type, if_generation_match=generation, checksum=None, **self._patience()
             )
-        return _Session(self._request, self._retry(UPLOAD_RETRY_S), url, self.uri(key))
+        retry_s = min(UPLOAD_RETRY_S, max(QUICK_RETRY_S, self._read_timeout_s))
+        return _Session(self._request, self._retry(retry_s), url, self.uri(key))
 
     def _send(self, key: str, session: _Session, parts: Iterator[bytes], options: WriteOptions) -> ObjectInfo:
         """Send the parts by a session, which is cancelled when any of them fails, or their source."""

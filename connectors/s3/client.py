@@ -25,6 +25,7 @@ from blocks.credentials.aws import aws_error
 from blocks.stores.checksum import Crc32
 from blocks.stores.client import WRITE_ID, ObjectInfo
 from connectors.s3.errors import ERRORS, advice_for
+from connectors.shared.aws import give_up_on_silence
 from connectors.shared.obstore import Identity, ObstoreClient, comes_from_obstore, obstore_error
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class S3StoreClient(ObstoreClient):
                 "response_checksum_validation": "when_required",
             }
         config = require("botocore.config", extra="s3").Config(**settings)
-        return self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        client = self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        return give_up_on_silence(client, self._read_timeout_s)
 
     @override
     def uri(self, key: str = "") -> str:

@@ -151,7 +151,7 @@ class ObstoreClient(StoreClient):
             "retry_config": {
                 "max_retries": 2,
                 "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
-                "retry_timeout": dt.timedelta(seconds=30),
+                "retry_timeout": dt.timedelta(seconds=min(30, self._read_timeout_s)),
             },
         }
 
