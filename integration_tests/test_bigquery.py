@@ -540,7 +540,7 @@ def assert_loaded_once(warehouse: BigQuery, size: int, *, loads: int = 1) -> Non
     ("mode", "fault"),
     [
         ("append", "drop_answer"),
-        ("upsert", "refuse"),
+        pytest.param("upsert", "refuse", marks=pytest.mark.thorough),
         pytest.param("append", "refuse", marks=pytest.mark.thorough),
         pytest.param("upsert", "drop_answer", marks=pytest.mark.thorough),
     ],
@@ -651,6 +651,7 @@ def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> N
 
 
 @pytest.mark.usefixtures("hurried")
+@pytest.mark.thorough
 @pytest.mark.parametrize("fault", ["drop_answer", "refuse"])
 def test_every_request_of_a_copy_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProxy, fault: str) -> None:
     """Whichever request is cut off, before or after the server did it, the files' rows are there once."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.types import cast_array
 from blocks.base.errors import ConnectorError, TerminalError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+
+    from blocks.warehouses.load import LoadPlan
+    from blocks.warehouses.sql import Dialect
 else:
     pa = lazy("pyarrow")
 
@@ -38,14 +41,19 @@ class Database(Protocol):
     def close_client(self, client: Any) -> None:
         """Close it."""
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction holds while it writes."""
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction holds while it writes; with a load_id, that of the load."""
 
 
 class DuckDBSession(BulkSession):
-    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
+    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit.
 
-    def __init__(self, database: Database) -> None:
+    Rows that are only added go straight into the table: nothing in that transaction reads them.
+    """
+
+    ingests_in_transaction: ClassVar[bool] = True
+
+    def __init__(self, database: Database, load_id: str | None = None) -> None:
         self._database = database
         self._dialect = DuckDBDialect()
         self._connection = database.get_client()
@@ -54,8 +62,9 @@ class DuckDBSession(BulkSession):
             disconnect=lambda: database.close_client(self._connection),
             timeout_s=database.statement_timeout_s,
         )
+        self._load = database.writer_lock(load_id) if load_id else None
         self._writer = database.writer_lock()
-        self._in_transaction = False
+        self._held: list[Any] = []
         for setting in ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false"):
             self.execute(f"SET {setting}")
 
@@ -107,7 +116,9 @@ class DuckDBSession(BulkSession):
             raise
         finally:
             if not self._calls.lost:
-                self._connection.unregister("_etl_feed")
+                # a transaction that failed takes no more statements, and gives the feed up with its rollback
+                with contextlib.suppress(require("duckdb", extra="duckdb").TransactionException):
+                    self._connection.unregister("_etl_feed")
 
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table."""
@@ -139,16 +150,24 @@ class DuckDBSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
-        """Start a transaction, once no other thread of this process writes to the file."""
+        """Start a transaction, once no other thread of this process does this load or writes to the file."""
         mine = interruption()
-        while not self._writer.acquire(timeout=SLICE_S):
-            mine.check()
-        self._in_transaction = True
+        for lock in (self._load, self._writer):
+            if lock is not None:
+                while not lock.acquire(timeout=SLICE_S):
+                    mine.check()
+                self._held.append(lock)
         try:
             self.execute("BEGIN")
         except ConnectorError:
             self._end()
             raise
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
+        """Let others write beside a load that only adds rows, which conflicts with none and may take its time."""
+        if plan.mode == "append" and not plan.ddl and self._writer in self._held:
+            self._held.remove(self._writer)
+            self._writer.release()
 
     def commit(self) -> None:
         """Commit it. DuckDB answers from within this process: a commit that fails was not made."""
@@ -170,9 +189,8 @@ class DuckDBSession(BulkSession):
         self._calls.close()
 
     def _end(self) -> None:
-        if self._in_transaction:
-            self._in_transaction = False
-            self._writer.release()
+        while self._held:
+            self._held.pop().release()
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
         bound, values = self._bound(sql, parameters)
