@@ -13,10 +13,10 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Self
 
 T = TypeVar("T")
@@ -25,16 +25,19 @@ Direction = Literal["to_client", "to_server"]
 CANCEL_REQUEST, SSL_REQUEST, GSS_REQUEST = 80877102, 80877103, 80877104
 PROTOCOL_3 = 3
 CHUNK_BYTES = 2**18
+STARTUP_BYTES, HEADER_BYTES = 8, 5
+"""Of a first message its length and code; of any other one its kind and length."""
 
 
 @dataclass
 class StatementFault:
     """What happens around a statement that matches."""
 
-    kind: Literal["drop answer", "silence", "drop request", "hold back"]
+    kind: Literal["drop answer", "silence", "drop request", "hold back", "call"]
     pattern: str
     times: int
     skip: int
+    action: Callable[[], object] | None = None
 
     def takes(self, statement: str) -> bool:
         """Whether this is the statement to strike at; counts it."""
@@ -79,6 +82,7 @@ class FaultProxy:
         self._listener: asyncio.Server | None = None
         self._released = asyncio.Event()
         self._struck = threading.Event()
+        self._bytes_passed: dict[Direction, int] = {"to_client": 0, "to_server": 0}
         self.host = "127.0.0.1"
         self.port = 0
         self.log: list[str] = []
@@ -110,6 +114,25 @@ class FaultProxy:
     def hold_back(self, pattern: str, *, times: int = 1, skip: int = 0) -> None:
         """Close the client's side, and hand the statement to the server only on `release()`."""
         self._statement_faults.append(StatementFault("hold back", pattern, times, skip))
+
+    def call_before(self, pattern: str, action: Callable[[], object], *, times: int = 1, skip: int = 0) -> None:
+        """Call a function in a thread while the statement waits, then hand it to the server."""
+        self._statement_faults.append(StatementFault("call", pattern, times, skip, action))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that have not struck."""
+        self._statement_faults.clear()
+        self._byte_faults.clear()
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections of clients are open."""
+        return len(self._links)
+
+    @property
+    def bytes_passed(self) -> dict[Direction, int]:
+        """How many bytes went each way, over all connections."""
+        return dict(self._bytes_passed)
 
     def release(self) -> None:
         """Hand what was held back to the server, now and from now on."""
@@ -145,10 +168,10 @@ class FaultProxy:
         for link in links:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
 
     async def _serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         self._links.add(task)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
@@ -167,6 +190,7 @@ class FaultProxy:
 
     def bytes_allowed(self, direction: Direction, wanted: int) -> int | None:
         """How many of `wanted` bytes still pass before a reset; None where no reset is due."""
+        self._bytes_passed[direction] += wanted
         for fault in self._byte_faults:
             if fault.direction != direction or fault.times == 0:
                 continue
@@ -264,7 +288,7 @@ class Link:
                 await self._forward("to_server", data)
             return
         while True:
-            header = await self._client_reader.readexactly(5)
+            header = await self._client_reader.readexactly(HEADER_BYTES)
             (length,) = struct.unpack("!I", header[1:])
             payload = await self._client_reader.readexactly(length - 4)
             await self._from_client(header[:1], payload, header + payload)
@@ -273,17 +297,17 @@ class Link:
         """Whether the client speaks PostgreSQL; its first message is forwarded, and TLS declined."""
         while True:
             try:
-                header = await self._client_reader.readexactly(8)
+                header = await self._client_reader.readexactly(STARTUP_BYTES)
             except asyncio.IncompleteReadError as end:
                 header = end.partial
-            length, code = struct.unpack("!II", header) if len(header) == 8 else (0, 0)
+            length, code = struct.unpack("!II", header) if len(header) == STARTUP_BYTES else (0, 0)
             if code in (SSL_REQUEST, GSS_REQUEST):
                 self._client.write(b"N")
                 continue
             known: bool = code == CANCEL_REQUEST or code >> 16 == PROTOCOL_3
             self._asked += known and code != CANCEL_REQUEST
             self._is_postgres.set_result(known)
-            rest = await self._client_reader.readexactly(length - 8) if known else b""
+            rest = await self._client_reader.readexactly(length - STARTUP_BYTES) if known else b""
             await self._forward("to_server", header + rest)
             return known
 
@@ -296,6 +320,10 @@ class Link:
             if self._fault and self._fault.kind == "drop request":
                 self._fired(self._fault)
                 raise Cut
+            if self._fault and self._fault.action is not None:
+                action, self._fault = self._fault.action, None
+                self._proxy.record(f"call: {statement}")
+                await asyncio.to_thread(action)
             if self._fault and self._fault.kind == "hold back":
                 self._fired(self._fault)
                 self._client.close()
@@ -353,13 +381,13 @@ class Link:
         return kind in (b"G", b"W")  # without them a client would not send its COPY, and nothing would happen
 
     async def _strike(self) -> None:
-        assert self._fault is not None
-        if self._fault.kind == "silence":
+        fault = cast("StatementFault", self._fault)
+        if fault.kind == "silence":
             self._is_silent = True
-            self._fired(self._fault)
+            self._fired(fault)
             await asyncio.Event().wait()
-        if self._fault.kind == "drop answer":
-            self._fired(self._fault)
+        if fault.kind == "drop answer":
+            self._fired(fault)
         raise Cut
 
     def _fired(self, fault: StatementFault) -> None:
@@ -382,7 +410,7 @@ def _one_line(sql: bytes) -> str:
 def _complete_messages(unread: bytearray) -> Iterator[tuple[bytes, bytes]]:
     """The whole messages at the start of `unread`, which is left with the rest."""
     position = 0
-    while len(unread) - position >= 5:
+    while len(unread) - position >= HEADER_BYTES:
         (length,) = struct.unpack_from("!I", unread, position + 1)
         end = position + 1 + length
         if end > len(unread):

@@ -1,0 +1,1 @@
+"""Faults for the tests of your own pipelines."""
