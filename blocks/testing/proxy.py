@@ -79,6 +79,7 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._links: set[asyncio.Task[None]] = set()
+        self._open: set[Link] = set()
         self._listener: asyncio.Server | None = None
         self._released = asyncio.Event()
         self._struck = threading.Event()
@@ -112,7 +113,8 @@ class FaultProxy:
         self._statement_faults.append(StatementFault("drop request", pattern, times, skip))
 
     def hold_back(self, pattern: str, *, times: int = 1, skip: int = 0) -> None:
-        """Close the client's side, and hand the statement to the server only on `release()`."""
+        """Close the client's side, and hand the statement to the server only on the next `release()`."""
+        self._loop.call_soon_threadsafe(self._released.clear)
         self._statement_faults.append(StatementFault("hold back", pattern, times, skip))
 
     def call_before(self, pattern: str, action: Callable[[], object], *, times: int = 1, skip: int = 0) -> None:
@@ -120,14 +122,15 @@ class FaultProxy:
         self._statement_faults.append(StatementFault("call", pattern, times, skip, action))
 
     def clear_faults(self) -> None:
-        """Forget the faults that have not struck."""
+        """Forget the faults that have not struck, and reset the connections that have fallen silent."""
         self._statement_faults.clear()
         self._byte_faults.clear()
+        self._run(self._end_silence())
 
     @property
     def open_connections(self) -> int:
         """How many connections of clients are open."""
-        return len(self._links)
+        return sum(not link.is_left for link in self._open)
 
     @property
     def bytes_passed(self) -> dict[Direction, int]:
@@ -135,7 +138,7 @@ class FaultProxy:
         return dict(self._bytes_passed)
 
     def release(self) -> None:
-        """Hand what was held back to the server, now and from now on."""
+        """Hand what was held back to the server."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     def reset_after_bytes(self, after_bytes: int, *, direction: Direction = "to_client", times: int = 1) -> None:
@@ -170,12 +173,21 @@ class FaultProxy:
         await asyncio.gather(*links, return_exceptions=True)
         await self._loop.shutdown_default_executor()
 
+    async def _end_silence(self) -> None:
+        for link in self._open:
+            link.end_silence()
+
     async def _serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
         task = cast("asyncio.Task[None]", asyncio.current_task())
         self._links.add(task)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
-            await Link(self, client_reader, client_writer, server_reader, server_writer).run()
+            link = Link(self, client_reader, client_writer, server_reader, server_writer)
+            self._open.add(link)
+            try:
+                await link.run()
+            finally:
+                self._open.discard(link)
         except OSError:
             client_writer.transport.abort()
         except asyncio.CancelledError:
@@ -254,6 +266,16 @@ class Link:
         self._answers_before_fault = 0
         self._last_was_execute = False
         self._is_silent = False
+        self._silence_ended = asyncio.Event()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the client has closed its side, or has lost it."""
+        return self._client_reader.at_eof() or self._client.is_closing()
+
+    def end_silence(self) -> None:
+        """Reset both sides if one of them is kept waiting for ever."""
+        self._silence_ended.set()
 
     async def run(self) -> None:
         """Forward both directions until either ends."""
@@ -280,7 +302,8 @@ class Link:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._pass_requests()
         if self._fault and self._fault.kind in ("silence", "hold back"):
-            await asyncio.Event().wait()  # a client that gives up is not the end of the server's side
+            await self._silence_ended.wait()  # a client that gives up is not the end of the server's side
+            raise Cut(reset=True)
 
     async def _pass_requests(self) -> None:
         if not await self._start():
@@ -385,7 +408,8 @@ class Link:
         if fault.kind == "silence":
             self._is_silent = True
             self._fired(fault)
-            await asyncio.Event().wait()
+            await self._silence_ended.wait()
+            raise Cut(reset=True)
         if fault.kind == "drop answer":
             self._fired(fault)
         raise Cut

@@ -40,12 +40,15 @@ SIGNALS = {
     "SIGSTOP": signal.SIGSTOP,
 }
 STOPPED_S, RACE_S, REACH_S = 0.3, 0.1, 30.0
+RESTART_S = 1
 CALLS = 4
 """How often a user calls again before giving up."""
 WAREHOUSE_MOMENTS = ("begin", "rows", "claim", "commit", "committed")
 STORE_MOMENTS = ("upload", "uploaded")
 MOMENTS = {"commit": "commit", "claim": "claim", "rows": "rows"}
 STAGING = "staging: "
+PASSING = ("TransientError", "ThrottledError", "AmbiguousError", "DamagedError")
+"""Errors after which a user, or Prefect, calls again."""
 
 
 @dataclass
@@ -124,6 +127,7 @@ class Attack:
         outcomes += self._again_until_done(case, place, replace(source, breaks=False), outcomes)
         self._judge(place, right, outcomes, result)
         result.wrong |= {} if outcomes[-1].succeeded else {"error": outcomes[-1].error or ""}
+        self._judge_errors(case, outcomes, result)
         self._check_ledger(case, place, result)
         self._check_leftovers(place, threads, outcomes, result)
 
@@ -206,7 +210,8 @@ class Attack:
                 return call_here(call)
             run = by_task if case.way == "task" else by_flow
             unnamed = partial(Call(block, source, case.mode, None, place.folder), amid)
-            return call_here(lambda: run(unnamed, self._settings))
+            delay_s = RESTART_S if case.fault in SERVER_FAULTS else 0
+            return call_here(lambda: run(unnamed, self._settings, delay_s))
 
     def _arm(
         self, case: Case, place: Place, traffic: list[Traffic], strikes: contextlib.ExitStack
@@ -383,6 +388,13 @@ class Attack:
         result.said += [outcome.error or str(outcome.report) for outcome in outcomes]
         if raw := [outcome.error for outcome in outcomes if outcome.raw]:
             result.wrong["raw error"] = str(raw[0])
+
+    def _judge_errors(self, case: Case, outcomes: list[Outcome], result: Result) -> None:
+        """What passes has to be told from what does not: nothing that strikes here lasts."""
+        if case.fault in PROCESS_FAULTS or case.source == "reader":
+            return
+        if final := [each.error for each in outcomes if each.error and not each.error.startswith(PASSING)]:
+            result.wrong["terminal"] = final[0]
 
     def _judge_torn(self, place: Place, before: pa.Table, right: pa.Table, result: Result) -> None:
         found = read(place.direct)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from integration_tests.faults.targets.base import Target
 
 HANG_S = 120.0
-KINDS = ("lost", "doubled", "changed", "torn", "ledger", "leftovers", "hang", "leak", "raw error", "error")
+KINDS = ("lost", "doubled", "changed", "torn", "ledger", "leftovers", "hang", "leak", "raw error", "terminal", "error")
 HUNG = 3
 """Exit code of a process that a case hangs."""
 

@@ -129,16 +129,15 @@ class Source:
             amid: Called in the middle of the first reading.
         """
         if self.kind == "csv":
-            path = folder / "source.csv"
-            pyarrow.csv.write_csv(self.data, path)
+            if not (path := folder / "source.csv").exists():
+                pyarrow.csv.write_csv(self.data, path)
             return self._watched(LocalFiles(basepath=str(folder)).scan("source.csv", schema=SCHEMA), amid)
         if self.kind == "parquet":
-            path = folder / "source.parquet"
-            pq.write_table(self.data, path, row_group_size=max(1, self.data.num_rows // self.batches))
+            if not (path := folder / "source.parquet").exists():
+                pq.write_table(self.data, path, row_group_size=max(1, self.data.num_rows // self.batches))
             return self._watched(LocalFiles(basepath=str(folder)).scan("source.parquet"), amid)
         if self.kind == "query":
-            path = folder / "source.duckdb"
-            if not path.exists():
+            if not (path := folder / "source.duckdb").exists():
                 with DuckDB(path=str(path)) as other:
                     other.load(self.data, "s")
             return self._watched(DuckDB(path=str(path)).scan_query("SELECT * FROM s ORDER BY id"), amid)

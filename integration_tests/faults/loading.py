@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from blocks.testing import Moment
     from integration_tests.faults.data import Source
 
+    Settings = Callable[[], contextlib.AbstractContextManager[None]]
+
 CHILD_S, STAY_S = 60.0, 1.0
 processes = multiprocessing.get_context("forkserver")
 multiprocessing.util.get_temp_dir()  # not among the temporary files of the first case
@@ -81,11 +83,11 @@ def call_here(call: Callable[[], Any]) -> Outcome:
             return Outcome(error=brief(error), raw=not is_ours(error), texts=tuple(captured.texts))
 
 
-def by_task(call: Callable[[], Any], settings: Callable[[], contextlib.AbstractContextManager[None]]) -> Any:
-    """Make it in a task that Prefect retries."""
+def by_task(call: Callable[[], Any], settings: Settings, delay_s: float) -> Any:
+    """Make it in a task that Prefect retries, each time after so long."""
     from prefect import flow, task
 
-    @task(retries=3, retry_delay_seconds=0)
+    @task(retries=5, retry_delay_seconds=delay_s)
     def load_orders() -> Any:
         return call()
 
@@ -97,13 +99,13 @@ def by_task(call: Callable[[], Any], settings: Callable[[], contextlib.AbstractC
         return orders()
 
 
-def by_flow(call: Callable[[], Any], settings: Callable[[], contextlib.AbstractContextManager[None]]) -> Any:
+def by_flow(call: Callable[[], Any], settings: Settings, delay_s: float) -> Any:
     """Make it in a flow that Prefect retries; a later step of it fails the first time."""
     from prefect import flow
 
     failures = [1]
 
-    @flow(retries=3, retry_delay_seconds=0)
+    @flow(retries=5, retry_delay_seconds=delay_s)
     def orders() -> Any:
         report = call()
         if failures and failures.pop():

@@ -81,9 +81,8 @@ class PostgresTarget(Target):
     def _leftovers(self, schema: str) -> list[str]:
         with self.address.connect() as connection:
             tables = connection.execute(
-                "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE relkind = 'r' AND "
-                "(nspname = %s AND relname NOT IN ('t', '_etl_loads', '_etl_quarantine') "
-                "OR nspname LIKE 'pg_temp%%' AND relname LIKE '_etl%%')",
+                "SELECT relname FROM pg_class JOIN pg_namespace AS n ON n.oid = relnamespace WHERE relkind = 'r' "
+                "AND nspname = %s AND relname NOT IN ('t', '_etl_loads', '_etl_quarantine')",
                 [schema],
             ).fetchall()
             sessions = connection.execute(f"SELECT state FROM pg_stat_activity WHERE {OTHERS}").fetchall()

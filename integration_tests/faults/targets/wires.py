@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from blocks.testing.http_proxy import Fault, Request
 
-SLOW_S = 0.3
+SLOW_S, LATE_S = 0.3, 0.05
 OBJECT = r"source\.parquet"
 
 TCP_FAULTS = ("lose request", "lose answer", "cut request", "cut answer", "silence at commit", "late commit")
@@ -77,8 +77,10 @@ class TcpWire(Wire):
 
     def calm(self) -> None:
         """Let nothing strike any more."""
+        if any(struck.startswith("hold back") for struck in self.proxy.faults_fired):
+            self.proxy.release()
+            time.sleep(LATE_S)  # for what was held back to be run by the server
         self.proxy.clear_faults()
-        self.proxy.release()
 
     def open_connections(self) -> int:
         """How many connections of clients are open."""
