@@ -47,7 +47,8 @@ def main() -> int:
 def attack(options: argparse.Namespace) -> int:
     """Run the cases in this process."""
     prepare_environment()
-    from integration_tests.faults.campaign import Campaign, State, describe, table
+    from integration_tests.faults.attack import describe
+    from integration_tests.faults.campaign import Campaign, State, table
     from integration_tests.faults.cases import draw
     from integration_tests.faults.mutants import mutated
     from integration_tests.faults.targets.all import TARGETS

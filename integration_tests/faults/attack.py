@@ -41,6 +41,8 @@ SIGNALS = {
 }
 STOPPED_S, RACE_S, REACH_S = 0.3, 0.1, 30.0
 RESTART_S = 1
+BEFORE = 60
+"""How many rows are there before the load, where some are."""
 CALLS = 4
 """How often a user calls again before giving up."""
 WAREHOUSE_MOMENTS = ("begin", "rows", "claim", "commit", "committed")
@@ -66,6 +68,15 @@ class Result:
     wrong: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     seconds: float = 0.0
+
+
+def describe(result: Result) -> str:
+    """What was wrong with a case, and the line with which it is repeated."""
+    wrong = "; ".join(f"{kind}: {detail}" for kind, detail in result.wrong.items())
+    case = result.case
+    return f"make faults SEED={case.seed} CASE={case.number}  # {wrong}\n    {case}\n    " + "\n    ".join(
+        line[:300] for line in result.said
+    )
 
 
 class Attack:
@@ -106,9 +117,7 @@ class Attack:
 
     def _attack(self, case: Case, place: Place, result: Result) -> None:
         before = self._prepare(case, place)
-        first = before.num_rows // 2 if case.mode in {"upsert", "replace_partition"} else 10_000
-        days = 2 if case.mode == "replace_partition" else 3
-        data = make_rows(case.rows, f"{case.seed}/{case.number}", first=first, days=days)
+        data = self._data(case, f"{case.seed}/{case.number}")
         right = expected(case.mode, before, data)
         traffic = self._known_traffic(case, place)
         threads = set(threading.enumerate())
@@ -131,17 +140,24 @@ class Attack:
         self._check_ledger(case, place, result)
         self._check_leftovers(place, threads, outcomes, result)
 
+    def _data(self, case: Case, seed: str) -> pa.Table:
+        """What is loaded: for modes that look at what is there, half of it is."""
+        first = BEFORE // 2 if case.mode in {"upsert", "replace_partition"} else 10_000
+        return make_rows(case.rows, seed, first=first, days=2 if case.mode == "replace_partition" else 3)
+
     def _prepare(self, case: Case, place: Place) -> pa.Table:
         if case.fresh:
             return SCHEMA.empty_table()
-        rows = make_rows(60, f"before {case.number}")
+        rows = make_rows(BEFORE, f"before {case.number}")
         write(place.direct, rows, case.mode if is_store(place.direct) else "append", "before")
         return rows
 
     def _put_source(self, case: Case, place: Place, data: pa.Table) -> None:
         if case.source == "object":
             path = place.folder / "object.parquet"
-            pq.write_table(data, path, row_group_size=max(1, data.num_rows // case.batches))
+            # Without compression a flipped bit is another value, and no error of the format.
+            rows = max(1, data.num_rows // case.batches)
+            pq.write_table(data, path, row_group_size=rows, compression="none", use_dictionary=False)
             place.direct.upload_from_path(path, "source.parquet")
 
     def _known_traffic(self, case: Case, place: Place) -> list[Traffic]:
@@ -156,7 +172,7 @@ class Attack:
             other = self.target.place(folder)
             try:
                 self._prepare(case, other)
-                data = make_rows(case.rows, "dry", first=30)
+                data = self._data(case, "dry")
                 kind = case.source if case.source == "object" else "table"
                 self._put_source(case, other, data)
                 for wire in other.wires:

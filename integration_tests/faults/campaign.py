@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
-from integration_tests.faults.attack import Attack, Result
+from integration_tests.faults.attack import Attack, Result, describe
 from integration_tests.faults.cases import Case, combinations, draw
 
 if TYPE_CHECKING:
@@ -112,23 +112,29 @@ class Campaign:
 
     def run(self, case: Case) -> Result | None:
         """Run one case; None where its target cannot be started here."""
-        if case.target in self.unavailable:
+        attack = self.attack(case.target)
+        return attack and attack.run(case)
+
+    def attack(self, name: str) -> Attack | None:
+        """The attack on a target, whose servers are started at the first one."""
+        if name in self.unavailable:
             return None
-        if case.target not in self._attacks:
-            kind = next(each for each in self.targets if each.name == case.target)
+        if name not in self._attacks:
+            kind = next(each for each in self.targets if each.name == name)
             try:
                 target = self._stack.enter_context(kind(**self.servers))
             except BaseException as error:
                 if type(error).__name__ != "Skipped" and not isinstance(error, (FileNotFoundError, RuntimeError)):
                     raise
-                self.unavailable[case.target] = str(error)
+                self.unavailable[name] = str(error)
                 return None
             self.servers |= target.servers
-            self._attacks[case.target] = Attack(target, self.settings, self.mutant)
-        return self._attacks[case.target].run(case)
+            self._attacks[name] = Attack(target, self.settings, self.mutant)
+        return self._attacks[name]
 
     def run_all(self, seed: int, numbers: Iterable[int], state: State, say: Callable[[str], None]) -> None:
         """Run the cases of these numbers that are not done yet."""
+        self.settings()  # starts Prefect's server before the first case does
         watchdog = Watchdog(lambda case: state.add(Result(case, wrong={"hang": f"longer than {HANG_S:g} s"})))
         for number in numbers:
             if number in state.done:
@@ -141,15 +147,6 @@ class Campaign:
             state.add(result)
             if result.wrong:
                 say(describe(result))
-
-
-def describe(result: Result) -> str:
-    """What was wrong with a case, and the line with which it is repeated."""
-    wrong = "; ".join(f"{kind}: {detail}" for kind, detail in result.wrong.items())
-    case = result.case
-    return f"make faults SEED={case.seed} CASE={case.number}  # {wrong}\n    {case}\n    " + "\n    ".join(
-        line[:300] for line in result.said
-    )
 
 
 def table(targets: Sequence[type[Target]], seed: int, state: State, unavailable: dict[str, str]) -> str:

@@ -122,9 +122,9 @@ class HttpWire(Wire):
             "sent twice": lambda: proxy.repeat(**every),
             "slow answer": lambda: proxy.call_before(**every, action=lambda: time.sleep(SLOW_S)),
             "no answer": lambda: proxy.stall(**every),
-            "cut request": lambda: proxy.reset_request(**bodies, after_bytes=1 + place % 512),
+            "cut request": lambda: proxy.reset_request(**bodies, after_bytes=1 + place % 32),
             "flipped request": lambda: proxy.flip_bit(**bodies, at=place, in_request=True),
-            "cut answer": lambda: proxy.reset_answer("GET", OBJECT, after_bytes=1 + place % 1024),
+            "cut answer": lambda: proxy.reset_answer("GET", OBJECT, after_bytes=1 + place % 8),
             "flipped answer": lambda: proxy.flip_bit("GET", OBJECT, at=place),
             "call": lambda: proxy.call_before(**every, action=action),
         }
