@@ -12,9 +12,9 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
+from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
 from blocks.base.errors import ConnectorError, InvalidInputError, TypeLossError
-from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS
+from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError, ParquetOptions
-    from blocks.files.protocols import Open
+    from blocks.files.protocols import InferredColumn, Open
 
 
 class ParquetReader:
@@ -41,10 +41,10 @@ class ParquetReader:
         self.extra_columns = extra_columns
         self.where = where
 
-    def infer(self) -> pa.Schema:
+    def infer(self) -> dict[str, TypedColumn]:
         """Read the schema in the file's footer."""
         with closing(self.open()) as file, self._parquet(file) as parquet:
-            return plain_schema(parquet.schema_arrow)
+            return typed_columns(parquet.schema_arrow)
 
     def batches(
         self,
@@ -52,7 +52,7 @@ class ParquetReader:
         rejects: Rejects | None = None,  # noqa: ARG002 (typed data has no bad rows)
         on_error: OnError = "fail",  # noqa: ARG002
         *,
-        inferred: bool = False,  # noqa: ARG002
+        inferred: Mapping[str, InferredColumn] = NOTHING,  # noqa: ARG002
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """Read the columns of `schema`, cast where nothing is lost.
