@@ -30,7 +30,7 @@ from blocks.base.errors import InvalidInputError
 from blocks.files.csv import CsvReader, CsvWriter
 from blocks.files.ipc import IpcReader, IpcWriter
 from blocks.files.json_lines import JsonReader, JsonWriter
-from blocks.files.options import Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
+from blocks.files.options import TEXT_FORMATS, Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
 from blocks.files.parquet import KeptOpen, ParquetReader, ParquetWriter
 from blocks.files.protocols import schema_of
 from blocks.files.text import TextSource
@@ -198,7 +198,12 @@ def open_scan(
     def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
         return reader.batches(scan.schema, rejects, on_error, inferred=columns())
 
-    scan = Scan(schema if schema is not None else lambda: schema_of(columns()), batches, source=source)
+    scan = Scan(
+        schema if schema is not None else lambda: schema_of(columns()),
+        batches,
+        source=source,
+        inferred=lambda: columns() if format in TEXT_FORMATS else (),
+    )
     return scan
 
 

@@ -162,9 +162,13 @@ class TextColumn:
         if pa.types.is_decimal(kind):
             values.validate(full=True)
             return written.are_digits and written.have_scale(kind.scale)
-        doubtful = written.doubtful_numbers(points="integer" not in self.forms)
+        doubtful, long = written.doubtful_numbers(points="integer" not in self.forms)
         if doubtful is None:
             return False
+        if long.any():  # the text that Arrow gives a double, but for exponents and .0, is Python's
+            written_out = pc.cast(values.drop_null().filter(pa.array(long)), pa.string())
+            same = pc.equal(written_out, pointed(texts.drop_null().filter(pa.array(long)), self.decimal_point))
+            doubtful[long] |= ~same.to_numpy(zero_copy_only=False)
         return not doubtful.any() or self.seen(texts.drop_null().filter(pa.array(doubtful))).type == kind
 
 
@@ -330,20 +334,20 @@ class _Bytes:
             (before >= 1).all() and (self.codes[self.ends - scale - 1] == ord(".")).all() and (before[zero] == 1).all()
         )
 
-    def doubtful_numbers(self, *, points: bool) -> Any:
-        """Return which of the numbers have to be looked at one by one, None for all of them.
+    def doubtful_numbers(self, *, points: bool) -> tuple[Any, Any]:
+        """Return which of the numbers have to be looked at one by one (None for all of them), and which are long.
 
         Args:
             points: Whether each has to have a point.
         """
         if not self.are_digits or (points and int(np.count_nonzero(self._all == ord("."))) != len(self.ends)):
-            return None
+            return None, None
         first, last = self.codes[self._first_digits], self.codes[self.ends - 1]
         second = self.codes[np.minimum(self._first_digits + 1, self.ends - 1)]
         lengths = self.ends - self._first_digits
         doubtful = (last == ord("0")) | (last == ord(".")) | (first == ord("."))
         doubtful |= (first == ord("0")) & (second != ord(".")) & (lengths > 1)
-        return doubtful | (lengths > EXACT_DIGITS + 1)
+        return doubtful, lengths > EXACT_DIGITS + 1
 
     def are_moments(self, mark: str, seconds: str, zone: str = "") -> bool:
         """Whether each has these parts; what they are made of, a cast has seen."""

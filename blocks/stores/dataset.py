@@ -18,7 +18,7 @@ from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
 from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.files.options import OnError
+from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.hive import data_objects, hive_values
 
@@ -112,7 +112,13 @@ class _Dataset:
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
-        return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint)
+        return Scan(
+            lambda: now.schema,
+            now.batches,
+            source=now.source,
+            fingerprint=now.fingerprint,
+            inferred=now.inferred_from_text,
+        )
 
     @property
     def source(self) -> str:
@@ -169,6 +175,10 @@ class _Dataset:
                 for name, column in columns.items():
                     known[name] = self._united(known.get(name), column, name, key)
         return formats
+
+    def inferred_from_text(self) -> set[str]:
+        """Return the columns of which at least one file does not say the type."""
+        return {name for form, columns in self._inferred.items() if form in TEXT_FORMATS for name in columns}
 
     @cached_property
     def full_schema(self) -> pa.Schema:
