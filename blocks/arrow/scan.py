@@ -18,7 +18,7 @@ from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import pandas as pd
     import pyarrow as pa
@@ -41,6 +41,7 @@ class Scan:
         reopenable: Whether `open_batches` works more than once.
         fingerprint: Tells this data from other data, by the content of memory or the name and version of a file, and is
             part of load identities. Defaults to `source`.
+        inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Scan:
         source: str,
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
+        inferred: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._schema = schema
         self._open = open_batches
@@ -58,6 +60,7 @@ class Scan:
         self.source = source
         self.reopenable = reopenable
         self.fingerprint = fingerprint or (lambda: source)
+        self.inferred = inferred
 
     @property
     def schema(self) -> pa.Schema:
@@ -144,7 +147,14 @@ class Scan:
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
         """Return a scan of other batches that are made of this one's: of the same source, and the same identity."""
-        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
+        return Scan(
+            schema,
+            open_batches,
+            source=self.source,
+            reopenable=self.reopenable,
+            fingerprint=self.fingerprint,
+            inferred=self.inferred,
+        )
 
     def select(self, columns: list[str]) -> Scan:
         """Return the scan with only these columns, in this order."""
@@ -183,6 +193,7 @@ class GrowingScan(Scan):
             lambda rejects: settle().batches(rejects),
             source=source,
             fingerprint=lambda: settle().fingerprint(),
+            inferred=lambda: settle().inferred(),
         )
         self._settle = settle
 

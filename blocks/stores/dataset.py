@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
-from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.files.options import OnError
+from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format
-    from blocks.files.protocols import Reader
+    from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
 
@@ -112,7 +111,13 @@ class _Dataset:
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
-        return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint)
+        return Scan(
+            lambda: now.schema,
+            now.batches,
+            source=now.source,
+            fingerprint=now.fingerprint,
+            inferred=now.inferred_from_text,
+        )
 
     @property
     def source(self) -> str:
@@ -154,18 +159,41 @@ class _Dataset:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
+    def _found(self) -> list[Mapping[str, InferredColumn]]:
+        """What each file says of its columns, where no schema is declared."""
+        return list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
+
+    @cached_property
+    def _inferred(self) -> dict[Format, dict[str, InferredColumn]]:
+        """What the files of a format say together: they are one inference."""
+        formats: dict[Format, dict[str, InferredColumn]] = {}
+        if self.declared is None:
+            for key, columns in zip(self.files, self._found, strict=True):
+                known = formats.setdefault(self._format(key), {})
+                for name, column in columns.items():
+                    known[name] = self._united(known.get(name), column, name, key)
+        return formats
+
+    def inferred_from_text(self) -> set[str]:
+        """Return the columns of which at least one file does not say the type."""
+        return {name for form, columns in self._inferred.items() if form in TEXT_FORMATS for name in columns}
+
+    @cached_property
     def full_schema(self) -> pa.Schema:
         """All columns that the files and their folders have."""
+        from blocks.files.protocols import TypedColumn
+
         if self.declared is not None:
             return self.declared
-        schemas = list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
         fields: dict[str, pa.Field] = {}
-        for key, found in zip(self.files, schemas, strict=True):
-            for field in found:
-                fields[field.name] = self._united(fields.get(field.name), field, key)
-        for found in schemas:
-            for name in set(fields) - set(found.names):
-                fields[name] = fields[name].with_nullable(True)
+        for name in dict.fromkeys(name for columns in self._found for name in columns):
+            column: InferredColumn = TypedColumn(pa.null())
+            for form, columns in self._inferred.items():
+                if name in columns:
+                    own = TypedColumn(columns[name].type, columns[name].nullable)
+                    column = own if column.type == pa.null() else self._united(column, own, name, f"*.{form}")
+            lacking = any(name not in columns for columns in self._found)
+            fields[name] = pa.field(name, column.type, lacking or column.nullable)
         folders = [hive_values(key) for key in self.files]
         for name in dict.fromkeys(name for folder in folders for name in folder):
             if name not in fields:
@@ -190,9 +218,8 @@ class _Dataset:
         expression = self._expression
         for key, absent in self._pruned():
             where = None if expression is None else (expression, self.full_schema)
-            batches = self._reader(key, where).batches(
-                needed, rejects, self.on_error, inferred=self.declared is None, absent=absent
-            )
+            inferred = self._inferred.get(self._format(key), {})
+            batches = self._reader(key, where).batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
             for batch in batches:
                 kept = batch if expression is None else self._filtered(batch, expression)
                 if kept.num_rows:
@@ -295,18 +322,11 @@ class _Dataset:
             where=where,
         )
 
-    def _united(self, known: pa.Field | None, field: pa.Field, key: str) -> pa.Field:
-        from blocks.arrow.columns import widened
-
-        if known is None:
-            return field
-        common = widened(known.type, field.type)
-        if common is None:
-            raise SchemaError(
-                f"{self.store.uri(key)}: column {field.name!r} is {field.type}, and {known.type} in the files before "
-                "it. Declare a schema."
-            )
-        return pa.field(field.name, common, known.nullable or field.nullable)
+    def _united(self, known: InferredColumn | None, column: InferredColumn, name: str, key: str) -> InferredColumn:
+        try:
+            return column if known is None else known | column
+        except SchemaError as error:
+            raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
 
 
 def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
