@@ -72,7 +72,9 @@ def whole_response(status: int, content: bytes = b"", headers: Mapping[str, str]
 class Fault:
     """What happens to a request that matches."""
 
-    kind: Literal["refuse", "deny", "drop answer", "reset answer", "reset request", "stall"]
+    kind: Literal[
+        "refuse", "deny", "drop answer", "reset answer", "reset request", "stall", "flip answer", "flip request"
+    ]
     method: str
     path: str
     times: int
@@ -180,6 +182,20 @@ class HttpFaultProxy:
     def reset_request(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
         """Reset the client's connection after so many bytes of the request's body, all of which the server got."""
         self._faults.append(Fault("reset request", method, path, times, skip, after_bytes=after_bytes))
+
+    def flip_answer(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
+        """Change one bit of the answer's body, that of the byte behind so many others. A shorter body passes."""
+        self._faults.append(Fault("flip answer", method, path, times, skip, after_bytes=after_bytes))
+
+    def flip_request(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
+        """Change one bit of the request's body on its way to the server."""
+        self._faults.append(Fault("flip request", method, path, times, skip, after_bytes=after_bytes))
+
+    def clear(self) -> None:
+        """Forget the faults that are left, and what struck."""
+        with self._lock:
+            self._faults.clear()
+            self.faults_fired.clear()
 
     def stall(
         self,
@@ -321,7 +337,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.kind == "refuse":
             proxy.record(fault, request)
             return fault.response
-        if fault.kind == "reset request":
+        if fault.kind in {"reset request", "flip request"}:
             request.body = self._until(fault, request, request.body)
         response = proxy.intercept(request) or proxy.forward(request)
         if fault.kind in {"deny", "drop answer"}:
@@ -332,7 +348,7 @@ class _Handler(BaseHTTPRequestHandler):
             return fault.response
         if fault.kind == "stall" and fault.after_bytes is None:
             self._strike(fault, request)
-        elif fault.kind != "reset request":
+        elif fault.kind not in {"reset request", "flip request"}:
             response.body = self._until(fault, request, response.body)
         return response
 
@@ -341,7 +357,12 @@ class _Handler(BaseHTTPRequestHandler):
         left = fault.after_bytes
         for data in body:
             rest = data
-            if left is not None and left <= len(data):
+            if left is not None and fault.kind.startswith("flip"):
+                if left < len(data):
+                    self.server.proxy.record(fault, request)
+                    rest = data[:left] + bytes([data[left] ^ 1]) + data[left + 1 :]
+                left = None if left < len(data) else left - len(data)
+            elif left is not None and left <= len(data):
                 yield data[:left]
                 self._strike(fault, request)
                 rest, left = data[left:], None
