@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
-from blocks.base.errors import ConnectorError, InvalidInputError, TypeLossError
+from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, TypeLossError
 from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class ParquetReader:
         """Read the columns of `schema`, cast where nothing is lost.
 
         Raises:
+            DamagedError: A page does not have the checksum that the file has for it.
             InvalidInputError: It is not a Parquet file.
             SchemaError: The file lacks a column, or a cast would lose something.
         """
@@ -98,7 +99,11 @@ class ParquetReader:
                 raise self._damaged(error) from error
 
     def _parquet(self, file: BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:
-        options: dict[str, Any] = {"pre_buffer": False, "coerce_int96_timestamp_unit": int96_unit}
+        options: dict[str, Any] = {
+            "pre_buffer": False,
+            "page_checksum_verification": True,
+            "coerce_int96_timestamp_unit": int96_unit,
+        }
         try:
             parquet = pq.ParquetFile(file, **options)
         except ConnectorError:
@@ -140,7 +145,12 @@ class ParquetReader:
                 )
         return batch
 
-    def _damaged(self, error: Exception | str) -> InvalidInputError:
+    def _damaged(self, error: Exception | str) -> ConnectorError:
+        if "CRC checksum verification failed" in str(error):
+            return DamagedError(
+                f"Could not read {self.source}: a page of it does not have the checksum that is stored with it. "
+                "Either it was damaged on its way, then the next attempt is right, or where it is stored."
+            )
         return InvalidInputError(f"{self.source} is not a valid Parquet file (truncated or corrupt): {error}")
 
     def _row_groups(self, file: BinaryIO, parquet: pq.ParquetFile) -> list[int] | None:
@@ -159,7 +169,7 @@ class ParquetReader:
 
 
 class ParquetWriter:
-    """Writes Parquet: zstd at level 1, statistics, a dictionary only for columns that repeat themselves.
+    """Writes Parquet: zstd at level 1, statistics, checksums, a dictionary only for columns that repeat themselves.
 
     Args:
         file: An open binary file.
@@ -215,6 +225,7 @@ class ParquetWriter:
             write_statistics=True,
             version="2.6",
             store_schema=True,
+            write_page_checksum=True,
         )
 
 

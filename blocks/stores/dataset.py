@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
-from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
@@ -23,6 +25,7 @@ from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -145,6 +148,11 @@ class _Dataset:
     def _listed(self) -> dict[str, ObjectInfo]:
         """What a listing told of the objects; those that were given by key are looked up when they are opened."""
         return {item.key: item for item in self.objects if not isinstance(item, str)}
+
+    @cached_property
+    def _starts(self) -> dict[str, list[tuple[int, int]]]:
+        """What was seen of the start of each file; see `_SameStart`."""
+        return {}
 
     @cached_property
     def files(self) -> list[str]:
@@ -312,8 +320,15 @@ class _Dataset:
         from blocks.files.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
+
+        def open_file() -> BinaryIO:
+            file = self.store.open(key, known=self._listed.get(key))
+            if self.declared is not None:
+                return file
+            return cast("BinaryIO", _SameStart(file, self._starts.setdefault(key, []), self.store.uri(key)))
+
         return open_reader(
-            partial(self.store.open, key, known=self._listed.get(key)),
+            open_file,
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -327,6 +342,49 @@ class _Dataset:
             return column if known is None else known | column
         except SchemaError as error:
             raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
+
+
+class _SameStart:
+    """A file whose start has to be what it was when the file was opened before: types are inferred from that.
+
+    A reader that comes to the end has compared all of it with the store's checksum; inference stops long before.
+
+    Args:
+        file: The file, read from its start.
+        seen: Length and CRC-32 of a start that was read before, if any.
+        place: What messages call the file.
+    """
+
+    def __init__(self, file: BinaryIO, seen: list[tuple[int, int]], place: str) -> None:
+        self._file, self._seen, self._place = file, seen, place
+        self._length = self._crc = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on.
+
+        Raises:
+            DamagedError: It is not what was read before.
+        """
+        at, data = self._file.tell(), self._file.read(size)
+        before = self._seen[0] if self._seen else None
+        if at == self._length and (before is None or at < before[0]):
+            known = data if before is None else memoryview(data)[: before[0] - at]
+            self._length, self._crc = at + len(known), zlib.crc32(known, self._crc)
+            if before and self._length == before[0] and self._crc != before[1]:
+                raise DamagedError(
+                    f"Could not read {self._place}: its start is not what it was when its types were inferred. "
+                    "Either it was damaged on its way, or the file was replaced."
+                )
+        return data
+
+    def close(self) -> None:
+        """Close the file, and keep what was seen of it for the next one."""
+        if not self._seen and self._length:
+            self._seen.append((self._length, self._crc))
+        self._file.close()
 
 
 def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
