@@ -563,13 +563,26 @@ def test_a_commit_that_travels_is_stopped(
     assert written(staging) == []
 
 
-def test_a_statement_that_writes_is_not_run_blindly(behind: Redshift, warehouse: Redshift, proxy: FaultProxy) -> None:
-    """If the answer to an INSERT is lost nobody knows whether it happened: AmbiguousError, and no second try."""
+@pytest.mark.parametrize("statement", ["INSERT INTO t (id) VALUES (1)", "SELECT create_order(1)"])
+def test_a_statement_that_writes_is_not_run_blindly(
+    behind: Redshift, warehouse: Redshift, proxy: FaultProxy, statement: str
+) -> None:
+    """What was undone runs again; what became of a COMMIT without an answer nobody knows: AmbiguousError."""
     warehouse.execute("CREATE TABLE t (id int)")
-    proxy.drop_answer_to("insert into t")
+    warehouse.execute(
+        "CREATE FUNCTION create_order(n int) RETURNS int LANGUAGE plpgsql AS "
+        "'BEGIN INSERT INTO t (id) VALUES (n); RETURN n; END'"
+    )
+    proxy.drop_answer_to("insert into t|select create_order")
+    behind.fetch_all(statement)
+    assert len(proxy.faults_fired) == count(warehouse) == 1
+    proxy.drop_answer_to("commit")
     with pytest.raises(AmbiguousError, match="the connection was lost after it was sent"):
-        behind.execute("INSERT INTO t (id) VALUES (1)")
-    assert count(warehouse) == 1
+        behind.fetch_all(statement)
+    assert count(warehouse) == 2
+    proxy.drop_answer_to("truncate")
+    with pytest.raises(AmbiguousError, match="the connection was lost after it was sent"):
+        behind.execute("TRUNCATE t")
 
 
 # Killed processes

@@ -14,8 +14,10 @@ from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect
+from connectors.postgres.literals import with_literals
 from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
 
@@ -60,7 +62,6 @@ AND (l.relation = to_regclass(:name) OR l.locktype = 'advisory' AND l.objsubid =
      AND (l.classid::bigint << 32 | l.objid::bigint) = :key)
 ORDER BY l.pid LIMIT 3"""
 
-FETCH_ROWS = 20_000
 BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
 
@@ -75,8 +76,11 @@ class BulkServer(Protocol):
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets."""
 
-    def connect_adbc(self, label: str = "") -> Any:
-        """Open an ADBC connection; the caller closes it."""
+    def connect_adbc(self) -> Any:
+        """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
+
+    def transaction_settings(self, label: str = "") -> Mapping[str, str]:
+        """Return what each transaction sets for itself, by the server's names."""
 
 
 class PostgresBulkSession(BulkSession):
@@ -86,26 +90,34 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
-        self._connection = server.connect_adbc(_label(load_id))
+        self._settings = server.transaction_settings(_label(load_id))
+        self._connection = server.connect_adbc()
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
-        with self._cursor("run a statement") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
+        with self._writing(), self._cursor("run a statement") as cursor:
+            cursor.execute(with_literals(sql, parameters))
             return int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
-        with self._cursor("run a query") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
+        with self._reading(), self._cursor("run a query") as cursor:
+            cursor.execute(with_literals(sql, parameters))
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """Return the result of a query, streamed by COPY."""
-        sql, values = _numbered(sql, parameters)
+        """Return the result of a query, streamed by COPY; alone, it is a transaction that only reads.
+
+        Raises:
+            InvalidInputError: The query writes. What reads a scan may read it again.
+        """
+        alone = not self._in_transaction
+        if alone:
+            self.begin(read_only=True)
+        sql = with_literals(sql, parameters)
         with self._cursor("describe a query") as cursor:
-            described = cursor.adbc_execute_schema(sql, values)
+            described = cursor.adbc_execute_schema(sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         if any(casts):
@@ -116,17 +128,19 @@ class PostgresBulkSession(BulkSession):
             )
             sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.adbc_execute_schema(sql, values)
+                described = cursor.adbc_execute_schema(sql)
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
 
         def batches() -> Iterator[pa.RecordBatch]:
-            rows = self._copied(sql) if values is None else self._fetched(sql, values)
             # The driver decodes the next batches while numeric becomes decimal here.
+            rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
                     yield exact_batch(batch, schema)
+            if alone:
+                self.rollback()
 
         return schema, batches()
 
@@ -135,23 +149,6 @@ class PostgresBulkSession(BulkSession):
             cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
             yield from _batches(cursor)
-
-    def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
-        """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
-        self.begin()
-        try:
-            with self._cursor("read a result") as cursor:
-                cursor.execute(f"DECLARE etl_scan NO SCROLL CURSOR FOR {sql}", values)
-                cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
-                rows = 1
-                while rows:
-                    cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
-                    rows = 0
-                    for batch in _batches(cursor):
-                        rows += batch.num_rows
-                        yield batch
-        finally:
-            self.rollback()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -174,6 +171,10 @@ class PostgresBulkSession(BulkSession):
         Raises:
             TransientError: It is being altered.
         """
+        with self._reading():
+            return self._columns(table)
+
+    def _columns(self, table: str) -> list[Column] | None:
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
@@ -311,11 +312,48 @@ class PostgresBulkSession(BulkSession):
             self.fetch(f"SELECT pg_sleep({END_POLL_S})")
         raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
 
-    def begin(self) -> None:
-        """Start a transaction."""
-        with self._translated("start a transaction"):
-            self._connection.adbc_connection.set_autocommit(False)
-        self._in_transaction = True
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table, in the transaction of the load: behind a pooler the next one may be elsewhere."""
+        if not self._in_transaction:
+            self.begin()
+        self.execute(f"{dialect.create_stage(table, columns)} ON COMMIT DROP")
+
+    def begin(self, *, read_only: bool = False) -> None:
+        """Start a transaction; one that began with the staging of the load goes on."""
+        if self._in_transaction:
+            return
+        settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
+        with self._cursor("start a transaction") as cursor:
+            self._in_transaction = True
+            cursor.adbc_statement.set_sql_query(setting(settings))
+            cursor.adbc_statement.execute_update()
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one that only reads, of which nothing is to be kept."""
+        alone = not self._in_transaction
+        self.begin(read_only=True)
+        try:
+            yield
+        finally:
+            if alone:
+                self.rollback()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one for just this, which may be done again."""
+        alone = not self._in_transaction
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            if alone:
+                self.rollback()
+            raise
+        if alone:
+            self._in_transaction = False
+            with self._translated("end a transaction"):
+                self._connection.commit()
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
@@ -325,7 +363,7 @@ class PostgresBulkSession(BulkSession):
         def run() -> None:
             error: BaseException | None = None
             try:
-                self._connection.adbc_connection.commit()
+                self._connection.commit()
             except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
                 error = failure
             with giving_up:
@@ -347,8 +385,6 @@ class PostgresBulkSession(BulkSession):
             raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
         if outcome[0] is not None:
             raise outcome[0]
-        with self._translated("end a transaction"):
-            self._connection.adbc_connection.set_autocommit(True)
 
     def rollback(self) -> None:
         """Undo it."""
@@ -356,12 +392,12 @@ class PostgresBulkSession(BulkSession):
             return
         self._in_transaction = False
         with contextlib.suppress(ConnectorError), self._translated("roll back"):
-            self._connection.adbc_connection.rollback()
-            self._connection.adbc_connection.set_autocommit(True)
+            self._connection.rollback()
 
     def close(self) -> None:
         """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
         if not self._abandoned:
+            self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
             self._disconnect()
 
     _abandoned = False
@@ -411,21 +447,6 @@ def _label(load_id: str | None) -> str:
 def _milliseconds(seconds: float) -> int:
     """Return a timeout as PostgreSQL has it, for which 0 means none."""
     return max(1, round(seconds * 1_000))
-
-
-def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tuple[Any, ...] | None]:
-    """Return the statement with `$1`, `$2` ... for its named parameters, and their values in that order."""
-    if not parameters:
-        return sql, None
-    order: list[str] = []
-
-    def placeholder(name: str) -> str:
-        if name not in order:
-            order.append(name)
-        return f"${order.index(name) + 1}"
-
-    bound = bind(sql, parameters, placeholder)
-    return bound, tuple(parameters[name] for name in order)
 
 
 def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:

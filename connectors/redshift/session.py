@@ -8,6 +8,7 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import socket
 import tempfile
 import threading
@@ -15,20 +16,20 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
 from blocks.base.optional import lazy, require
 from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.redshift.dialect import REAL, RedshiftDialect, arrow_type, stage_type
 from connectors.shared.libpq.errors import LockTimeoutError
 from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -44,6 +45,12 @@ PARTS_IN_FLIGHT = 4
 BATCH_ROWS, CHUNK_ROWS = 8_192, 1_024
 CLAIM_TIMEOUT_S = 1_800
 END_POLLS, END_POLL_S = 200, 0.05
+
+T = TypeVar("T")
+
+QUERIES = {"select", "with", "values", "table", "show"}
+CHANGES = {"insert", "update", "delete", "merge"}
+"""Statements that begin so do not commit by themselves, as TRUNCATE, VACUUM and a procedure's do."""
 
 
 class StagedServer(Server, Protocol):
@@ -295,9 +302,54 @@ class RedshiftSession(LibpqSession, BulkSession):
         with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
             open_socket.shutdown(socket.SHUT_RDWR)
 
-    def _may_have_happened(self, action: str) -> bool:
+    def _complete(self, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        """Run a statement and return its answer; alone, it commits once that is here.
+
+        If the answer is lost, no COMMIT was sent, and Redshift undoes the statement: it can run again. What a query
+        changes, Redshift refuses at first. It does not say what became of a transaction whose COMMIT was not answered.
+        """
         # Of what a load does outside of its transaction nothing remains, or it may be done twice.
-        return super()._may_have_happened(action) and (action == "commit" or not self._load_id)
+        if self._in_transaction or self._load_id:
+            with self._translated(action):
+                return read(self._run(sql, parameters))
+        word = re.match(r"\W*(\w*)", strip_literals(sql, RedshiftDialect.literals))
+        kind = word[1].lower() if word else ""
+        if kind in QUERIES:
+            with contextlib.suppress(_WritesError):
+                return self._complete_in_transaction("BEGIN READ ONLY", action, sql, parameters, read)
+        if kind in QUERIES | CHANGES:
+            return self._complete_in_transaction("BEGIN", action, sql, parameters, read)
+        with self._translated(action, sent=True):
+            return read(self._run(sql, parameters))
+
+    def _complete_in_transaction(
+        self, begin: str, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]
+    ) -> T:
+        refused = require("psycopg.errors", extra="redshift").ReadOnlySqlTransaction
+        with self._translated(action):
+            self._connection.execute(begin)
+            try:
+                answer = read(self._run(sql, parameters))
+            except refused:
+                self.rollback()
+                if begin != "BEGIN":
+                    raise _WritesError from None
+                raise
+            except BaseException:
+                self.rollback()
+                raise
+        if begin == "BEGIN":
+            LibpqSession.commit(self)
+        else:
+            self.rollback()
+        return answer
+
+    def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        return self._connection.execute(*_bound(sql, parameters))
+
+
+class _WritesError(Exception):
+    """A query is not one that only reads."""
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

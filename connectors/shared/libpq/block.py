@@ -87,7 +87,7 @@ class LibpqWarehouse(Warehouse):
             "sslmode": self.ssl_mode,
             "sslrootcert": self.ssl_root_cert,
             "connect_timeout": str(self.connect_timeout_s),
-            "application_name": f"etl-blocks {label}".strip()[:63],
+            "application_name": application_name(label),
             # a client or a server that vanished is noticed within a minute, on both ends
             "keepalives_idle": "30",
             "keepalives_interval": "10",
@@ -113,3 +113,8 @@ class LibpqWarehouse(Warehouse):
             )
         rights = "reads and writes" if create else "reads, and may not create tables,"
         return found, f"{user} {rights} in schema {self.schema_}."
+
+
+def application_name(label: str = "") -> str:
+    """Return the name by which the server lists a connection."""
+    return f"etl-blocks {label}".strip()[:63]
