@@ -363,6 +363,37 @@ def test_transactions_of_bigquery_conflict(bigquery: BigQuery, bigquery_server: 
     assert done.error_result is None
 
 
+@pytest.mark.thorough
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+@pytest.mark.parametrize("mode", ["replace", "upsert", "replace_partition"])
+def test_the_isolation_of_a_database_changes_nothing(postgres: Postgres, level: str, mode: Mode) -> None:
+    """A load that waited for another one sees its rows, whatever level of isolation the database has by default."""
+    name = postgres.fetch_one("SELECT current_database()")[0]
+    postgres.execute(f"ALTER DATABASE \"{name}\" SET default_transaction_isolation = '{level}'")
+    loads = two(mode, mode, exists=True)
+    for step in telling(steps_of(postgres, loads[0], "alone", exists=True)):
+        assert race(postgres, loads, step, exists=True, table=f"t{step}")
+
+
+@pytest.mark.thorough
+def test_two_that_publish_a_table_into_itself(postgres: Postgres) -> None:
+    """Both have read it when they want it for themselves; they do not wait for each other."""
+    postgres.load(data(BEFORE), "t", load_id="before")
+    step = steps_of(postgres, Load("replace", (1,), "alone"), "alone", exists=True).index("lock_target")
+    both = [Steps(step), Steps(step)]
+    with ThreadPoolExecutor(2) as pool:
+        loads = [
+            pool.submit(stepping(postgres, steps).publish, "t", "t", mode="replace", load_id=str(number))
+            for number, steps in enumerate(both)
+        ]
+        for steps in both:
+            steps.reached.wait(GIVES_UP_S)
+        for steps in both:
+            steps.released.set()
+        assert [load.result(GIVES_UP_S).deleted for load in loads] == [len(BEFORE)] * 2
+    assert content(postgres) == BEFORE
+
+
 # Loads that read what they write, and locks
 
 
@@ -415,10 +446,9 @@ def test_a_lock_is_not_waited_for_for_ever(postgres: Postgres, mode: Mode, lock:
         other.execute(f"LOCK TABLE t IN {lock} MODE")
         with pytest.raises(TransientError, match=r"lock") as caught:
             in_time(lambda: hasty.load(data([(1, "mon", "a")]), "t", mode=mode, load_id="x", **ARGUMENTS[mode]))
-    if lock != "ACCESS EXCLUSIVE":  # which stops the planning already
-        assert "public.t within 1 s" in str(caught.value)
-        assert f"pid {process}, user " in str(caught.value)
-        assert "a report" in str(caught.value)
+    assert "public.t within 1 s" in str(caught.value)
+    assert f"pid {process}, user " in str(caught.value)
+    assert "a report" in str(caught.value)
     assert content(postgres) == BEFORE
     assert postgres.load_report("x") is None
 
