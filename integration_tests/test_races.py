@@ -7,8 +7,11 @@ it waits for the first. The same runs on every engine; what the stand-ins cannot
 from __future__ import annotations
 
 import itertools
+import multiprocessing
+import pickle
+import random
 import threading
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,7 +51,7 @@ ARGUMENTS: dict[Mode, dict[str, Any]] = {
     "replace_partition": {"partition_by": ["day"]},
 }
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.2)
-WAITS_S = 0.4
+WAITS_S = 0.25
 """A load that has not ended by then waits for the other one."""
 GIVES_UP_S = 60
 
@@ -300,11 +303,9 @@ def telling(steps: list[str]) -> list[int]:
     return sorted({*named, *after_lock, last})
 
 
-pairs = [
-    pytest.param(mode, other, exists, marks=() if mode == other != "append" else pytest.mark.thorough)
-    for mode, other in itertools.product(MODES, MODES)
-    for exists in (True, False)
-]
+TELLING = [("replace", "replace", False), ("replace_partition", "replace_partition", True), ("upsert", "upsert", True)]
+every_pair = list(itertools.product(MODES, MODES, (True, False)))
+pairs = [pytest.param(*pair, marks=() if pair in TELLING else pytest.mark.thorough) for pair in every_pair]
 
 
 @pytest.mark.parametrize(("mode", "other", "exists"), pairs)
@@ -316,7 +317,7 @@ def test_two_loads_are_one_after_the_other(warehouse: Warehouse, mode: Mode, oth
 
 
 @pytest.mark.thorough
-@pytest.mark.parametrize(("mode", "other", "exists"), pairs)
+@pytest.mark.parametrize(("mode", "other", "exists"), every_pair)
 def test_the_same_at_every_step(warehouse: Warehouse, mode: Mode, other: Mode, exists: bool) -> None:
     """The first load is held before each single thing that it asks of the engine."""
     loads = two(mode, other, exists=exists)
@@ -326,9 +327,8 @@ def test_the_same_at_every_step(warehouse: Warehouse, mode: Mode, other: Mode, e
     assert step > len(telling(steps_of(warehouse, loads[0], "alone", exists=exists)))
 
 
-@pytest.mark.parametrize(
-    ("mode", "other", "exists"), [pytest.param(*p.values, marks=pytest.mark.thorough) for p in pairs]
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("mode", "other", "exists"), every_pair)
 def test_a_published_table_is_one_of_the_two(warehouse: Warehouse, mode: Mode, other: Mode, exists: bool) -> None:
     """The same where the first load publishes its rows from a table."""
     loads = two(mode, other, exists=exists, publish=True)
@@ -394,6 +394,80 @@ def test_two_that_publish_a_table_into_itself(postgres: Postgres) -> None:
     assert content(postgres) == BEFORE
 
 
+# At random
+
+
+def random_loads(seed: int, count: int) -> list[Load]:
+    """Loads of all modes into a few partitions, with few keys, so that they meet."""
+    dice = random.Random(seed)
+
+    def load(number: int) -> Load:
+        mode = dice.choice(("replace", "upsert", "replace_partition", "append"))
+        ids = dice.sample(range(1, 9), dice.randint(1, 4))
+        ids = [100 * (number + 1) + each for each in ids] if mode == "append" else ids
+        return Load(mode, tuple(ids), f"r{number}", day=dice.choice(("mon", "tue")))
+
+    return [load(number) for number in range(count)]
+
+
+def orders(before: list[Row], loads: list[Load]) -> Iterator[tuple[list[Row], list[tuple[int, int, int]]]]:
+    """What the table and the reports are for each order of the loads."""
+    for order in itertools.permutations(range(len(loads))):
+        table, found = before, [(0, 0, 0)] * len(loads)
+        for number in order:
+            table, found[number] = loads[number].apply(table)
+        yield sorted(table), found
+
+
+def race_at_random(warehouse: Warehouse, seed: int, run: Callable[[list[Load], str], list[LoadReport]]) -> None:
+    """Three loads at once; the seed says which, and whether there is a table."""
+    table, exists = f"t{seed}", seed % 2 == 0
+    loads = random_loads(seed, 3)
+    if exists:
+        warehouse.load(data(BEFORE), table, load_id=f"{table}/before")
+    reports = run(loads, table)
+    found = content(warehouse, table), [counts(report) for report in reports]
+    assert found in list(orders(BEFORE if exists else [], loads)), f"seed {seed}: {found}, {loads}"
+
+
+SEEDS = [pytest.param(range(5)), pytest.param(range(5, 105), marks=pytest.mark.thorough)]
+
+
+@pytest.mark.parametrize("seeds", SEEDS, ids=len)
+@pytest.mark.parametrize("engine", ["postgres", "duckdb"])
+def test_random_races(request: pytest.FixtureRequest, engine: str, seeds: range) -> None:
+    """Three loads that start at one moment leave what some order of them leaves."""
+    warehouse = request.getfixturevalue(engine)
+    for seed in seeds:
+        race_at_random(warehouse, seed, lambda loads, table: together(3, lambda n: loads[n].run(warehouse, table)))
+
+
+def run_in_process(block: bytes, load: Load, table: str, start: Any) -> LoadReport:
+    """Run a load in a process of its own, once all of them are there."""
+    warehouse = pickle.loads(block)  # noqa: S301 (our own)
+    start.wait(GIVES_UP_S)
+    return load.run(warehouse, table)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("engine", ["postgres", "duckdb"])
+def test_random_races_of_processes(request: pytest.FixtureRequest, engine: str) -> None:
+    """The same where each loader is a process of its own; DuckDB's file is open in one of them at a time."""
+    warehouse = request.getfixturevalue(engine)
+    patient = RetryPolicy(attempts=200, first_delay_s=0.05, max_delay_s=0.2)
+    block = pickle.dumps(warehouse.model_copy(update={"retry": patient}))
+    context = multiprocessing.get_context("spawn")
+    with context.Manager() as manager, ProcessPoolExecutor(3, mp_context=context) as pool:
+
+        def run(loads: list[Load], table: str) -> list[LoadReport]:
+            start = manager.Barrier(3)
+            futures = [pool.submit(run_in_process, block, load, table, start) for load in loads]
+            return [future.result(GIVES_UP_S) for future in futures]
+
+        for seed in range(200, 204):
+            race_at_random(warehouse, seed, run)
+
+
 # Loads that read what they write, and locks
 
 
@@ -406,7 +480,10 @@ def in_time(call: Callable[[], Any]) -> Any:
         pool.shutdown(wait=False)
 
 
-@pytest.mark.parametrize("mode", [*MODES, "publish"])
+once_more = [pytest.param(mode, marks=pytest.mark.thorough) for mode in ("upsert", "replace_partition")]
+
+
+@pytest.mark.parametrize("mode", ["append", "replace", "publish", *once_more])
 def test_a_load_may_read_its_own_target(warehouse: Warehouse, mode: Any) -> None:
     """Also with a column that the target lacks, through another block and a function: it does not wait for itself."""
     warehouse.load(data(BEFORE), "t")
@@ -506,7 +583,9 @@ CHANGES = {
 }
 
 
-@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize(
+    "change", ["dropped", *(pytest.param(each, marks=pytest.mark.thorough) for each in ("renamed", "added"))]
+)
 @pytest.mark.parametrize("mode", ["append", pytest.param("upsert", marks=pytest.mark.thorough)])
 def test_a_column_that_changes_under_a_load(warehouse: Warehouse, mode: Mode, change: str) -> None:
     """A column dropped, renamed or added between the plan and the rows: the load fits the table, or says why not."""
