@@ -12,6 +12,7 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
+from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.postgres.session import PostgresSession, setting
 from connectors.shared.libpq.block import LibpqWarehouse, application_name
@@ -134,6 +135,7 @@ class Postgres(LibpqWarehouse):
             "search_path": quoted(self.schema_),
             "TimeZone": "UTC",
             "lock_timeout": f"{max(1, round(self.lock_timeout_s * 1_000))}",
+            "statement_timeout": f"{round((self.statement_timeout_s or 0) * 1_000)}",
             "application_name": application_name(label),
             # a client that vanished is noticed within a minute
             "tcp_keepalives_idle": "30",
@@ -173,14 +175,20 @@ class Postgres(LibpqWarehouse):
             connection.autocommit = autocommit
         return direct
 
-    def connect_adbc(self) -> Any:
-        """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open a WatchedConnection of ADBC, whose transactions the caller begins and ends; and it closes it."""
         adbc = require("adbc_driver_postgresql.dbapi", extra="postgres")
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings(label).items())
         try:
-            return adbc.connect(f"postgresql://?{query}")
+            connection = adbc.connect(f"postgresql://?{query}")
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
+        return WatchedConnection(
+            connection,
+            self.read_timeout_s,
+            is_working=lambda pid, sql: self.is_working(label, pid=pid, sql=sql),
+            terminate=lambda pid: self.terminate(label, pid),
+        )
 
 
 def _create_engine(block: Postgres, **options: Any) -> Any:

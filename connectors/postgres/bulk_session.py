@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.warehouses.load import LoadPlan
+    from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
 
@@ -75,12 +76,13 @@ class BulkServer(Protocol):
     schema_: str
     lock_timeout_s: float
     commit_timeout_s: float
+    read_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets."""
 
-    def connect_adbc(self) -> Any:
-        """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
 
     def transaction_settings(self, label: str = "") -> Mapping[str, str]:
         """Return what each transaction sets for itself, by the server's names."""
@@ -94,7 +96,7 @@ class PostgresBulkSession(BulkSession):
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
         self._settings = server.transaction_settings(_label(load_id))
-        self._connection = server.connect_adbc()
+        self._connection = server.connect_adbc(_label(load_id))
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
@@ -107,7 +109,7 @@ class PostgresBulkSession(BulkSession):
         """Run a query and return its rows."""
         with self._reading(), self._cursor("run a query") as cursor:
             cursor.execute(with_literals(sql, parameters))
-            return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+            return cursor.fetch(size)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query, streamed by COPY; alone, it is a transaction that only reads.
@@ -120,7 +122,7 @@ class PostgresBulkSession(BulkSession):
             self.begin(read_only=True)
         sql = with_literals(sql, parameters)
         with self._cursor("describe a query") as cursor:
-            described = cursor.adbc_execute_schema(sql)
+            described = cursor.describe(sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         if any(casts):
@@ -131,7 +133,7 @@ class PostgresBulkSession(BulkSession):
             )
             sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.adbc_execute_schema(sql)
+                described = cursor.describe(sql)
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -149,9 +151,9 @@ class PostgresBulkSession(BulkSession):
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+            cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
-            yield from _batches(cursor)
+            yield from cursor.batches()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -162,7 +164,7 @@ class PostgresBulkSession(BulkSession):
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
-                return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
+                return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
                 raise feed.error from None
@@ -188,7 +190,7 @@ class PostgresBulkSession(BulkSession):
         if not rows:
             return None
         with self._waiting(table), self._cursor("describe a table") as cursor:
-            described = cursor.adbc_execute_schema(f"SELECT * FROM {dialect.table(table)}")
+            described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
@@ -255,7 +257,7 @@ class PostgresBulkSession(BulkSession):
                 return
             if left_s < wait_s:
                 raise self._locked(table)
-            time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
+            pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
             wait_s, pause_s = min(wait_s * 1.2, LONGEST_LOCK_WAIT_S), min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
@@ -327,11 +329,9 @@ class PostgresBulkSession(BulkSession):
         if self._in_transaction:
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
-        with self._cursor("start a transaction") as cursor:
+        with self._translated("start a transaction"):
             self._in_transaction = True
-            for sql in (setting(settings),) if read_only else (READ_COMMITTED, setting(settings)):
-                cursor.adbc_statement.set_sql_query(sql)
-                cursor.adbc_statement.execute_update()
+            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -362,34 +362,9 @@ class PostgresBulkSession(BulkSession):
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        outcome: list[BaseException | None] = []
-        answered, giving_up = threading.Event(), threading.Lock()
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                self._connection.commit()
-            except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
-                error = failure
-            with giving_up:
-                outcome.append(error)
-                answered.set()
-                if self._abandoned:
-                    self._disconnect()
-
-        threading.Thread(target=run, name="etl-commit", daemon=True).start()
-        answered.wait(self._server.commit_timeout_s)
         self._in_transaction = False
-        with giving_up:
-            self._abandoned = not outcome
-        if self._abandoned:
-            raise AmbiguousError(
-                f"Could not commit in {self._server.uri()}: no answer in {self._server.commit_timeout_s:g} s."
-            )
-        if isinstance(outcome[0], self._error):
-            raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
-        if outcome[0] is not None:
-            raise outcome[0]
+        with self._translated("commit", ambiguous=True):
+            self._connection.commit(self._server.commit_timeout_s)
 
     def rollback(self) -> None:
         """Undo it."""
@@ -400,14 +375,8 @@ class PostgresBulkSession(BulkSession):
             self._connection.rollback()
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
-        if not self._abandoned:
-            self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
-            self._disconnect()
-
-    _abandoned = False
-
-    def _disconnect(self) -> None:
+        """Close the connection."""
+        self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
         with contextlib.suppress(self._error):
             self._connection.close()
 
@@ -432,16 +401,20 @@ class PostgresBulkSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     @contextlib.contextmanager
-    def _cursor(self, action: str) -> Iterator[Any]:
+    def _cursor(self, action: str) -> Iterator[WatchedCursor]:
         with self._translated(action), self._connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _translated(self, action: str, *, ambiguous: bool = False) -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            kind = AmbiguousError if ambiguous else TransientError
+            limit_s = self._server.commit_timeout_s if ambiguous else self._server.read_timeout_s
+            raise kind(f"Could not {action} in {self._server.uri()}: no answer in {limit_s:g} s.") from None
         except self._error as error:
-            raise translate(error, action, self._server.uri()) from None
+            raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
 
 def _label(load_id: str | None) -> str:
@@ -452,11 +425,3 @@ def _label(load_id: str | None) -> str:
 def _milliseconds(seconds: float) -> int:
     """Return a timeout as PostgreSQL has it, for which 0 means none."""
     return max(1, round(seconds * 1_000))
-
-
-def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    """Return the result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
-
-    https://github.com/apache/arrow-adbc/issues/1523
-    """
-    return iter(cursor._results.reader)  # noqa: SLF001
