@@ -13,7 +13,7 @@ from prefect import flow, task, unmapped
 from prefect.settings import PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW, temporary_settings
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from blocks.arrow.load_id import derive_load_id
+from blocks.arrow.load_id import Target, derive_load_id
 from blocks.arrow.scan import Scan, as_scan
 from blocks.base.errors import TransientError
 from blocks.base.retry import RetryPolicy
@@ -245,7 +245,7 @@ def test_a_retried_flow_within_a_flow_loads_once(warehouse: DuckDB) -> None:
 
 
 def shaky(number: int) -> Scan:
-    """Data that cannot be read the first time."""
+    """Data that proves what it is, and cannot be read the first time."""
     opened: list[int] = []
 
     def batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
@@ -254,7 +254,7 @@ def shaky(number: int) -> Scan:
         if len(opened) == 1:
             raise TransientError("the network blinked")
 
-    return Scan(frame().schema, batches, source=f"source {number}")
+    return Scan(frame().schema, batches, source=f"source {number}", fingerprint=lambda: f"version {number}")
 
 
 @pytest.mark.parametrize("how", ["submit", "map", "future"])
@@ -336,7 +336,7 @@ def test_the_content_of_data_is_its_identity() -> None:
     @flow
     def pipeline() -> None:
         for name, group in (("same", same), ("other", other)):
-            found[name] = {as_scan(data).fingerprint() + str(as_scan(data).schema) for data in group}
+            found[name] = {f"{as_scan(data).fingerprint()} {as_scan(data).schema}" for data in group}
 
     pipeline()
     assert len(found["same"]) == 1
@@ -349,9 +349,9 @@ def test_ids_are_short_and_plain(warehouse: DuckDB) -> None:
 
     @flow
     def pipeline() -> str:
-        return derive_load_id("duckdb://x/" + "ü'" * 500, "append", as_scan(frame(1)))
+        return derive_load_id(Target("t", "duckdb://x/" + "ü'" * 500), "append", as_scan(frame(1)), None)
 
-    for load_id in (pipeline(), derive_load_id("t", "append", as_scan(frame(1)))):
+    for load_id in (pipeline(), derive_load_id(Target("t", "duckdb://x/t"), "append", as_scan(frame(1)), None)):
         assert len(load_id) == 32
         assert load_id.isalnum()
     assert warehouse.load(frame(1), "t", load_id=load_id).load_id == load_id

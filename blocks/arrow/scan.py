@@ -39,8 +39,10 @@ class Scan:
         open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
         source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
-        fingerprint: Tells this data from other data, by the content of memory or the name and version of a file, and is
-            part of load identities. Defaults to `source`.
+        fingerprint: Proves what the data is: by the content of memory, or the names and versions of files. Data with
+            the same one is the same data, so that a retried run recognises what it loaded. Without it, what a second
+            reading gives may be something else: a query of a live database, a one-pass reader, an API.
+        query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
     """
 
     def __init__(
@@ -51,13 +53,15 @@ class Scan:
         source: str,
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
+        query: str = "",
     ) -> None:
         self._schema = schema
         self._open = open_batches
         self._opened = False
+        self._fingerprint = fingerprint
         self.source = source
         self.reopenable = reopenable
-        self.fingerprint = fingerprint or (lambda: source)
+        self.query = query
 
     @property
     def schema(self) -> pa.Schema:
@@ -82,6 +86,10 @@ class Scan:
             raise read_once_error(self.source)
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
+
+    def fingerprint(self) -> str | None:
+        """Return what proves which data this is; None where nothing does, as for a query of a live database."""
+        return self._fingerprint() if self._fingerprint else None
 
     def settled(self) -> Scan:
         """Return the scan with what it reads decided now: all of its openings read the same files.
@@ -144,7 +152,14 @@ class Scan:
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
         """Return a scan of other batches that are made of this one's: of the same source, and the same identity."""
-        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
+        return Scan(
+            schema,
+            open_batches,
+            source=self.source,
+            reopenable=self.reopenable,
+            fingerprint=self._fingerprint,
+            query=self.query,
+        )
 
     def select(self, columns: list[str]) -> Scan:
         """Return the scan with only these columns, in this order."""
@@ -182,7 +197,6 @@ class GrowingScan(Scan):
             lambda: settle().schema,
             lambda rejects: settle().batches(rejects),
             source=source,
-            fingerprint=lambda: settle().fingerprint(),
         )
         self._settle = settle
 
@@ -191,6 +205,11 @@ class GrowingScan(Scan):
     def schema(self) -> pa.Schema:
         """The Arrow schema of what there is now."""
         return self._settle().schema
+
+    @override
+    def fingerprint(self) -> str | None:
+        """Return what proves which data there is now."""
+        return self._settle().fingerprint()
 
     @override
     def settled(self) -> Scan:
