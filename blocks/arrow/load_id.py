@@ -2,7 +2,7 @@
 
 What is repeated by one call carries one load_id, whatever the data. Across the calls of a run it depends on the data:
 
-* Data that proves what it is (`Scan.fingerprint`) has an id of the root run, the path of tasks and their parameters,
+* Data that proves what it is (`Scan.provable`) has an id of the root run, the path of tasks and their parameters,
   the target, the mode and the data, and of how many calls that are equal in all of this came before.
 * Any other source has a new id each time. To replace, upsert or replace a partition once more changes nothing; a second
   append is refused, because nothing says which of its rows the first one loaded.
@@ -63,21 +63,21 @@ class Call:
 
     Attributes:
         id: The same for this call in every attempt, whatever its source gives then.
+        root: The root run.
         token: This call, and no other.
         attempts: The runs that it is within, and the attempt of each.
         flow_run: The innermost flow run.
         within: The innermost run.
-        proved: Whether the data proves what it is.
         known: The loads of such a call that this attempt has recognised, or made.
         advice: What to write, for a refusal.
     """
 
     id: str
+    root: str
     token: str
     attempts: Attempts
     flow_run: str
     within: str
-    proved: bool
     known: frozenset[str]
     advice: str
 
@@ -124,6 +124,26 @@ class Call:
                     f"processes, so a retry could not tell them apart. The second loaded nothing. {self.advice}"
                 )
 
+    def is_undone(self, mode: str, later: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether what the load of this call did is gone from the table by what this run has done since.
+
+        Args:
+            mode: The mode of the load.
+            later: The mode and the record of the loads of this run that replaced rows of the table after it.
+
+        Raises:
+            InvalidInputError: Nobody can tell.
+        """
+        if mode == "replace":  # an attempt that begins again has a use for the table between two replaces
+            return any(replaced == "replace" for replaced, _ in later)
+        own = {replaced for replaced, record in later if same_attempt(self.attempts, json.loads(record)["attempts"])}
+        if mode == "append" and "replace_partition" in own and "replace" not in own:
+            raise InvalidInputError(
+                "An earlier attempt of this run has appended these rows, and this attempt has replaced partitions of "
+                f"the table, so nobody can tell which of the rows are still there. Nothing was loaded. {self.advice}"
+            )
+        return "replace" in own
+
     def _is_of_another_attempt(self, other: Mapping[str, Any]) -> bool:
         theirs: Attempts = other["attempts"]
         if not same_attempt(self.attempts, theirs):
@@ -165,7 +185,6 @@ class _Memory:
     counts: Counter[object] = field(default_factory=Counter)
     siblings: dict[object, list[str]] = field(default_factory=dict)
     changed: dict[tuple[str, str], set[str]] = field(default_factory=dict)
-    replaced: dict[tuple[str, str], str] = field(default_factory=dict)
     derived: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
 
@@ -206,31 +225,27 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
             )
         return uuid.uuid4().hex
     fingerprint = scan.fingerprint()
-    asked = f"{scan.source}\0{scan.query}"
-    call_id = _digest([path.root, *path.steps, target.place, mode, asked, "" if scan.query else fingerprint or ""])
+    call_id = _digest([path.root, *path.steps, target.place, mode, scan.source, scan.query or fingerprint])
     advice = f"Say which load this is, the same in every attempt: {_example(target)}."
     with _lock:
         memory = _runs.setdefault(path.root, _Memory())
         _runs.move_to_end(path.root)
         while len(_runs) > _REMEMBERED_RUNS:
             _runs.popitem(last=False)
-        proved = fingerprint is not None and not _is_changed(memory, path.attempts, target)
+        proved = scan.provable and not _is_changed(memory, path.attempts, target)
         if proved:
             kind = [f"{name} {dtype}" for name, dtype in zip(scan.schema.names, scan.schema.types, strict=True)]
-            after = _replaced_by(memory, path.attempts, target)
-            parts = [path.root, *path.steps, target.place, mode, *kind, str(fingerprint), after]
+            parts = [path.root, *path.steps, target.place, mode, *kind, fingerprint]
             load_id = _digest([*parts, *_ordinals(memory, _digest(parts), path)])
         else:
             load_id = uuid.uuid4().hex
-            if mode in ("replace", "replace_partition"):
-                memory.replaced[_key(path.attempts), target.place] = load_id
         known = _known(memory, call_id, load_id, path.attempts)
         warns = not proved and mode == "append" and call_id not in memory.warned
         memory.warned |= {call_id} if warns else set()
     if not proved and mode == "append":
         why = (
             "a statement of this run changed the table"
-            if fingerprint is not None
+            if scan.provable
             else f"{scan.source} may give other rows when it is read again"
         )
         if path.repeats:
@@ -242,11 +257,11 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
             logger.warning("%s: %s, so a retry of this run will be refused. %s", target.place, why, advice)
     call = Call(
         id=call_id,
+        root=path.root,
         token=uuid.uuid4().hex,
         attempts=path.attempts,
         flow_run=path.flow_run_id,
         within=path.runs[-1].id,
-        proved=proved,
         known=known,
         advice=advice,
     )
@@ -277,16 +292,6 @@ def _is_changed(memory: _Memory, attempts: Attempts, target: Target) -> bool:
         database == target.database and target.table in names and same_attempt(attempts, json.loads(when))
         for (when, database), names in memory.changed.items()
     )
-
-
-def _replaced_by(memory: _Memory, attempts: Attempts, target: Target) -> str:
-    """Return the load that emptied the table in this attempt and will not be recognised in the next; "" for none."""
-    found = [
-        load_id
-        for (when, place), load_id in memory.replaced.items()
-        if place == target.place and same_attempt(attempts, json.loads(when))
-    ]
-    return found[-1] if found else ""
 
 
 def _ordinals(memory: _Memory, identity: str, path: RunPath) -> list[str]:

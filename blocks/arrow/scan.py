@@ -87,9 +87,14 @@ class Scan:
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
 
-    def fingerprint(self) -> str | None:
-        """Return what proves which data this is; None where nothing does, as for a query of a live database."""
-        return self._fingerprint() if self._fingerprint else None
+    @property
+    def provable(self) -> bool:
+        """Whether the data proves what it is: a second reading gives the same rows, or has another fingerprint."""
+        return self._fingerprint is not None
+
+    def fingerprint(self) -> str:
+        """Return what tells this data from other data; where it is not `provable`, only what it is asked of."""
+        return self._fingerprint() if self._fingerprint else f"{self.source} {self.query}"
 
     def settled(self) -> Scan:
         """Return the scan with what it reads decided now: all of its openings read the same files.
@@ -206,9 +211,15 @@ class GrowingScan(Scan):
         """The Arrow schema of what there is now."""
         return self._settle().schema
 
+    @property
     @override
-    def fingerprint(self) -> str | None:
-        """Return what proves which data there is now."""
+    def provable(self) -> bool:
+        """Whether the data proves what it is."""
+        return self._settle().provable
+
+    @override
+    def fingerprint(self) -> str:
+        """Return what tells the data that there is now from other data."""
         return self._settle().fingerprint()
 
     @override

@@ -23,7 +23,6 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
-import httpx
 from prefect.blocks.core import Block
 from prefect.client.orchestration import get_client
 from prefect.context import FlowRunContext, TaskRunContext
@@ -189,6 +188,8 @@ def _ancestors(flow: FlowRun) -> tuple[Run, ...]:
     """Return the runs that a flow run is within, as Prefect's API knows them."""
     if flow.parent_task_run_id is None:
         return ()
+    import httpx
+
     key = (str(flow.id), flow.run_count)
     with _lock:
         if (known := _ancestors_of.get(key)) is not None:
@@ -223,6 +224,8 @@ def _ancestors(flow: FlowRun) -> tuple[Run, ...]:
 
 
 def _read(flow_run_id: UUID) -> FlowRun:
+    import httpx
+
     try:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(flow_run_id)

@@ -75,6 +75,16 @@ class Ledger:
         query = f"SELECT load_id, attempt FROM {table} WHERE call_id = :call_id AND attempt IS NOT NULL"
         return [] if self._lacks else [(row[0], row[1]) for row in session.fetch(query, {"call_id": call_id})]
 
+    def replaced_after(self, session: Session, load_id: str, table: str, root: str) -> list[tuple[str, str]]:
+        """Return the mode and the record of the loads of a root run that replaced rows of a table after this load."""
+        query = (
+            f"SELECT load_id, mode, attempt, finished_at FROM {self._dialect.table(LEDGER)} WHERE load_id = :load_id "
+            "OR (table_name = :name AND mode IN ('replace', 'replace_partition') AND attempt LIKE :root)"
+        )
+        rows = session.fetch(query, {"load_id": load_id, "name": table, "root": f'%"{root}"%'})
+        finished = next(row[3] for row in rows if row[0] == load_id)
+        return [(row[1], row[2]) for row in rows if row[3] > finished]
+
     def open(self, session: BulkSession, uri: str, *, whole: bool) -> None:
         """Create the ledger where there is none, and give one of an older version the columns that it lacks.
 

@@ -427,7 +427,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
 
-    @operation
+    def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arguments.get("table"), str):
+            note_change(self._database, {arguments["table"].rpartition(".")[2].lower()})
+        return arguments
+
+    @operation(prepare=_note_drop)
     def drop_table(self, table: str) -> None:
         """Drop a table if it exists."""
         with self._session() as session:
@@ -451,8 +456,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         if not load_id:
             raise InvalidInputError("load_id is empty.")
         report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
-        while report.already_loaded and isinstance(load_id, DerivedId) and not self._has_table(table):
-            load_id.take_next()  # the rows went with the table: an earlier attempt of the run had dropped it
+        while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
+            load_id.take_next()
             report = self._resolved(load_id.current, work)
         if report.already_loaded:
             found = (self.uri(report.table), report.mode, report.key, report.partition_by)
@@ -470,6 +475,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 )
         self.logger.info("%s", report)
         return report
+
+    def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
+        """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""
+        with self._bulk_session() as session:
+            if session.columns(table) is None:
+                return True
+            ledger, call = Ledger(self.dialect), load_id.call
+            return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
 
     def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         try:
