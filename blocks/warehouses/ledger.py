@@ -24,6 +24,7 @@ from blocks.base.optional import lazy
 from blocks.warehouses.load import LoadReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -101,7 +102,7 @@ class Ledger:
         if columns is None:
             self.create(session)
             return
-        names = {column.name.lower() for column in columns}
+        names = _names(columns)
         if missing := [name for name in OLDEST if name not in names]:
             raise SchemaError(
                 f"{uri}: the table {LEDGER} is no ledger of loads: it lacks {', '.join(missing)}. Nothing was loaded. "
@@ -124,6 +125,7 @@ class Ledger:
             except TransientError:
                 if whole:
                     raise
+                self._lacks = known.keys() - _names(session.columns(LEDGER) or [])
                 break
             except ConnectorError as error:
                 raise SchemaError(
@@ -196,6 +198,10 @@ class Ledger:
 
     def _columns(self, schema: pa.Schema) -> list[Column]:
         return [self._dialect.column(field.name, field.type) for field in schema]
+
+
+def _names(columns: Sequence[Column]) -> set[str]:
+    return {column.name.lower() for column in columns}
 
 
 def _report(text: str | None, load_id: str) -> LoadReport:
