@@ -114,11 +114,13 @@ class _Dataset:
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
+        query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
         return Scan(
             lambda: now.schema,
             now.batches,
             source=now.source,
             fingerprint=now.fingerprint,
+            query=query,
             inferred=now.inferred_from_text,
         )
 
@@ -162,8 +164,8 @@ class _Dataset:
     def fingerprint(self) -> str:
         """Return a digest of names and versions of the objects, and of what is read of them."""
         infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
-        versions = [(info.key, info.size, info.etag) for info in infos]
-        text = repr((self.store.uri(), versions, self.columns, str(self.where)))
+        versions = [(info.key, info.size, info.version or info.etag or str(info.last_modified)) for info in infos]
+        text = repr((self.store.place(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property

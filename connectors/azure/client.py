@@ -74,6 +74,11 @@ class AzureStoreClient(ObstoreClient):
         self._verify_checksums = verify_checksums
         self._max_concurrency = max_concurrency
 
+    @property
+    @override
+    def server(self) -> str:
+        return self._credentials.account().url
+
     @live
     def service(self) -> Any:
         """Azure's BlobServiceClient of the account."""

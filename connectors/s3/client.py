@@ -86,6 +86,11 @@ class S3StoreClient(ObstoreClient):
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
 
     @property
+    @override
+    def server(self) -> str:
+        return self.endpoint or ""
+
+    @property
     def region(self) -> str:
         """The region of the credentials, else of the environment or the profile."""
         named = self._credentials.region_name or os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
