@@ -102,7 +102,9 @@ class DuckDBSession(BulkSession):
                 query = f"SELECT {columns} FROM ({bound}\n) AS q ({', '.join(names)})"
                 relation = self._calls.run(lambda: self._connection.sql(query, params=values))
             reader = self._calls.run(lambda: relation.to_arrow_reader(BATCH_ROWS))
-        types = map(str, relation.types)
+        types = [str(kind) for kind in relation.types]
+        if len(types) != len(reader.schema):
+            raise TransientError(f"What is read from {self._database.uri()} was changed at the same time.")
         schema = pa.schema(
             [pa.field(field.name, exact_type(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
         )
