@@ -13,11 +13,14 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
 from connectors.postgres.bulk_session import PostgresBulkSession
+from connectors.postgres.database import AdbcDatabases
 from connectors.postgres.session import PostgresSession, setting
 from connectors.shared.libpq.block import LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -175,12 +178,23 @@ class Postgres(LibpqWarehouse):
 
     def connect_adbc(self) -> Any:
         """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
-        adbc = require("adbc_driver_postgresql.dbapi", extra="postgres")
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
+        return self._with_databases(AdbcDatabases.connect)
+
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+        return bool(self._with_databases(lambda databases: databases.refresh(unknown)))
+
+    def _with_databases(self, call: Callable[[AdbcDatabases], Any]) -> Any:
+        adbc = require("adbc_driver_manager", extra="postgres")
         try:
-            return adbc.connect(f"postgresql://?{query}")
+            return call(self._databases)
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
+
+    @live
+    def _databases(self) -> AdbcDatabases:
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
+        return AdbcDatabases(f"postgresql://?{query}")
 
 
 def _create_engine(block: Postgres, **options: Any) -> Any:

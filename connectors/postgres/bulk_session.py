@@ -16,7 +16,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable, unknown_types
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -69,6 +69,9 @@ class BulkServer(Protocol):
     def connect_adbc(self) -> Any:
         """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
 
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+
     def transaction_settings(self, label: str = "") -> Mapping[str, str]:
         """Return what each transaction sets for itself, by the server's names."""
 
@@ -83,6 +86,7 @@ class PostgresBulkSession(BulkSession):
         self._settings = server.transaction_settings(_label(load_id))
         self._connection = server.connect_adbc()
         self._in_transaction = False
+        self._reads_only = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
@@ -93,6 +97,7 @@ class PostgresBulkSession(BulkSession):
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
         with self._reading(), self._cursor("run a query") as cursor:
+            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
             cursor.execute(with_literals(sql, parameters))
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
 
@@ -106,8 +111,7 @@ class PostgresBulkSession(BulkSession):
         if alone:
             self.begin(read_only=True)
         sql = with_literals(sql, parameters)
-        with self._cursor("describe a query") as cursor:
-            described = cursor.adbc_execute_schema(sql)
+        described = self._describe("describe a query", sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         if any(casts):
@@ -117,8 +121,7 @@ class PostgresBulkSession(BulkSession):
                 for name, cast, field in zip(names, casts, described, strict=True)
             )
             sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
-            with self._cursor("describe a query") as cursor:
-                described = cursor.adbc_execute_schema(sql)
+            described = self._describe("describe a query", sql)
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -133,6 +136,19 @@ class PostgresBulkSession(BulkSession):
                 self.rollback()
 
         return schema, batches()
+
+    def _describe(self, action: str, sql: str) -> pa.Schema:
+        """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
+        with self._cursor(action) as cursor:
+            described = cursor.adbc_execute_schema(sql)
+        unknown = unknown_types(described)
+        if unknown and self._reads_only and self._server.refresh_types(unknown):
+            self.rollback()
+            self._disconnect()
+            self._connection = self._server.connect_adbc()
+            self.begin(read_only=True)
+            return self._describe(action, sql)
+        return described
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
@@ -174,8 +190,7 @@ class PostgresBulkSession(BulkSession):
         )
         if not rows:
             return None
-        with self._cursor("describe a table") as cursor:
-            described = cursor.adbc_execute_schema(f"SELECT * FROM {dialect.table(table)}")
+        described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
@@ -319,7 +334,7 @@ class PostgresBulkSession(BulkSession):
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._cursor("start a transaction") as cursor:
-            self._in_transaction = True
+            self._in_transaction, self._reads_only = True, read_only
             cursor.adbc_statement.set_sql_query(setting(settings))
             cursor.adbc_statement.execute_update()
 

@@ -30,6 +30,12 @@ def readable(field: pa.Field) -> str | None:
     return "text" if pa.types.is_struct(inner) else None
 
 
+def unknown_types(schema: pa.Schema) -> set[str]:
+    """Return the types that the driver has not heard of; it reads them all when it connects for the first time."""
+    names = {field.type.type_name for field in schema if isinstance(field.type, pa.OpaqueType)}
+    return {name for name in names if name.startswith("unnamed")}
+
+
 def is_numeric(kind: pa.DataType) -> bool:
     """Tell whether it is what ADBC hands out for NUMERIC, or a list of it."""
     inner = kind.value_type if pa.types.is_list(kind) else kind
