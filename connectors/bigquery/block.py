@@ -77,6 +77,12 @@ class BigQuery(Warehouse):
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels of every job, beside those of the flow run and the load."
     )
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to go on with a load that BigQuery aborts because another one changes the same table. "
+        "Defaults to 900.",
+    )
     request_timeout_s: float = Field(
         default=60.0, gt=0, description="How long a request may go without an answer, in seconds."
     )
@@ -258,6 +264,7 @@ class BigQuery(Warehouse):
             labels=self.labels,
             maximum_bytes_billed=self.maximum_bytes_billed,
             request_timeout_s=self.request_timeout_s,
+            lock_timeout_s=self.lock_timeout_s,
         )
 
     @live

@@ -45,6 +45,7 @@ class JobSettings:
         labels: The labels of each job.
         maximum_bytes_billed: How many bytes a query may read.
         request_timeout_s: How long a request may go without an answer.
+        lock_timeout_s: How long a transaction that conflicts with another one is run again.
     """
 
     dataset: str
@@ -53,6 +54,7 @@ class JobSettings:
     labels: Mapping[str, str]
     maximum_bytes_billed: int | None
     request_timeout_s: float
+    lock_timeout_s: float
 
 
 class Jobs:

@@ -23,6 +23,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.locks import Locks
 from connectors.duckdb.memory import limit_memory
 from connectors.duckdb.session import DuckDBSession
 
@@ -39,7 +40,7 @@ else:
 _doors: defaultdict[str, Any] = defaultdict(threading.Lock)
 
 # DuckDB has one writer: transactions of this process that write to one file take turns instead of failing.
-_writers: defaultdict[str, Any] = defaultdict(threading.RLock)
+_locks = Locks()
 
 
 class DuckDB(Warehouse):
@@ -64,6 +65,11 @@ class DuckDB(Warehouse):
         default=":memory:", description="The database file, created where it does not exist, or ':memory:'."
     )
     read_only: bool = Field(default=False, description="Open the file for reading only; several processes may.")
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for another load of this process that writes to the file. Defaults to 900.",
+    )
     memory_limit: str | None = Field(
         default=None,
         description="The most memory that DuckDB uses, such as '2GB' or '80%'; what needs more goes through temporary "
@@ -124,8 +130,8 @@ class DuckDB(Warehouse):
         return require("duckdb", extra="duckdb").connect(":memory:", config=self._config)
 
     @live
-    def _writer(self) -> Any:
-        return threading.RLock()
+    def _own_locks(self) -> Locks:
+        return Locks()
 
     @property
     def _config(self) -> dict[str, Any]:
@@ -151,11 +157,13 @@ class DuckDB(Warehouse):
         settings = {"settings": {"memory_limit": self.memory_limit}} if self.memory_limit else {}
         return {"type": "duckdb", "path": self._file, "schema": "main", **settings}
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction of this process holds while it writes to this database."""
-        if self.path == ":memory:":
-            return self._writer
-        return _writers[self._file]
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction of this process holds while it writes to this database.
+
+        With a `load_id`: the one that it holds while it does that load.
+        """
+        locks, file = (self._own_locks, "") if self.path == ":memory:" else (_locks, self._file)
+        return locks.of(file, load_id)
 
     def close_client(self, client: Any) -> None:
         """Close a connection of `get_client`; the last one of this process closes the file."""
@@ -169,5 +177,5 @@ class DuckDB(Warehouse):
     def _connect(self) -> Session:
         return DuckDBSession(self)
 
-    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:  # noqa: ARG002 (nothing outlives the process)
-        return DuckDBSession(self)
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        return DuckDBSession(self, load_id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+import threading
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.types import cast_array
-from blocks.base.errors import ConnectorError
+from blocks.base.errors import ConnectorError, TransientError
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, bind
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+
+    from blocks.warehouses.load import LoadPlan
+    from blocks.warehouses.sql import Dialect
 else:
     pa = lazy("pyarrow")
 
@@ -25,6 +29,8 @@ BATCH_ROWS = 65_536
 
 class Database(Protocol):
     """What a session needs of the block of its database."""
+
+    lock_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is."""
@@ -35,19 +41,25 @@ class Database(Protocol):
     def close_client(self, client: Any) -> None:
         """Close it."""
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction holds while it writes."""
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction holds while it writes; with a load_id, that of the load."""
 
 
 class DuckDBSession(BulkSession):
-    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
+    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit.
 
-    def __init__(self, database: Database) -> None:
+    Rows that are only added go straight into the table: nothing in that transaction reads them.
+    """
+
+    ingests_in_transaction: ClassVar[bool] = True
+
+    def __init__(self, database: Database, load_id: str | None = None) -> None:
         self._database = database
         self._dialect = DuckDBDialect()
         self._connection = database.get_client()
+        self._load = database.writer_lock(load_id) if load_id else None
         self._writer = database.writer_lock()
-        self._in_transaction = False
+        self._held: list[Any] = []
         for setting in ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false"):
             self.execute(f"SET {setting}")
 
@@ -94,7 +106,9 @@ class DuckDBSession(BulkSession):
                 raise feed.error from None
             raise
         finally:
-            self._connection.unregister("_etl_feed")
+            # a transaction that failed takes no more statements, and gives the feed up with its rollback
+            with contextlib.suppress(require("duckdb", extra="duckdb").TransactionException):
+                self._connection.unregister("_etl_feed")
 
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table."""
@@ -126,14 +140,32 @@ class DuckDBSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
-        """Start a transaction, once no other thread of this process writes to the file."""
-        self._writer.acquire()
-        self._in_transaction = True
+        """Start a transaction, once no other thread of this process does this load or writes to the file.
+
+        Raises:
+            TransientError: Another one has done so for too long.
+        """
+        wait_s = min(self._database.lock_timeout_s, threading.TIMEOUT_MAX)
+        for lock in (self._load, self._writer):
+            if lock is not None:
+                if not lock.acquire(timeout=wait_s):
+                    self._end()
+                    raise TransientError(
+                        f"Another load of this process has written to {self._database.uri()} for {wait_s:g} s. Nothing "
+                        "was applied."
+                    )
+                self._held.append(lock)
         try:
             self.execute("BEGIN")
         except ConnectorError:
             self._end()
             raise
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
+        """Let others write beside a load that only adds rows, which conflicts with none and may take its time."""
+        if plan.mode == "append" and not plan.ddl and self._writer in self._held:
+            self._held.remove(self._writer)
+            self._writer.release()
 
     def commit(self) -> None:
         """Commit it. DuckDB answers from within this process: a commit that fails was not made."""
@@ -155,9 +187,8 @@ class DuckDBSession(BulkSession):
         self._database.close_client(self._connection)
 
     def _end(self) -> None:
-        if self._in_transaction:
-            self._in_transaction = False
-            self._writer.release()
+        while self._held:
+            self._held.pop().release()
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
         bound, values = self._bound(sql, parameters)

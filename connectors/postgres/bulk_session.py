@@ -41,6 +41,16 @@ LOCK_WAIT_S = 0.5
 """So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two such waits readers pass."""
+TRY_LOCK = """
+DECLARE patience text := current_setting('lock_timeout');
+BEGIN
+    SET LOCAL lock_timeout = {wait};
+    LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;
+    PERFORM set_config('lock_timeout', patience, true), set_config('etl.locked', 'yes', true);
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM set_config('etl.locked', 'no', true);
+END"""
+"""A block, because ADBC does nothing more in a transaction in which a statement failed, not even to a savepoint."""
 LOCKABLE = ("r", "p", "v")
 """Kinds of relations (`pg_class.relkind`) that LOCK TABLE takes: tables, partitioned ones and views."""
 HOLDERS = """
@@ -249,20 +259,15 @@ class PostgresBulkSession(BulkSession):
         """
         deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
         while True:
-            left_s = max(deadline - time.monotonic(), 0.001)
-            self.execute("SAVEPOINT etl_lock")
-            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(min(LOCK_WAIT_S, left_s))}")
-            try:
-                self.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
-            except LockTimeoutError:
-                if time.monotonic() >= deadline:
-                    raise self._locked(table) from None
-                self.execute("ROLLBACK TO SAVEPOINT etl_lock")
-                time.sleep(min(random.uniform(pause_s / 2, pause_s), left_s))  # noqa: S311 (jitter, not a secret)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            else:
-                self.execute(f"SET LOCAL lock_timeout = {_milliseconds(self._server.lock_timeout_s)}")
+            left_s = deadline - time.monotonic()
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(LOCK_WAIT_S, left_s)))
+            self.execute("DO '" + attempt.replace("'", "''") + "'")
+            if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
                 return
+            if left_s < LOCK_WAIT_S:
+                raise self._locked(table)
+            time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def _waiting(self, table: str) -> Iterator[None]:

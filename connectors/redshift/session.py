@@ -25,6 +25,7 @@ from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.redshift.dialect import REAL, RedshiftDialect, arrow_type, stage_type
+from connectors.shared.libpq.errors import LockTimeoutError
 from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.stores.object_store import ObjectStore
+    from blocks.warehouses.load import LoadPlan
 else:
     pa = lazy("pyarrow")
 
@@ -57,6 +59,7 @@ class StagedServer(Server, Protocol):
     username: str | None
     schema_: str
     iam_role: str
+    lock_timeout_s: float
     commit_timeout_s: float
 
     def bucket(self) -> ObjectStore:
@@ -177,22 +180,38 @@ class RedshiftSession(LibpqSession, BulkSession):
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row once other loads of the schema have ended; end an attempt of this one that lasts."""
-        dialect, cancelled = self._dialect, require("psycopg.errors", extra="redshift").QueryCanceled
-        self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
-        with self._translated("lock the ledger"):
-            try:
-                self._connection.execute(f"LOCK TABLE {dialect.table(QUARANTINE)}")
-            except cancelled:
-                self.rollback()
-                self.end_other_tries(load_id)
-                raise TransientError(
-                    f"Another load into {self._server.uri()} took longer than {CLAIM_TIMEOUT_S} s."
-                ) from None
-        self.execute("RESET statement_timeout")
+        dialect, wait_s = self._dialect, min(CLAIM_TIMEOUT_S, self._server.lock_timeout_s)
+        try:
+            self._lock(QUARANTINE, wait_s)
+        except LockTimeoutError:
+            self.end_other_tries(load_id)
+            raise TransientError(f"Another load into {self._server.uri()} took longer than {wait_s:g} s.") from None
         look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
         if self.fetch(look, {"load_id": load_id}):
             raise AlreadyExistsError(f"The ledger of {self._server.uri()} has load {load_id} already.")
         self.execute(sql, parameters)
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the claim keeps other loads out)
+        """Lock a table that is to be altered; a wait for those who use it ends in time."""
+        if plan.ddl and not plan.creates_table:
+            self._lock(plan.table, self._server.lock_timeout_s)
+
+    def _lock(self, table: str, wait_s: float) -> None:
+        """Lock a table until the transaction ends. Redshift has no timeout for locks, only one for statements.
+
+        Raises:
+            LockTimeoutError: It was not to be had in time; the transaction is undone.
+        """
+        self.execute(f"SET statement_timeout TO {max(1, round(wait_s * 1_000))}")
+        with self._translated("lock a table"):
+            try:
+                self._connection.execute(f"LOCK TABLE {self._dialect.table(table)}")
+            except require("psycopg.errors", extra="redshift").QueryCanceled:
+                self.rollback()
+                raise LockTimeoutError(
+                    f"Could not lock {self._server.uri(table)} within {wait_s:g} s. Nothing was applied."
+                ) from None
+        self.execute("RESET statement_timeout")
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
