@@ -434,7 +434,7 @@ def orders(direct: Postgres) -> None:
 def test_a_statement_happens_once(
     behind: Postgres, direct: Postgres, proxy: FaultProxy, call: str, moment: str
 ) -> None:
-    """Whichever answer is lost of a statement that writes, whatever its words, it happens once and its call succeeds."""
+    """Whichever answer is lost of a statement that writes, whatever its words, it happens once."""
     statement, arguments = CALLS[call]
     proxy.drop_answer_to(moment)
     answer = getattr(behind, call.partition(" ")[0])(statement, *arguments)
