@@ -19,11 +19,11 @@ from blocks.arrow.types import cast_array
 from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
 from blocks.base.optional import lazy, require
-from blocks.credentials.snowflake import snowflake_error
+from blocks.credentials.snowflake import snowflake_error, transport_errors
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import BulkSession
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type, described, stored_name
 from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 
@@ -38,7 +38,10 @@ PAUSE_S = 30
 """After a longer pause within a transaction it counts as lost: Snowflake may have aborted it, and what came next would
 commit by itself. With `network_timeout_s` it stays below the 5 minutes after which that happens."""
 
-READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
+READS = re.compile(
+    r"[\s(]*(select|with|show|desc|describe|values|explain|list)\b(?!.*system\$)", re.IGNORECASE | re.DOTALL
+)
+"""What cannot write in Snowflake's grammar: neither its queries nor the functions in them do, but for the system's."""
 
 
 class Account(Protocol):
@@ -229,7 +232,7 @@ class SnowflakeSession(BulkSession):
 
     def close(self) -> None:
         """End the session, and with it what is temporary; Snowflake ends one that it hears nothing of."""
-        with contextlib.suppress(self._error):
+        with contextlib.suppress(*self._error):
             self._connection.close(retry=False)
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
@@ -245,7 +248,7 @@ class SnowflakeSession(BulkSession):
         values: list[Any] = []
 
         def placeholder(name: str) -> str:
-            values.append(_bound((parameters or {})[name]))
+            values.append(_bound(name, (parameters or {})[name]))
             return "?"
 
         text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
@@ -263,9 +266,8 @@ class SnowflakeSession(BulkSession):
             )
 
     @property
-    def _error(self) -> type[Exception]:
-        error: type[Exception] = require("snowflake.connector", extra="snowflake").Error
-        return error
+    def _error(self) -> tuple[type[Exception], ...]:
+        return require("snowflake.connector", extra="snowflake").Error, *transport_errors()
 
     @contextlib.contextmanager
     def _translated(self, action: str, *, sql: str = "") -> Iterator[None]:
@@ -274,14 +276,28 @@ class SnowflakeSession(BulkSession):
         except self._error as error:
             place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)
-            alone = sql and not READS.match(sql) and not self._in_transaction and self._load_id is None
+            alone = (
+                sql
+                and not READS.match(strip_literals(sql, LITERALS))
+                and not self._in_transaction
+                and self._load_id is None
+            )
             if alone and isinstance(known, TransientError) and _is_lost(error):
                 known = AmbiguousError(f"{known} It may have run: look before you run it again.")
             raise known from None
 
 
-def _bound(value: Any) -> Any:
-    """Return a value as the driver binds it: a time with a zone keeps it."""
+def _bound(name: str, value: Any) -> Any:
+    """Return a value as the driver binds it: a time with a zone keeps it.
+
+    Raises:
+        InvalidInputError: The driver binds no such value.
+    """
+    if isinstance(value, (list, tuple, set, dict)):
+        raise errors.InvalidInputError(
+            f"Parameter {name!r}: a {type(value).__name__} cannot be a parameter of Snowflake. Give it as JSON text, "
+            "and take it apart by PARSE_JSON."
+        )
     if isinstance(value, dt.datetime):
         return ("TIMESTAMP_TZ" if value.tzinfo else "TIMESTAMP_NTZ", value)
     return str(value) if isinstance(value, uuid.UUID) else value
