@@ -16,11 +16,11 @@ import pytest
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER
 from blocks.warehouses.load import LoadReport
 from connectors.postgres import Postgres, bulk_session
 from integration_tests.standins.postgres import PostgresServer
-from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -434,7 +434,7 @@ def orders(direct: Postgres) -> None:
 def test_a_statement_happens_once(
     behind: Postgres, direct: Postgres, proxy: FaultProxy, call: str, moment: str
 ) -> None:
-    """Whichever answer is lost of a statement that writes, whatever its words, it happens once."""
+    """Whichever answer is lost of a statement that writes, whatever it says, it happens once and the call succeeds."""
     statement, arguments = CALLS[call]
     proxy.drop_answer_to(moment)
     answer = getattr(behind, call.partition(" ")[0])(statement, *arguments)

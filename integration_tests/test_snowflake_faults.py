@@ -46,7 +46,7 @@ def quickly() -> Iterator[float]:
 
 def block(server: SnowflakeServer, schema: str, port: int | None = None, *, timeout_s: int = 20) -> Snowflake:
     login = {"account": "standin", "user": USER, "password": PASSWORD, **server.connection(port)}
-    timeouts = {"network_timeout_s": timeout_s, "login_timeout_s": timeout_s, "socket_timeout_s": timeout_s}
+    timeouts = {"network_timeout_s": timeout_s, "login_timeout_s": timeout_s, "read_timeout_s": timeout_s}
     return Impatient(credentials=login, **fields(schema), retry=RETRY, **timeouts)
 
 

@@ -23,6 +23,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
@@ -260,7 +261,7 @@ class BigQuerySession(ScriptedSession):
                 job_id=job_id,
                 location=self.jobs.location,
                 job_config=config,
-                timeout=self._settings.request_timeout_s,
+                timeout=self._settings.read_timeout_s,
             )
 
         job = self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(upload, job_id)))
@@ -469,7 +470,7 @@ class BigQuerySession(ScriptedSession):
         types = require("google.cloud.bigquery_storage", extra="bigquery").types
         wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
         wanted.read_options.selected_fields = list(names or ())
-        timeout = self._settings.request_timeout_s
+        timeout = self._settings.read_timeout_s
         try:
             with translated(f"read rows from {self._dataset.uri(table.table_id)}"):
                 session = client.create_read_session(
@@ -482,8 +483,22 @@ class BigQuerySession(ScriptedSession):
         def read() -> Iterator[pa.RecordBatch]:
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
             for stream in session.streams:
-                for answer in client.read_rows(stream.name, timeout=timeout):
+                answers = iter(client.read_rows(stream.name))  # a timeout would end it however fast it comes
+                calls = Calls(timeout_s=timeout)
+                while (answer := self._next(calls, answers)) is not None:
                     data = pa.py_buffer(answer.arrow_record_batch.serialized_record_batch)
                     yield pa.ipc.read_record_batch(data, schema)
 
         return read()
+
+    def _next(self, calls: Calls, answers: Iterator[Any]) -> Any:
+        """Return the next part of a stream, None at its end.
+
+        Raises:
+            TransientError: It did not come in time.
+        """
+        try:
+            return calls.run(lambda: next(answers, None))
+        except NoAnswerError:
+            limit_s = self._settings.read_timeout_s
+            raise TransientError(f"Could not read from {self._dataset.uri()}: no answer in {limit_s:g} s.") from None

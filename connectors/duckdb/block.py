@@ -76,6 +76,9 @@ class DuckDB(Warehouse):
         "files beside the database, or fails. Defaults to 1GB for a file, or 125MB per core where that is more, and to "
         "80% of the machine's memory for ':memory:'.",
     )
+    statement_timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds that one statement may take before it is ended. Defaults to no limit."
+    )
 
     def uri(self, table: str = "") -> str:
         """`duckdb://path/table`."""

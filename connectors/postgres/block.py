@@ -12,6 +12,7 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
+from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.postgres.database import AdbcDatabases
 from connectors.postgres.session import PostgresSession, setting
@@ -137,6 +138,7 @@ class Postgres(LibpqWarehouse):
             "search_path": quoted(self.schema_),
             "TimeZone": "UTC",
             "lock_timeout": f"{max(1, round(self.lock_timeout_s * 1_000))}",
+            "statement_timeout": f"{round((self.statement_timeout_s or 0) * 1_000)}",
             "application_name": application_name(label),
             # a client that vanished is noticed within a minute
             "tcp_keepalives_idle": "30",
@@ -176,9 +178,14 @@ class Postgres(LibpqWarehouse):
             connection.autocommit = autocommit
         return direct
 
-    def connect_adbc(self) -> Any:
-        """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
-        return self._with_databases(AdbcDatabases.connect)
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open a WatchedConnection of ADBC, whose transactions the caller begins and ends; and it closes it."""
+        return WatchedConnection(
+            self._with_databases(AdbcDatabases.connect),
+            self.read_timeout_s,
+            is_working=lambda pid, sql: self.is_working(label, pid=pid, sql=sql),
+            terminate=lambda pid: self.terminate(label, pid),
+        )
 
     def refresh_types(self, unknown: set[str]) -> bool:
         """Have the next ADBC connections know types that were made since; False if these are known to no driver."""

@@ -5,18 +5,27 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-import threading
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable, unknown_types
+from connectors.postgres.reading import (
+    as_text,
+    check_fit,
+    exact_batch,
+    exact_type,
+    is_numeric,
+    readable,
+    unfit,
+    unknown_types,
+)
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.warehouses.load import LoadPlan
+    from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
 
@@ -72,12 +82,13 @@ class BulkServer(Protocol):
     schema_: str
     lock_timeout_s: float
     commit_timeout_s: float
+    read_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets."""
 
-    def connect_adbc(self) -> Any:
-        """Open an ADBC connection, whose transactions begin with their first statement; the caller closes it."""
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
 
     def refresh_types(self, unknown: set[str]) -> bool:
         """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
@@ -93,8 +104,9 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
-        self._settings = server.transaction_settings(_label(load_id))
-        self._connection = server.connect_adbc()
+        self._label = _label(load_id)
+        self._settings = server.transaction_settings(self._label)
+        self._connection = server.connect_adbc(self._label)
         self._in_transaction = False
         self._reads_only = False
 
@@ -107,9 +119,9 @@ class PostgresBulkSession(BulkSession):
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
         with self._reading(), self._cursor("run a query") as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
+            cursor.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
             cursor.execute(with_literals(sql, parameters))
-            return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+            return cursor.fetch(size)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query, streamed by COPY; alone, it is a transaction that only reads.
@@ -124,14 +136,20 @@ class PostgresBulkSession(BulkSession):
         described = self._describe("describe a query", sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
-        if any(casts):
-            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-            columns = ", ".join(
-                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {quoted(field.name)}"
-                for name, cast, field in zip(names, casts, described, strict=True)
-            )
-            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
-            described = self._describe("describe a query", sql)
+        names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
+        flags = [unfit(field, name) for field, name in zip(described, names, strict=True)]
+        flagged = [number for number, flag in enumerate(flags) if flag]
+        if any(casts) or flagged:
+            columns = [
+                (f"CASE WHEN {flag} THEN NULL ELSE {name} END" if flag else name)
+                + (f"::{cast}" if cast else "")
+                + f" AS {quoted(field.name)}"
+                for name, cast, flag, field in zip(names, casts, flags, described, strict=True)
+            ]
+            columns += [f"coalesce({flags[number]}, false)" for number in flagged]
+            known = ", ".join(name.removeprefix("q.") for name in names)
+            sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
+            described = list(self._describe("describe a query", sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -141,7 +159,9 @@ class PostgresBulkSession(BulkSession):
             rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
-                    yield exact_batch(batch, schema)
+                    for flag, number in zip(batch.columns[len(schema) :], flagged, strict=True):
+                        check_fit(flag, schema.field(number))
+                    yield exact_batch(batch.columns[: len(schema)], schema)
             if alone:
                 self.rollback()
 
@@ -150,21 +170,20 @@ class PostgresBulkSession(BulkSession):
     def _describe(self, action: str, sql: str) -> pa.Schema:
         """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
         with self._cursor(action) as cursor:
-            described = cursor.adbc_execute_schema(sql)
+            described = cursor.describe(sql)
         unknown = unknown_types(described)
         if unknown and self._reads_only and self._server.refresh_types(unknown):
-            self.rollback()
-            self._disconnect()
-            self._connection = self._server.connect_adbc()
+            self.close()
+            self._connection = self._server.connect_adbc(self._label)
             self.begin(read_only=True)
             return self._describe(action, sql)
         return described
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+            cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
-            yield from _batches(cursor)
+            yield from cursor.batches()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -175,7 +194,7 @@ class PostgresBulkSession(BulkSession):
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
-                return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
+                return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
                 raise feed.error from None
@@ -266,7 +285,7 @@ class PostgresBulkSession(BulkSession):
                 return
             if left_s < LOCK_WAIT_S:
                 raise self._locked(table)
-            time.sleep(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
+            pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
             pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
@@ -338,10 +357,9 @@ class PostgresBulkSession(BulkSession):
         if self._in_transaction:
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
-        with self._cursor("start a transaction") as cursor:
+        with self._translated("start a transaction"):
             self._in_transaction, self._reads_only = True, read_only
-            cursor.adbc_statement.set_sql_query(setting(settings))
-            cursor.adbc_statement.execute_update()
+            self._connection.begin(setting(settings))
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -372,34 +390,9 @@ class PostgresBulkSession(BulkSession):
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        outcome: list[BaseException | None] = []
-        answered, giving_up = threading.Event(), threading.Lock()
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                self._connection.commit()
-            except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
-                error = failure
-            with giving_up:
-                outcome.append(error)
-                answered.set()
-                if self._abandoned:
-                    self._disconnect()
-
-        threading.Thread(target=run, name="etl-commit", daemon=True).start()
-        answered.wait(self._server.commit_timeout_s)
         self._in_transaction = False
-        with giving_up:
-            self._abandoned = not outcome
-        if self._abandoned:
-            raise AmbiguousError(
-                f"Could not commit in {self._server.uri()}: no answer in {self._server.commit_timeout_s:g} s."
-            )
-        if isinstance(outcome[0], self._error):
-            raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
-        if outcome[0] is not None:
-            raise outcome[0]
+        with self._translated("commit", ambiguous=True):
+            self._connection.commit(self._server.commit_timeout_s)
 
     def rollback(self) -> None:
         """Undo it."""
@@ -410,14 +403,8 @@ class PostgresBulkSession(BulkSession):
             self._connection.rollback()
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
-        if not self._abandoned:
-            self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
-            self._disconnect()
-
-    _abandoned = False
-
-    def _disconnect(self) -> None:
+        """Close the connection."""
+        self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
         with contextlib.suppress(self._error):
             self._connection.close()
 
@@ -442,16 +429,20 @@ class PostgresBulkSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     @contextlib.contextmanager
-    def _cursor(self, action: str) -> Iterator[Any]:
+    def _cursor(self, action: str) -> Iterator[WatchedCursor]:
         with self._translated(action), self._connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _translated(self, action: str, *, ambiguous: bool = False) -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            kind = AmbiguousError if ambiguous else TransientError
+            limit_s = self._server.commit_timeout_s if ambiguous else self._server.read_timeout_s
+            raise kind(f"Could not {action} in {self._server.uri()}: no answer in {limit_s:g} s.") from None
         except self._error as error:
-            raise translate(error, action, self._server.uri()) from None
+            raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
 
 def _label(load_id: str | None) -> str:
@@ -462,11 +453,3 @@ def _label(load_id: str | None) -> str:
 def _milliseconds(seconds: float) -> int:
     """Return a timeout as PostgreSQL has it, for which 0 means none."""
     return max(1, round(seconds * 1_000))
-
-
-def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    """Return the result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
-
-    https://github.com/apache/arrow-adbc/issues/1523
-    """
-    return iter(cursor._results.reader)  # noqa: SLF001

@@ -10,10 +10,10 @@
 from __future__ import annotations
 
 import re
-import time
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blocks.base.errors import AmbiguousError, TransientError, UnsupportedError
+from blocks.base.interruption import pause
 from blocks.base.optional import require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.sql import strip_literals
@@ -166,7 +166,7 @@ class PostgresSession(LibpqSession):
                     "WHERE pid = %s AND backend_xid = %s::xid8::xid",
                     [process, number],
                 )
-                time.sleep(END_POLL_S)
+                pause(END_POLL_S)
         raise TransientError(f"Transaction {number} still runs in {self._server.uri()}.")
 
 

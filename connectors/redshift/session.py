@@ -12,13 +12,13 @@ import re
 import socket
 import tempfile
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from blocks.base.concurrency import Pool, result_of
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
+from blocks.base.interruption import pause
 from blocks.base.optional import lazy, require
 from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
@@ -30,6 +30,7 @@ from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
 
     import pyarrow as pa
 
@@ -144,7 +145,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             path.unlink()
             return key, size
 
-        with tempfile.TemporaryDirectory(prefix="etl-") as temporary, ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
+        with tempfile.TemporaryDirectory(prefix="etl-") as temporary, Pool(PARTS_IN_FLIGHT) as pool:
             rows = filter(lambda batch: batch.num_rows, batches)
             for first in rows:
                 key, path = f"{folder}-{len(uploads)}.parquet", Path(temporary, str(len(uploads)))
@@ -155,10 +156,10 @@ class RedshiftSession(LibpqSession, BulkSession):
                         writer.write(_wire(batch, wire))
                     writer.close()
                 if len(uploads) >= PARTS_IN_FLIGHT:
-                    uploads[-PARTS_IN_FLIGHT].result()
+                    result_of(uploads[-PARTS_IN_FLIGHT])
                 self._parts.append(key)
                 uploads.append(pool.submit(upload, key, path))
-            return [done.result() for done in uploads]
+            return [result_of(done) for done in uploads]
 
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table."""
@@ -250,7 +251,7 @@ class RedshiftSession(LibpqSession, BulkSession):
                 break
             for pid in running:
                 self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
-            time.sleep(END_POLL_S)
+            pause(END_POLL_S)
         else:
             raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
         self._remove(itertools.chain(*tries.values()))
