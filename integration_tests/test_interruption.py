@@ -14,12 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from integration_tests.standins.proxy import FaultProxy
 from prefect.utilities.timeout import timeout
 
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, TransientError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from connectors.postgres import Postgres
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 

@@ -269,11 +269,11 @@ def test_a_server_that_comes_late_is_waited_for(pg_database: Address, direct: Po
     class Counting(Postgres):
         _block_type_slug = "counting-postgres"
 
-        def connect_adbc(self) -> Any:
+        def connect_adbc(self, label: str = "") -> Any:
             attempts.append(1)
             if len(attempts) == 3:
                 proxy.accept_connections()
-            return super().connect_adbc()
+            return super().connect_adbc(label)
 
     proxy.refuse_connections()
     warehouse = Counting(**pg_database.through(proxy.port).fields(), ssl_mode="disable", retry=RETRY)
