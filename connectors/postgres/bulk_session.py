@@ -47,8 +47,11 @@ SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
     AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
 
 CLAIM_TIMEOUT_S = 60
-LOCK_WAIT_S = 0.5
-"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
+READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+"""What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
+LOCK_WAIT_S, LONGEST_LOCK_WAIT_S = 0.5, 1.5
+"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it. In the end it
+is longer than the second after which PostgreSQL looks for a deadlock: of two that publish a table into itself."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two such waits readers pass."""
 TRY_LOCK = """
@@ -219,7 +222,8 @@ class PostgresBulkSession(BulkSession):
         )
         if not rows:
             return None
-        described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
+        with self._waiting(table):
+            described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
@@ -276,17 +280,18 @@ class PostgresBulkSession(BulkSession):
         Whoever comes after a lock that waits has to wait behind it, readers too. So it waits for moments only, and
         lets them pass in between.
         """
-        deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
+        deadline = time.monotonic() + self._server.lock_timeout_s
+        wait_s, pause_s = LOCK_WAIT_S, FIRST_PAUSE_S
         while True:
             left_s = deadline - time.monotonic()
-            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(LOCK_WAIT_S, left_s)))
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(wait_s, left_s)))
             self.execute("DO '" + attempt.replace("'", "''") + "'")
             if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
                 return
-            if left_s < LOCK_WAIT_S:
+            if left_s < wait_s:
                 raise self._locked(table)
             pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            wait_s, pause_s = min(wait_s * 1.2, LONGEST_LOCK_WAIT_S), min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def _waiting(self, table: str) -> Iterator[None]:
@@ -359,7 +364,7 @@ class PostgresBulkSession(BulkSession):
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
             self._in_transaction, self._reads_only = True, read_only
-            self._connection.begin(setting(settings))
+            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
