@@ -16,7 +16,16 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, check_fit, exact_batch, exact_type, is_numeric, readable, unfit
+from connectors.postgres.reading import (
+    as_text,
+    check_fit,
+    exact_batch,
+    exact_type,
+    is_numeric,
+    readable,
+    unfit,
+    unknown_types,
+)
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -84,6 +93,9 @@ class BulkServer(Protocol):
     def connect_adbc(self, label: str = "") -> WatchedConnection:
         """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
 
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+
     def transaction_settings(self, label: str = "") -> Mapping[str, str]:
         """Return what each transaction sets for itself, by the server's names."""
 
@@ -95,9 +107,11 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
-        self._settings = server.transaction_settings(_label(load_id))
-        self._connection = server.connect_adbc(_label(load_id))
+        self._label = _label(load_id)
+        self._settings = server.transaction_settings(self._label)
+        self._connection = server.connect_adbc(self._label)
         self._in_transaction = False
+        self._reads_only = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
@@ -108,6 +122,7 @@ class PostgresBulkSession(BulkSession):
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
         with self._reading(), self._cursor("run a query") as cursor:
+            cursor.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
             cursor.execute(with_literals(sql, parameters))
             return cursor.fetch(size)
 
@@ -121,8 +136,7 @@ class PostgresBulkSession(BulkSession):
         if alone:
             self.begin(read_only=True)
         sql = with_literals(sql, parameters)
-        with self._cursor("describe a query") as cursor:
-            described = cursor.describe(sql)
+        described = self._describe("describe a query", sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
@@ -138,8 +152,7 @@ class PostgresBulkSession(BulkSession):
             columns += [f"coalesce({flags[number]}, false)" for number in flagged]
             known = ", ".join(name.removeprefix("q.") for name in names)
             sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
-            with self._cursor("describe a query") as cursor:
-                described = list(cursor.describe(sql))[: len(names)]
+            described = list(self._describe("describe a query", sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -156,6 +169,18 @@ class PostgresBulkSession(BulkSession):
                 self.rollback()
 
         return schema, batches()
+
+    def _describe(self, action: str, sql: str) -> pa.Schema:
+        """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
+        with self._cursor(action) as cursor:
+            described = cursor.describe(sql)
+        unknown = unknown_types(described)
+        if unknown and self._reads_only and self._server.refresh_types(unknown):
+            self.close()
+            self._connection = self._server.connect_adbc(self._label)
+            self.begin(read_only=True)
+            return self._describe(action, sql)
+        return described
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
@@ -197,8 +222,8 @@ class PostgresBulkSession(BulkSession):
         )
         if not rows:
             return None
-        with self._waiting(table), self._cursor("describe a table") as cursor:
-            described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
+        with self._waiting(table):
+            described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
@@ -338,7 +363,7 @@ class PostgresBulkSession(BulkSession):
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
-            self._in_transaction = True
+            self._in_transaction, self._reads_only = True, read_only
             self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
 
     @contextlib.contextmanager
