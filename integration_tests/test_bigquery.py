@@ -36,6 +36,7 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import Script, Step
 from connectors.bigquery import BigQuery
@@ -46,7 +47,6 @@ from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from tests.contracts import warehouse as promises
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import count, opened, refused, table_of

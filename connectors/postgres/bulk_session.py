@@ -16,7 +16,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from connectors.postgres.reading import as_text, check_fit, exact_batch, exact_type, is_numeric, readable, unfit
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -125,15 +125,21 @@ class PostgresBulkSession(BulkSession):
             described = cursor.describe(sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
-        if any(casts):
-            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-            columns = ", ".join(
-                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {quoted(field.name)}"
-                for name, cast, field in zip(names, casts, described, strict=True)
-            )
-            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
+        names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
+        flags = [unfit(field, name) for field, name in zip(described, names, strict=True)]
+        flagged = [number for number, flag in enumerate(flags) if flag]
+        if any(casts) or flagged:
+            columns = [
+                (f"CASE WHEN {flag} THEN NULL ELSE {name} END" if flag else name)
+                + (f"::{cast}" if cast else "")
+                + f" AS {quoted(field.name)}"
+                for name, cast, flag, field in zip(names, casts, flags, described, strict=True)
+            ]
+            columns += [f"coalesce({flags[number]}, false)" for number in flagged]
+            known = ", ".join(name.removeprefix("q.") for name in names)
+            sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.describe(sql)
+                described = list(cursor.describe(sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -143,7 +149,9 @@ class PostgresBulkSession(BulkSession):
             rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
-                    yield exact_batch(batch, schema)
+                    for flag, number in zip(batch.columns[len(schema) :], flagged, strict=True):
+                        check_fit(flag, schema.field(number))
+                    yield exact_batch(batch.columns[: len(schema)], schema)
             if alone:
                 self.rollback()
 
