@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, get_args
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
+from blocks.arrow.scan import as_scan
 from blocks.base.errors import SchemaError, TransientError
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
@@ -516,6 +518,23 @@ def test_a_load_may_read_its_own_target(warehouse: Warehouse, mode: Any) -> None
         expected = sorted([*kept, 8, 9])
     assert len(report.ddl) == 1
     assert [number for (number,) in content(warehouse, columns="id")] == expected
+
+
+@pytest.mark.parametrize("exists", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_a_source_may_load_into_another_table(warehouse: Warehouse, exists: bool) -> None:
+    """Such as the rows that it leaves out: a load does not keep the loads of its own source out."""
+    if exists:
+        warehouse.load(data(BEFORE), "t")
+    rows = data([(8, "mon", "new"), (9, "mon", "odd")])
+
+    def leave_out(batch: pa.RecordBatch) -> pa.RecordBatch:
+        odd = pc.equal(batch["text"], "odd")
+        if batch.num_rows:
+            warehouse.load(pa.Table.from_batches([batch]).filter(odd), "odd", load_id="odd")
+        return batch.filter(pc.invert(odd))
+
+    report = in_time(lambda: warehouse.load(as_scan(rows).map_batches(leave_out), "t", load_id="t"))
+    assert (report.rows, content(warehouse, "odd")) == (1, [(9, "mon", "odd")])
 
 
 @pytest.mark.parametrize(
