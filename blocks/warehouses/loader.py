@@ -41,7 +41,7 @@ from blocks.base.progress import progress
 from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
-from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
+from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step, TableChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,10 +56,6 @@ else:
 REJECTS_A_BATCH = 10_000
 MOST_PLANS = 10
 """So often in a row a table may change under a load before it counts as another error that passes."""
-
-
-class TableChangedError(TransientError):
-    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
 
 
 class Loader:

@@ -25,8 +25,9 @@ from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadRequest, OnNewColumns
-from blocks.warehouses.loader import MOST_PLANS, Loader, TableChangedError, plan_load
+from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.publisher import Publisher
+from blocks.warehouses.session import TableChangedError
 from blocks.warehouses.sql import changed_names, named
 
 if TYPE_CHECKING:
