@@ -351,7 +351,7 @@ class AzureStoreClient(ObstoreClient):
                 known = azure_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise known from self._credentials.shown(error)
             if comes_from_obstore(error):
-                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refusal() if type(error).__name__ == "UnauthenticatedError" else None
                 table = told_apart(str(error), ERRORS)
                 known = obstore_error(verb, self.uri(key), error, table=table, advice=advice_for(verb))
                 raise refused or known from error

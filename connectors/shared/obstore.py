@@ -7,6 +7,7 @@ For these, and for all the rest, a child uses its vendor's own client.
 
 from __future__ import annotations
 
+import copy
 import datetime as dt
 import itertools
 import re
@@ -200,8 +201,12 @@ class Identity:
         try:
             return self._credentials()
         except ConnectorError as error:
-            self.refused = error
+            self.refused = copy.copy(error)  # without its traceback, whose frames hold the client
             raise
+
+    def refusal(self) -> ConnectorError | None:
+        """Return why there were no credentials the last time, as an error of its own to raise."""
+        return copy.copy(self.refused)
 
 
 def obstore_error(
