@@ -19,7 +19,7 @@ from prefect.utilities.timeout import timeout
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, TransientError
 from blocks.base.retry import RetryPolicy
-from blocks.testing.proxy import FaultProxy
+from blocks.testing import FaultProxy
 from connectors.postgres import Postgres
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
 from blocks.base.errors import TransientError
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
+from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
-    from prefect.tasks import TaskOptions
+    from prefect.tasks import Task, TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -246,7 +246,7 @@ class BoundOperation(Generic[P, R]):
             "retries": policy.attempts - 1,
             "retry_condition_fn": should_retry,
         }
-        return Task(function, **(options | self._options))
+        return OperationTask(function, **(options | self._options))
 
 
 def _in_flow_body() -> bool:

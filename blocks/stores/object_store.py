@@ -18,7 +18,7 @@ from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
-from blocks.arrow.load_id import with_load_id
+from blocks.arrow.load_id import Target, with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -91,6 +91,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def uri(self, key: str = "") -> str:
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
         return self.objects.uri(key)
+
+    def _stands_for(self) -> str:
+        return f"{self._block_type_slug} {self.objects.place()}"
 
     # Prefect's names
 
@@ -507,7 +510,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
             return arguments
-        return with_load_id(arguments, self.uri(arguments["prefix"]))
+        prefix = arguments["prefix"].strip("/")
+        return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 
     @operation(prepare=_fix_load_id)
     def write_table(
@@ -537,7 +541,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             format: The files' format.
             compression: Defaults to the format's own: zstd for Parquet, none for the others.
             options: ParquetOptions for Parquet, CsvOptions for CSV.
-            load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
+            load_id: The identity of an append. Derived like that of `Warehouse.load` where not given.
             max_file_bytes: A part that has reached this size is followed by another one.
             max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go to
                 `<prefix>/_quarantine/`, one JSON object a line.

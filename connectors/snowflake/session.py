@@ -130,7 +130,7 @@ class SnowflakeSession(BulkSession):
         ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
-        ledger.create(self)
+        ledger.open(self, self._account.uri(), whole=False)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         with self.load_transaction():
             ledger.claim(self, load_id, plan, started)
