@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from integration_tests.standins.http_proxy import HttpFaultProxy
+from blocks.testing.http_proxy import HttpFaultProxy
 
 from blocks import ConnectorError
 from blocks.files.formats import open_writer
