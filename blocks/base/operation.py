@@ -25,6 +25,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 
+from blocks.base.arguments import bind, check_arguments
 from blocks.base.errors import TransientError
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
 
@@ -176,7 +177,7 @@ class BoundOperation(Generic[P, R]):
         return policy
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        bound = self.__signature__.bind(*args, **kwargs)
+        bound = bind(self.__signature__, self.name, args, kwargs, self._op.fn)
         arguments: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             if self.__signature__.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -186,6 +187,7 @@ class BoundOperation(Generic[P, R]):
         return self._prepared(arguments)
 
     def _prepared(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        check_arguments(self._op.fn, arguments)
         if self._op.prepare is None:
             return arguments
         fixed: dict[str, Any] = getattr(self._instance, self._op.prepare.__name__)(arguments)
