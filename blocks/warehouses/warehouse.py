@@ -25,7 +25,7 @@ from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadRequest
-from blocks.warehouses.loader import Loader, plan_load
+from blocks.warehouses.loader import MOST_PLANS, Loader, TableChangedError, plan_load
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.sql import named
 
@@ -434,8 +434,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         if load_id is None:
             raise InvalidInputError("load_id is missing: it is fixed before the first attempt.")
         try:
-            with self._bulk_session(load_id) as session:
-                report = work(session, load_id)
+            report = self._work(load_id, work)
         except AmbiguousError as lost:
             report = self._resolve(load_id, lost)
         if report.already_loaded:
@@ -454,6 +453,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 )
         self.logger.info("%s", report)
         return report
+
+    def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work on a session of its own, and on another one where the table was changed meanwhile."""
+        for _ in range(MOST_PLANS - 1):
+            with contextlib.suppress(TableChangedError), self._bulk_session(load_id) as session:
+                return work(session, load_id)
+        with self._bulk_session(load_id) as session:
+            return work(session, load_id)
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """Return what the ledger says after the answer to COMMIT was lost."""
