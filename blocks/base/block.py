@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 import threading
 import typing
 from abc import ABC, abstractmethod
@@ -197,6 +198,11 @@ class ConnectorBlock(Block, ABC):
             return get_run_logger()
         except MissingContextError:
             return get_logger(type(self).__name__)
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to: the class and its settings, without secrets and the retry policy."""
+        settings = self.model_dump(mode="json", exclude={"retry"}, serialize_as_any=True)
+        return json.dumps([f"{type(self).__module__}.{type(self).__qualname__}", settings], sort_keys=True)
 
     def close(self) -> None:
         """Close what the block keeps open: clients, connections, pools. The next call opens it again."""
