@@ -36,13 +36,14 @@ if TYPE_CHECKING:
     from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
-
-    Condition = tuple[str, str, Any]
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
 __all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
+
+Condition = tuple[str, str, Any]
+"""A column, an operator and a value, such as `("day", ">=", "2026-04-30")`."""
 
 FILES_AT_ONCE = 8
 """How many files are looked at at a time to find out a schema."""

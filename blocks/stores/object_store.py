@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
+    from blocks.base.arguments import Count, Identity, Position, Share
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import StoreClient
     from blocks.stores.dataset import Condition, WriteMode, WriteReport
@@ -98,7 +99,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     # Prefect's names
 
     @operation
-    def read_path(self, path: str, *, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read_path(
+        self, path: str, *, start: Position = 0, length: Position | None = None, version: str | None = None
+    ) -> bytes:
         """Read an object, or `length` bytes of it from `start` on.
 
         What is read whole is compared with the checksum that the store keeps.
@@ -185,7 +188,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def list_objects(
-        self, folder: str = "", delimiter: str = "", page_size: int | None = None, max_items: int | None = None
+        self, folder: str = "", delimiter: str = "", page_size: Count | None = None, max_items: Position | None = None
     ) -> list[dict[str, Any]]:
         """List the objects in a folder, sorted by key.
 
@@ -524,9 +527,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         format: Format = "parquet",  # noqa: A002 (what everybody calls it)
         compression: Compression | None = None,
         options: FileOptions | None = None,
-        load_id: str | None = None,
-        max_file_bytes: int = 128 * 2**20,
-        max_rejected: float = 0.1,
+        load_id: Identity | None = None,
+        max_file_bytes: Count = 128 * 2**20,
+        max_rejected: Share = 0.1,
     ) -> WriteReport:
         """Write a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
 

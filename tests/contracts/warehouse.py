@@ -296,7 +296,7 @@ def test_a_null_partition_is_refused(warehouse: Warehouse) -> None:
         ({"mode": "replace_partition"}, "needs partition_by"),
         ({"mode": "upsert", "key": ["nope"]}, "nope"),
         ({"mode": "replace_partition", "partition_by": ["nope"]}, "nope"),
-        ({"mode": "merge"}, "Unknown mode 'merge'"),
+        ({"mode": "merge"}, "Invalid mode 'merge'"),
         ({"load_id": ""}, "load_id is empty"),
     ],
 )

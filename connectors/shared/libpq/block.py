@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from blocks.base import errors
+from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
@@ -29,14 +30,14 @@ class LibpqWarehouse(Warehouse):
 
     host: str = Field(default="localhost", description="The server's name or address. Defaults to localhost.")
     port: int = Field(default=5432, ge=1, le=65535, description="The server's port. Defaults to 5432.")
-    database: str = Field(default="postgres", description="The database. Defaults to postgres.")
+    database: Identity = Field(default="postgres", description="The database. Defaults to postgres.")
     username: str | None = Field(
         default=None, description="The role to log in as. Defaults to PGUSER, then to the user of this process."
     )
     password: SecretStr | None = Field(
         default=None, description="The role's password. Defaults to PGPASSWORD, then to the password file, then none."
     )
-    schema_: str = Field(
+    schema_: Identity = Field(
         default="public",
         alias="schema",
         description="The schema of tables that are named without one. Defaults to public.",
