@@ -209,6 +209,8 @@ class _Dataset:
         for name in dict.fromkeys(name for folder in folders for name in folder):
             if name not in fields:
                 fields[name] = pa.field(name, _folder_type([folder.get(name) for folder in folders]))
+        if not fields:
+            raise SchemaError(f"{self.source} has rows without any column. Declare a schema.")
         return pa.schema(fields.values())
 
     @cached_property
