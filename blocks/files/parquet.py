@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
-from blocks.base.errors import ConnectorError, InvalidInputError, TypeLossError
+from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, TypeLossError
 from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError, ParquetOptions
     from blocks.files.protocols import InferredColumn, Open
+
+LARGE_GROUP_BYTES = 256 * 2**20
+"""A row group above this is read by parts of its columns, in more requests; a smaller one column by column."""
+
+PART_BYTES = 8 * 2**20
 
 
 class ParquetReader:
@@ -59,6 +64,7 @@ class ParquetReader:
         """Read the columns of `schema`, cast where nothing is lost.
 
         Raises:
+            DamagedError: A page does not have the checksum that the file has for it.
             InvalidInputError: It is not a Parquet file.
             SchemaError: The file lacks a column, or a cast would lose something.
         """
@@ -93,17 +99,25 @@ class ParquetReader:
                 raise self._damaged(error) from error
 
     def _parquet(self, file: BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:
+        options: dict[str, Any] = {
+            "pre_buffer": False,
+            "page_checksum_verification": True,
+            "coerce_int96_timestamp_unit": int96_unit,
+        }
         try:
-            parquet = pq.ParquetFile(file, pre_buffer=False, coerce_int96_timestamp_unit=int96_unit)
+            parquet = pq.ParquetFile(file, **options)
         except ConnectorError:
             raise  # also an OSError, some of them
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
         footer = parquet.metadata
-        rows = sum(footer.row_group(group).num_rows for group in range(footer.num_row_groups))
+        groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+        rows = sum(group.num_rows for group in groups)
         if rows != footer.num_rows:
             raise self._damaged(f"its row groups have {rows} rows, and its footer says {footer.num_rows}")
-        return parquet
+        if all(group.total_byte_size <= LARGE_GROUP_BYTES for group in groups):
+            return parquet
+        return pq.ParquetFile(file, metadata=footer, buffer_size=PART_BYTES, **options)
 
     def _with_int96(self, batch: pa.RecordBatch, fine: pa.RecordBatch, wanted: pa.Schema) -> pa.RecordBatch:
         """Return the batch with nanoseconds where they are wanted.
@@ -131,7 +145,12 @@ class ParquetReader:
                 )
         return batch
 
-    def _damaged(self, error: Exception | str) -> InvalidInputError:
+    def _damaged(self, error: Exception | str) -> ConnectorError:
+        if "CRC checksum verification failed" in str(error):
+            return DamagedError(
+                f"Could not read {self.source}: a page of it does not have the checksum that is stored with it. "
+                "Either it was damaged on its way, then the next attempt is right, or where it is stored."
+            )
         return InvalidInputError(f"{self.source} is not a valid Parquet file (truncated or corrupt): {error}")
 
     def _row_groups(self, file: BinaryIO, parquet: pq.ParquetFile) -> list[int] | None:
@@ -150,7 +169,7 @@ class ParquetReader:
 
 
 class ParquetWriter:
-    """Writes Parquet: zstd at level 1, statistics, a dictionary only for columns that repeat themselves.
+    """Writes Parquet: zstd at level 1, statistics, checksums, a dictionary only for columns that repeat themselves.
 
     Args:
         file: An open binary file.
@@ -206,6 +225,7 @@ class ParquetWriter:
             write_statistics=True,
             version="2.6",
             store_schema=True,
+            write_page_checksum=True,
         )
 
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
+import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
-from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
+from blocks.base.concurrency import ordered_map
+from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
@@ -26,6 +27,7 @@ from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -122,11 +124,13 @@ class _Dataset:
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
+        query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
         return Scan(
             lambda: now.schema,
             now.batches,
             source=now.source,
             fingerprint=now.fingerprint,
+            query=query,
             inferred=now.inferred_from_text,
         )
 
@@ -157,6 +161,11 @@ class _Dataset:
         return {item.key: item for item in self.objects if not isinstance(item, str)}
 
     @cached_property
+    def _starts(self) -> dict[str, list[tuple[int, int]]]:
+        """What was seen of the start of each file; see `_SameStart`."""
+        return {}
+
+    @cached_property
     def files(self) -> list[str]:
         """The keys of what is read."""
         return [item if isinstance(item, str) else item.key for item in self.objects]
@@ -164,15 +173,14 @@ class _Dataset:
     def fingerprint(self) -> str:
         """Return a digest of names and versions of the objects, and of what is read of them."""
         infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
-        versions = [(info.key, info.size, info.etag) for info in infos]
-        text = repr((self.store.uri(), versions, self.columns, str(self.where)))
+        versions = [(info.key, info.size, info.version or info.etag or str(info.last_modified)) for info in infos]
+        text = repr((self.store.place(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
     def _found(self) -> list[Mapping[str, InferredColumn]]:
         """What each file says of its columns, where no schema is declared."""
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            return list(pool.map(lambda key: self._reader(key).infer(), self.files))
+        return list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
 
     @cached_property
     def _inferred(self) -> dict[Format, dict[str, InferredColumn]]:
@@ -325,8 +333,15 @@ class _Dataset:
         from blocks.files.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
+
+        def open_file() -> BinaryIO:
+            file = self.store.open(key, known=self._listed.get(key))
+            if self.declared is not None:
+                return file
+            return cast("BinaryIO", _SameStart(file, self._starts.setdefault(key, []), self.store.uri(key)))
+
         return open_reader(
-            partial(self.store.open, key, known=self._listed.get(key)),
+            open_file,
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -340,6 +355,49 @@ class _Dataset:
             return column if known is None else known | column
         except SchemaError as error:
             raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
+
+
+class _SameStart:
+    """A file whose start has to be what it was when the file was opened before: types are inferred from that.
+
+    A reader that comes to the end has compared all of it with the store's checksum; inference stops long before.
+
+    Args:
+        file: The file, read from its start.
+        seen: Length and CRC-32 of a start that was read before, if any.
+        place: What messages call the file.
+    """
+
+    def __init__(self, file: BinaryIO, seen: list[tuple[int, int]], place: str) -> None:
+        self._file, self._seen, self._place = file, seen, place
+        self._length = self._crc = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on.
+
+        Raises:
+            DamagedError: It is not what was read before.
+        """
+        at, data = self._file.tell(), self._file.read(size)
+        before = self._seen[0] if self._seen else None
+        if at == self._length and (before is None or at < before[0]):
+            known = data if before is None else memoryview(data)[: before[0] - at]
+            self._length, self._crc = at + len(known), zlib.crc32(known, self._crc)
+            if before and self._length == before[0] and self._crc != before[1]:
+                raise DamagedError(
+                    f"Could not read {self._place}: its start is not what it was when its types were inferred. "
+                    "Either it was damaged on its way, or the file was replaced."
+                )
+        return data
+
+    def close(self) -> None:
+        """Close the file, and keep what was seen of it for the next one."""
+        if not self._seen and self._length:
+            self._seen.append((self._length, self._crc))
+        self._file.close()
 
 
 def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:

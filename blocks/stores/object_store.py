@@ -9,7 +9,6 @@ come out are relative to the block's folder.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from abc import abstractmethod
 from pathlib import Path, PurePath
@@ -19,7 +18,7 @@ from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
-from blocks.arrow.load_id import with_load_id
+from blocks.arrow.load_id import Target, with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -29,6 +28,7 @@ from blocks.base.errors import (
     ObjectNotFoundError,
     UnsupportedError,
 )
+from blocks.base.interruption import interruptible_async
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound, write_file
@@ -92,6 +92,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
         return self.objects.uri(key)
 
+    def _stands_for(self) -> str:
+        return f"{self._block_type_slug} {self.objects.place()}"
+
     # Prefect's names
 
     @operation
@@ -147,11 +150,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     async def aread_path(self, path: str) -> bytes:
         """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.get(path))
+        return await interruptible_async(lambda: call_with_retry(self.retry, lambda: self.objects.get(path)))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write an object without blocking, and return its key. Prefect writes its results with it."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.put(path, content).key)
+        return await interruptible_async(
+            lambda: call_with_retry(self.retry, lambda: self.objects.put(path, content).key)
+        )
 
     @operation
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
@@ -512,7 +517,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
             return arguments
-        return with_load_id(arguments, self.uri(arguments["prefix"]))
+        prefix = arguments["prefix"].strip("/")
+        return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 
     @operation(prepare=_fix_load_id)
     def write_table(
@@ -542,7 +548,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             format: The files' format.
             compression: Defaults to the format's own: zstd for Parquet, none for the others.
             options: ParquetOptions for Parquet, CsvOptions for CSV.
-            load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
+            load_id: The identity of an append. Derived like that of `Warehouse.load` where not given.
             max_file_bytes: A part that has reached this size is followed by another one.
             max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go to
                 `<prefix>/_quarantine/`, one JSON object a line.

@@ -93,12 +93,17 @@ class Dialect(ABC):
         key: Sequence[str] = (),
         unique: bool | None = None,
         partition_by: Sequence[str] = (),  # noqa: ARG002 (for engines that have partitions)
+        if_absent: bool = True,
     ) -> str:
-        """Return the statement that creates the table; `unique` makes its key primary (default: `indexes_keys`)."""
+        """Return the statement that creates the table; `unique` makes its key primary (default: `indexes_keys`).
+
+        With `if_absent` it does nothing where there is a table of the name, else it fails.
+        """
         parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
         if key and (self.indexes_keys if unique is None else unique):
             parts.append(f"PRIMARY KEY ({self.names(key)})")
-        return f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({', '.join(parts)})"
+        create = "CREATE TABLE IF NOT EXISTS" if if_absent else "CREATE TABLE"
+        return f"{create} {self.table(table)} ({', '.join(parts)})"
 
     def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
         """Return the statement that creates a table that only this session sees."""
@@ -156,6 +161,33 @@ def _pattern(literals: str, forms: str) -> re.Pattern[str]:
     return re.compile(f"{literals}|{forms}", re.VERBOSE | re.DOTALL)
 
 
+_CODE = re.compile(r"'(?:[^']|'')*' | --[^\n]* | /\*.*?\*/", re.VERBOSE | re.DOTALL)
+_NAME = re.compile(r'"((?:[^"]|"")+)" | `([^`]+)` | ([^\W\d][\w$]*)', re.VERBOSE)
+_CHANGES_NO_ROWS = re.compile(
+    r"""
+    [\s(]*(?: (?:grant|revoke|comment|analyze|vacuum|show|describe|desc|explain(?!\s*\(?\s*analyze)) \b
+      | create \b (?:\s+\w+)*? \s+ if \s+ not \s+ exists \b
+      | (?:select|values|from|table) \b (?! .* \b into \b )
+      | with \b (?! .* \b (?:insert|update|delete|merge|into) \b )
+    )
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+
+
+def changed_names(sql: str) -> set[str]:
+    """Return the names in those of the statements that may change what a table holds, in small letters.
+
+    >>> sorted(changed_names("select 1 from orders; delete from shop.Orders where day = 'monday' -- all of it"))
+    ['day', 'delete', 'from', 'orders', 'shop', 'where']
+    >>> changed_names("create table if not exists orders (id int)")
+    set()
+    """
+    statements = _CODE.sub(" ", sql).split(";")
+    names = [match for each in statements if not _CHANGES_NO_ROWS.match(each) for match in _NAME.findall(each)]
+    return {part.lower() for match in names for part in "".join(match).replace('""', '"').split(".")}
+
+
 _COLON = r"""
     :: | :=                                      # casts and assignments
     | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)      # a parameter; after a name it is a path into a value
@@ -189,6 +221,15 @@ def bind(
         return placeholder(name)
 
     return _pattern(literals, _COLON).sub(bound, sql)
+
+
+def strip_literals(sql: str, literals: str = LITERALS) -> str:
+    """Return the statement with a space for each of its strings, quoted names and comments.
+
+    >>> strip_literals("select ';' -- one statement")
+    'select    '
+    """
+    return re.sub(literals, " ", sql, flags=re.VERBOSE | re.DOTALL)
 
 
 def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
