@@ -62,6 +62,9 @@ class S3StoreClient(ObstoreClient):
     """A bucket of Amazon S3 or of a server that speaks its protocol."""
 
     extra: ClassVar[str] = "s3"
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: names become lower case
+    metadata_names: ClassVar[str] = "[a-z0-9_.-]+"
+    metadata_names_are: ClassVar[str] = "lower-case letters, digits, '-', '_' and '.'"
 
     def __init__(
         self,
