@@ -563,8 +563,8 @@ def test_a_download_survives_resets(filled: GcsBucket, proxy: HttpFaultProxy, tm
 
 
 def test_a_service_that_falls_silent_is_asked_again(filled: GcsBucket, proxy: HttpFaultProxy) -> None:
-    """After `request_timeout_s` without a byte the request is given up."""
-    hasty = filled.model_copy(update={"request_timeout_s": 0.3})
+    """After `read_timeout_s` without a byte the request is given up."""
+    hasty = filled.model_copy(update={"read_timeout_s": 0.3})
     proxy.stall("GET", "alt=media", after_bytes=2**18)
     assert hasty.read_path("large") == b"1" * LARGE
     proxy.stall("PUT", "upload_id")

@@ -46,7 +46,7 @@ def quickly() -> Iterator[float]:
 
 def block(server: SnowflakeServer, schema: str, port: int | None = None, *, timeout_s: int = 20) -> Snowflake:
     login = {"account": "standin", "user": USER, "password": PASSWORD, **server.connection(port)}
-    timeouts = {"network_timeout_s": timeout_s, "login_timeout_s": timeout_s, "socket_timeout_s": timeout_s}
+    timeouts = {"network_timeout_s": timeout_s, "login_timeout_s": timeout_s, "read_timeout_s": timeout_s}
     return Impatient(credentials=login, **fields(schema), retry=RETRY, **timeouts)
 
 
@@ -136,11 +136,12 @@ def test_a_statement_that_may_have_run_is_said(behind: Snowflake, direct: Snowfl
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
-        pytest.param("append", "drop answer", marks=pytest.mark.thorough),
+        ("append", "drop answer"),
         ("upsert", "drop answer"),
-        pytest.param("upsert", "refuse", marks=pytest.mark.thorough),
+        ("upsert", "refuse"),
     ],
 )
+@pytest.mark.thorough
 def test_every_request_may_be_lost(snowflake_server: SnowflakeServer, mode: Mode, kind: str) -> None:
     """Whichever request of a load is lost, before or after the service did it, the rows are there once."""
 

@@ -7,6 +7,7 @@ import datetime as dt
 import gzip
 import io
 import json
+import random
 import string
 from decimal import Decimal
 
@@ -20,6 +21,7 @@ from blocks.arrow.columns import widened
 from blocks.arrow.rejects import Rejects
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.credentials import SnowflakeCredentials
+from blocks.files import parquet
 from blocks.files.csv import CsvReader
 from blocks.files.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
 from blocks.files.options import CsvOptions, ParquetOptions
@@ -671,6 +673,27 @@ def test_row_groups_are_bounded_and_dictionaries_only_where_they_help():
     columns = [metadata.row_group(0).column(index) for index in range(2)]
     assert [column.has_dictionary_page for column in columns] == [False, True]
     assert all(column.is_stats_set and column.compression == "ZSTD" for column in columns)
+
+
+def test_a_large_row_group_is_read_by_parts(monkeypatch):
+    """Not even one column of it is ever in memory as a whole."""
+    monkeypatch.setattr(parquet, "LARGE_GROUP_BYTES", 500_000)
+    monkeypatch.setattr(parquet, "PART_BYTES", 10_000)
+    table = pa.table({"id": pa.array(random.Random(1).sample(range(2**40), 100_000))})
+    content = io.BytesIO()
+    pq.write_table(table, content, row_group_size=table.num_rows, data_page_size=10_000, use_dictionary=False)
+    sizes = []
+
+    class Watched(io.BytesIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            sizes.append(len(data))
+            return data
+
+    reader = parquet.ParquetReader(lambda: Watched(content.getvalue()), "a file", "fail", None)
+    assert pa.Table.from_batches(reader.batches(table.schema)).equals(table)
+    assert sum(sizes) >= 800_000
+    assert max(sizes) <= 200_000
 
 
 def test_types_widen_only_without_loss():

@@ -68,6 +68,9 @@ class ConnectorBlock(Block, ABC):
         description="Attempts and waits of operations that fail with a transient error.",
     )
 
+    _renamed: ClassVar[dict[str, str]] = {}
+    """Fields by the names that saved blocks may have for them."""
+
     _live: dict[str, Any] = PrivateAttr(default_factory=dict)
     _lock: Any = PrivateAttr(default_factory=threading.RLock)
 
@@ -92,6 +95,7 @@ class ConnectorBlock(Block, ABC):
     def _name_unknown_fields(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
+        values = {cls._renamed.get(key, key): value for key, value in values.items()}
         known = cls._names()
         for key in values:
             if key not in known and key not in PREFECT_KEYS:
@@ -129,7 +133,7 @@ class ConnectorBlock(Block, ABC):
         if slug := fields.get("block_type_slug"):
             return cls.get_block_class_from_key(slug)(**fields)
         names = fields.keys() - PREFECT_KEYS
-        fitting = [kind for kind in _types_of(cls) if kind._names() >= names]  # noqa: SLF001 (our own)
+        fitting = [kind for kind in _types_of(cls) if kind._names() | kind._renamed.keys() >= names]  # noqa: SLF001 (our own)
         if not fitting:
             raise ValueError(f"not a block of type {cls.__name__}, nor the name of a saved one")
         return min(fitting, key=lambda kind: len(kind.model_fields))(**fields)

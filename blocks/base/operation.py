@@ -13,7 +13,6 @@ instances share, and two instances would both run on the last one used.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import time
@@ -25,6 +24,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 from prefect.utilities.annotations import quote
 
 from blocks.base.errors import TransientError
+from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
 from blocks.base.runs import OperationTask
 
@@ -162,7 +162,7 @@ class BoundOperation(Generic[P, R]):
         arguments = self._arguments(args, kwargs)
         if _in_flow_body():
             return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
-        return await asyncio.to_thread(self._call, arguments)
+        return await interruptible_async(lambda: self._attempts(arguments))
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """Return the same operation with other task options: `retries`, and any that `prefect.task` takes."""
@@ -192,6 +192,9 @@ class BoundOperation(Generic[P, R]):
         return fixed
 
     def _call(self, arguments: dict[str, Any]) -> R:
+        return interruptible(lambda: self._attempts(arguments))
+
+    def _attempts(self, arguments: dict[str, Any]) -> R:
         return call_with_retry(self._policy, lambda: self._run(arguments))
 
     def _run(self, arguments: dict[str, Any]) -> R:
@@ -212,7 +215,7 @@ class BoundOperation(Generic[P, R]):
             task.retry_delay_seconds = [delay_s]
             return True
 
-        def body(*args: Any, **kwargs: Any) -> Any:
+        def attempt(*args: Any, **kwargs: Any) -> Any:
             arguments = inspect.signature(self._op.fn).bind(self._instance, *args, **kwargs)
             plain = {name: _unquote(value) for name, value in list(arguments.arguments.items())[1:]}
             extra = _keyword_parameter(self._op.fn)
@@ -226,8 +229,11 @@ class BoundOperation(Generic[P, R]):
                 failed[run_id] = fixed
                 raise
 
+        def body(*args: Any, **kwargs: Any) -> Any:
+            return interruptible(lambda: attempt(*args, **kwargs))
+
         async def async_body(*args: Any, **kwargs: Any) -> Any:
-            return await asyncio.to_thread(body, *args, **kwargs)
+            return await interruptible_async(lambda: attempt(*args, **kwargs))
 
         function: Any = async_body if asynchronous else body
         functools.update_wrapper(function, self._op.fn)

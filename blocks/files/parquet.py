@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from blocks.files.options import Compression, OnError, ParquetOptions
     from blocks.files.protocols import Open
 
+LARGE_GROUP_BYTES = 256 * 2**20
+"""A row group above this is read by parts of its columns, in more requests; a smaller one column by column."""
+
+PART_BYTES = 8 * 2**20
+
 
 class ParquetReader:
     """A Parquet file as record batches, one row group after the other."""
@@ -81,11 +86,15 @@ class ParquetReader:
 
     def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
         try:
-            return pq.ParquetFile(file, pre_buffer=False)
+            parquet = pq.ParquetFile(file, pre_buffer=False)
         except ConnectorError:
             raise  # also an OSError, some of them
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
+        groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+        if all(group.total_byte_size <= LARGE_GROUP_BYTES for group in groups):
+            return parquet
+        return pq.ParquetFile(file, metadata=parquet.metadata, pre_buffer=False, buffer_size=PART_BYTES)
 
     def _damaged(self, error: Exception) -> InvalidInputError:
         return InvalidInputError(f"{self.source} is not a valid Parquet file (truncated or corrupt): {error}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from glob import has_magic
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
+from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.files.options import OnError
@@ -159,8 +159,7 @@ class _Dataset:
         """All columns that the files and their folders have."""
         if self.declared is not None:
             return self.declared
-        with ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-            schemas = list(pool.map(lambda key: self._reader(key).infer(), self.files))
+        schemas = list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
         fields: dict[str, pa.Field] = {}
         for key, found in zip(self.files, schemas, strict=True):
             for field in found:

@@ -9,7 +9,6 @@ come out are relative to the block's folder.
 
 from __future__ import annotations
 
-import asyncio
 import datetime as dt
 from abc import abstractmethod
 from pathlib import Path, PurePath
@@ -29,6 +28,7 @@ from blocks.base.errors import (
     ObjectNotFoundError,
     UnsupportedError,
 )
+from blocks.base.interruption import interruptible_async
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound, write_file
@@ -150,11 +150,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     async def aread_path(self, path: str) -> bytes:
         """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.get(path))
+        return await interruptible_async(lambda: call_with_retry(self.retry, lambda: self.objects.get(path)))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write an object without blocking, and return its key. Prefect writes its results with it."""
-        return await asyncio.to_thread(call_with_retry, self.retry, lambda: self.objects.put(path, content).key)
+        return await interruptible_async(
+            lambda: call_with_retry(self.retry, lambda: self.objects.put(path, content).key)
+        )
 
     @operation
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:

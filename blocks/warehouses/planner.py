@@ -31,6 +31,11 @@ class Planned:
     schema: pa.Schema
 
     @property
+    def table_shape(self) -> tuple[Any, ...]:
+        """What the plan depends on of the table: which columns it has and lacks, and their types."""
+        return (self.plan.ddl, *((column.name, column.sql_type, column.arrow_type) for column in self.columns))
+
+    @property
     def needs_stage(self) -> bool:
         """Whether the engine has to cast a column on its way."""
         return any(column.stage_type for column in self.columns)
@@ -79,7 +84,9 @@ class Planner:
         ddl = [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
         if self.creates:
             key = self.key if self.mode == "upsert" else ()
-            ddl = [self.dialect.create_table(self.table, columns, key=key, partition_by=self.partition_by)]
+            ddl = [
+                self.dialect.create_table(self.table, columns, key=key, partition_by=self.partition_by, if_absent=False)
+            ]
         plan = LoadPlan(
             table=self.table,
             mode=self.mode,

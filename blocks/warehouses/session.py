@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.warehouses.load import LoadPlan
     from blocks.warehouses.sql import Column, Dialect
 else:
     pa = lazy("pyarrow")
@@ -136,6 +137,24 @@ class BulkSession(Session):
         """
         self.execute(sql, parameters)
 
+    def alter(self, sql: str) -> None:
+        """Change a table's shape, outside of a transaction, unless others hold the table for long.
+
+        Raises:
+            TransientError: They do.
+        """
+        self.execute(sql)
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
+        """Keep out, until the transaction ends, the loads that must not change the table beside this one.
+
+        Two loads may append to a table at once, in every other case one comes after the other. Does nothing where the
+        claim, or the transaction itself, has seen to that.
+
+        Raises:
+            TransientError: Somebody has held the table for too long.
+        """
+
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table by key and return how many were inserted and updated."""
         updated = self.execute(dialect.update_from_stage(table, columns, key, self.stage))
@@ -170,12 +189,15 @@ class Script:
         rows: How many rows have to be inserted and updated together.
         ledger_row: The row of the ledger; the script fails where its load_id is there already. In `report` the counts
             that only the script knows stand as `COUNT_UNKNOWN`.
+        rewrites: The table whose rows decide what is done to it; scripts that rewrite one table come one after the
+            other. None where rows are only added.
     """
 
     load_id: str
     steps: tuple[Step, ...]
     rows: int
     ledger_row: Mapping[str, Any]
+    rewrites: str | None = None
 
 
 COUNT_UNKNOWN = -1

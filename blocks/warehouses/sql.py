@@ -93,12 +93,17 @@ class Dialect(ABC):
         key: Sequence[str] = (),
         unique: bool | None = None,
         partition_by: Sequence[str] = (),  # noqa: ARG002 (for engines that have partitions)
+        if_absent: bool = True,
     ) -> str:
-        """Return the statement that creates the table; `unique` makes its key primary (default: `indexes_keys`)."""
+        """Return the statement that creates the table; `unique` makes its key primary (default: `indexes_keys`).
+
+        With `if_absent` it does nothing where there is a table of the name, else it fails.
+        """
         parts = [f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns]
         if key and (self.indexes_keys if unique is None else unique):
             parts.append(f"PRIMARY KEY ({self.names(key)})")
-        return f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({', '.join(parts)})"
+        create = "CREATE TABLE IF NOT EXISTS" if if_absent else "CREATE TABLE"
+        return f"{create} {self.table(table)} ({', '.join(parts)})"
 
     def create_stage(self, stage: str, columns: Sequence[Column]) -> str:
         """Return the statement that creates a table that only this session sees."""
@@ -216,6 +221,15 @@ def bind(
         return placeholder(name)
 
     return _pattern(literals, _COLON).sub(bound, sql)
+
+
+def strip_literals(sql: str, literals: str = LITERALS) -> str:
+    """Return the statement with a space for each of its strings, quoted names and comments.
+
+    >>> strip_literals("select ';' -- one statement")
+    'select    '
+    """
+    return re.sub(literals, " ", sql, flags=re.VERBOSE | re.DOTALL)
 
 
 def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:

@@ -25,7 +25,7 @@ from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadRequest, OnNewColumns
-from blocks.warehouses.loader import Loader, plan_load
+from blocks.warehouses.loader import MOST_PLANS, Loader, TableChangedError, plan_load
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.sql import changed_names, named
 
@@ -482,14 +482,23 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             if session.columns(table) is None:
                 return True
             ledger, call = Ledger(self.dialect), load_id.call
+            ledger.open(session, self.uri(), whole=True)
             return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
 
     def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work, and where the answer to COMMIT is lost return what the ledger says."""
         try:
-            with self._bulk_session(load_id) as session:
-                return work(session, load_id)
+            return self._work(load_id, work)
         except AmbiguousError as lost:
             return self._resolve(load_id, lost)
+
+    def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work on a session of its own, and on another one where the table was changed meanwhile."""
+        for _ in range(MOST_PLANS - 1):
+            with contextlib.suppress(TableChangedError), self._bulk_session(load_id) as session:
+                return work(session, load_id)
+        with self._bulk_session(load_id) as session:
+            return work(session, load_id)
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """Return what the ledger says after the answer to COMMIT was lost."""

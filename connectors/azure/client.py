@@ -66,9 +66,9 @@ class AzureStoreClient(ObstoreClient):
         *,
         verify_checksums: bool,
         max_concurrency: int,
-        request_timeout_s: float,
+        read_timeout_s: float,
     ) -> None:
-        super().__init__(request_timeout_s=request_timeout_s)
+        super().__init__(read_timeout_s=read_timeout_s)
         self.container = container
         self._credentials = credentials
         self._verify_checksums = verify_checksums
@@ -83,7 +83,7 @@ class AzureStoreClient(ObstoreClient):
     def service(self) -> Any:
         """Azure's BlobServiceClient of the account."""
         return self._credentials.get_client(
-            connections=max(10, self._max_concurrency * BLOCKS_IN_FLIGHT), request_timeout_s=self._request_timeout_s
+            connections=max(10, self._max_concurrency * BLOCKS_IN_FLIGHT), read_timeout_s=self._read_timeout_s
         )
 
     @property

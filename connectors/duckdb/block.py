@@ -23,6 +23,8 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.locks import Locks
+from connectors.duckdb.memory import limit_memory
 from connectors.duckdb.session import DuckDBSession
 
 if TYPE_CHECKING:
@@ -38,7 +40,7 @@ else:
 _doors: defaultdict[str, Any] = defaultdict(threading.Lock)
 
 # DuckDB has one writer: transactions of this process that write to one file take turns instead of failing.
-_writers: defaultdict[str, Any] = defaultdict(threading.RLock)
+_locks = Locks()
 
 
 class DuckDB(Warehouse):
@@ -63,8 +65,19 @@ class DuckDB(Warehouse):
         default=":memory:", description="The database file, created where it does not exist, or ':memory:'."
     )
     read_only: bool = Field(default=False, description="Open the file for reading only; several processes may.")
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for another load of this process that writes to the file. Defaults to 900.",
+    )
     memory_limit: str | None = Field(
-        default=None, description="The most memory DuckDB uses, such as '2GB'. DuckDB's own default is 80% of RAM."
+        default=None,
+        description="The most memory that DuckDB uses, such as '2GB' or '80%'; what needs more goes through temporary "
+        "files beside the database, or fails. Defaults to 1GB for a file, or 125MB per core where that is more, and to "
+        "80% of the machine's memory for ':memory:'.",
+    )
+    statement_timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds that one statement may take before it is ended. Defaults to no limit."
     )
 
     def uri(self, table: str = "") -> str:
@@ -95,9 +108,12 @@ class DuckDB(Warehouse):
             if not self.read_only:
                 Path(self.path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             with _doors[self._file]:
-                return duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+                client = duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+            if self.memory_limit is None:
+                limit_memory(client)
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
+        return client
 
     def get_engine(self) -> Any:
         """Return the block's SQLAlchemy engine, made at the first call. Each statement commits by itself.
@@ -117,8 +133,8 @@ class DuckDB(Warehouse):
         return require("duckdb", extra="duckdb").connect(":memory:", config=self._config)
 
     @live
-    def _writer(self) -> Any:
-        return threading.RLock()
+    def _own_locks(self) -> Locks:
+        return Locks()
 
     @property
     def _config(self) -> dict[str, Any]:
@@ -144,11 +160,13 @@ class DuckDB(Warehouse):
         settings = {"settings": {"memory_limit": self.memory_limit}} if self.memory_limit else {}
         return {"type": "duckdb", "path": self._file, "schema": "main", **settings}
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction of this process holds while it writes to this database."""
-        if self.path == ":memory:":
-            return self._writer
-        return _writers[self._file]
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction of this process holds while it writes to this database.
+
+        With a `load_id`: the one that it holds while it does that load.
+        """
+        locks, file = (self._own_locks, "") if self.path == ":memory:" else (_locks, self._file)
+        return locks.of(file, load_id)
 
     def close_client(self, client: Any) -> None:
         """Close a connection of `get_client`; the last one of this process closes the file."""
@@ -162,5 +180,5 @@ class DuckDB(Warehouse):
     def _connect(self) -> Session:
         return DuckDBSession(self)
 
-    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:  # noqa: ARG002 (nothing outlives the process)
-        return DuckDBSession(self)
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        return DuckDBSession(self, load_id)

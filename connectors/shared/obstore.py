@@ -67,9 +67,9 @@ class ObstoreClient(StoreClient):
     max_parts: ClassVar[int] = 10_000
     """In how many parts an object may be written."""
 
-    def __init__(self, *, request_timeout_s: float) -> None:
+    def __init__(self, *, read_timeout_s: float) -> None:
         super().__init__()
-        self._request_timeout_s = request_timeout_s
+        self._read_timeout_s = read_timeout_s
 
     @abstractmethod
     def _connect(self) -> Any:
@@ -136,7 +136,7 @@ class ObstoreClient(StoreClient):
         """What every obstore store here is built with: timeouts, the authority to trust, a few quick attempts."""
         client: dict[str, Any] = {
             "connect_timeout": "10s",
-            "read_timeout": dt.timedelta(seconds=self._request_timeout_s),
+            "read_timeout": dt.timedelta(seconds=self._read_timeout_s),
             "timeout": dt.timedelta(minutes=15),  # the whole of a request: a slow line is not a fault
         }
         if endpoint and endpoint.startswith("http://"):
@@ -151,7 +151,7 @@ class ObstoreClient(StoreClient):
             "retry_config": {
                 "max_retries": 2,
                 "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
-                "retry_timeout": dt.timedelta(seconds=30),
+                "retry_timeout": dt.timedelta(seconds=min(30, self._read_timeout_s)),
             },
         }
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from blocks.arrow.types import cast_array
 from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
+from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
 from blocks.credentials.snowflake import snowflake_error
 from blocks.warehouses.ledger import Ledger, find_report
@@ -67,6 +68,7 @@ class SnowflakeSession(BulkSession):
         self._load_id = load_id
         self._name = f"etl_{uuid.uuid4().hex}"
         self._connection = account.connect(load_id)
+        self._calls = Calls(cancel=self._cancel, disconnect=self._disconnect)
         self._in_transaction = False
         self._last_s = 0.0
 
@@ -229,6 +231,17 @@ class SnowflakeSession(BulkSession):
 
     def close(self) -> None:
         """End the session, and with it what is temporary; Snowflake ends one that it hears nothing of."""
+        self._calls.close()
+
+    def _cancel(self) -> None:
+        """End what the session runs, by its number: that of a statement is not known before its first answer.
+
+        https://docs.snowflake.com/en/sql-reference/functions/system_cancel_all_queries
+        """
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT SYSTEM$CANCEL_ALL_QUERIES({self._connection.session_id})")
+
+    def _disconnect(self) -> None:
         with contextlib.suppress(self._error):
             self._connection.close(retry=False)
 
@@ -250,7 +263,9 @@ class SnowflakeSession(BulkSession):
 
         text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
         self._check_pause()
-        cursor = self._connection.cursor().execute(text, values or None)
+        cursor = self._calls.run(
+            lambda: self._connection.cursor().execute(text, values or None), cancels=not text.startswith("COMMIT")
+        )
         self._last_s = self._clock()
         return cursor
 
@@ -271,6 +286,8 @@ class SnowflakeSession(BulkSession):
     def _translated(self, action: str, *, sql: str = "") -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            raise TransientError(f"The session in {self._account.uri()} was interrupted, and is made again.") from None
         except self._error as error:
             place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)

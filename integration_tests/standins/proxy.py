@@ -78,6 +78,8 @@ class FaultProxy:
         self._links: set[asyncio.Task[None]] = set()
         self._listener: asyncio.Server | None = None
         self._released = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._struck = threading.Event()
         self.host = "127.0.0.1"
         self.port = 0
@@ -118,6 +120,19 @@ class FaultProxy:
     def reset_after_bytes(self, after_bytes: int, *, direction: Direction = "to_client", times: int = 1) -> None:
         """Reset both sides once so many bytes have passed, counted from now on over all connections."""
         self._byte_faults.append(ByteFault(direction, after_bytes, times))
+
+    def freeze(self) -> None:
+        """Pass no byte in either direction, on connections old and new, as a network that drops every packet."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+        self.record("freeze")
+
+    def thaw(self) -> None:
+        """Pass on what was held up, and what comes."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    async def wait_flowing(self) -> None:
+        """Return once bytes pass."""
+        await self._flowing.wait()
 
     def refuse_connections(self) -> None:
         """Refuse new connections, as a server that is down; open ones live on."""
@@ -366,6 +381,7 @@ class Link:
         self._proxy.record(f"{fault.kind}: {self._fault_statement}")
 
     async def _forward(self, direction: Direction, data: bytes) -> None:
+        await self._proxy.wait_flowing()
         writer = self._client if direction == "to_client" else self._server
         allowed = self._proxy.bytes_allowed(direction, len(data))
         if data:

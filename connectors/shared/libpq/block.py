@@ -9,10 +9,14 @@ from pydantic import Field, SecretStr
 from blocks.base import errors
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
+from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
 from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
     from blocks.base.errors import ConnectorError
+
+LOST_AFTER_S = 60
+"""How long a network may deliver nothing that was sent before the connection ends: as long as with keepalives."""
 
 
 class LibpqWarehouse(Warehouse):
@@ -44,6 +48,22 @@ class LibpqWarehouse(Warehouse):
         default=None, description="File with the certificates of the authorities, for verify-ca and verify-full."
     )
     connect_timeout_s: int = Field(default=10, ge=1, description="Seconds to wait for a connection. Defaults to 10.")
+    read_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds without a byte from the server after which a connection counts as lost. A server that is "
+        "still at work on a statement is waited for, however long that takes. Defaults to 300.",
+    )
+    statement_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that one statement may take before the server ends it. Defaults to no limit.",
+    )
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for a lock that another session holds, on a table for example. Defaults to 900.",
+    )
     commit_timeout_s: float = Field(
         default=120.0,
         gt=0,
@@ -63,9 +83,29 @@ class LibpqWarehouse(Warehouse):
         """Open a psycopg connection; the caller closes it."""
         psycopg = require("psycopg", extra=self._extra)
         try:
-            return psycopg.connect(**self._settings(label))
+            connection = watched_connection().connect(**self._settings(label))
         except psycopg.Error as error:
             raise self.translate(error, "connect to") from None
+        connection.watch(self.read_timeout_s, lambda pid: self.is_working(label, pid=pid))
+        return connection
+
+    def is_working(self, label: str, *, pid: int = 0, sql: str = "") -> bool:
+        """Ask the server, on another connection, whether it is at work on a statement that it has not answered.
+
+        Args:
+            label: That of the connection in question.
+            pid: The process of the server that serves it, where that is known.
+            sql: How the statement begins.
+        """
+        return ask(self._connect_aside, WORKING, name=application_name(label), pid=pid, sql=sql[:500])
+
+    def terminate(self, label: str, pid: int) -> None:
+        """End a connection that answers no more, so that it holds no locks; from another one, as far as that works."""
+        ask(self._connect_aside, TERMINATE, name=application_name(label), pid=pid)
+
+    def _connect_aside(self) -> Any:
+        settings = self._settings() | {"connect_timeout": str(min(self.connect_timeout_s, 5))}
+        return require("psycopg", extra=self._extra).connect(**settings)
 
     def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
@@ -85,11 +125,12 @@ class LibpqWarehouse(Warehouse):
             "sslmode": self.ssl_mode,
             "sslrootcert": self.ssl_root_cert,
             "connect_timeout": str(self.connect_timeout_s),
-            "application_name": f"etl-blocks {label}".strip()[:63],
-            # a client or a server that vanished is noticed within a minute, on both ends
+            "application_name": application_name(label),
+            # a server that vanished is noticed within a minute, also while something is sent to it
             "keepalives_idle": "30",
             "keepalives_interval": "10",
             "keepalives_count": "3",
+            "tcp_user_timeout": str(int(min(self.read_timeout_s, LOST_AFTER_S) * 1_000)),
         }
         return {name: value for name, value in settings.items() if value}
 
@@ -111,3 +152,8 @@ class LibpqWarehouse(Warehouse):
             )
         rights = "reads and writes" if create else "reads, and may not create tables,"
         return found, f"{user} {rights} in schema {self.schema_}."
+
+
+def application_name(label: str = "") -> str:
+    """Return the name by which the server lists a connection."""
+    return f"etl-blocks {label}".strip()[:63]

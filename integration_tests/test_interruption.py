@@ -1,0 +1,235 @@
+"""No answer, lost packets, time limits, Ctrl-C and SIGTERM at every step: a load ends soon, and a retry loads once.
+
+What ends a wait goes on as it is: Ctrl-C is a KeyboardInterrupt, whatever the driver made of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from prefect.utilities.timeout import timeout
+
+from blocks.arrow.scan import Scan
+from blocks.base.errors import AmbiguousError, TransientError
+from blocks.base.retry import RetryPolicy
+from connectors.postgres import Postgres
+from integration_tests.standins.proxy import FaultProxy
+from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import pyarrow as pa
+
+    from blocks.arrow.rejects import Rejects
+    from integration_tests.standins.postgres import Address, PostgresServer
+
+ENDS_IN_S = 10.0
+ONCE = RetryPolicy(attempts=1)
+ROWS = 20_000
+
+each_step = pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param("SELECT attname", marks=pytest.mark.thorough),
+        pytest.param("INSERT INTO .*_etl_loads", marks=pytest.mark.thorough),
+        "COPY",
+        pytest.param("UPDATE .*_etl_loads", marks=pytest.mark.thorough),
+        "COMMIT",
+    ],
+)
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer) -> Iterator[FaultProxy]:
+    with FaultProxy(postgres_server.host, postgres_server.port) as running:
+        yield running
+
+
+@pytest.fixture
+def behind(pg_database: Address, proxy: FaultProxy) -> Postgres:
+    """The database as a loader sees it, through the proxy."""
+    return postgres(pg_database.through(proxy.port))
+
+
+@pytest.fixture
+def direct(pg_database: Address) -> Postgres:
+    """The same database without the proxy."""
+    return postgres(pg_database)
+
+
+def postgres(address: Address, **options: Any) -> Postgres:
+    return Postgres(**address.fields(), ssl_mode="disable", retry=ONCE, **options)
+
+
+# What ends a wait
+
+
+def by_sigint(work: Callable[[], object], ready: Callable[[], None]) -> None:
+    """Ctrl-C in the main thread, once it is `ready`."""
+
+    def send() -> None:
+        ready()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    sender.join()
+
+
+def by_alarm(work: Callable[[], object], ready: Callable[[], None]) -> None:
+    """As Prefect's `timeout_seconds` ends a flow, or a task that it calls: by an alarm in the main thread."""
+    del ready
+    with pytest.raises(TimeoutError), timeout(seconds=2):
+        work()
+
+
+def by_thread(work: Callable[[], object], ready: Callable[[], None]) -> None:
+    """As Prefect's `timeout_seconds` ends a submitted task: by an exception in its thread."""
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(by_alarm, work, ready).result()
+
+
+each_end = pytest.mark.parametrize(
+    "end", [by_sigint, pytest.param(by_alarm, marks=pytest.mark.thorough), pytest.param(by_thread)]
+)
+End = Any
+
+
+@contextlib.contextmanager
+def in_time(seconds: float = ENDS_IN_S) -> Iterator[None]:
+    began = time.monotonic()
+    yield
+    assert time.monotonic() - began < seconds + 2  # the two of `by_alarm`
+
+
+def assert_nothing_runs(warehouse: Postgres) -> None:
+    """The server is at work on nothing of ours."""
+    active = (
+        "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'etl-blocks%' AND state = 'active' "
+        "AND pid <> pg_backend_pid() AND datname = current_database()"
+    )
+    eventually(lambda: not warehouse.fetch_all(active), 10)
+
+
+def held(data: pa.Table, reached: threading.Event) -> Scan:
+    """Data whose source says nothing any more after half of it, the first time that it is read."""
+    reads: list[int] = []
+
+    def read(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+        reads.append(1)
+        for number, batch in enumerate(data.to_batches(max_chunksize=data.num_rows // 4)):
+            if number == 2 and len(reads) == 1:
+                reached.set()
+                threading.Event().wait(60)
+            yield batch
+
+    return Scan(data.schema, read, source="a source")
+
+
+# PostgreSQL
+
+
+@each_step
+@each_end
+def test_a_load_without_an_answer_is_interrupted(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, step: str, end: End
+) -> None:
+    """At each step of it; the rows are there once, after a retry at the latest."""
+    direct.load(table_of(0), "t", load_id="empty")
+    proxy.silence_after(step)
+    with in_time():
+        end(lambda: behind.load(table_of(ROWS), "t", load_id="day"), proxy.wait_for_fault)
+    assert_nothing_runs(direct)
+    direct.load(table_of(ROWS), "t", load_id="day")
+    assert_loaded_once(direct, ROWS, loads=2)
+
+
+@each_end
+def test_a_load_whose_source_is_silent_is_interrupted(direct: Postgres, end: End) -> None:
+    """In the middle of the COPY, whose server is told; nothing was loaded."""
+    direct.load(table_of(0), "t", load_id="empty")
+    reached = threading.Event()
+    with in_time():
+        end(lambda: direct.load(held(table_of(ROWS), reached), "t", load_id="day"), reached.wait)
+    assert_nothing_runs(direct)
+    assert direct.fetch_one("SELECT count(*) FROM t") == (0,)
+    direct.load(table_of(ROWS), "t", load_id="day")
+    assert_loaded_once(direct, ROWS, loads=2)
+
+
+@each_end
+@pytest.mark.parametrize("read", ["execute", "scan"])
+def test_a_statement_is_cancelled_at_the_server(direct: Postgres, end: End, read: str) -> None:
+    """By psycopg and by ADBC; the statement does not go on without us."""
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(99)%' AND pid <> pg_backend_pid()"
+
+    def work() -> object:
+        if read == "execute":
+            return direct.execute("SELECT pg_sleep(99)")
+        return direct.scan_query("SELECT 1 AS a, pg_sleep(99)::text AS b").to_arrow()
+
+    def ready() -> None:
+        eventually(lambda: Postgres(**direct.model_dump(exclude={"retry"})).fetch_all(running))
+
+    with in_time():
+        end(work, ready)
+    assert_nothing_runs(direct)
+
+
+def test_no_answer_ends_after_the_read_timeout(pg_database: Address, direct: Postgres, proxy: FaultProxy) -> None:
+    """A load, and a statement, which are undone without their COMMIT: a transient error, and a retry loads once."""
+    behind = postgres(pg_database.through(proxy.port), read_timeout_s=1, commit_timeout_s=1, connect_timeout_s=2)
+    direct.load(table_of(0), "t", load_id="empty")
+    for step in ("INSERT INTO .*_etl_loads", "COPY"):
+        proxy.silence_after(step)
+        with in_time(), pytest.raises(TransientError, match="no answer in 1 s"):
+            behind.load(table_of(ROWS), "t", load_id="day")
+    proxy.silence_after("INSERT INTO t")
+    with in_time(), pytest.raises(TransientError, match="no answer in 1 s"):
+        behind.execute("INSERT INTO t (id) SELECT 1 WHERE false")
+    direct.load(table_of(ROWS), "t", load_id="day")
+    assert_loaded_once(direct, ROWS, loads=2)
+
+
+def test_lost_packets_end_after_the_read_timeout(pg_database: Address, direct: Postgres, proxy: FaultProxy) -> None:
+    """From the middle of a COPY on nothing arrives on any connection; neither does the question whether it works."""
+    behind = postgres(pg_database.through(proxy.port), read_timeout_s=1, connect_timeout_s=2)
+    direct.load(table_of(0), "t", load_id="empty")
+
+    def read(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(table_of(ROWS).to_batches(max_chunksize=ROWS // 4)):
+            if number == 2:
+                proxy.freeze()
+            yield batch
+
+    with in_time(), pytest.raises((TransientError, AmbiguousError)):
+        behind.load(Scan(table_of(0).schema, read, source="a source"), "t", load_id="day")
+    proxy.thaw()
+    direct.load(table_of(ROWS), "t", load_id="day")
+    assert_loaded_once(direct, ROWS, loads=2)
+
+
+def test_a_server_at_work_is_waited_for(pg_database: Address) -> None:
+    """A statement that takes longer than the read timeout is no silence: by psycopg and by ADBC."""
+    patient = postgres(pg_database, read_timeout_s=0.5)
+    patient.execute("SELECT pg_sleep(2)")
+    assert patient.scan_query("SELECT 1 AS a, pg_sleep(2)::text AS b").to_arrow().num_rows == 1
+
+
+def test_the_server_ends_a_statement_that_takes_too_long(pg_database: Address) -> None:
+    """By psycopg and by ADBC: a terminal error, which another attempt would meet again."""
+    strict = postgres(pg_database, statement_timeout_s=0.5)
+    with in_time(), pytest.raises(Exception, match="statement timeout"):
+        strict.execute("SELECT pg_sleep(30)")
+    with in_time(), pytest.raises(Exception, match="statement timeout"):
+        strict.scan_query("SELECT pg_sleep(30)::text AS b").to_arrow()
