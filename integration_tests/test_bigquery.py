@@ -36,6 +36,7 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import Script, Step
 from connectors.bigquery import BigQuery
@@ -46,7 +47,6 @@ from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from tests.contracts import warehouse as promises
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import count, opened, refused, table_of
@@ -648,6 +648,15 @@ def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> N
     assert (report.rows, report.already_loaded) == (2, False)
     assert not warehouse.get_client().get_job(session._job_id("monday", 1)).error_result
     assert_loaded_once(warehouse, 2, loads=2)
+
+
+def test_a_load_that_was_forgotten_can_be_loaded_again(warehouse: BigQuery) -> None:
+    """Its job is there for as long as BigQuery keeps jobs; without its row in the ledger it says nothing."""
+    for times in (1, 2, 3):
+        assert not warehouse.load(table_of([0, 1]), "t", load_id="monday").already_loaded
+        assert count(warehouse) == 2 * times
+        assert warehouse.load(table_of([0, 1]), "t", load_id="monday").already_loaded
+        warehouse.execute(f"DELETE FROM {LEDGER} WHERE load_id = 'monday'")
 
 
 @pytest.mark.usefixtures("hurried")

@@ -19,8 +19,8 @@ from prefect.utilities.timeout import timeout
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, TransientError
 from blocks.base.retry import RetryPolicy
+from blocks.testing import FaultProxy
 from connectors.postgres import Postgres
-from integration_tests.standins.proxy import FaultProxy
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 
 if TYPE_CHECKING:

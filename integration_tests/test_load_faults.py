@@ -16,11 +16,11 @@ import pytest
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER
 from blocks.warehouses.load import LoadReport
 from connectors.postgres import Postgres, bulk_session
 from integration_tests.standins.postgres import PostgresServer
-from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -29,14 +29,14 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
+from blocks.testing.http_proxy import whole_response
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER
 from connectors.redshift import Redshift, session
 from connectors.redshift.block import _hex_loader
 from connectors.redshift.dialect import VARBYTE
 from connectors.redshift.session import _literal
 from connectors.s3 import S3Bucket
-from integration_tests.standins.http_proxy import whole_response
-from integration_tests.standins.proxy import FaultProxy
 from integration_tests.standins.redshift import RedshiftCursor, RedshiftOnPostgres, stand_in
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import (
@@ -54,9 +54,9 @@ from tests.contracts.warehouse import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from blocks.testing.http_proxy import Request, Response
     from blocks.warehouses.load import LoadReport, Mode
     from integration_tests.standins.aws import AwsServer
-    from integration_tests.standins.http_proxy import Request, Response
     from integration_tests.standins.postgres import Address, PostgresServer
     from integration_tests.standins.s3 import S3Server
 

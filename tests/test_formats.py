@@ -506,7 +506,7 @@ def test_types_are_inferred_with_sense():
             ("n", pa.int64()),
             ("zip", pa.string()),
             ("long", pa.string()),
-            ("price", pa.float64()),
+            ("price", pa.decimal128(18, 1)),
             ("day", pa.date32()),
             ("at", pa.timestamp("us")),
             ("zoned", pa.timestamp("us", "UTC")),
@@ -521,7 +521,7 @@ def test_types_are_inferred_with_sense():
 def test_a_wrong_guess_says_that_it_was_one(monkeypatch):
     """A value that does not fit an inferred type asks for a schema."""
     monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 8)
-    with pytest.raises(InvalidInputError, match=r"line 8: a is not a number.*declare a schema"):
+    with pytest.raises(InvalidInputError, match=r"line 8: a is not .*declare a schema"):
         read(b"a,b\n" + b"1,2\n" * 6 + b"x,2\n", "csv").to_arrow()
 
 

@@ -18,7 +18,7 @@ from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
     import pandas as pd
     import pyarrow as pa
@@ -43,6 +43,7 @@ class Scan:
             the same one is the same data, so that a retried run recognises what it loaded. Without it, what a second
             reading gives may be something else: a query of a live database, a one-pass reader, an API.
         query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
+        inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Scan:
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
         query: str = "",
+        inferred: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._schema = schema
         self._open = open_batches
@@ -61,6 +63,7 @@ class Scan:
         self._fingerprint = fingerprint
         self.source = source
         self.reopenable = reopenable
+        self.inferred = inferred
         self.query = query
 
     @property
@@ -164,6 +167,7 @@ class Scan:
             reopenable=self.reopenable,
             fingerprint=self._fingerprint,
             query=self.query,
+            inferred=self.inferred,
         )
 
     def select(self, columns: list[str]) -> Scan:
@@ -202,6 +206,7 @@ class GrowingScan(Scan):
             lambda: settle().schema,
             lambda rejects: settle().batches(rejects),
             source=source,
+            inferred=lambda: settle().inferred(),
         )
         self._settle = settle
 
@@ -382,4 +387,4 @@ def content_digest(table: pa.Table) -> str:
 
 def empty_batch(schema: pa.Schema) -> pa.RecordBatch:
     """Return a batch without rows."""
-    return pa.RecordBatch.from_arrays([pa.array([], type=field.type) for field in schema], schema=schema)
+    return pa.RecordBatch.from_arrays([pa.nulls(0, field.type) for field in schema], schema=schema)

@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
+from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.files.options import OnError
+from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format
-    from blocks.files.protocols import Reader
+    from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
 
@@ -113,7 +115,14 @@ class _Dataset:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
         query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
-        return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint, query=query)
+        return Scan(
+            lambda: now.schema,
+            now.batches,
+            source=now.source,
+            fingerprint=now.fingerprint,
+            query=query,
+            inferred=now.inferred_from_text,
+        )
 
     @property
     def source(self) -> str:
@@ -143,6 +152,11 @@ class _Dataset:
         return {item.key: item for item in self.objects if not isinstance(item, str)}
 
     @cached_property
+    def _starts(self) -> dict[str, list[tuple[int, int]]]:
+        """What was seen of the start of each file; see `_SameStart`."""
+        return {}
+
+    @cached_property
     def files(self) -> list[str]:
         """The keys of what is read."""
         return [item if isinstance(item, str) else item.key for item in self.objects]
@@ -155,18 +169,41 @@ class _Dataset:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     @cached_property
+    def _found(self) -> list[Mapping[str, InferredColumn]]:
+        """What each file says of its columns, where no schema is declared."""
+        return list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
+
+    @cached_property
+    def _inferred(self) -> dict[Format, dict[str, InferredColumn]]:
+        """What the files of a format say together: they are one inference."""
+        formats: dict[Format, dict[str, InferredColumn]] = {}
+        if self.declared is None:
+            for key, columns in zip(self.files, self._found, strict=True):
+                known = formats.setdefault(self._format(key), {})
+                for name, column in columns.items():
+                    known[name] = self._united(known.get(name), column, name, key)
+        return formats
+
+    def inferred_from_text(self) -> set[str]:
+        """Return the columns of which at least one file does not say the type."""
+        return {name for form, columns in self._inferred.items() if form in TEXT_FORMATS for name in columns}
+
+    @cached_property
     def full_schema(self) -> pa.Schema:
         """All columns that the files and their folders have."""
+        from blocks.files.protocols import TypedColumn
+
         if self.declared is not None:
             return self.declared
-        schemas = list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
         fields: dict[str, pa.Field] = {}
-        for key, found in zip(self.files, schemas, strict=True):
-            for field in found:
-                fields[field.name] = self._united(fields.get(field.name), field, key)
-        for found in schemas:
-            for name in set(fields) - set(found.names):
-                fields[name] = fields[name].with_nullable(True)
+        for name in dict.fromkeys(name for columns in self._found for name in columns):
+            column: InferredColumn = TypedColumn(pa.null())
+            for form, columns in self._inferred.items():
+                if name in columns:
+                    own = TypedColumn(columns[name].type, columns[name].nullable)
+                    column = own if column.type == pa.null() else self._united(column, own, name, f"*.{form}")
+            lacking = any(name not in columns for columns in self._found)
+            fields[name] = pa.field(name, column.type, lacking or column.nullable)
         folders = [hive_values(key) for key in self.files]
         for name in dict.fromkeys(name for folder in folders for name in folder):
             if name not in fields:
@@ -191,9 +228,8 @@ class _Dataset:
         expression = self._expression
         for key, absent in self._pruned():
             where = None if expression is None else (expression, self.full_schema)
-            batches = self._reader(key, where).batches(
-                needed, rejects, self.on_error, inferred=self.declared is None, absent=absent
-            )
+            inferred = self._inferred.get(self._format(key), {})
+            batches = self._reader(key, where).batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
             for batch in batches:
                 kept = batch if expression is None else self._filtered(batch, expression)
                 if kept.num_rows:
@@ -286,8 +322,15 @@ class _Dataset:
         from blocks.files.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
+
+        def open_file() -> BinaryIO:
+            file = self.store.open(key, known=self._listed.get(key))
+            if self.declared is not None:
+                return file
+            return cast("BinaryIO", _SameStart(file, self._starts.setdefault(key, []), self.store.uri(key)))
+
         return open_reader(
-            partial(self.store.open, key, known=self._listed.get(key)),
+            open_file,
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -296,18 +339,54 @@ class _Dataset:
             where=where,
         )
 
-    def _united(self, known: pa.Field | None, field: pa.Field, key: str) -> pa.Field:
-        from blocks.arrow.columns import widened
+    def _united(self, known: InferredColumn | None, column: InferredColumn, name: str, key: str) -> InferredColumn:
+        try:
+            return column if known is None else known | column
+        except SchemaError as error:
+            raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
 
-        if known is None:
-            return field
-        common = widened(known.type, field.type)
-        if common is None:
-            raise SchemaError(
-                f"{self.store.uri(key)}: column {field.name!r} is {field.type}, and {known.type} in the files before "
-                "it. Declare a schema."
-            )
-        return pa.field(field.name, common, known.nullable or field.nullable)
+
+class _SameStart:
+    """A file whose start has to be what it was when the file was opened before: types are inferred from that.
+
+    A reader that comes to the end has compared all of it with the store's checksum; inference stops long before.
+
+    Args:
+        file: The file, read from its start.
+        seen: Length and CRC-32 of a start that was read before, if any.
+        place: What messages call the file.
+    """
+
+    def __init__(self, file: BinaryIO, seen: list[tuple[int, int]], place: str) -> None:
+        self._file, self._seen, self._place = file, seen, place
+        self._length = self._crc = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read on.
+
+        Raises:
+            DamagedError: It is not what was read before.
+        """
+        at, data = self._file.tell(), self._file.read(size)
+        before = self._seen[0] if self._seen else None
+        if at == self._length and (before is None or at < before[0]):
+            known = data if before is None else memoryview(data)[: before[0] - at]
+            self._length, self._crc = at + len(known), zlib.crc32(known, self._crc)
+            if before and self._length == before[0] and self._crc != before[1]:
+                raise DamagedError(
+                    f"Could not read {self._place}: its start is not what it was when its types were inferred. "
+                    "Either it was damaged on its way, or the file was replaced."
+                )
+        return data
+
+    def close(self) -> None:
+        """Close the file, and keep what was seen of it for the next one."""
+        if not self._seen and self._length:
+            self._seen.append((self._length, self._crc))
+        self._file.close()
 
 
 def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:

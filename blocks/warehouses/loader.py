@@ -298,9 +298,7 @@ class Loader:
         """Send the data, compare the counts, and stage what was refused."""
 
         def counted() -> Iterator[pa.RecordBatch]:
-            batches = self._request.scan.batches(self._rejects)
-            cast = (cast_batch(batch, planned.schema, lossy=self._request.allow_loss) for batch in batches)
-            for batch in read_ahead(cast, size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -311,6 +309,13 @@ class Loader:
                 f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
             )
         self._stage_rejects()
+
+    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+        """Return the rows in the types of the table."""
+        row, lossy = 1, self._request.allow_loss
+        for batch in self._request.scan.batches(self._rejects):
+            yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
+            row += batch.num_rows
 
     def _stage_rejects(self) -> None:
         """Compare what was refused with what the caller allows, and stage it for the quarantine."""

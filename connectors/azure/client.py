@@ -121,8 +121,9 @@ class AzureStoreClient(ObstoreClient):
         blob, condition = self.blob(key), _condition(WriteOptions(if_match=if_match))
         try:
             with self._errors("read", key):
-                # Without the driver's own attempts, which leave the connections of refused ones open.
-                found = blob.download_blob(0, length, retry_total=0, **condition)
+                # Without the driver's own attempts, which leave the connections of refused ones open; and the bytes as
+                # they are stored, also where their encoding is gzip: sizes, ranges and checksums are of these.
+                found = blob.download_blob(0, length, retry_total=0, decompress=False, **condition)
                 content = found.readall()
         except AlreadyExistsError as error:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error

@@ -23,7 +23,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.base.interruption import Calls, NoAnswerError
+from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
@@ -380,7 +380,7 @@ class BigQuerySession(ScriptedSession):
                     error = job_error(job, self._dataset.uri())
                     if not isinstance(error, ConflictError) or time.monotonic() > deadline:
                         raise error
-                    time.sleep(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
+                    pause(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
         try:

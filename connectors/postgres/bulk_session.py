@@ -16,7 +16,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from connectors.postgres.reading import as_text, check_fit, exact_batch, exact_type, is_numeric, readable, unfit
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -39,8 +39,11 @@ SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
 
 ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
-LOCK_WAIT_S = 0.5
-"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
+READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+"""What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
+LOCK_WAIT_S, LONGEST_LOCK_WAIT_S = 0.5, 1.5
+"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it. In the end it
+is longer than the second after which PostgreSQL looks for a deadlock: of two that publish a table into itself."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two such waits readers pass."""
 TRY_LOCK = """
@@ -123,15 +126,21 @@ class PostgresBulkSession(BulkSession):
             described = cursor.describe(sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
-        if any(casts):
-            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-            columns = ", ".join(
-                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {quoted(field.name)}"
-                for name, cast, field in zip(names, casts, described, strict=True)
-            )
-            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
+        names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
+        flags = [unfit(field, name) for field, name in zip(described, names, strict=True)]
+        flagged = [number for number, flag in enumerate(flags) if flag]
+        if any(casts) or flagged:
+            columns = [
+                (f"CASE WHEN {flag} THEN NULL ELSE {name} END" if flag else name)
+                + (f"::{cast}" if cast else "")
+                + f" AS {quoted(field.name)}"
+                for name, cast, flag, field in zip(names, casts, flags, described, strict=True)
+            ]
+            columns += [f"coalesce({flags[number]}, false)" for number in flagged]
+            known = ", ".join(name.removeprefix("q.") for name in names)
+            sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.describe(sql)
+                described = list(cursor.describe(sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -141,7 +150,9 @@ class PostgresBulkSession(BulkSession):
             rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
-                    yield exact_batch(batch, schema)
+                    for flag, number in zip(batch.columns[len(schema) :], flagged, strict=True):
+                        check_fit(flag, schema.field(number))
+                    yield exact_batch(batch.columns[: len(schema)], schema)
             if alone:
                 self.rollback()
 
@@ -187,7 +198,7 @@ class PostgresBulkSession(BulkSession):
         )
         if not rows:
             return None
-        with self._cursor("describe a table") as cursor:
+        with self._waiting(table), self._cursor("describe a table") as cursor:
             described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
@@ -251,17 +262,18 @@ class PostgresBulkSession(BulkSession):
         Whoever comes after a lock that waits has to wait behind it, readers too. So it waits for moments only, and
         lets them pass in between.
         """
-        deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
+        deadline = time.monotonic() + self._server.lock_timeout_s
+        wait_s, pause_s = LOCK_WAIT_S, FIRST_PAUSE_S
         while True:
             left_s = deadline - time.monotonic()
-            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(LOCK_WAIT_S, left_s)))
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(wait_s, left_s)))
             self.execute("DO '" + attempt.replace("'", "''") + "'")
             if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
                 return
-            if left_s < LOCK_WAIT_S:
+            if left_s < wait_s:
                 raise self._locked(table)
             pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            wait_s, pause_s = min(wait_s * 1.2, LONGEST_LOCK_WAIT_S), min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def _waiting(self, table: str) -> Iterator[None]:
@@ -334,7 +346,7 @@ class PostgresBulkSession(BulkSession):
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
             self._in_transaction = True
-            self._connection.begin(setting(settings))
+            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
