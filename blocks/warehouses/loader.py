@@ -241,7 +241,7 @@ class Loader:
 
     def _find(self) -> LoadReport | None:
         call = self._request.call
-        self._ledger.open(self._session, self._uri, whole=call is not None)
+        self._ledger.open(self._session, self._uri, whole=call is not None and call.needs_the_ledger)
         report = self._ledger.find(self._session, self._load_id)
         if call and self._request.mode == "append":
             if report is not None:

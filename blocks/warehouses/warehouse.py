@@ -483,6 +483,22 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         self.logger.info("%s", report)
         return report
 
+    def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
+        """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""
+        with self._bulk_session() as session:
+            if session.columns(table) is None:
+                return True
+            ledger, call = Ledger(self.dialect), load_id.call
+            ledger.open(session, self.uri(), whole=True)
+            return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
+
+    def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work, and where the answer to COMMIT is lost return what the ledger says."""
+        try:
+            return self._work(load_id, work)
+        except AmbiguousError as lost:
+            return self._resolve(load_id, lost)
+
     def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         """Do the work on a session of its own, and on another one where the table was changed meanwhile."""
         for _ in range(MOST_PLANS - 1):
@@ -490,20 +506,6 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 return work(session, load_id)
         with self._bulk_session(load_id) as session:
             return work(session, load_id)
-
-    def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
-        """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""
-        with self._bulk_session() as session:
-            if session.columns(table) is None:
-                return True
-            ledger, call = Ledger(self.dialect), load_id.call
-            return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
-
-    def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
-        try:
-            return self._work(load_id, work)
-        except AmbiguousError as lost:
-            return self._resolve(load_id, lost)
 
     def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
         """Return what the ledger says after the answer to COMMIT was lost."""

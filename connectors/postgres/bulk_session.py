@@ -46,6 +46,7 @@ SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
     SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
     AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
 
+ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
 READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 """What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
@@ -250,6 +251,12 @@ class PostgresBulkSession(BulkSession):
             self.rollback()
             self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
+
+    def alter(self, sql: str) -> None:
+        """Change a table's shape; who waits for its lock would hold off all others that come after."""
+        with self.transaction():
+            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(ALTER_TIMEOUT_S)}")
+            self.execute(sql)
 
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
         """Lock the table, or its name where it is to be created, and bound the wait for every lock from here on.
