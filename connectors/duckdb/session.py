@@ -152,14 +152,14 @@ class DuckDBSession(BulkSession):
     def begin(self) -> None:
         """Start a transaction, once no other thread of this process does this load or writes to the file."""
         mine = interruption()
-        for lock in (self._load, self._writer):
-            if lock is not None:
-                while not lock.acquire(timeout=SLICE_S):
-                    mine.check()
-                self._held.append(lock)
         try:
+            for lock in (self._load, self._writer):
+                if lock is not None:
+                    while not lock.acquire(timeout=SLICE_S):
+                        mine.check()
+                    self._held.append(lock)
             self.execute("BEGIN")
-        except ConnectorError:
+        except BaseException:
             self._end()
             raise
 
