@@ -16,9 +16,9 @@ MINIMAL = $(addprefix tests/test_,block.py block_standards.py cli.py errors.py i
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 # The tests start hundreds of processes: what one of them compiled, the next one need not.
-test test-minimal campaign: export PYTHONDONTWRITEBYTECODE =
+test test-minimal campaign faults: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run run-elt test azurite standins test-minimal check wheel wheel-check bench campaign constraints clean
+.PHONY: run run-elt test azurite standins test-minimal check wheel wheel-check bench campaign faults constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
@@ -61,6 +61,10 @@ campaign: .venv/bench .venv-minimal/done azurite standins  ## kills a pipeline t
 	.venv-minimal/bin/pytest -n 2 --without-server tests
 	$(BIN)/pytest -n 2 --dist loadfile --thorough
 
+faults: .venv/all azurite standins  ## attacks loads into nine targets; resumable: make faults SEED=1 CASES=10000; one again: CASE=4711
+	$(BIN)/python -m integration_tests.faults --cases $(or $(CASES),1000) --seed $(or $(SEED),0) $(if $(CASE),--case $(CASE)) \
+		$(if $(ONLY),--only $(ONLY))
+
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv
 	.venv-constraints/bin/uv pip install --quiet --python .venv-constraints/bin/python --editable '.[all]' \
@@ -71,7 +75,7 @@ constraints:  ## the newest versions that fit the bounds of pyproject.toml; run 
 	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
+	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults warehouse
 
 # uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
 define install

@@ -29,9 +29,9 @@ from blocks.base.errors import (
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.azure import AzureBlobStorageCredentials
 from blocks.files.local import CHUNK_BYTES
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response
 from connectors.azure import AzureBlobContainer
 from integration_tests.standins.azurite import TokenServer
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.standins.process import HOST, free_port
 from tests.contracts.object_store import *  # noqa: F403
 from tests.contracts.object_store import LARGE, BrokenFile

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blocks.base.errors import AlreadyExistsError
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.campaigns import object_scale
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:

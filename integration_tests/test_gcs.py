@@ -34,9 +34,9 @@ from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.local import CHUNK_BYTES
 from blocks.stores.client import WriteOptions
+from blocks.testing.http_proxy import HttpFaultProxy, Request
 from connectors.gcs import GcsBucket
 from connectors.gcs.errors import PERMISSIONS
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request
 from integration_tests.standins.process import HOST, free_port
 from tests.contracts.object_store import *  # noqa: F403
 from tests.contracts.object_store import LARGE, BrokenFile

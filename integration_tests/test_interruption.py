@@ -1,4 +1,4 @@
-"""No answer, lost packets, time limits, Ctrl-C and SIGTERM at every step of a load: it ends soon, a retry loads once.
+"""No answer, lost packets, time limits, Ctrl-C and SIGTERM at every step: a load ends soon, and a retry loads once.
 
 What ends a wait goes on as it is: Ctrl-C is a KeyboardInterrupt, whatever the driver made of it.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -16,6 +17,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from integration_tests.standins.http_proxy import HttpFaultProxy
+from integration_tests.standins.proxy import FaultProxy
 from prefect import flow, task
 from prefect.exceptions import TerminationSignal
 from prefect.utilities.timeout import timeout
@@ -25,8 +28,6 @@ from blocks.base.errors import AmbiguousError, TerminalError, TransientError
 from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
-from integration_tests.standins.http_proxy import HttpFaultProxy
-from integration_tests.standins.proxy import FaultProxy
 from integration_tests.stores import new_store, server_url
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 
@@ -194,7 +195,7 @@ def test_a_statement_is_cancelled_at_the_server(direct: Postgres, end: End, read
 
 
 def test_no_answer_ends_after_the_read_timeout(pg_database: Address, direct: Postgres, proxy: FaultProxy) -> None:
-    """A load, a statement and a scan, each by a transient error or an ambiguous one; then a retry loads once."""
+    """A load, and a statement, which are undone without their COMMIT: a transient error, and a retry loads once."""
     behind = postgres(pg_database.through(proxy.port), read_timeout_s=1, commit_timeout_s=1, connect_timeout_s=2)
     direct.load(table_of(0), "t", load_id="empty")
     for step in ("INSERT INTO .*_etl_loads", "COPY"):
@@ -202,7 +203,7 @@ def test_no_answer_ends_after_the_read_timeout(pg_database: Address, direct: Pos
         with in_time(), pytest.raises(TransientError, match="no answer in 1 s"):
             behind.load(table_of(ROWS), "t", load_id="day")
     proxy.silence_after("INSERT INTO t")
-    with in_time(), pytest.raises(AmbiguousError):
+    with in_time(), pytest.raises(TransientError, match="no answer in 1 s"):
         behind.execute("INSERT INTO t (id) SELECT 1 WHERE false")
     direct.load(table_of(ROWS), "t", load_id="day")
     assert_loaded_once(direct, ROWS, loads=2)
@@ -240,6 +241,19 @@ def test_the_server_ends_a_statement_that_takes_too_long(pg_database: Address) -
         strict.execute("SELECT pg_sleep(30)")
     with in_time(), pytest.raises(Exception, match="statement timeout"):
         strict.scan_query("SELECT pg_sleep(30)::text AS b").to_arrow()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)])
+def test_a_process_that_is_killed_takes_its_statement_along(direct: Postgres, sent: signal.Signals) -> None:
+    """Outside of a flow SIGTERM ends a process without a word: the server looks after its client."""
+    child = multiprocessing.get_context("spawn").Process(target=sleeps, args=(direct,))
+    child.start()
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(99)%' AND pid <> pg_backend_pid()"
+    eventually(lambda: direct.fetch_all(running), 60)
+    os.kill(child.pid or 0, sent)
+    with in_time():
+        child.join()
+        assert_nothing_runs(direct)
 
 
 # Flows and tasks of Prefect's

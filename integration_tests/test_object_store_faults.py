@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blocks.files.local import CHUNK_BYTES
-from integration_tests.standins.http_proxy import HttpFaultProxy
+from blocks.testing.http_proxy import HttpFaultProxy
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:

@@ -29,10 +29,10 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.interruption import Interruption, set_interruption
 from blocks.base.retry import is_transient
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
-from blocks.base.interruption import Interruption, set_interruption
 from blocks.jobs.node_runs import NodeRuns, asset_key
 from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery

@@ -81,7 +81,7 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckDB
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    return {"large decimal", "timestamp ns zoned", "time ns"}
+    return {"large decimal"}
 
 
 def test_large_loads_are_seen_by_their_own_transaction(warehouse: DuckDB) -> None:

@@ -400,7 +400,7 @@ def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
             continue
         try:
             fits = convertible(kind, column.type)
-            cast_array(pa.array([], kind), column.type)
+            cast_array(pa.nulls(0, kind), column.type)
         except pa.ArrowException:
             fits = False
         if not fits:

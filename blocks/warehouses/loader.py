@@ -175,8 +175,8 @@ class Loader:
 
     def _check_unchanged(self, error: ConnectorError) -> None:
         """Raise TableChangedError if the table has another shape than when the load that failed was last planned."""
-        before = self._planned.shape
-        if self._plan().shape != before:
+        before = self._planned.table_shape
+        if self._plan().table_shape != before:
             raise self._changed() from error
 
     def _changed(self) -> TableChangedError:

@@ -31,9 +31,9 @@ class Planned:
     schema: pa.Schema
 
     @property
-    def shape(self) -> tuple[tuple[str, str, pa.DataType], ...]:
-        """The table's columns that are filled, with their types, as far as the plan depends on them."""
-        return tuple((column.name, column.sql_type, column.arrow_type) for column in self.columns)
+    def table_shape(self) -> tuple[Any, ...]:
+        """What the plan depends on of the table: which columns it has and lacks, and their types."""
+        return (self.plan.ddl, *((column.name, column.sql_type, column.arrow_type) for column in self.columns))
 
     @property
     def needs_stage(self) -> bool:

@@ -196,6 +196,15 @@ def bind(
     return _pattern(literals, _COLON).sub(bound, sql)
 
 
+def strip_literals(sql: str, literals: str = LITERALS) -> str:
+    """Return the statement with a space for each of its strings, quoted names and comments.
+
+    >>> strip_literals("select ';' -- one statement")
+    'select    '
+    """
+    return re.sub(literals, " ", sql, flags=re.VERBOSE | re.DOTALL)
+
+
 def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
     """Return the statement with its parameters as `:name`, and these by name.
 

@@ -80,6 +80,12 @@ class BigQuery(Warehouse):
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels of every job, beside those of the flow run and the load."
     )
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to go on with a load that BigQuery aborts because another one changes the same table. "
+        "Defaults to 900.",
+    )
     read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
@@ -268,6 +274,7 @@ class BigQuery(Warehouse):
             maximum_bytes_billed=self.maximum_bytes_billed,
             read_timeout_s=self.read_timeout_s,
             statement_timeout_s=self.statement_timeout_s,
+            lock_timeout_s=self.lock_timeout_s,
         )
 
     @live

@@ -21,6 +21,11 @@ from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, google_error
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+
+class ConflictError(TransientError):
+    """Another transaction changed the same table; nothing of this one happened."""
+
+
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
     "attributeError": InvalidInputError,
     "billingTierLimitExceeded": TerminalError,
@@ -51,7 +56,8 @@ ADVICE: dict[str, str] = GOOGLE_ADVICE | {
 
 # What the service says decides more than its reason does, which is the same for most of it.
 TOLD: tuple[tuple[str, type[ConnectorError]], ...] = (
-    ("concurrent update|could not serialize|[Rr]etrying the job may", TransientError),
+    ("concurrent update|could not serialize", ConflictError),
+    ("[Rr]etrying the job may", TransientError),
     ("Column already exists", AlreadyExistsError),
 )
 

@@ -51,6 +51,7 @@ class JobSettings:
         maximum_bytes_billed: How many bytes a query may read.
         read_timeout_s: How long a request may go without an answer.
         statement_timeout_s: How long a query job may run.
+        lock_timeout_s: How long a transaction that conflicts with another one is run again.
     """
 
     dataset: str
@@ -60,6 +61,7 @@ class JobSettings:
     maximum_bytes_billed: int | None
     read_timeout_s: float
     statement_timeout_s: float | None
+    lock_timeout_s: float
 
 
 class Jobs:

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
+import random
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +31,7 @@ from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import Script, ScriptedSession, Step
 from blocks.warehouses.sql import Column
 from connectors.bigquery.dialect import BigQueryDialect, arrow_type, sql_type
-from connectors.bigquery.errors import job_error, translated
+from connectors.bigquery.errors import ConflictError, job_error, translated
 from connectors.bigquery.files import EXPORTS, EXTRACTS, FILE_FORMATS, parquet_files
 from connectors.bigquery.jobs import Jobs
 from connectors.bigquery.statements import bound, is_query, literal, transaction
@@ -45,6 +47,10 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
+LOCK = "_etl_lock"
+"""How the name begins of the table beside a target that loads which rewrite it lock."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+"""Between two attempts of a transaction that conflicts with another one."""
 UPLOADS = 2
 ROWS_OF_A_FEW = 10_000
 """So many rows come with less ado as JSON."""
@@ -353,12 +359,15 @@ class BigQuerySession(ScriptedSession):
 
         The job's id is the lock: it is made of the load and a generation, and the next generation begins only after the
         job of the one before was seen to fail. So one job of a load runs at a time, whoever sends it how often.
+
+        Jobs of different loads that rewrite one table conflict, and the one that BigQuery aborts runs again.
         """
-        sql, parameters = transaction(script, self._dialect)
+        sql, parameters = transaction(script, self._dialect, lock=self._lock_of(script.rewrites))
         generation, unknown = 0, False
+        deadline, pause_s = time.monotonic() + self._settings.lock_timeout_s, FIRST_PAUSE_S
 
         def attempt() -> Any:
-            nonlocal generation, unknown
+            nonlocal generation, unknown, pause_s
             while True:
                 unknown = True
                 job = self.jobs.wait(self.jobs.start(sql, parameters, self._job_id(script.load_id, generation)))
@@ -367,7 +376,11 @@ class BigQuerySession(ScriptedSession):
                     return job
                 generation += 1
                 if self._is_mine(job):
-                    raise job_error(job, self._dataset.uri())
+                    error = job_error(job, self._dataset.uri())
+                    if not isinstance(error, ConflictError) or time.monotonic() > deadline:
+                        raise error
+                    time.sleep(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
         try:
             job = call_with_retry(self._dataset.retry, attempt)
@@ -378,6 +391,25 @@ class BigQuerySession(ScriptedSession):
             raise AmbiguousError(str(error)) from None
         if not self._is_mine(job):
             raise AlreadyExistsError(f"Job {job.job_id} of another try has committed load {script.load_id}.")
+
+    def _lock_of(self, table: str | None) -> str | None:
+        """Return the table whose only row the loads that rewrite a table change, so that BigQuery lets one be done.
+
+        The table itself does not do for that: a DELETE or UPDATE that finds no row conflicts with nothing, and two
+        loads would not see each other's rows. https://cloud.google.com/bigquery/docs/transactions#transaction_concurrency
+        """
+        if table is None:
+            return None
+        place, _, name = table.rpartition(".")
+        lock = f"{LOCK}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        lock = f"{place}.{lock}" if place else lock
+        if self.columns(lock) is None:
+            words = literal(f"etl-blocks: loads that rewrite {name} change its row, one after the other")
+            self.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._dialect.table(lock)} OPTIONS(description = {words}) "
+                "AS SELECT '' AS load_id"
+            )
+        return lock
 
     def end_other_tries(self, load_id: str) -> None:
         """Wait until no job of this load runs."""

@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from blocks.warehouses.sql import Dialect
 
 
-def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
+def transaction(script: Script, dialect: Dialect, *, lock: str | None = None) -> tuple[str, list[Any]]:
     """Return the script of a load, and its parameters.
+
+    It changes the row of the table `lock`, if there is one, before anything else: another script that does so meanwhile
+    is aborted.
 
     The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset
     conflict, as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
@@ -35,6 +38,8 @@ def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
         "BEGIN TRANSACTION",
         f"IF EXISTS (SELECT 1 FROM {ledger} WHERE load_id = @load_id) THEN {raising(CLAIMED)}",
     ]
+    if lock is not None:
+        lines.append(f"UPDATE {dialect.table(lock)} SET load_id = @load_id WHERE TRUE")
     for step in script.steps:
         lines.append(step.sql)
         if step.counts_as:

@@ -65,6 +65,11 @@ class DuckDB(Warehouse):
         default=":memory:", description="The database file, created where it does not exist, or ':memory:'."
     )
     read_only: bool = Field(default=False, description="Open the file for reading only; several processes may.")
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for another load of this process that writes to the file. Defaults to 900.",
+    )
     memory_limit: str | None = Field(
         default=None,
         description="The most memory that DuckDB uses, such as '2GB' or '80%'; what needs more goes through temporary "

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from blocks.arrow.types import cast_array
-from blocks.base.errors import ConnectorError, TerminalError
+from blocks.arrow.types import cast_array, check_in_range
+from blocks.base.errors import ConnectorError, TerminalError, TransientError
 from blocks.base.interruption import SLICE_S, Calls, NoAnswerError, interruption
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, bind
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.reading import bounds, exact_type, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +32,7 @@ BATCH_ROWS = 65_536
 class Database(Protocol):
     """What a session needs of the block of its database."""
 
+    lock_timeout_s: float
     statement_timeout_s: float | None
 
     def uri(self, table: str = "") -> str:
@@ -89,15 +92,26 @@ class DuckDBSession(BulkSession):
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
             relation = self._calls.run(lambda: self._connection.sql(bound, params=values))
+            casts = [readable(kind) for kind in relation.types]
+            if any(casts):
+                names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
+                columns = ", ".join(
+                    (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
+                    for name, cast, column in zip(names, casts, relation.columns, strict=True)
+                )
+                query = f"SELECT {columns} FROM ({bound}\n) AS q ({', '.join(names)})"
+                relation = self._calls.run(lambda: self._connection.sql(query, params=values))
             reader = self._calls.run(lambda: relation.to_arrow_reader(BATCH_ROWS))
         types = map(str, relation.types)
         schema = pa.schema(
-            [field.with_type(_exact(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
+            [pa.field(field.name, exact_type(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
         )
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._translated("read a result"):
                 while (batch := self._calls.run(lambda: next(reader, None))) is not None:
+                    for array, field in zip(batch, schema, strict=True):
+                        check_in_range(array, field.name, bounds)
                     arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -150,18 +164,31 @@ class DuckDBSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
-        """Start a transaction, once no other thread of this process does this load or writes to the file."""
-        mine = interruption()
+        """Start a transaction, once no other thread of this process does this load or writes to the file.
+
+        Raises:
+            TransientError: Another one has done so for too long.
+        """
+        until = time.monotonic() + self._database.lock_timeout_s
         try:
             for lock in (self._load, self._writer):
                 if lock is not None:
-                    while not lock.acquire(timeout=SLICE_S):
-                        mine.check()
-                    self._held.append(lock)
+                    self._hold(lock, until)
             self.execute("BEGIN")
         except BaseException:
             self._end()
             raise
+
+    def _hold(self, lock: Any, until: float) -> None:
+        mine = interruption()
+        while not lock.acquire(timeout=SLICE_S):
+            mine.check()
+            if time.monotonic() >= until:
+                raise TransientError(
+                    f"Another load of this process has written to {self._database.uri()} for "
+                    f"{self._database.lock_timeout_s:g} s. Nothing was applied."
+                )
+        self._held.append(lock)
 
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
         """Let others write beside a load that only adds rows, which conflicts with none and may take its time."""
@@ -218,10 +245,3 @@ class DuckDBSession(BulkSession):
             ) from None
         except require("duckdb", extra="duckdb").Error as error:
             raise translate(error, action, self._database.uri()) from None
-
-
-def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
-    """Return the Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return pa.timestamp(kind.unit, "UTC")
-    return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)

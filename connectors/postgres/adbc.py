@@ -58,29 +58,26 @@ class WatchedConnection:
         """Open a cursor, a context manager."""
         return WatchedCursor(self, self._connection.cursor())
 
-    def begin(self) -> None:
-        """Start a transaction."""
+    def begin(self, settings: str) -> None:
+        """Start a transaction by its first statement, a SELECT that makes its settings."""
 
         def begin() -> None:
-            self._connection.adbc_connection.set_autocommit(False)
             with self._connection.cursor() as cursor:
-                cursor.execute("SELECT pg_backend_pid()")
-                self._pid = cursor.fetchone()[0]
+                cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
+                cursor.execute(f"{settings}, pg_backend_pid()")
+                self._pid = cursor.fetchone()[-1]
 
         self.run(begin)
 
-    def end(self) -> None:
-        """Have each statement commit itself, after a transaction."""
-        self._pid = 0
-        self.run(lambda: self._connection.adbc_connection.set_autocommit(True))
-
-    def commit(self, timeout_s: float) -> None:
+    def commit(self, timeout_s: float | None = None) -> None:
         """Commit a transaction. Neither an interruption nor the end of the wait calls it off."""
-        self.calls.run(self._connection.adbc_connection.commit, timeout_s=timeout_s, cancels=False)
+        self.calls.run(self._connection.commit, timeout_s=timeout_s, cancels=False)
+        self._pid = 0
 
     def rollback(self) -> None:
         """Undo a transaction."""
-        self.run(self._connection.adbc_connection.rollback)
+        self.run(self._connection.rollback)
+        self._pid = 0
 
     def close(self) -> None:
         """Close the connection.

@@ -14,8 +14,10 @@ from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
-from blocks.warehouses.sql import Column, Dialect, bind
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from blocks.warehouses.sql import Column, Dialect
+from connectors.postgres.literals import with_literals
+from connectors.postgres.reading import as_text, check_fit, exact_batch, exact_type, is_numeric, readable, unfit
+from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
 
@@ -40,6 +42,16 @@ LOCK_WAIT_S = 0.5
 """So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two such waits readers pass."""
+TRY_LOCK = """
+DECLARE patience text := current_setting('lock_timeout');
+BEGIN
+    SET LOCAL lock_timeout = {wait};
+    LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;
+    PERFORM set_config('lock_timeout', patience, true), set_config('etl.locked', 'yes', true);
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM set_config('etl.locked', 'no', true);
+END"""
+"""A block, because ADBC does nothing more in a transaction in which a statement failed, not even to a savepoint."""
 LOCKABLE = ("r", "p", "v")
 """Kinds of relations (`pg_class.relkind`) that LOCK TABLE takes: tables, partitioned ones and views."""
 HOLDERS = """
@@ -51,7 +63,6 @@ AND (l.relation = to_regclass(:name) OR l.locktype = 'advisory' AND l.objsubid =
      AND (l.classid::bigint << 32 | l.objid::bigint) = :key)
 ORDER BY l.pid LIMIT 3"""
 
-FETCH_ROWS = 20_000
 BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
 
@@ -68,7 +79,10 @@ class BulkServer(Protocol):
         """Return where a table is, without secrets."""
 
     def connect_adbc(self, label: str = "") -> WatchedConnection:
-        """Open an ADBC connection; the caller closes it."""
+        """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
+
+    def transaction_settings(self, label: str = "") -> Mapping[str, str]:
+        """Return what each transaction sets for itself, by the server's names."""
 
 
 class PostgresBulkSession(BulkSession):
@@ -78,47 +92,65 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
+        self._settings = server.transaction_settings(_label(load_id))
         self._connection = server.connect_adbc(_label(load_id))
         self._in_transaction = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
-        with self._cursor("run a statement") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
+        with self._writing(), self._cursor("run a statement") as cursor:
+            cursor.execute(with_literals(sql, parameters))
             return int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
-        with self._cursor("run a query") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
+        with self._reading(), self._cursor("run a query") as cursor:
+            cursor.execute(with_literals(sql, parameters))
             return cursor.fetch(size)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """Return the result of a query, streamed by COPY."""
-        sql, values = _numbered(sql, parameters)
+        """Return the result of a query, streamed by COPY; alone, it is a transaction that only reads.
+
+        Raises:
+            InvalidInputError: The query writes. What reads a scan may read it again.
+        """
+        alone = not self._in_transaction
+        if alone:
+            self.begin(read_only=True)
+        sql = with_literals(sql, parameters)
         with self._cursor("describe a query") as cursor:
-            described = cursor.describe(sql, values)
+            described = cursor.describe(sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
-        if any(casts):
-            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-            columns = ", ".join(
-                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {quoted(field.name)}"
-                for name, cast, field in zip(names, casts, described, strict=True)
-            )
-            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
+        names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
+        flags = [unfit(field, name) for field, name in zip(described, names, strict=True)]
+        flagged = [number for number, flag in enumerate(flags) if flag]
+        if any(casts) or flagged:
+            columns = [
+                (f"CASE WHEN {flag} THEN NULL ELSE {name} END" if flag else name)
+                + (f"::{cast}" if cast else "")
+                + f" AS {quoted(field.name)}"
+                for name, cast, flag, field in zip(names, casts, flags, described, strict=True)
+            ]
+            columns += [f"coalesce({flags[number]}, false)" for number in flagged]
+            known = ", ".join(name.removeprefix("q.") for name in names)
+            sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
             with self._cursor("describe a query") as cursor:
-                described = cursor.describe(sql, values)
+                described = list(cursor.describe(sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
 
         def batches() -> Iterator[pa.RecordBatch]:
-            rows = self._copied(sql) if values is None else self._fetched(sql, values)
             # The driver decodes the next batches while numeric becomes decimal here.
+            rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
-                    yield exact_batch(batch, schema)
+                    for flag, number in zip(batch.columns[len(schema) :], flagged, strict=True):
+                        check_fit(flag, schema.field(number))
+                    yield exact_batch(batch.columns[: len(schema)], schema)
+            if alone:
+                self.rollback()
 
         return schema, batches()
 
@@ -127,23 +159,6 @@ class PostgresBulkSession(BulkSession):
             cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
             yield from cursor.batches()
-
-    def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
-        """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
-        self.begin()
-        try:
-            with self._cursor("read a result") as cursor:
-                cursor.execute(f"DECLARE etl_scan NO SCROLL CURSOR FOR {sql}", values)
-                cursor.set_options(**{"adbc.postgresql.use_copy": "false"})
-                rows = 1
-                while rows:
-                    cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
-                    rows = 0
-                    for batch in cursor.batches():
-                        rows += batch.num_rows
-                        yield batch
-        finally:
-            self.rollback()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -166,6 +181,10 @@ class PostgresBulkSession(BulkSession):
         Raises:
             TransientError: It is being altered.
         """
+        with self._reading():
+            return self._columns(table)
+
+    def _columns(self, table: str) -> list[Column] | None:
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
@@ -235,20 +254,15 @@ class PostgresBulkSession(BulkSession):
         """
         deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
         while True:
-            left_s = max(deadline - time.monotonic(), 0.001)
-            self.execute("SAVEPOINT etl_lock")
-            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(min(LOCK_WAIT_S, left_s))}")
-            try:
-                self.execute(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE")
-            except LockTimeoutError:
-                if time.monotonic() >= deadline:
-                    raise self._locked(table) from None
-                self.execute("ROLLBACK TO SAVEPOINT etl_lock")
-                pause(min(random.uniform(pause_s / 2, pause_s), left_s))  # noqa: S311 (jitter, not a secret)
-                pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
-            else:
-                self.execute(f"SET LOCAL lock_timeout = {_milliseconds(self._server.lock_timeout_s)}")
+            left_s = deadline - time.monotonic()
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(LOCK_WAIT_S, left_s)))
+            self.execute("DO '" + attempt.replace("'", "''") + "'")
+            if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
                 return
+            if left_s < LOCK_WAIT_S:
+                raise self._locked(table)
+            pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
+            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def _waiting(self, table: str) -> Iterator[None]:
@@ -308,19 +322,53 @@ class PostgresBulkSession(BulkSession):
             self.fetch(f"SELECT pg_sleep({END_POLL_S})")
         raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
 
-    def begin(self) -> None:
-        """Start a transaction."""
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table, in the transaction of the load: behind a pooler the next one may be elsewhere."""
+        if not self._in_transaction:
+            self.begin()
+        self.execute(f"{dialect.create_stage(table, columns)} ON COMMIT DROP")
+
+    def begin(self, *, read_only: bool = False) -> None:
+        """Start a transaction; one that began with the staging of the load goes on."""
+        if self._in_transaction:
+            return
+        settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
-            self._connection.begin()
-        self._in_transaction = True
+            self._in_transaction = True
+            self._connection.begin(setting(settings))
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one that only reads, of which nothing is to be kept."""
+        alone = not self._in_transaction
+        self.begin(read_only=True)
+        try:
+            yield
+        finally:
+            if alone:
+                self.rollback()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one for just this, which may be done again."""
+        alone = not self._in_transaction
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            if alone:
+                self.rollback()
+            raise
+        if alone:
+            self._in_transaction = False
+            with self._translated("end a transaction"):
+                self._connection.commit()
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
         self._in_transaction = False
         with self._translated("commit", ambiguous=True):
             self._connection.commit(self._server.commit_timeout_s)
-        with self._translated("end a transaction"):
-            self._connection.end()
 
     def rollback(self) -> None:
         """Undo it."""
@@ -329,10 +377,10 @@ class PostgresBulkSession(BulkSession):
         self._in_transaction = False
         with contextlib.suppress(ConnectorError), self._translated("roll back"):
             self._connection.rollback()
-            self._connection.end()
 
     def close(self) -> None:
         """Close the connection."""
+        self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
         with contextlib.suppress(self._error):
             self._connection.close()
 
@@ -381,18 +429,3 @@ def _label(load_id: str | None) -> str:
 def _milliseconds(seconds: float) -> int:
     """Return a timeout as PostgreSQL has it, for which 0 means none."""
     return max(1, round(seconds * 1_000))
-
-
-def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tuple[Any, ...] | None]:
-    """Return the statement with `$1`, `$2` ... for its named parameters, and their values in that order."""
-    if not parameters:
-        return sql, None
-    order: list[str] = []
-
-    def placeholder(name: str) -> str:
-        if name not in order:
-            order.append(name)
-        return f"${order.index(name) + 1}"
-
-    bound = bind(sql, parameters, placeholder)
-    return bound, tuple(parameters[name] for name in order)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from integration_tests.standins.http_proxy import Fault, HttpFaultProxy, whole_response
+from blocks.testing.http_proxy import Fault, HttpFaultProxy, whole_response
 from integration_tests.standins.process import HOST, free_port, listening, spawn, stop, wait
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from subprocess import Popen
     from typing import Self
 
-    from integration_tests.standins.http_proxy import Request
+    from blocks.testing.http_proxy import Request
 
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-snowflake/bin/python"

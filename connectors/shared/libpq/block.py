@@ -94,19 +94,15 @@ class LibpqWarehouse(Warehouse):
             pid: The process of the server that serves it, where that is known.
             sql: How the statement begins.
         """
-        return ask(self._connect_aside, WORKING, name=self._name(label), pid=pid, sql=sql[:500])
+        return ask(self._connect_aside, WORKING, name=application_name(label), pid=pid, sql=sql[:500])
 
     def terminate(self, label: str, pid: int) -> None:
         """End a connection that answers no more, so that it holds no locks; from another one, as far as that works."""
-        ask(self._connect_aside, TERMINATE, name=self._name(label), pid=pid)
+        ask(self._connect_aside, TERMINATE, name=application_name(label), pid=pid)
 
     def _connect_aside(self) -> Any:
         settings = self._settings() | {"connect_timeout": str(min(self.connect_timeout_s, 5))}
         return require("psycopg", extra=self._extra).connect(**settings)
-
-    def _name(self, label: str) -> str:
-        """Return the `application_name` of a connection."""
-        return f"etl-blocks {label}".strip()[:63]
 
     def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
@@ -126,7 +122,7 @@ class LibpqWarehouse(Warehouse):
             "sslmode": self.ssl_mode,
             "sslrootcert": self.ssl_root_cert,
             "connect_timeout": str(self.connect_timeout_s),
-            "application_name": self._name(label),
+            "application_name": application_name(label),
             # a server that vanished is noticed within a minute, also while something is sent to it
             "keepalives_idle": "30",
             "keepalives_interval": "10",
@@ -153,3 +149,8 @@ class LibpqWarehouse(Warehouse):
             )
         rights = "reads and writes" if create else "reads, and may not create tables,"
         return found, f"{user} {rights} in schema {self.schema_}."
+
+
+def application_name(label: str = "") -> str:
+    """Return the name by which the server lists a connection."""
+    return f"etl-blocks {label}".strip()[:63]
