@@ -177,12 +177,12 @@ class DuckDBSession(BulkSession):
         Raises:
             TransientError: Another one has done so for too long.
         """
-        for lock in (self._load, self._writer):
-            if lock is not None:
-                self._acquire(lock)
         try:
+            for lock in (self._load, self._writer):
+                if lock is not None:
+                    self._acquire(lock)
             self.execute("BEGIN")
-        except ConnectorError:
+        except BaseException:
             self._end()
             raise
 
@@ -212,14 +212,12 @@ class DuckDBSession(BulkSession):
         """
         mine, until = interruption(), time.monotonic() + self._database.lock_timeout_s
         while not lock.acquire(timeout=SLICE_S):
-            if time.monotonic() < until and not mine.is_pending():
-                continue
-            self._end()
             mine.check()
-            raise TransientError(
-                f"Another load of this process has written to {self._database.uri()} for "
-                f"{self._database.lock_timeout_s:g} s. Nothing was applied."
-            )
+            if time.monotonic() >= until:
+                raise TransientError(
+                    f"Another load of this process has written to {self._database.uri()} for "
+                    f"{self._database.lock_timeout_s:g} s. Nothing was applied."
+                )
         self._held.append(lock)
 
     def commit(self) -> None:
