@@ -468,6 +468,33 @@ def test_a_transaction_that_nobody_can_be_asked_about_is_said(
 
 
 @pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_reload_conf()",
+        "SELECT a(1)",
+        "SELECT * FROM v",
+        "INSERT INTO watched (id) VALUES (1)",
+        "DO 'BEGIN PERFORM pg_reload_conf(); END'",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+    ],
+)
+def test_what_acts_outside_of_its_transaction_is_not_run_blindly(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, statement: str
+) -> None:
+    """What a transaction does not undo may have happened: AmbiguousError, however deep the call is hidden."""
+    direct.execute("CREATE FUNCTION b() RETURNS bool LANGUAGE sql RETURN pg_reload_conf()")
+    direct.execute("CREATE FUNCTION a(n int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN b(); END'")
+    direct.execute("CREATE VIEW v AS SELECT a(1)")
+    direct.execute("CREATE TABLE watched (id int)")
+    direct.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM a(1); RETURN NEW; END'")
+    direct.execute("CREATE TRIGGER g BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION f()")
+    proxy.drop_answer_to(statement.partition(" ")[0] + "(?! set_config)")
+    with pytest.raises(AmbiguousError, match=r"may have run (pg_reload_conf\(\)|a program), which acts outside of it"):
+        behind.execute(statement)
+    assert len(proxy.faults_fired) == 1
+
+
+@pytest.mark.parametrize(
     ("statement", "fault_at"),
     [("VACUUM t", "vacuum"), ("INSERT INTO t (id) VALUES (1); COMMIT", "insert"), ("CALL committing()", "call")],
 )
