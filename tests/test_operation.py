@@ -482,5 +482,7 @@ def test_the_identity_of_a_cached_result_holds_no_secret():
     assert one.cache_identity() == one.model_copy(update={"retry": RetryPolicy(attempts=1)}).cache_identity()
     memory = DuckDB()
     assert memory.cache_identity() == memory.cache_identity() != DuckDB().cache_identity()
-    buckets = [S3Bucket(bucket_name="raw-b", credentials=AwsCredentials(endpoint_url=f"http://{host}")) for host in "xy"]
+    buckets = [
+        S3Bucket(bucket_name="raw-b", credentials=AwsCredentials(endpoint_url=f"http://{host}")) for host in "xy"
+    ]
     assert buckets[0].cache_identity() != buckets[1].cache_identity()
