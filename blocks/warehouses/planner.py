@@ -104,6 +104,10 @@ class Planner:
             creates_table=self.creates,
             ddl=tuple(ddl),
             columns=tuple(plans),
+            notes=tuple(
+                f"rows are staged and inserted from there, because the table has {reason}"
+                for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+            ),
         )
         return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
 

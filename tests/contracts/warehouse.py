@@ -1323,6 +1323,14 @@ async def test_prefects_other_names_are_there(warehouse: Warehouse) -> None:
     assert sorted(await warehouse.fetch_all_async("SELECT id FROM t")) == [(1,), (2,)]
 
 
+def test_a_doubled_percent_sign_is_one_where_parameters_are_written_with_it(warehouse: Warehouse) -> None:
+    """As with the DB-API's drivers, in strings too; elsewhere the statement is sent as it is."""
+    assert warehouse.fetch_all("SELECT 7 %% %s, '50%%'", [4]) == [(3, "50%")]
+    assert warehouse.fetch_all("SELECT 7 %% %(a)s, '%%', '%'", {"a": 4}) == [(3, "%", "%")]
+    assert warehouse.fetch_all("SELECT :a, '50%%'", {"a": 4}) == [(4, "50%%")]
+    assert warehouse.fetch_all("SELECT '50%%'") == [("50%%",)]
+
+
 def test_quoted_text_holds_no_parameters(warehouse: Warehouse) -> None:
     """Each engine's own strings are left alone, whichever form the parameters have."""
     escapes = r"[^'\\" in warehouse.dialect.literals

@@ -135,8 +135,8 @@ class LibpqWarehouse(Warehouse):
         }
         return {name: value for name, value in settings.items() if value}
 
-    def _access(self, version: str) -> tuple[str, str]:
-        """Return what the server answers to `version`, and what the login may do in the schema.
+    def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
+        """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
 
         Raises:
             AccessDeniedError: It may not even use it.
@@ -151,7 +151,7 @@ class LibpqWarehouse(Warehouse):
             raise errors.AccessDeniedError(
                 f"{user} may not use schema {self.schema_} in {self.uri()}. Grant it: GRANT USAGE, CREATE ON SCHEMA."
             )
-        rights = "reads and writes" if create else "reads, and may not create tables,"
+        rights = ("reads and writes" if create else "reads, and may not create tables,") if writes else "reads"
         return found, f"{user} {rights} in schema {self.schema_}."
 
 
