@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from integration_tests.standins.proxy import FaultProxy
 
 from blocks.base.errors import UnsupportedError
 from blocks.base.retry import RetryPolicy
