@@ -141,6 +141,14 @@ class BulkSession(Session):
         """
         self.execute(sql, parameters)
 
+    def alter(self, sql: str) -> None:
+        """Change a table's shape, outside of a transaction, unless others hold the table for long.
+
+        Raises:
+            TransientError: They do.
+        """
+        self.execute(sql)
+
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
         """Keep out, until the transaction ends, the loads that must not change the table beside this one.
 

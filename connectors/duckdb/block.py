@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -135,6 +136,14 @@ class DuckDB(Warehouse):
     @live
     def _own_locks(self) -> Locks:
         return Locks()
+
+    @live
+    def _memory_id(self) -> str:
+        return uuid.uuid4().hex
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to; a database in memory is one of its own for as long as it lives."""
+        return super().cache_identity() + (self._memory_id if self.path == ":memory:" else "")
 
     @property
     def _config(self) -> dict[str, Any]:

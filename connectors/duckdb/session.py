@@ -95,17 +95,13 @@ class DuckDBSession(BulkSession):
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
             relation = self._calls.run(lambda: self._connection.sql(bound, params=values))
-            casts = [readable(kind) for kind in relation.types]
-            if any(casts):
-                names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-                columns = ", ".join(
-                    (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
-                    for name, cast, column in zip(names, casts, relation.columns, strict=True)
-                )
-                query = f"SELECT {columns} FROM ({bound}\n) AS q ({', '.join(names)})"
+            if any(casts := [readable(kind) for kind in relation.types]):
+                query = self._cast(bound, casts, relation.columns)
                 relation = self._calls.run(lambda: self._connection.sql(query, params=values))
             reader = self._calls.run(lambda: relation.to_arrow_reader(BATCH_ROWS))
-        types = map(str, relation.types)
+        types = [str(kind) for kind in relation.types]
+        if len(types) != len(reader.schema):
+            raise TransientError(f"What is read from {self._database.uri()} was changed at the same time.")
         schema = pa.schema(
             [pa.field(field.name, exact_type(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
         )
@@ -119,6 +115,15 @@ class DuckDBSession(BulkSession):
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         return schema, batches()
+
+    def _cast(self, sql: str, casts: list[str | None], columns: list[str]) -> str:
+        """Return the query with the columns cast that Arrow does not hold; their names may come twice."""
+        names = [f"c{number}" for number in range(len(casts))]
+        values = ", ".join(
+            (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
+            for name, cast, column in zip(names, casts, columns, strict=True)
+        )
+        return f"SELECT {values} FROM ({sql}\n) AS q ({', '.join(names)})"
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table."""
@@ -172,12 +177,12 @@ class DuckDBSession(BulkSession):
         Raises:
             TransientError: Another one has done so for too long.
         """
-        for lock in (self._load, self._writer):
-            if lock is not None:
-                self._acquire(lock)
         try:
+            for lock in (self._load, self._writer):
+                if lock is not None:
+                    self._acquire(lock)
             self.execute("BEGIN")
-        except ConnectorError:
+        except BaseException:
             self._end()
             raise
 
@@ -207,14 +212,12 @@ class DuckDBSession(BulkSession):
         """
         mine, until = interruption(), time.monotonic() + self._database.lock_timeout_s
         while not lock.acquire(timeout=SLICE_S):
-            if time.monotonic() < until and not mine.is_pending():
-                continue
-            self._end()
             mine.check()
-            raise TransientError(
-                f"Another load of this process has written to {self._database.uri()} for "
-                f"{self._database.lock_timeout_s:g} s. Nothing was applied."
-            )
+            if time.monotonic() >= until:
+                raise TransientError(
+                    f"Another load of this process has written to {self._database.uri()} for "
+                    f"{self._database.lock_timeout_s:g} s. Nothing was applied."
+                )
         self._held.append(lock)
 
     def commit(self) -> None:
