@@ -461,7 +461,7 @@ def test_random_races(request: pytest.FixtureRequest, engine: str, seeds: range)
 def run_in_process(block: bytes, load: Load, table: str, start: Any) -> LoadReport:
     """Run a load in a process of its own, once all of them are there."""
     warehouse = pickle.loads(block)  # noqa: S301 (our own)
-    start.wait(GIVES_UP_S)
+    start.wait(5 * GIVES_UP_S)
     return load.run(warehouse, table)
 
 
@@ -478,7 +478,7 @@ def test_random_races_of_processes(request: pytest.FixtureRequest, engine: str) 
         def run(loads: list[Load], table: str) -> list[LoadReport]:
             start = manager.Barrier(3)
             futures = [pool.submit(run_in_process, block, load, table, start) for load in loads]
-            return [future.result(GIVES_UP_S) for future in futures]
+            return [future.result(6 * GIVES_UP_S) for future in futures]
 
         for seed in range(200, 204):
             race_at_random(warehouse, seed, run)

@@ -1509,6 +1509,22 @@ def test_loaders_of_one_table_all_load(warehouse: Warehouse, mode: Mode) -> None
     assert sorted(rows(warehouse, columns="id")) == [(n,) for n in range(8_000)]
 
 
+@pytest.mark.parametrize("mode", ["replace", pytest.param("replace_partition", marks=pytest.mark.thorough)])
+def test_loaders_that_replace_leave_the_rows_of_one(warehouse: Warehouse, mode: Mode) -> None:
+    """Four loads that replace what is there, at once and into a new table: they come one after the other."""
+
+    def load(number: int) -> Any:
+        ids = list(range(number * 10, number * 10 + 10))
+        return warehouse.load(table_of(ids), "t", mode=mode, load_id=str(number), **ARGUMENTS[mode])
+
+    reports = together(4, load)
+    assert sorted(report.deleted for report in reports) == [0, 10, 10, 10]
+    assert [report.inserted for report in reports] == [10] * 4
+    left = [number for (number,) in rows(warehouse, columns="id")]
+    assert len(left) == 10
+    assert len({number // 10 for number in left}) == 1
+
+
 def test_loaders_of_one_key_end_in_one_row(warehouse: Warehouse) -> None:
     """Upserts of the same keys at once leave each key once, with the values of one of them."""
     warehouse.load(table_of([]), "t", mode="upsert", key=["id"])
