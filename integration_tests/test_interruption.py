@@ -478,8 +478,9 @@ def test_silence_of_bigquery_ends_after_the_read_timeout(at: tuple[str, str], bi
         fields = {"url": proxy.url, "retry": ONCE, "read_timeout_s": 3}
         with test_bigquery.block(bigquery_server, **fields) as behind:
             proxy.stall(*at, times=9)
-            with in_time(3 + ENDS_IN_S), pytest.raises((TransientError, AmbiguousError)):
-                behind.fetch_all("SELECT 1")
+            with in_time(3 + ENDS_IN_S), contextlib.suppress(TransientError):
+                assert behind.fetch_all("SELECT 1") == [(1,)]  # a job whose beginning was not answered is looked up
+            assert proxy.faults_fired
 
 
 @pytest.mark.thorough

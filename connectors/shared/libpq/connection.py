@@ -76,7 +76,7 @@ class _Patience:
 
     def _cancel(self) -> None:
         with contextlib.suppress(Exception):
-            self._connection.cancel()
+            self._connection.cancel_safe(timeout=CALL_GRACE_S)  # `cancel` would hold up all threads
 
 
 @functools.cache
