@@ -13,7 +13,9 @@ import os
 import signal
 import threading
 import time
+import uuid
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -23,10 +25,16 @@ from prefect.utilities.timeout import timeout
 
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, TerminalError, TransientError
+from blocks.base.interruption import interruptible
 from blocks.base.retry import RetryPolicy
+from blocks.credentials import AwsCredentials
 from blocks.testing import FaultProxy, HttpFaultProxy
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
+from connectors.s3 import S3Bucket
+from integration_tests import test_bigquery, test_redshift, test_snowflake_faults
+from integration_tests.standins.redshift import stand_in
+from integration_tests.standins.snowflake import SnowflakeProxy
 from integration_tests.stores import new_store, server_url
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 
@@ -208,6 +216,7 @@ def test_no_answer_ends_after_the_read_timeout(pg_database: Address, direct: Pos
     assert_loaded_once(direct, ROWS, loads=2)
 
 
+@pytest.mark.thorough
 def test_lost_packets_end_after_the_read_timeout(pg_database: Address, direct: Postgres, proxy: FaultProxy) -> None:
     """From the middle of a COPY on nothing arrives on any connection; neither does the question whether it works."""
     behind = postgres(pg_database.through(proxy.port), read_timeout_s=1, connect_timeout_s=2)
@@ -228,9 +237,9 @@ def test_lost_packets_end_after_the_read_timeout(pg_database: Address, direct: P
 
 def test_a_server_at_work_is_waited_for(pg_database: Address) -> None:
     """A statement that takes longer than the read timeout is no silence: by psycopg and by ADBC."""
-    patient = postgres(pg_database, read_timeout_s=0.5)
-    patient.execute("SELECT pg_sleep(2)")
-    assert patient.scan_query("SELECT 1 AS a, pg_sleep(2)::text AS b").to_arrow().num_rows == 1
+    patient = postgres(pg_database, read_timeout_s=0.2)
+    patient.execute("SELECT pg_sleep(1)")
+    assert patient.scan_query("SELECT 1 AS a, pg_sleep(1)::text AS b").to_arrow().num_rows == 1
 
 
 def test_the_server_ends_a_statement_that_takes_too_long(pg_database: Address) -> None:
@@ -242,7 +251,8 @@ def test_the_server_ends_a_statement_that_takes_too_long(pg_database: Address) -
         strict.scan_query("SELECT pg_sleep(30)::text AS b").to_arrow()
 
 
-@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_a_process_that_is_killed_takes_its_statement_along(direct: Postgres, sent: signal.Signals) -> None:
     """Outside of a flow SIGTERM ends a process without a word: the server looks after its client."""
     child = multiprocessing.get_context("spawn").Process(target=sleeps, args=(direct,))
@@ -433,3 +443,115 @@ def test_silence_of_a_request_ends_after_the_read_timeout(kind: str, verb: str, 
         proxy.stall(*REQUESTS[kind][verb], times=9)
         with in_time(3 + ENDS_IN_S), pytest.raises(TransientError):
             store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)
+
+
+# Warehouses behind a service
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(
+    "at", [("POST", "/jobs"), ("GET", "/queries/"), ("POST", "/upload/")], ids=["begin", "result", "upload"]
+)
+@each_end
+def test_bigquery_is_interrupted(at: tuple[str, str], end: End, bigquery_server: Any) -> None:
+    """Where a request is not answered; a retry loads once."""
+    with HttpFaultProxy(bigquery_server.url) as proxy:
+        direct = test_bigquery.block(bigquery_server)
+        direct.load(table_of(0), "t", load_id="empty")
+        with test_bigquery.block(bigquery_server, url=proxy.url, dataset=direct.dataset, retry=ONCE) as behind:
+            proxy.stall(*at, times=9)
+            with in_time():
+                end(
+                    lambda: behind.load(table_of(100), "t", load_id="day"),
+                    lambda: eventually(lambda: proxy.faults_fired),
+                )
+            direct.load(table_of(100), "t", load_id="day")
+            assert direct.fetch_one("SELECT count(*) FROM t") == (100,)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("at", [("POST", "/jobs"), ("GET", "/queries/")], ids=["begin", "result"])
+def test_silence_of_bigquery_ends_after_the_read_timeout(at: tuple[str, str], bigquery_server: Any) -> None:
+    """Also that of a query's result, for which Google's client would wait 120 s."""
+    with HttpFaultProxy(bigquery_server.url) as proxy:
+        fields = {"url": proxy.url, "retry": ONCE, "read_timeout_s": 3}
+        with test_bigquery.block(bigquery_server, **fields) as behind:
+            proxy.stall(*at, times=9)
+            with in_time(3 + ENDS_IN_S), contextlib.suppress(TransientError):
+                assert behind.fetch_all("SELECT 1") == [(1,)]  # a job whose beginning was not answered is looked up
+            assert proxy.faults_fired
+
+
+@pytest.mark.thorough
+def test_a_job_of_bigquery_is_cancelled(bigquery_server: Any) -> None:
+    """One that is still running when its caller is interrupted."""
+    asked: list[str] = []
+    with test_bigquery.block(bigquery_server) as warehouse:
+        session = warehouse._connect()
+        job = session.jobs.start("SELECT 1", [], f"etl_{uuid.uuid4().hex}")  # type: ignore[attr-defined]
+        job.result()
+        running = SimpleNamespace(state="RUNNING", job_id=job.job_id, reload=lambda **_: asked.append("reload"))
+        with HttpFaultProxy(bigquery_server.url) as proxy:
+            behind = test_bigquery.block(bigquery_server, url=proxy.url, dataset=warehouse.dataset)
+            waiting = behind._connect().jobs  # type: ignore[attr-defined]
+            with pytest.raises(TimeoutError), timeout(seconds=2):
+                interruptible(lambda: waiting.wait(running))
+            assert any(path.split("?")[0].endswith(f"/{job.job_id}/cancel") for _, path, _ in proxy.log)
+            behind.close()
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("statement", ["^MERGE INTO", "^COPY INTO", "^INSERT INTO", "^COMMIT"])
+@each_end
+def test_snowflake_is_interrupted(statement: str, end: End, snowflake_server: Any) -> None:
+    """Where a statement is not answered; a retry loads once."""
+    with test_snowflake_faults.new_schema(snowflake_server) as direct, SnowflakeProxy(snowflake_server.url) as proxy:
+        direct.load(table_of(0), "t", load_id="empty")
+        behind = test_snowflake_faults.block(snowflake_server, direct.schema_, proxy.port, timeout_s=30)
+        proxy.lose("stall", statement)
+        with in_time():
+            end(lambda: behind.load(table_of(100), "t", load_id="day"), lambda: eventually(lambda: proxy.faults_fired))
+        direct.load(table_of(100), "t", load_id="day")
+        assert direct.fetch_one("SELECT count(*), count(DISTINCT id) FROM t") == (100, 100)
+
+
+@pytest.mark.thorough
+@each_end
+def test_redshift_is_interrupted(
+    end: End, pg_database: Address, s3_server: Any, monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy
+) -> None:
+    """Where the COMMIT is not answered, and while a statement runs; a retry loads once."""
+    cursors = stand_in(s3_server.client(), monkeypatch)
+    keys = {"aws_access_key_id": s3_server.access_key, "aws_secret_access_key": s3_server.secret_key}
+    account = AwsCredentials(**keys, endpoint_url=s3_server.endpoint, region_name=s3_server.region)
+    staging = S3Bucket(bucket_name=s3_server.make_bucket(), credentials=account)
+    direct = test_redshift.block(pg_database, staging)
+    behind = test_redshift.block(pg_database.through(proxy.port), staging)
+    assert cursors
+    direct.load(table_of(0), "t", load_id="empty")
+    with in_time():
+        end(lambda: behind.execute("SELECT pg_sleep(99)"), lambda: time.sleep(1))
+    assert_nothing_runs(postgres(pg_database))
+    proxy.silence_after("COMMIT")
+    with in_time():
+        end(lambda: behind.load(table_of(100), "t", load_id="day"), proxy.wait_for_fault)
+    direct.load(table_of(100), "t", load_id="day")
+    assert direct.fetch_one("SELECT count(*), count(DISTINCT id) FROM t") == (100, 100)
+
+
+@pytest.mark.thorough
+def test_silence_and_long_statements_of_redshift(
+    pg_database: Address, s3_server: Any, monkeypatch: pytest.MonkeyPatch, proxy: FaultProxy
+) -> None:
+    """A cluster at work is waited for; one that says nothing is not, nor a statement that takes too long."""
+    stand_in(s3_server.client(), monkeypatch)
+    staging = S3Bucket(bucket_name="unused")
+    hasty = {"read_timeout_s": 0.5, "retry": ONCE}
+    test_redshift.block(pg_database, staging).model_copy(update=hasty).execute("SELECT pg_sleep(2)")
+    proxy.silence_after("SELECT 7")
+    behind = test_redshift.block(pg_database.through(proxy.port), staging).model_copy(update=hasty)
+    with in_time(), pytest.raises(TransientError):
+        behind.fetch_all("SELECT 7")
+    limited = test_redshift.block(pg_database, staging, statement_timeout_s=0.5)
+    with in_time(), pytest.raises(Exception, match="statement timeout"):
+        limited.execute("SELECT pg_sleep(30)")

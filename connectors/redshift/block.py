@@ -23,6 +23,7 @@ from collections.abc import Callable  # noqa: TC003 (pydantic looks for it)
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
+from typing_extensions import override
 
 from blocks.base import errors
 from blocks.base.block import resolve
@@ -34,8 +35,9 @@ from blocks.credentials.aws import AwsCredentials, aws_error, utc_now
 from blocks.stores.object_store import ObjectStore
 from connectors.redshift.dialect import VARBYTE, RedshiftDialect
 from connectors.redshift.errors import LOGIN_ADVICE, LOGIN_ERRORS, translate
-from connectors.redshift.session import RedshiftSession
+from connectors.redshift.session import RedshiftSession, statement_timeout
 from connectors.shared.libpq.block import LibpqWarehouse
+from connectors.shared.libpq.connection import ask
 
 if TYPE_CHECKING:
     from typing import Self
@@ -52,6 +54,13 @@ class _IssuedLogin:
 
     login: dict[str, str] = dataclasses.field(default_factory=dict, repr=False)
     renew_at: dt.datetime | None = None
+
+
+# https://docs.aws.amazon.com/redshift/latest/dg/SYS_QUERY_HISTORY.html
+WORKING = """
+SELECT count(*) > 0 FROM sys_query_history
+WHERE session_id = %(pid)s AND status IN ('planning', 'queued', 'running', 'returning')
+"""
 
 
 class Redshift(LibpqWarehouse):
@@ -159,12 +168,17 @@ class Redshift(LibpqWarehouse):
         try:
             connection.execute(
                 "SET enable_case_sensitive_identifier TO true; SET timezone TO 'UTC'; SET extra_float_digits TO 2; "
-                f"SET search_path TO {self.dialect.name(self.schema_)}"
+                f"SET search_path TO {self.dialect.name(self.schema_)}; {statement_timeout(self.statement_timeout_s)}"
             )
         except require("psycopg", extra="redshift").Error as error:
             connection.close()
             raise self.translate(error, "connect to") from None
         return connection
+
+    @override
+    def is_working(self, label: str, *, pid: int = 0, sql: str = "") -> bool:
+        """Ask the cluster, on another connection, whether it is at work on a statement of a session."""
+        return ask(self._connect_aside, WORKING, pid=pid)
 
     def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
         """Return the error of this package for one of psycopg's, as Redshift means it."""

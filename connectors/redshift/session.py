@@ -7,10 +7,7 @@ import datetime as dt  # noqa: TC003 (a doctest takes it)
 import hashlib
 import itertools
 import json
-import os
 import re
-import socket
-import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -62,6 +59,7 @@ class StagedServer(Server, Protocol):
     iam_role: str
     lock_timeout_s: float
     commit_timeout_s: float
+    statement_timeout_s: float | None
 
     def bucket(self) -> ObjectStore:
         """Return the staging bucket."""
@@ -212,7 +210,7 @@ class RedshiftSession(LibpqSession, BulkSession):
                 raise LockTimeoutError(
                     f"Could not lock {self._server.uri(table)} within {wait_s:g} s. Nothing was applied."
                 ) from None
-        self.execute("RESET statement_timeout")
+        self.execute(statement_timeout(self._server.statement_timeout_s))
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
@@ -225,16 +223,12 @@ class RedshiftSession(LibpqSession, BulkSession):
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        timer = threading.Timer(self._server.commit_timeout_s, self._hang_up)
-        timer.daemon = True
-        timer.start()
         try:
-            super().commit()
+            with self._connection.answering_within(self._server.commit_timeout_s):
+                super().commit()
         except AmbiguousError:
             self._commit_lost = True
             raise
-        finally:
-            timer.cancel()
 
     def discard(self, table: str) -> None:
         """Remove the parts; only where a COMMIT was lost do they stay, and tell which session is to be ended."""
@@ -297,12 +291,6 @@ class RedshiftSession(LibpqSession, BulkSession):
             described: Sequence[Any] = self._run(f"SELECT * FROM ({sql}) AS q LIMIT 0", parameters).description
         return described
 
-    def _hang_up(self) -> None:
-        """End the connection from this side, so that whoever waits for an answer waits no longer."""
-        gone = (OSError, require("psycopg", extra="redshift").Error)
-        with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
-            open_socket.shutdown(socket.SHUT_RDWR)
-
     def _complete(self, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         """Run a statement and return its answer; alone, it commits once that is here.
 
@@ -351,6 +339,11 @@ class RedshiftSession(LibpqSession, BulkSession):
 
 class _WritesError(Exception):
     """A query is not one that only reads."""
+
+
+def statement_timeout(seconds: float | None) -> str:
+    """Return the statement that limits, or stops limiting, the statements of a session."""
+    return f"SET statement_timeout TO {max(1, round(seconds * 1_000))}" if seconds else "RESET statement_timeout"
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

@@ -31,7 +31,10 @@ COPY = re.compile(
 )
 SESSIONS = """(SELECT pid AS session_id, backend_start AT TIME ZONE 'UTC' AS start_time, 'active' AS status
 FROM pg_stat_activity WHERE usename = current_user AND datname = current_database()) AS sys_session_history"""
+QUERIES = """(SELECT pid AS session_id, CASE state WHEN 'active' THEN 'running' END AS status
+FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()) AS sys_query_history"""
 WORDS = {
+    r"\bsys_query_history\b": QUERIES,
     r"SET enable_case_sensitive_identifier TO true; ": "",
     r"\bsys_session_history\b": SESSIONS,
     r"\bsuper\b(?=[,)])": "jsonb",

@@ -13,7 +13,7 @@ from blocks.base.interruption import CALL_GRACE_S, LATE_S, Interruption, interru
 from blocks.base.optional import require
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 LOOK_S = 5.0
 """How long the server may take to say whether it is at work on a statement that it has not answered."""
@@ -76,7 +76,7 @@ class _Patience:
 
     def _cancel(self) -> None:
         with contextlib.suppress(Exception):
-            self._connection.cancel()
+            self._connection.cancel_safe(timeout=CALL_GRACE_S)  # `cancel` would hold up all threads
 
 
 @functools.cache
@@ -101,6 +101,16 @@ def watched_connection() -> Any:
                 is_working: Asks the server, on another connection, about the process of this one.
             """
             self._silence_s, self._is_working = silence_s, is_working
+
+        @contextlib.contextmanager
+        def answering_within(self, seconds: float) -> Iterator[None]:
+            """Within it a statement is given up after so many seconds of silence, whatever the server is at."""
+            kept = self._silence_s, self._is_working
+            self.watch(seconds, lambda _: False)
+            try:
+                yield
+            finally:
+                self.watch(*kept)
 
         def wait(self, gen: Any, *args: Any, **options: Any) -> Any:
             """Wait for an answer."""
