@@ -9,14 +9,16 @@ ELT = '.[dbt,great-expectations]'
 AZURITE = azurite@3.35.0
 BIGQUERY = integration_tests/standins/bigquery-constraints.txt
 SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
+# What it makes a difference to whether an extra is there; a campaign runs all of tests without extras.
+MINIMAL = $(addprefix tests/test_,block.py block_standards.py cli.py errors.py imports.py object_store.py packaging.py)
 
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
 # The tests start hundreds of processes: what one of them compiled, the next one need not.
-test test-minimal campaign: export PYTHONDONTWRITEBYTECODE =
+test test-minimal campaign faults: export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: run run-elt test azurite standins test-minimal check wheel wheel-check bench campaign constraints clean
+.PHONY: run run-elt test azurite standins test-minimal check wheel wheel-check bench campaign faults constraints clean
 
 run: .venv/base  ## the orders pipeline on the data shipped with it: no account, no server
 	$(BIN)/etl run orders_pipeline
@@ -31,8 +33,8 @@ azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm
 
 standins: .venv-bigquery/done .venv-snowflake/done  ## stand-ins that need other versions than we do
 
-test-minimal: .venv-minimal/done  ## the unit tests where no extra is installed
-	.venv-minimal/bin/pytest -n 2 --without-server tests
+test-minimal: .venv-minimal/done  ## the unit tests that depend on extras, where none is installed
+	.venv-minimal/bin/pytest -n 2 --without-server $(MINIMAL)
 
 check: .venv/all
 	$(BIN)/ruff check .
@@ -50,12 +52,18 @@ wheel-check: .venv/all  ## the wheel in fresh environments, by pip and by uv, on
 bench: .venv/bench standins
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-campaign: .venv/bench azurite standins  ## kills a pipeline ten times, moves many and large objects, tries every case (an hour)
+campaign: .venv/bench .venv-minimal/done azurite standins  ## kills a pipeline ten times, moves many and large objects, tries every case (an hour)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
 	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
 	$(BIN)/python -m integration_tests.campaigns.quality_scale
+	$(BIN)/python -m integration_tests.campaigns.duckdb_memory
+	.venv-minimal/bin/pytest -n 2 --without-server tests
 	$(BIN)/pytest -n 2 --dist loadfile --thorough
+
+faults: .venv/all azurite standins  ## attacks loads into nine targets; resumable: make faults SEED=1 CASES=10000; one again: CASE=4711
+	$(BIN)/python -m integration_tests.faults --cases $(or $(CASES),1000) --seed $(or $(SEED),0) $(if $(CASE),--case $(CASE)) \
+		$(if $(ONLY),--only $(ONLY))
 
 constraints:  ## the newest versions that fit the bounds of pyproject.toml; run the tests before you commit them
 	rm -rf .venv-constraints && $(PYTHON) -m venv .venv-constraints && .venv-constraints/bin/python -m pip install --quiet uv
@@ -67,7 +75,7 @@ constraints:  ## the newest versions that fit the bounds of pyproject.toml; run 
 	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis warehouse
+	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults warehouse
 
 # uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
 define install

@@ -24,11 +24,11 @@ import pyarrow.parquet as pq
 
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
+from blocks.testing.http_proxy import HttpFaultProxy
 from connectors.bigquery import BigQuery
 from connectors.snowflake import Snowflake
 from integration_tests.standins import bigquery as bigquery_standin
 from integration_tests.standins import snowflake as snowflake_standin
-from integration_tests.standins.http_proxy import HttpFaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -151,7 +151,7 @@ class LambdaFunction(AwsService):
     _service: ClassVar[str] = "lambda"
     _errors_table = ERRORS
     _advice = ADVICE
-    _read_timeout_s = LONGEST_RUN_S + 10.0
+    _longest_answer_s = LONGEST_RUN_S + 10.0
 
     function_name: str = Field(min_length=1, description="The function's name, partial ARN or full ARN.")
     qualifier: str | None = Field(

@@ -28,7 +28,6 @@ from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials,
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-TIMEOUT_S = 60.0
 
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {"SERVICE_DISABLED": AccessDeniedError}
 """https://cloud.google.com/secret-manager/docs/reference/rest and https://cloud.google.com/apis/design/errors"""
@@ -70,6 +69,10 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         default="latest", description="The version to read: a number, an alias, or latest. Defaults to latest."
     )
 
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may go without an answer. Defaults to 60."
+    )
+
     @field_validator("secret_name", "secret_version")
     @classmethod
     def _only_a_name(cls, value: str) -> str:
@@ -87,7 +90,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         """
         with self._errors("check", "any permission on it"):
             found = self.get_client().test_iam_permissions(
-                request={"resource": self._path, "permissions": [READ, ADD]}, retry=None, timeout=TIMEOUT_S
+                request={"resource": self._path, "permissions": [READ, ADD]}, retry=None, timeout=self.read_timeout_s
             )
         may = [verb for verb, permission in (("read", READ), ("write", ADD)) if permission in found.permissions]
         if not may:
@@ -151,14 +154,14 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         client, path = self.get_client(), self._path
         try:
             with self._errors("delete", "secretmanager.secrets.delete"):
-                client.delete_secret(request={"name": path}, retry=None, timeout=TIMEOUT_S)
+                client.delete_secret(request={"name": path}, retry=None, timeout=self.read_timeout_s)
         except ThrottledError:
             raise
         except TransientError:
             # Another attempt of one that was done would say that there is no such secret.
             try:
                 with self._errors("look for", "secretmanager.secrets.get"):
-                    client.get_secret(request={"name": path}, retry=None, timeout=TIMEOUT_S)
+                    client.get_secret(request={"name": path}, retry=None, timeout=self.read_timeout_s)
             except NotFoundError:
                 return path
             raise
@@ -168,7 +171,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         """The value and the name of a version."""
         with self._errors("read", READ):
             found = self.get_client().access_secret_version(
-                request={"name": f"{self._path}/versions/{version}"}, retry=None, timeout=TIMEOUT_S
+                request={"name": f"{self._path}/versions/{version}"}, retry=None, timeout=self.read_timeout_s
             )
         data = bytes(found.payload.data)
         if found.payload.data_crc32c != _crc32c(data):
@@ -179,7 +182,9 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         request = {"parent": self._path, "payload": {"data": data, "data_crc32c": _crc32c(data)}}
         try:
             with self._errors("write", ADD):
-                return str(self.get_client().add_secret_version(request=request, retry=None, timeout=TIMEOUT_S).name)
+                return str(
+                    self.get_client().add_secret_version(request=request, retry=None, timeout=self.read_timeout_s).name
+                )
         except ThrottledError:
             raise
         except TransientError as lost:
@@ -197,7 +202,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         project, _, name = self._path.partition("/secrets/")
         request = {"parent": project, "secret_id": name, "secret": {"replication": {"automatic": {}}}}
         with self._errors("create", "secretmanager.secrets.create on the project"):
-            self.get_client().create_secret(request=request, retry=None, timeout=TIMEOUT_S)
+            self.get_client().create_secret(request=request, retry=None, timeout=self.read_timeout_s)
 
     @property
     def _path(self) -> str:

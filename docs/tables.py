@@ -2,8 +2,9 @@
 
 * README.md: the table of blocks, from the modules of `etl_blocks.collection` and the extras of pyproject.toml.
 * docs/errors.md: the error tree, from `blocks.base.errors`.
-* docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects. That values come back in
-  exactly these types is proven on real servers by `tests/contracts/warehouse.py`.
+* docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects, and of every type of PostgreSQL
+  and DuckDB, from what `integration_tests/test_type_walks.py` recorded. That values come back in exactly these types is
+  proven on real servers by `tests/contracts/warehouse.py` and by those walks.
 """
 # ruff: noqa: INP001, T201 (a script)
 
@@ -28,6 +29,7 @@ from blocks.base.block import ConnectorBlock  # noqa: E402
 from blocks.base.errors import TypeLossError  # noqa: E402
 from blocks.warehouses.warehouse import Warehouse  # noqa: E402
 from etl_blocks.collection import MODULES  # noqa: E402
+from integration_tests.type_walk import recorded, spelt  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -160,12 +162,48 @@ def error_tree() -> str:
     return "\n".join(["```text", *tree, "```"])
 
 
+WALKS_INTRODUCTION = """\
+## The types of PostgreSQL and DuckDB
+
+Every type of the engines' own catalogues (`pg_type`, `duckdb_types()`), and what becomes of it: in a scan, in a new
+table of the same engine, and in one of the other. *Equal* is the same type again. What Arrow has no type for is read as
+text. A value that Arrow has no place for is an error that names its column and says what to write: an infinite date,
+timestamp or interval, 24:00:00, a numeric that is NaN or has more than nine decimals without declaring them, an array
+of more than one dimension in PostgreSQL, a HUGEINT of 39 digits, an interval of more than 292 years in its time.
+An array of PostgreSQL that does not begin at 1 is read as its elements. JSON numbers within a VARIANT are kept as they
+are written; loaded into a column of VARIANT they are what DuckDB makes of JSON."""
+
+
+def walks() -> Iterator[str]:
+    """What became of every type of the engines' catalogues, and how many there are of each kind."""
+    other = {"PostgreSQL": "DuckDB", "DuckDB": "PostgreSQL"}
+    for engine, walked in recorded().items():
+        yield f"### {engine}"
+        texts = sum(re.fullmatch(r"(list<)?string>?", each.read_as) is not None for each in walked)
+        outcomes = [
+            f"{texts} are read as text, {len(walked) - texts} as their own Arrow type",
+            f"{sum(each.same == 'equal' for each in walked)} are the same type again in a new table of {engine}",
+            f"{sum(each.other == 'refused' for each in walked)} are refused by {other[engine]}",
+        ]
+        types = {each.sql_type for each in walked}
+        yield f"{len(walked)} kinds of values of {len(types)} types: {'; '.join(outcomes)}."
+        head = ["Type", "Read as", f"In {engine}", f"In {other[engine]}"]
+        rows = [[code(each.sql_type), code(each.read_as), code(each.same), code(each.other)] for each in walked]
+        yield table([head, *rows])
+
+
+def code(text: str) -> str:
+    """A type as code, an outcome as it is."""
+    return text if text in ("equal", "refused") else f"`{text}`"
+
+
 def types_page() -> str:
     """docs/types.md."""
     parts = [TYPES_INTRODUCTION]
     for block in block_types():
         if issubclass(block, Warehouse):
             parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
+    parts += [WALKS_INTRODUCTION, *walks()]
     return "\n\n".join(parts) + "\n"
 
 
@@ -200,14 +238,6 @@ def lost(kind: pa.DataType, column: Column) -> str:
     if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
         return "the name of the zone; the instant is kept"
     return "nothing"
-
-
-def spelt(kind: pa.DataType) -> str:
-    """The type as pyarrow spells it, but for what it spells at length."""
-    if pa.types.is_dictionary(kind):
-        return f"dictionary<{kind.value_type}>"
-    text = re.sub(r"extension<arrow\.(\w+)>", r"\1", str(kind))
-    return re.sub(r"<(item|l): ", "<", text)
 
 
 def table(rows: list[list[str]]) -> str:

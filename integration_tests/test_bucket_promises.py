@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blocks.base.errors import AlreadyExistsError
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.campaigns import object_scale
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ def test_folders_are_transferred_on_a_bounded_number_of_connections(
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        ("s3", 3_000),
+        ("s3", 1_100),
+        pytest.param("s3", 3_000, marks=pytest.mark.thorough),
         pytest.param("gcs", 1_100, marks=pytest.mark.thorough),
         pytest.param("azure", 1_100, marks=pytest.mark.thorough),
     ],
@@ -122,7 +123,8 @@ def test_many_objects_in_bounded_memory(kind: str, count: int, request: pytest.F
     assert took["peak_mb"] < MEMORY_MB
 
 
-@pytest.mark.parametrize("kind", S3_FIRST)
+@pytest.mark.thorough
+@pytest.mark.parametrize("kind", SERVICES)
 def test_a_folder_with_a_large_file_in_bounded_memory(kind: str, request: pytest.FixtureRequest) -> None:
     """A file is never in memory as a whole: 256 MiB pass up and down in less than 300 MB."""
     took = object_scale.measure(new_store(kind, request), "large", 256 * 2**20)

@@ -390,19 +390,17 @@ def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: 
 # Two at once
 
 
-def test_two_builds_at_once_do_not_disturb_each_other(
-    request: pytest.FixtureRequest, duckdb: DuckDB, postgres: Postgres, tmp_path: Path
-) -> None:
-    """The same project into two warehouses; and, with --thorough, another one into the same file, one at a time."""
+@pytest.mark.thorough
+def test_two_builds_at_once_do_not_disturb_each_other(duckdb: DuckDB, postgres: Postgres, tmp_path: Path) -> None:
+    """The same project into two warehouses, and another one into the same file, one at a time."""
     folder = make_project(tmp_path / "shop", SHOP)
     other = make_project(tmp_path / "other", SHOP | {"models/orders.sql": "select 1 as id, 10 as amount"})
     once = RetryPolicy(attempts=1)
     projects = [
         DbtProject(project_dir=folder, target=duckdb, retry=once),
         DbtProject(project_dir=folder, target=postgres, retry=once),
+        DbtProject(project_dir=other, target=duckdb, target_name="dev", retry=once),
     ]
-    if request.config.getoption("--thorough"):
-        projects.append(DbtProject(project_dir=other, target=duckdb, target_name="dev", retry=once))
     with ThreadPoolExecutor(len(projects)) as pool:
         results = list(pool.map(lambda project: project.build(), projects))
     for project, result in zip(projects, results, strict=True):

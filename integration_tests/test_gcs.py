@@ -34,9 +34,9 @@ from blocks.base.retry import RetryPolicy
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.local import CHUNK_BYTES
 from blocks.stores.client import WriteOptions
+from blocks.testing.http_proxy import HttpFaultProxy, Request
 from connectors.gcs import GcsBucket
 from connectors.gcs.errors import PERMISSIONS
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request
 from integration_tests.standins.process import HOST, free_port
 from tests.contracts.object_store import *  # noqa: F403
 from tests.contracts.object_store import LARGE, BrokenFile
@@ -563,8 +563,8 @@ def test_a_download_survives_resets(filled: GcsBucket, proxy: HttpFaultProxy, tm
 
 
 def test_a_service_that_falls_silent_is_asked_again(filled: GcsBucket, proxy: HttpFaultProxy) -> None:
-    """After `request_timeout_s` without a byte the request is given up."""
-    hasty = filled.model_copy(update={"request_timeout_s": 0.3})
+    """After `read_timeout_s` without a byte the request is given up."""
+    hasty = filled.model_copy(update={"read_timeout_s": 0.3})
     proxy.stall("GET", "alt=media", after_bytes=2**18)
     assert hasty.read_path("large") == b"1" * LARGE
     proxy.stall("PUT", "upload_id")

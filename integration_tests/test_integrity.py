@@ -14,9 +14,9 @@ import pytest
 from blocks import ConnectorError
 from blocks.files.formats import open_writer
 from blocks.files.local import CHUNK_BYTES
+from blocks.testing.http_proxy import HttpFaultProxy
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
-from integration_tests.standins.http_proxy import HttpFaultProxy
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:

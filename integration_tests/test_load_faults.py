@@ -16,11 +16,11 @@ import pytest
 from blocks.arrow.scan import Scan
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER
 from blocks.warehouses.load import LoadReport
 from connectors.postgres import Postgres, bulk_session
 from integration_tests.standins.postgres import PostgresServer
-from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -120,7 +120,7 @@ def test_the_answer_to_commit_is_lost(behind: Postgres, direct: Postgres, proxy:
     ("mode", "fault"),
     [
         ("append", "drop_request"),
-        ("upsert", "drop_answer_to"),
+        pytest.param("upsert", "drop_answer_to", marks=pytest.mark.thorough),
         pytest.param("append", "drop_answer_to", marks=pytest.mark.thorough),
         pytest.param("upsert", "drop_request", marks=pytest.mark.thorough),
     ],
@@ -148,7 +148,8 @@ def test_every_statement_may_be_lost(
         assert_loaded_once(direct.model_copy(update={"schema_": f"s{number}"}), 50)
 
 
-@pytest.mark.parametrize("fault", ["drop_answer_to", pytest.param("drop_request", marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("fault", ["drop_answer_to", "drop_request"])
 def test_every_statement_of_publishing_may_be_lost(
     behind: Postgres, direct: Postgres, proxy: FaultProxy, fault: str
 ) -> None:
@@ -159,6 +160,8 @@ def test_every_statement_of_publishing_may_be_lost(
     def publish(number: int) -> LoadReport:
         return behind.publish("audited", f"t{number}", load_id=f"number {number}", rejected=rejected)
 
+    publish(-2)  # the first one also asks for the server's types
+    proxy.log.clear()
     publish(-1)
     statements = list(proxy.log)
     assert any("COMMIT" in statement for statement in statements)
@@ -169,7 +172,7 @@ def test_every_statement_of_publishing_may_be_lost(
         assert len(proxy.faults_fired) == 1, statement
         assert (report.rows, report.rejected) == (9, {"it is odd": 1}), statement
         assert direct.fetch_one(f"SELECT count(*), sum(id) FROM t{number}") == (9, 38), statement
-        assert direct.fetch_one("SELECT count(*) FROM _etl_quarantine") == (number + 2,), statement
+        assert direct.fetch_one("SELECT count(*) FROM _etl_quarantine") == (number + 3,), statement
 
 
 @all_modes
@@ -403,18 +406,111 @@ def test_two_processes_load_once(direct: Postgres) -> None:
 # Statements
 
 
-@pytest.mark.parametrize("call", ["execute", "fetch_all", "fetch_one", "execute_many"])
-def test_a_statement_that_writes_is_not_run_blindly(
-    behind: Postgres, direct: Postgres, proxy: FaultProxy, call: str
-) -> None:
-    """If the answer to an INSERT is lost nobody knows whether it happened: AmbiguousError, and no second try."""
+CALLS: dict[str, tuple[str, list[Any]]] = {
+    "execute": ("INSERT INTO t (id) VALUES (1)", []),
+    "execute of a script": ("INSERT INTO t (id) VALUES (0); UPDATE t SET id = 1", []),
+    "execute_many": ("INSERT INTO t (id) VALUES (:id)", [[{"id": 1}]]),
+    "fetch_all": ("INSERT INTO t (id) VALUES (1) RETURNING id", []),
+    "fetch_one of a function": ("SELECT create_order(1)", []),
+    "fetch_many of a select into": ("SELECT 1 AS id INTO u", []),
+    "fetch_all of a writing CTE": ("WITH n AS (INSERT INTO t (id) VALUES (1) RETURNING id) SELECT id FROM n", []),
+    "fetch_all of an analyzed delete": ("EXPLAIN ANALYZE INSERT INTO t (id) VALUES (1)", []),
+    "fetch_one of a parameter": ("SELECT create_order(:id)", [{"id": 1}]),
+    "execute of a call": ("CALL new_order(1)", []),
+}
+
+
+@pytest.fixture
+def orders(direct: Postgres) -> None:
     direct.execute("CREATE TABLE t (id int)")
-    proxy.drop_answer_to("commit" if call == "execute_many" else "insert into t")
-    statement = "INSERT INTO t (id) VALUES (1)" + (" RETURNING id" if "fetch" in call else "")
-    with pytest.raises(AmbiguousError, match="the connection was lost after it was sent"):
-        getattr(behind, call)(statement, *([[{}]] if call == "execute_many" else []))
+    body = "LANGUAGE plpgsql AS 'BEGIN INSERT INTO t (id) VALUES (n); RETURN n; END'"
+    direct.execute(f"CREATE FUNCTION create_order(n int) RETURNS int {body}")
+    direct.execute("CREATE PROCEDURE new_order(n int) LANGUAGE sql AS 'INSERT INTO t (id) VALUES (n)'")
+
+
+@pytest.mark.usefixtures("orders")
+@pytest.mark.parametrize("moment", ["begin", "insert|select (1|create)|with|explain|call", "commit"])
+@pytest.mark.parametrize("call", CALLS)
+def test_a_statement_happens_once(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, call: str, moment: str
+) -> None:
+    """Whichever answer is lost of a statement that writes, whatever it says, it happens once and the call succeeds."""
+    statement, arguments = CALLS[call]
+    proxy.drop_answer_to(moment)
+    answer = getattr(behind, call.partition(" ")[0])(statement, *arguments)
     assert len(proxy.faults_fired) == 1
-    assert direct.fetch_one("SELECT count(*) FROM t") == (1,)
+    table = "u" if "INTO u" in statement else "t"
+    assert direct.fetch_all(f"SELECT id FROM {table}") == [(1,)]
+    if "fetch" in call and "EXPLAIN" not in statement and table == "t":
+        assert answer in ((1,), [(1,)])
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_commit_of_a_statement_that_travels_is_stopped(behind: Postgres, direct: Postgres, proxy: FaultProxy) -> None:
+    """The server is asked what became of the transaction, and ends it where it still waits for its COMMIT."""
+    proxy.hold_back("commit")
+    assert behind.fetch_one("SELECT create_order(1)") == (1,)
+    proxy.release()
+    assert len(proxy.faults_fired) == 1
+    assert direct.fetch_all("SELECT id FROM t") == [(1,)]
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_transaction_that_nobody_can_be_asked_about_is_said(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy
+) -> None:
+    """AmbiguousError, and no second attempt."""
+    proxy.drop_answer_to("commit")
+    proxy.drop_request("select pg_xact_status", times=100)
+    with pytest.raises(AmbiguousError, match=r"lost after it was sent\. Nor could the server be asked"):
+        behind.execute("INSERT INTO t (id) VALUES (1)")
+    assert direct.fetch_all("SELECT id FROM t") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_reload_conf()",
+        "SELECT a(1)",
+        "SELECT * FROM v",
+        "INSERT INTO watched (id) VALUES (1)",
+        "DO 'BEGIN PERFORM pg_reload_conf(); END'",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+    ],
+)
+def test_what_acts_outside_of_its_transaction_is_not_run_blindly(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, statement: str
+) -> None:
+    """What a transaction does not undo may have happened: AmbiguousError, however deep the call is hidden."""
+    direct.execute("CREATE FUNCTION b() RETURNS bool LANGUAGE sql RETURN pg_reload_conf()")
+    direct.execute("CREATE FUNCTION a(n int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN b(); END'")
+    direct.execute("CREATE VIEW v AS SELECT a(1)")
+    direct.execute("CREATE TABLE watched (id int)")
+    direct.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM a(1); RETURN NEW; END'")
+    direct.execute("CREATE TRIGGER g BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION f()")
+    proxy.drop_answer_to(statement.partition(" ")[0] + "(?! set_config)")
+    with pytest.raises(AmbiguousError, match=r"may have run (pg_reload_conf\(\)|a program), which acts outside of it"):
+        behind.execute(statement)
+    assert len(proxy.faults_fired) == 1
+
+
+@pytest.mark.parametrize(
+    ("statement", "fault_at"),
+    [("VACUUM t", "vacuum"), ("INSERT INTO t (id) VALUES (1); COMMIT", "insert"), ("CALL committing()", "call")],
+)
+@pytest.mark.usefixtures("orders")
+def test_what_no_transaction_holds_is_not_run_blindly(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, statement: str, fault_at: str
+) -> None:
+    """If its answer is lost nobody knows whether it happened: AmbiguousError, and no second attempt."""
+    direct.execute(
+        "CREATE PROCEDURE committing() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t (id) VALUES (1); COMMIT; END'"
+    )
+    proxy.drop_answer_to(fault_at, skip=0 if "INSERT" in statement else 1)  # a transaction refuses it first
+    with pytest.raises(AmbiguousError, match="the connection was lost after it was sent"):
+        behind.execute(statement)
+    assert len(proxy.faults_fired) == 1
+    assert direct.fetch_all("SELECT id FROM t") == ([] if "VACUUM" in statement else [(1,)])
 
 
 def test_what_cannot_have_happened_is_tried_again(behind: Postgres, direct: Postgres, proxy: FaultProxy) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blocks.files.local import CHUNK_BYTES
-from integration_tests.standins.http_proxy import HttpFaultProxy
+from blocks.testing.http_proxy import HttpFaultProxy
 from integration_tests.stores import new_store, server_url
 
 if TYPE_CHECKING:
@@ -231,7 +231,7 @@ def test_survives(  # noqa: PLR0917
     parts_left: Callable[[str, Any], list[Any]],
 ) -> None:
     """The verb does what it says, once, and nothing else is in the store afterwards."""
-    store = make_store(kind, **({"request_timeout_s": IMPATIENT_S} if fault.startswith("stall") else {}))
+    store = make_store(kind, **({"read_timeout_s": IMPATIENT_S} if fault.startswith("stall") else {}))
     what = VERBS[verb]
     for key, content in what.before.items():
         store.write_path(key, content)

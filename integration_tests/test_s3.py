@@ -27,11 +27,11 @@ from blocks.base.errors import (
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
 from blocks.files.local import CHUNK_BYTES
+from blocks.testing.http_proxy import HttpFaultProxy, Request, Response, whole_response
+from blocks.testing.proxy import FaultProxy
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
-from integration_tests.standins.http_proxy import HttpFaultProxy, Request, Response, whole_response
 from integration_tests.standins.process import HOST, free_port
-from integration_tests.standins.proxy import FaultProxy
 from tests.contracts import object_store as contracts
 from tests.contracts.object_store import *  # noqa: F403
 from tests.contracts.object_store import LARGE, BrokenFile

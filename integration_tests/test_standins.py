@@ -22,10 +22,10 @@ from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
 from google.oauth2.credentials import Credentials
 
-from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
+from blocks.testing.http_proxy import HttpFaultProxy, whole_response
+from blocks.testing.proxy import FaultProxy
 from integration_tests.standins.postgres import Address, PostgresServer
 from integration_tests.standins.process import free_port
-from integration_tests.standins.proxy import FaultProxy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
 """Runs a page of the documentation from its top to its end, in one folder, as its reader would.
 
 * Python blocks share their names. Where a block of text follows directly, it is what they print.
-* In console blocks, commands start with `$ `. `etl`, `cat`, `find` and `export` are run; what a page shows below them
-  are lines of their output. Of `make` and `pip` only what they name is looked up.
+* In console blocks, commands start with `$ `. `etl`, `cat`, `find`, `pytest` and `export` are run; what a page shows
+  below them are lines of their output. Of `make` and `pip` only what they name is looked up.
 * `<!-- file: NAME -->` before a block: it is the content of that file.
 
 Durations, versions, etags and ports of a run are not compared.
@@ -17,12 +17,14 @@ import os
 import re
 import shlex
 import subprocess
+import sys
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect.client.orchestration import get_client
+from prefect.settings import get_current_settings
 
 from blocks.cli import main
 
@@ -124,6 +126,12 @@ class Reader:
             case "cat" | "find" | "ls":
                 done = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)  # noqa: S603
                 return done.stdout
+            case "pytest":
+                settings = get_current_settings().to_environment_variables(exclude_unset=True)
+                run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
+                done = subprocess.run(run, check=False, capture_output=True, text=True, env=os.environ | settings)  # noqa: S603
+                assert done.returncode == 0, done.stdout
+                return done.stdout.rpartition(" in ")[0]  # how long it took
             case "export":
                 name, _, value = arguments[0].partition("=")
                 self.monkeypatch.setenv(name, value)

@@ -29,10 +29,10 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.interruption import Interruption, set_interruption
 from blocks.base.retry import is_transient
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
-from blocks.jobs.interruption import set_interruption
 from blocks.jobs.node_runs import NodeRuns, asset_key
 from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery
@@ -600,7 +600,7 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(tmp_path: Path)
 
 def test_an_interrupted_wait_ends_the_process(tmp_path: Path) -> None:
     """As when an awaitable is cancelled."""
-    event, ended = threading.Event(), []
+    event, ended = Interruption(), []
 
     def work() -> None:
         set_interruption(event)

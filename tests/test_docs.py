@@ -73,7 +73,7 @@ def test_what_users_copy_imports_public_names(place: str, code: str) -> None:
         for module in modules:
             if module.partition(".")[0] not in {"blocks", "connectors", "templates"}:
                 continue
-            assert re.fullmatch(r"blocks(\.credentials)?|(connectors|templates)\.[a-z]\w+", module)
+            assert re.fullmatch(r"blocks(\.credentials|\.testing)?|(connectors|templates)\.[a-z]\w+", module)
             public = public_names(importlib.import_module(module))
             assert {each.name for each in node.names if isinstance(node, ast.ImportFrom)} <= public
 

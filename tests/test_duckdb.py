@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import os
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
@@ -13,17 +16,20 @@ import duckdb
 import pyarrow as pa
 import pytest
 
+from blocks.arrow.scan import Scan
 from blocks.base.errors import (
     AccessDeniedError,
     ConnectorError,
     InvalidInputError,
     NotFoundError,
     SchemaError,
+    TerminalError,
     TransientError,
 )
 from blocks.base.retry import RetryPolicy
 from connectors.duckdb import DuckDB
 from connectors.duckdb.errors import ERRORS, translate
+from connectors.duckdb.memory import BYTES_A_THREAD, LEAST_BYTES, in_bytes
 from connectors.duckdb.session import DuckDBSession
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import UTC, a_ledger_without_its_key_is_refused, count, rows, table_of, tables
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from blocks.arrow.rejects import Rejects
 
 ALIKE_IN_MEMORY = {
     "test_a_parameter_that_is_not_given_is_named",
@@ -74,7 +81,7 @@ def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckDB
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    return {"large decimal", "timestamp ns zoned", "time ns"}
+    return {"large decimal"}
 
 
 def test_large_loads_are_seen_by_their_own_transaction(warehouse: DuckDB) -> None:
@@ -150,6 +157,55 @@ def test_a_file_can_be_read_only(tmp_path: Path) -> None:
     assert count(reader) == 1
     with pytest.raises(AccessDeniedError, match="open for reading only"):
         reader.load(table_of([2]), "t")
+
+
+def test_a_slow_source_holds_nobody_up(warehouse: DuckDB) -> None:
+    """Rows that are added go straight into the table, beside other loads into the same one, of whatever mode."""
+    warehouse.load(table_of([1]), "t")
+
+    def batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+        yield from table_of([2]).to_batches()
+        with ThreadPoolExecutor(1) as other:
+            other.submit(warehouse.load, table_of([3]), "t").result(timeout=20)
+            other.submit(warehouse.load, table_of([4]), "t", mode="replace").result(timeout=20)
+            other.submit(warehouse.load, table_of([5]), "u").result(timeout=20)
+        yield from table_of([6]).to_batches()
+
+    report = warehouse.load(Scan(table_of([]).schema, batches, source="a slow source"), "t")
+    assert report.inserted == 2
+    assert rows(warehouse, columns="id") == [(2,), (4,), (6,)]
+
+
+def test_a_column_that_another_load_adds_meanwhile(warehouse: DuckDB) -> None:
+    """DuckDB fails the transaction that had begun before; the load runs again, and no row is lost or doubled."""
+    warehouse.load(pa.table({"id": [1]}), "t")
+    reads: list[int] = []
+
+    def batches(_: Rejects | None) -> Iterator[pa.RecordBatch]:
+        reads.append(1)
+        yield from pa.table({"id": [2]}).to_batches()
+        if len(reads) == 1:
+            with ThreadPoolExecutor(1) as other:
+                other.submit(warehouse.load, pa.table({"id": [3], "more": ["x"]}), "t").result(timeout=20)
+
+    warehouse.load(Scan(pa.schema({"id": pa.int64()}), batches, source="a slow source"), "t")
+    assert rows(warehouse) == [(1, None), (2, None), (3, "x")]
+
+
+def test_a_file_has_a_memory_limit(tmp_path: Path) -> None:
+    """Ours, unless the block or somebody who has the file open gave it another one."""
+    block = DuckDB(path=str(tmp_path / "test.duckdb"))
+
+    def limit(block: DuckDB) -> float:
+        return in_bytes(block.fetch_all("SELECT current_setting('memory_limit')")[0][0])
+
+    assert limit(block) <= 1.1 * max(LEAST_BYTES, BYTES_A_THREAD * (os.cpu_count() or 1))
+    with contextlib.closing(block.get_client()) as client:
+        client.execute("SET memory_limit = '3GiB'")
+        assert limit(block) == 3 * 2**30
+    assert limit(DuckDB(path=block.path, memory_limit="200MiB")) == 200 * 2**20
+    with pytest.raises(TerminalError, match="needs more memory than memory_limit allows"):
+        DuckDB(path=block.path, memory_limit="20MB").fetch_all("SELECT list(range) FROM range(10_000_000)")
 
 
 def test_memory_lives_as_long_as_its_block() -> None:

@@ -7,6 +7,7 @@ import datetime as dt
 import gzip
 import io
 import json
+import random
 import string
 from decimal import Decimal
 
@@ -20,6 +21,7 @@ from blocks.arrow.columns import widened
 from blocks.arrow.rejects import Rejects
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.credentials import SnowflakeCredentials
+from blocks.files import parquet
 from blocks.files.csv import CsvReader
 from blocks.files.formats import COMPRESSIONS, detect, extension, open_scan, open_writer
 from blocks.files.options import CsvOptions, ParquetOptions
@@ -504,7 +506,7 @@ def test_types_are_inferred_with_sense():
             ("n", pa.int64()),
             ("zip", pa.string()),
             ("long", pa.string()),
-            ("price", pa.float64()),
+            ("price", pa.decimal128(18, 1)),
             ("day", pa.date32()),
             ("at", pa.timestamp("us")),
             ("zoned", pa.timestamp("us", "UTC")),
@@ -519,7 +521,7 @@ def test_types_are_inferred_with_sense():
 def test_a_wrong_guess_says_that_it_was_one(monkeypatch):
     """A value that does not fit an inferred type asks for a schema."""
     monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 8)
-    with pytest.raises(InvalidInputError, match=r"line 8: a is not a number.*declare a schema"):
+    with pytest.raises(InvalidInputError, match=r"line 8: a is not .*declare a schema"):
         read(b"a,b\n" + b"1,2\n" * 6 + b"x,2\n", "csv").to_arrow()
 
 
@@ -653,6 +655,54 @@ def test_parquet_is_cast_where_nothing_is_lost():
         read(content, "parquet", pa.schema([("c", pa.date32())])).to_arrow()
 
 
+def test_int96_holds_every_year_and_drops_nothing():
+    """Spark's timestamps read right in every year; nanoseconds, and years that they lack, are refused by the column."""
+    old, far = dt.datetime(1600, 1, 1), dt.datetime(9999, 12, 31)  # noqa: DTZ001 (INT96 has no zone)
+
+    def spark(values, form=None):
+        file = io.BytesIO()
+        table = pa.table(
+            {"at": pa.array(values, form), "in": pa.array([[value] for value in values], form and pa.list_(form))}
+        )
+        pq.write_table(table, file, use_deprecated_int96_timestamps=True, store_schema=False)
+        return file.getvalue()
+
+    for schema in (None, pa.schema([("at", pa.timestamp("us")), ("in", pa.list_(pa.timestamp("us")))])):
+        rows = read(spark([old, far, None]), "parquet", schema).to_arrow().to_pylist()
+        assert rows == [{"at": value, "in": [value]} for value in (old, far, None)]
+    fine = spark([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    nanoseconds = pa.schema([("at", pa.timestamp("ns"))])
+    assert read(fine, "parquet", nanoseconds).to_arrow()["at"].cast(pa.int64()).to_pylist() == [
+        1_700_000_000_123_456_789
+    ]
+    with pytest.raises(
+        TypeLossError, match=r"'at' has a timestamp with nanoseconds. Declare it as pa.timestamp\('ns'\)"
+    ):
+        read(fine, "parquet").to_arrow()
+    with pytest.raises(TypeLossError, match="'at' has a timestamp before 1678 or after 2262"):
+        read(spark([old]), "parquet", nanoseconds).to_arrow()
+
+
+@pytest.mark.parametrize("lost", [1, 500])
+def test_a_parquet_file_has_the_rows_of_its_footer(lost):
+    """A file whose pages hold fewer rows than its footer says is damaged, and is not read as what is left."""
+    content = written(pa.table({"a": list(range(1_000))}), "parquet", compression="none")
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
+    kept = content.replace(footer, footer.replace(zigzag(1_000), zigzag(1_000 + lost)))
+    with pytest.raises(InvalidInputError, match="is not a valid Parquet file"):
+        read(kept, "parquet").to_arrow()
+
+
+def zigzag(number):
+    """Write an integer as Thrift's compact protocol does."""
+    number <<= 1
+    out = []
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
 @pytest.mark.parametrize("form", ["parquet", "arrow", "arrows"])
 def test_damaged_files_are_errors(form):
     """A file that is cut short or something else says so."""
@@ -671,6 +721,27 @@ def test_row_groups_are_bounded_and_dictionaries_only_where_they_help():
     columns = [metadata.row_group(0).column(index) for index in range(2)]
     assert [column.has_dictionary_page for column in columns] == [False, True]
     assert all(column.is_stats_set and column.compression == "ZSTD" for column in columns)
+
+
+def test_a_large_row_group_is_read_by_parts(monkeypatch):
+    """Not even one column of it is ever in memory as a whole."""
+    monkeypatch.setattr(parquet, "LARGE_GROUP_BYTES", 500_000)
+    monkeypatch.setattr(parquet, "PART_BYTES", 10_000)
+    table = pa.table({"id": pa.array(random.Random(1).sample(range(2**40), 100_000))})
+    content = io.BytesIO()
+    pq.write_table(table, content, row_group_size=table.num_rows, data_page_size=10_000, use_dictionary=False)
+    sizes = []
+
+    class Watched(io.BytesIO):
+        def read(self, size=-1):
+            data = super().read(size)
+            sizes.append(len(data))
+            return data
+
+    reader = parquet.ParquetReader(lambda: Watched(content.getvalue()), "a file", "fail", None)
+    assert pa.Table.from_batches(reader.batches(table.schema)).equals(table)
+    assert sum(sizes) >= 800_000
+    assert max(sizes) <= 200_000
 
 
 def test_types_widen_only_without_loss():

@@ -24,7 +24,7 @@ KIT: dict[str, set[str]] = {
     "jobs": {"base"},
     "credentials": {"base"},
 }
-KIT["cli"] = set(KIT)  # the top layer of the kit
+KIT["cli"] = KIT["testing"] = set(KIT)  # the top layer of the kit
 
 GUARD = "etl_blocks.hiding"  # says what hides our packages, and imports none of them
 

@@ -20,6 +20,7 @@ from blocks.cli.saved import block_types
 SAVED = json.loads((Path(__file__).parent / "data" / "saved_by_f763dae.json").read_text("utf-8"))
 DOCUMENTS = {each["block"]: each for each in SAVED["block_documents"]}
 OLD = "saved-by-f763dae-"
+RENAMED = {"request_timeout_s": "read_timeout_s", "socket_timeout_s": "read_timeout_s"}
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +65,12 @@ def with_ids(value: Any, ids: dict[str, str]) -> Any:
 
 
 def values(block: str) -> dict[str, Any]:
-    """What was saved, with the values of the blocks that it refers to."""
+    """What was saved, by the names that its fields have now, with the values of the blocks that it refers to."""
     data: dict[str, Any] = DOCUMENTS[block]["data"]
     return {
-        key: values(value["$ref"]["block_document_id"]) if isinstance(value, dict) and "$ref" in value else value
+        RENAMED.get(key, key): (
+            values(value["$ref"]["block_document_id"]) if isinstance(value, dict) and "$ref" in value else value
+        )
         for key, value in data.items()
     }
 

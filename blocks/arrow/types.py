@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from blocks.arrow.exact import cast_exactly
 from blocks.base.errors import SchemaError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -95,7 +96,9 @@ def plain_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a l
     if types.is_date(kind):
         return pa.date32()
     if types.is_decimal(kind):
-        return (pa.decimal128 if kind.precision <= 38 else pa.decimal256)(kind.precision, kind.scale)  # noqa: PLR2004
+        scale = max(kind.scale, 0)  # no engine but PostgreSQL has a negative one, or one beyond the precision
+        precision = max(kind.precision - min(kind.scale, 0), scale)
+        return (pa.decimal128 if precision <= 38 else pa.decimal256)(min(precision, 76), scale)  # noqa: PLR2004
     return kind
 
 
@@ -122,8 +125,22 @@ def filter_array(values: pa.Array, mask: pa.Array) -> pa.Array:
     return values.filter(mask) if kind == values.type else values.cast(kind).filter(mask).cast(values.type)
 
 
-def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str] = ()) -> pa.RecordBatch:
-    """Return the batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
+def cast_batch(
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    *,
+    lossy: Iterable[str] = (),
+    inferred: Collection[str] = (),
+    first_row: int = 1,
+) -> pa.RecordBatch:
+    """Return the batch with the columns and types of `schema`.
+
+    Args:
+        batch: The batch.
+        schema: The columns and their types.
+        lossy: The columns that may lose something.
+        inferred: The columns whose values are cast as `cast_exactly` does.
+        first_row: The number of its first row, for messages.
 
     Raises:
         SchemaError: A value does not fit its column's type.
@@ -133,8 +150,17 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
         column = batch.column(field.name)
         if column.type != field.type:
             try:
-                column = cast_array(column, field.type, safe=field.name not in lossy)
+                if field.name in inferred:
+                    column = cast_exactly(column, field.type)
+                else:
+                    column = cast_array(column, field.type, safe=field.name not in lossy)
             except pa.ArrowException:  # its words hold the value
+                if field.name in inferred:
+                    row = first_row + _first_misfit(batch.column(field.name), field.type)
+                    raise SchemaError(
+                        f"Column {field.name!r}, row {row} of the data: the value does not fit the table's type, which "
+                        f"is {field.type}. Correct it, or change the table's column; text takes every value."
+                    ) from None
                 raise SchemaError(
                     f"Column {field.name!r}: a {column.type} value does not fit, or cannot become, {field.type}."
                 ) from None
@@ -147,7 +173,23 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
     return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
-def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> pa.Array:
+def _first_misfit(values: pa.Array, target: pa.DataType) -> int:
+    """Return the first row that `cast_exactly` refuses, which it does with one of them."""
+    start, end = 0, len(values)
+    while end - start > 1:
+        middle = (start + end) // 2
+        try:
+            cast_exactly(values[start:middle], target)
+        except pa.ArrowException:
+            end = middle
+        else:
+            start = middle
+    return start
+
+
+def cast_array(  # noqa: PLR0911 (one kind of type a line)
+    column: pa.Array, target: pa.DataType, *, safe: bool = True
+) -> pa.Array:
     """Return the array as another type; if not `safe`, values are rounded to what it holds, and never made up.
 
     Raises:
@@ -155,6 +197,11 @@ def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> p
     """
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    if _is_list(column.type) and pa.types.is_list(target) and column.type.value_type != target.value_type:
+        lengths = pc.fill_null(pc.list_value_length(column).cast(pa.int32()), 0)
+        offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])
+        values = cast_array(column.flatten(), target.value_type, safe=safe)
+        return pa.ListArray.from_arrays(offsets, values, type=target, mask=column.is_null())
     if isinstance(column.type, pa.UuidType) and pa.types.is_string(target):
         return pa.array([None if v is None else str(v) for v in column.to_pylist()], target)
     if isinstance(target, pa.UuidType) and pa.types.is_string(plain_type(column.type)):
@@ -174,6 +221,53 @@ def cast_array(column: pa.Array, target: pa.DataType, *, safe: bool = True) -> p
         # Arrow wants room for every value of the integer type, not only for the ones that are there
         return column.cast(pa.decimal256(76, target.scale)).cast(target)
     return column.cast(target) if safe else _rounded(column, target)
+
+
+DAY = {"s": 86_400, "ms": 86_400_000, "us": 86_400_000_000, "ns": 86_400_000_000_000}
+"""How many ticks of a unit a day has."""
+
+
+def check_in_range(values: pa.Array, column: str, bounds: Callable[[pa.DataType], tuple[int, int]]) -> None:
+    """Refuse what Arrow has no value for: infinite times, 24:00:00, and a 39th digit of large integers.
+
+    Args:
+        values: What a driver handed out; what is within lists, structs and maps counts.
+        column: The column's name, for the message.
+        bounds: The first and the last tick of a date or timestamp that is one, by its type.
+
+    Raises:
+        SchemaError: There is such a value.
+    """
+    kind, types = values.type, pa.types
+    if types.is_struct(kind):
+        for part in values.flatten():
+            check_in_range(part, column, bounds)
+    elif types.is_map(kind):
+        for part in (values.keys, values.items):
+            check_in_range(part, column, bounds)
+    elif _is_list(kind):
+        check_in_range(values.flatten(), column, bounds)
+    elif types.is_date32(kind) or types.is_timestamp(kind):
+        if not _within(values, *bounds(kind)):
+            raise SchemaError(
+                f"Column {column!r} holds infinity, or a time that is too late for a {kind}. Cast it in the query, to "
+                "text or by nullif(...)."
+            )
+    elif types.is_time(kind) and not _within(values, 0, DAY[kind.unit] - 1):
+        raise SchemaError(f"Column {column!r} holds 24:00:00, which is no {kind}. Cast it in the query, to text.")
+    elif kind == pa.decimal128(38, 0) and not _within(values, 1 - 10**38, 10**38 - 1):
+        raise SchemaError(f"Column {column!r} holds more digits than a {kind} has. Cast it in the query, to text.")
+
+
+def _within(values: pa.Array, low: int, high: int) -> bool:
+    if not pa.types.is_decimal(values.type):
+        values = values.cast(pa.int32() if values.type.bit_width == 32 else pa.int64())  # noqa: PLR2004 (bits)
+    found = pc.min_max(values).as_py()
+    return found["min"] is None or (found["min"] >= low and found["max"] <= high)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def _has_nanoseconds(intervals: pa.Array) -> bool:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import itertools
 import queue
 import threading
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from blocks.base.interruption import CALL_GRACE_S, SLICE_S, Interruption, interruption, set_interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
     from typing import Self
 
 T = TypeVar("T")
@@ -21,12 +24,107 @@ U = TypeVar("U")
 _END = object()
 
 
+class Pool:
+    """Threads for what waits for a service, as a context manager.
+
+    Python's own pool waits at its end, and at that of the process, for every thread. Here an error within lets work
+    that is under way end, and what interrupts the caller interrupts the work, and leaves behind what goes on.
+    """
+
+    def __init__(self, workers: int, name: str = "etl-transfer") -> None:
+        self._workers, self._name = workers, name
+        self._tasks: queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...]] | None]
+        self._tasks = queue.SimpleQueue()
+        self._futures: set[Future[Any]] = set()
+        self._lock = threading.Lock()
+        self._threads: list[Interruption] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        given_up = interruption().is_set() or (kind is not None and not issubclass(kind, (Exception, GeneratorExit)))
+        if kind is not None:
+            self.cancel()
+        try:
+            if not given_up:
+                self._wait()
+        except BaseException:
+            given_up = True
+            raise
+        finally:
+            if given_up:
+                self.cancel()
+            for thread in self._threads:
+                self._tasks.put(None)
+                if given_up:
+                    thread.set()
+
+    def submit(self, fn: Callable[..., U], *args: Any) -> Future[U]:
+        """Have a thread call `fn`, and return the future of what it returns."""
+        future: Future[U] = Future()
+        with self._lock:
+            self._futures.add(future)
+            self._tasks.put((future, fn, args))
+            if len(self._threads) < min(self._workers, len(self._futures)):
+                self._threads.append(Interruption())
+                context = contextvars.Context()
+                context.run(set_interruption, self._threads[-1])
+                threading.Thread(target=context.run, args=(self._work,), name=self._name, daemon=True).start()
+        return future
+
+    def cancel(self) -> None:
+        """Drop what has not begun."""
+        with self._lock:
+            futures = list(self._futures)
+        for future in futures:
+            future.cancel()
+
+    def _wait(self) -> None:
+        while True:
+            with self._lock:
+                futures = {future for future in self._futures if not future.done()}
+            if not futures:
+                return
+            wait(futures, timeout=SLICE_S)
+            interruption().check()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            future, fn, args = task
+            if future.set_running_or_notify_cancel():
+                try:
+                    value = fn(*args)
+                except BaseException as error:  # noqa: BLE001 (handed to whoever asks for the result)
+                    future.set_exception(error)
+                else:
+                    future.set_result(value)
+                    del value
+            with self._lock:
+                self._futures.discard(future)
+            del task, future, fn, args
+
+
+def result_of(future: Future[U]) -> U:
+    """Return the result of work in a `Pool` once it is there.
+
+    Raises:
+        CancelledError: The thread that waits was interrupted.
+    """
+    mine = interruption()
+    while not future.done():
+        wait([future], timeout=SLICE_S)
+        mine.check()
+    return future.result()
+
+
 def ordered_map(
     fn: Callable[[T], U], items: Iterable[T], *, workers: int, budget: threading.Semaphore | None = None
 ) -> Iterator[U]:
     """Yield `fn` of each item, in order, with at most `workers` under way or waiting to be taken.
 
-    After an error nothing new is started; the first error is raised once everything under way has ended.
+    After an error nothing new is started; the first error is raised once everything under way has ended, but at once
+    where the caller is interrupted.
 
     Args:
         fn: The work.
@@ -40,7 +138,7 @@ def ordered_map(
         yield from map(fn, head)
         return
     rest = itertools.chain(head, iterator)
-    with ThreadPoolExecutor(workers, thread_name_prefix="etl-transfer") as pool, _Window(workers, budget) as window:
+    with Pool(workers) as pool, _Window(workers, budget) as window:
         while True:
             while window.opens():
                 item = next(rest, _END)
@@ -50,7 +148,7 @@ def ordered_map(
                 window.futures.append(pool.submit(fn, cast("T", item)))
             if not window.futures:
                 return
-            yield window.take().result()
+            yield result_of(window.take())
 
 
 class _Window:
@@ -90,11 +188,14 @@ class _Window:
 def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> Generator[T, None, None]:  # noqa: C901
     """Yield `items`, produced in a thread that runs at most `limit` (as measured by `size`) ahead.
 
-    An error of the producer is raised in the consumer, and a consumer that stops early ends the producer.
+    An error of the producer is raised in the consumer. A consumer that stops early, or is interrupted, ends the
+    producer; one that waits for something that does not answer is left behind.
     """
     ready: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
     room = threading.Condition()
     state = {"ahead": 0, "stopped": False}
+    # A driver may take the items in a thread of its own, which knows nothing of the one that called it.
+    caller, producer = interruption(), Interruption()
 
     def produce() -> None:
         try:
@@ -114,12 +215,23 @@ def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> G
         else:
             ready.put(("end", None))
 
+    def take() -> tuple[str, Any]:
+        consumer = interruption()
+        while True:
+            try:
+                return ready.get(timeout=SLICE_S)
+            except queue.Empty:
+                if caller.is_set() or consumer.is_set():
+                    raise asyncio.CancelledError from None
+
     def consume() -> Generator[T, None, None]:
-        thread = threading.Thread(target=produce, name="etl-read-ahead", daemon=True)
+        context = contextvars.Context()
+        context.run(set_interruption, producer)
+        thread = threading.Thread(target=context.run, args=(produce,), name="etl-read-ahead", daemon=True)
         thread.start()
         try:
             while True:
-                kind, value = ready.get()
+                kind, value = take()
                 if kind == "error":
                     raise value
                 if kind == "end":
@@ -129,9 +241,10 @@ def read_ahead(items: Iterable[T], *, size: Callable[[T], int], limit: int) -> G
                     room.notify()
                 yield value
         finally:
+            producer.set()
             with room:
                 state["stopped"] = True
                 room.notify()
-            thread.join()
+            thread.join(CALL_GRACE_S)
 
     return consume()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-import time
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from blocks.base.arguments import Options
 from blocks.base.errors import ThrottledError, TransientError
+from blocks.base.interruption import interruption, pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class RetryPolicy(BaseModel):
+class RetryPolicy(Options):
     """Exponential backoff with full jitter, a cap and an overall deadline; a service's own Retry-After is honored.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
@@ -69,8 +70,10 @@ def retry_if_transient(task: Task[..., Any], run: TaskRun, state: State[Any]) ->
     return is_transient(state.data)
 
 
-def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callable[[float], None] = time.sleep) -> R:
+def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callable[[float], None] = pause) -> R:
     """Return the value of `call()`, with further attempts under `policy` while it raises TransientError.
+
+    There are none once the thread was interrupted.
 
     Raises:
         ConnectorError: The last error, when the policy is exhausted or the error is not transient.
@@ -81,7 +84,7 @@ def call_with_retry(policy: RetryPolicy, call: Callable[[], R], *, sleep: Callab
         return policy.delay_s(state.attempt_number, state.outcome.exception() if state.outcome else None)
 
     retrying: Any = tenacity.Retrying(
-        retry=tenacity.retry_if_exception(is_transient),
+        retry=tenacity.retry_if_exception(lambda error: is_transient(error) and not interruption().is_set()),
         stop=tenacity.stop_after_attempt(policy.attempts) | tenacity.stop_before_delay(policy.deadline_s),
         wait=wait,
         sleep=sleep,

@@ -243,14 +243,14 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         return f"{place} is reachable and knows these Azure credentials."
 
     def get_client(
-        self, *, connections: int = 10, connect_timeout_s: float = 10.0, request_timeout_s: float = 60.0
+        self, *, connections: int = 10, connect_timeout_s: float = 10.0, read_timeout_s: float = 60.0
     ) -> Any:
         """Return a new BlobServiceClient of the account, which the caller closes; its tokens renew themselves.
 
         Args:
             connections: The number of connections that stay open for the next request.
             connect_timeout_s: How long a connection may take.
-            request_timeout_s: How long an answer, or the next byte of it, may take.
+            read_timeout_s: How long an answer, or the next byte of it, may take.
 
         Raises:
             InvalidInputError: No account is given.
@@ -263,11 +263,10 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         transport = require("azure.core.pipeline.transport", extra="azure").RequestsTransport(
             session=session,
             connection_timeout=connect_timeout_s,
-            read_timeout=request_timeout_s,
+            read_timeout=read_timeout_s,
             connection_verify=self.verify,
         )
-        # A few quick attempts of one request: the driver's own retries wait 18 s before the first.
-        retry = blob.LinearRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)
+        retry = _quick_retry()
         try:
             return blob.BlobServiceClient(
                 account.url, credential=self._credential(account), transport=transport, retry_policy=retry
@@ -454,3 +453,21 @@ def told_apart(words: str, table: Mapping[str, type[ConnectorError]]) -> Mapping
     if "contentMD5 doesn't match" in words:
         return {**table, "InvalidOperation": TransientError}
     return table
+
+
+def _quick_retry() -> Any:
+    """Return the driver's policy for one request: a few quick attempts, and none after an answer that did not come.
+
+    The driver's own retries wait 18 s before the first.
+    """
+    silence = require("azure.core.exceptions", extra="azure").ServiceResponseTimeoutError
+    linear = require("azure.storage.blob", extra="azure").LinearRetry
+
+    class QuickRetry(linear):  # type: ignore[misc, valid-type]
+        def increment(
+            self, settings: Any, request: Any, response: Any = None, error: Any = None, **options: Any
+        ) -> Any:
+            more = super().increment(settings, request, response=response, error=error, **options)
+            return more and not isinstance(error, silence)
+
+    return QuickRetry(backoff=0.3, retry_total=2, random_jitter_range=0.2)

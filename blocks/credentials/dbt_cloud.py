@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -105,6 +105,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     _block_type_name = "ETL dbt Cloud Credentials"
     _block_type_slug = "etl-dbt-cloud-credentials"
     _documentation_url = HttpUrl("https://docs.getdbt.com/docs/dbt-apis/authentication")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url = HttpUrl(
         "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
         "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
@@ -121,8 +122,8 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     api_endpoint: str | None = Field(
         default=None, description="URL of a server that speaks the dbt Cloud API. Defaults to https://domain."
     )
-    request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long to wait for the network and for an answer, in seconds."
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
     @field_validator("api_key")
@@ -193,7 +194,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         return httpx.Client(
             base_url=self.base_url,
             headers={"Authorization": f"Bearer {self.api_key.get_secret_value()}", "Accept": "application/json"},
-            timeout=self.request_timeout_s,
+            timeout=self.read_timeout_s,
             verify=self._authorities,
         )
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pyarrow as pa
 
-from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
+from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
 from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.files.local import CHUNK_BYTES
 from blocks.files.parquet import KeptOpen
-from blocks.files.protocols import BATCH_ROWS
+from blocks.files.protocols import BATCH_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError
-    from blocks.files.protocols import Open
+    from blocks.files.protocols import InferredColumn, Open
 
 MAGIC = b"ARROW1"
 STREAM_STARTS = 8
@@ -36,10 +36,10 @@ class IpcReader:
         self.source = source
         self.extra_columns = extra_columns
 
-    def infer(self) -> pa.Schema:
+    def infer(self) -> dict[str, TypedColumn]:
         """Read the schema at the start of the file."""
         with closing(self.open()) as file:
-            return plain_schema(self._ipc(file, is_file=_is_file(file)).schema)
+            return typed_columns(self._ipc(file, is_file=_is_file(file)).schema)
 
     def batches(
         self,
@@ -47,7 +47,7 @@ class IpcReader:
         rejects: Rejects | None = None,  # noqa: ARG002 (typed data has no bad rows)
         on_error: OnError = "fail",  # noqa: ARG002
         *,
-        inferred: bool = False,  # noqa: ARG002
+        inferred: Mapping[str, InferredColumn] = NOTHING,  # noqa: ARG002
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """Read the columns of `schema`, cast where nothing is lost.

@@ -20,7 +20,6 @@ from pydantic import Field
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import InvalidInputError
 from blocks.base.operation import operation
-from blocks.jobs.interruption import watched_operation
 from blocks.jobs.run import JobRun, JobStatus, WatchPolicy
 
 LONGEST_TOKEN = 32
@@ -90,7 +89,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         """
         return self._trigger(token)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def run(self, *, token: str = "") -> JobStatus:
         """Start a run, wait until it has succeeded, and return how it ended.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blocks.base.errors import UnsupportedError
-from blocks.jobs.interruption import SLICE_S, interruption
+from blocks.base.interruption import SLICE_S, interruption
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +74,7 @@ class Process:
 
         Raises:
             TimeoutError: It took longer than `timeout_s` and has been stopped.
-            CancelledError: The wait was interrupted (`blocks.jobs.interruption`); it has been stopped.
+            CancelledError: The wait was interrupted (`blocks.base.interruption`); it has been stopped.
         """
         until = float("inf") if timeout_s is None else clock() + timeout_s
         given_up = interruption()

@@ -12,9 +12,9 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
 from blocks.base.errors import ConnectorError, InvalidInputError, JobFailedError, ThrottledError, TransientError
+from blocks.base.interruption import pause
 from blocks.base.operation import operation
 from blocks.base.parameter import Parameter
-from blocks.jobs.interruption import pause, watched_operation
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -114,7 +114,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
         """What messages call it."""
         return f"{self.job.name} ({self.run_id})"
 
-    @watched_operation
+    @operation
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until the run has succeeded.
 

@@ -114,6 +114,11 @@ class StoreClient(ABC):
         self.budget = threading.BoundedSemaphore(CHUNKS_IN_FLIGHT)
         """Shared by all reads and writes: what they hold in memory beyond one chunk each."""
 
+    @property
+    def server(self) -> str:
+        """The server that the store is at, where the addresses of its objects do not say it."""
+        return ""
+
     # What a connector supplies
 
     @abstractmethod

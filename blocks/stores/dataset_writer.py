@@ -13,7 +13,6 @@ import hashlib
 import re
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -24,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.arguments import names_of
+from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
 from blocks.base.temporary import TemporaryFolder
@@ -403,8 +403,7 @@ def _upload(store: StoreFolder, parts: _Parts) -> tuple[WrittenFile, ...]:
 
     # A large file goes up in several requests at once by itself; more files at a time would only cost memory.
     large = any(part.path.stat().st_size > LARGE_FILE_BYTES for part in parts.done)
-    with ThreadPoolExecutor(1 if large else SMALL_UPLOADS_AT_ONCE) as pool:
-        return tuple(pool.map(upload, parts.done))
+    return tuple(ordered_map(upload, parts.done, workers=1 if large else SMALL_UPLOADS_AT_ONCE))
 
 
 def _quarantine(store: StoreFolder, rejects: Rejects, key: str, temporary: Path) -> bool:

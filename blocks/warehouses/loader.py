@@ -6,8 +6,11 @@ How it keeps the promise that a retry never loses a row and never doubles one:
 2. **Identity.** `load_id` is fixed before the first attempt; one that the ledger knows is done already.
 3. **Stage** in bulk by the driver's fastest path, unless the driver can write into the target within the transaction.
 4. **Verify**: rows sent = rows the server counted = rows applied.
-5. **Claim, apply and record in one transaction.** The row in the ledger comes first, under its primary key, so an
-   attempt that is still committing somewhere blocks the next one instead of racing it.
+5. **Claim, lock, plan again, apply and record in one transaction.** The row in the ledger comes first, under its
+   primary key, so an attempt that is still committing somewhere blocks the next one instead of racing it. Then the
+   table is locked against other loads as far as this one needs, and planned again as it is now: a load that was faster
+   may have changed it. By then the rows are staged, unless the load adds rows and nothing else, so that no lock that
+   stops readers is held while the source is read: it may read the table itself.
 6. **Resolve** (`Warehouse.load`). If the answer to COMMIT is lost, that attempt is ended or waited for, and the ledger
    is read: found means done, not found means run again.
 """
@@ -38,7 +41,7 @@ from blocks.base.progress import progress
 from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
-from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
+from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step, TableChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +54,8 @@ else:
     pa = lazy("pyarrow")
 
 REJECTS_A_BATCH = 10_000
+MOST_PLANS = 10
+"""So often in a row a table may change under a load before it counts as another error that passes."""
 
 
 class Loader:
@@ -68,44 +73,110 @@ class Loader:
         self._ledger = Ledger(dialect)
         self._rejects = Rejects()
         self._rows = 0
+        self._ddl: list[str] = []
+        self._planned: Planned
 
     def run(self) -> LoadReport:
         """Do what the request asks for, and report it, or what an earlier attempt had done."""
         started = datetime.now(UTC)
         if report := self._find():
             return report.model_copy(update={"already_loaded": True})
-        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
-        self._refuse_losses(planned.plan)
-        session, plan = self._session, planned.plan
-        direct = self.may_go_direct and session.ingests_in_transaction and plan.mode == "append"
-        direct = direct and not planned.needs_stage
+        draft = self._plan()
+        direct = self._may_go_direct(draft)
         try:
-            with progress(plan.table) as tick:
+            with progress(draft.plan.table) as tick:
                 if not direct:
-                    self._stage(planned, tick)
-                    self._check_staged_keys(plan)
-                if self._dialect.ddl_commits:
-                    self._shape(plan)
-                if isinstance(session, ScriptedSession):
-                    return self._run_script(session, planned, started)
-                with session.load_transaction():
-                    self._ledger.claim(session, self._load_id, plan, started)
-                    if not self._dialect.ddl_commits:
-                        self._shape(plan)
-                    if direct:
-                        self._ingest(plan.table, planned, tick)
-                        changes = {"inserted": self._rows}
-                    else:
-                        changes = self._apply(planned)
-                    if self._rejects.total:
-                        session.execute(self._quarantine())
-                    report = self._report(plan, started, changes)
-                    self._ledger.record(session, report)
-            return report
+                    self._stage(draft, tick)
+                    self._check_staged_keys(draft)
+                try:
+                    return self._commit(draft, started, tick if direct else None)
+                except (InvalidInputError, NotFoundError, SchemaError) as error:
+                    self._check_unchanged(error)
+                    raise
         finally:
+            session = self._session
             for stage in (session.stage, session.staged_rejects, session.staged_keys):
                 with contextlib.suppress(ConnectorError):
                     session.discard(stage)
+
+    def _plan(self) -> Planned:
+        """Plan the load for the table as it is now."""
+        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
+        self._refuse_losses(planned.plan)
+        self._planned = planned
+        return planned
+
+    def _may_go_direct(self, planned: Planned) -> bool:
+        """Tell whether the rows may be written into the target within the transaction.
+
+        Not where it has to be altered: the source may read it, and would wait for the lock that we hold.
+        """
+        plan, able = planned.plan, self.may_go_direct and self._session.ingests_in_transaction
+        alters = bool(plan.ddl) and not plan.creates_table
+        return able and plan.mode == "append" and not planned.needs_stage and not alters
+
+    def _commit(self, draft: Planned, started: datetime, direct: Callable[[int], None] | None) -> LoadReport:
+        """Apply what was staged, or with `direct` the source itself, in one transaction with the ledger's row.
+
+        Raises:
+            TableChangedError: The table is not the one any more that the rows were staged for.
+        """
+        session = self._session
+        if isinstance(session, ScriptedSession):
+            planned = self._shape_before(self._checked(self._plan(), draft))
+            return self._run_script(session, planned, started)
+        if self._dialect.ddl_commits:
+            draft = self._shape_before(draft)
+        with session.load_transaction():
+            self._ledger.claim(session, self._load_id, draft.plan, started, self._request.call)
+            planned = self._lock(draft)
+            plan = planned.plan
+            if direct is None:
+                self._checked(planned, draft)
+            elif not self._may_go_direct(planned):
+                raise self._changed()
+            if plan.ddl and self._dialect.ddl_commits:
+                raise self._changed()
+            self._shape(plan)
+            if direct is None:
+                changes = self._apply(planned)
+            else:
+                self._ingest(plan.table, planned, direct)
+                changes = {"inserted": self._rows}
+            if self._rejects.total:
+                session.execute(self._quarantine())
+            report = self._report(plan, started, changes)
+            self._ledger.record(session, report)
+        return report
+
+    def _lock(self, draft: Planned) -> Planned:
+        """Lock the table as the load needs it, and return the plan for the table as it is then."""
+        planned = draft
+        for _ in range(MOST_PLANS):
+            self._session.lock_target(self._dialect, planned.plan)
+            current = self._plan()
+            if (current.plan.creates_table, bool(current.plan.ddl)) == (
+                planned.plan.creates_table,
+                bool(planned.plan.ddl),
+            ):
+                return current
+            planned = current
+        raise self._changed()
+
+    def _checked(self, planned: Planned, draft: Planned) -> Planned:
+        """Return the plan if what was staged for the draft fits it."""
+        if planned.schema != draft.schema:
+            raise self._changed()
+        return planned
+
+    def _check_unchanged(self, error: ConnectorError) -> None:
+        """Raise TableChangedError if the table has another shape than when the load that failed was last planned."""
+        before = self._planned.table_shape
+        if self._plan().table_shape != before:
+            raise self._changed() from error
+
+    def _changed(self) -> TableChangedError:
+        return TableChangedError(f"{self._uri} was changed while it was loaded. Nothing was applied; it can run again.")
 
     def _report(self, plan: LoadPlan, started: datetime, changes: dict[str, int]) -> LoadReport:
         return LoadReport(
@@ -118,7 +189,7 @@ class Loader:
             **changes,
             rejected=dict(self._rejects.reasons),
             quarantine=QUARANTINE if self._rejects.total else None,
-            ddl=plan.ddl,
+            ddl=tuple(self._ddl),
             ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
             started_at=started,
             finished_at=datetime.now(UTC),
@@ -138,7 +209,9 @@ class Loader:
             self._load_id,
             tuple(steps),
             self._rows,
-            claimed(self._load_id, plan, started) | recorded(self._report(plan, started, unknown)),
+            self._ledger.fitting(claimed(self._load_id, plan, started, self._request.call))
+            | recorded(self._report(plan, started, unknown)),
+            rewrites=None if plan.mode == "append" else plan.table,
         )
         try:
             session.run_script(script)
@@ -167,16 +240,21 @@ class Loader:
         return [*steps, Step(dialect.insert(plan.table, columns, stage), "inserted")]
 
     def _find(self) -> LoadReport | None:
-        try:
-            report = self._ledger.find(self._session, self._load_id)
-        except NotFoundError:
-            self._ledger.create(self._session)
-            return None
+        call = self._request.call
+        self._ledger.open(self._session, self._uri, whole=call is not None and call.needs_the_ledger)
+        report = self._ledger.find(self._session, self._load_id)
+        if call and self._request.mode == "append":
+            if report is not None:
+                call.check_found(self._load_id, self._ledger.calls(self._session, call.id))
+            elif call.needs_the_ledger:
+                call.check_new(self._ledger.calls(self._session, call.id))
         if report is None and not self._session.has_unique_key(LEDGER, ["load_id"]):  # a copy or a backup, perhaps
             raise SchemaError(
                 f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
                 f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
             )
+        if report is None:
+            self._ledger.create_quarantine(self._session)
         return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
@@ -193,8 +271,19 @@ class Loader:
         for statement in plan.ddl:
             try:
                 self._session.execute(statement)
-            except AlreadyExistsError as error:
-                raise TransientError(f"Another loader changed {self._uri} at the same time: {error}") from None
+            except AlreadyExistsError:
+                raise self._changed() from None
+            self._ddl.append(statement)
+
+    def _shape_before(self, planned: Planned) -> Planned:
+        """Shape the table by statements that commit by themselves, and return the plan for what is there then."""
+        for _ in range(MOST_PLANS):
+            if not planned.plan.ddl:
+                return planned
+            with contextlib.suppress(TableChangedError):  # another load was faster; the rest is planned again
+                self._shape(planned.plan)
+            planned = self._checked(self._plan(), planned)
+        raise self._changed()
 
     def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
         """Put the rows where only this session sees them."""
@@ -205,9 +294,7 @@ class Loader:
         """Send the data, compare the counts, and stage what was refused."""
 
         def counted() -> Iterator[pa.RecordBatch]:
-            batches = self._request.scan.batches(self._rejects)
-            cast = (cast_batch(batch, planned.schema, lossy=self._request.allow_loss) for batch in batches)
-            for batch in read_ahead(cast, size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -218,6 +305,13 @@ class Loader:
                 f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
             )
         self._stage_rejects()
+
+    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+        """Return the rows in the types of the table."""
+        row, lossy = 1, self._request.allow_loss
+        for batch in self._request.scan.batches(self._rejects):
+            yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
+            row += batch.num_rows
 
     def _stage_rejects(self) -> None:
         """Compare what was refused with what the caller allows, and stage it for the quarantine."""
@@ -249,7 +343,8 @@ class Loader:
         if rows:
             yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
 
-    def _check_staged_keys(self, plan: LoadPlan) -> None:
+    def _check_staged_keys(self, planned: Planned) -> None:
+        plan = planned.plan
         columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
         if not columns or not self._rows:
             return
@@ -260,7 +355,8 @@ class Loader:
                 f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
             )
         if plan.mode == "upsert":
-            repeated = f"SELECT 1 FROM {stage} GROUP BY {self._dialect.names(columns)} HAVING count(*) > 1"
+            keys = ", ".join(self._dialect.staged(each) for each in planned.columns if each.name in columns)
+            repeated = f"SELECT 1 FROM {stage} AS s GROUP BY {keys} HAVING count(*) > 1"
             if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
                 raise InvalidInputError(
                     f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.base.errors import AmbiguousError, ConnectorError
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.warehouses.load import LoadPlan
     from blocks.warehouses.sql import Column, Dialect
 else:
     pa = lazy("pyarrow")
@@ -25,6 +26,10 @@ STAGED_REJECTS = "_etl_staged_rejects"
 """The same for the rows that a load refused."""
 STAGED_KEYS = "_etl_staged_keys"
 """The same for the keys of the rows that are not to be published."""
+
+
+class TableChangedError(TransientError):
+    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
 
 
 class Session(ABC):
@@ -136,6 +141,25 @@ class BulkSession(Session):
         """
         self.execute(sql, parameters)
 
+    def alter(self, sql: str) -> None:
+        """Change a table's shape, outside of a transaction, unless others hold the table for long.
+
+        Raises:
+            TransientError: They do.
+        """
+        self.execute(sql)
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
+        """Keep out, until the transaction ends, the loads that must not change the table beside this one.
+
+        Two loads may append to a table at once, in every other case one comes after the other. Does nothing where the
+        claim, or the transaction itself, has seen to that.
+
+        Raises:
+            TransientError: Somebody has held the table for too long.
+            TableChangedError: It is to be planned anew, in another transaction.
+        """
+
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table by key and return how many were inserted and updated."""
         updated = self.execute(dialect.update_from_stage(table, columns, key, self.stage))
@@ -170,12 +194,15 @@ class Script:
         rows: How many rows have to be inserted and updated together.
         ledger_row: The row of the ledger; the script fails where its load_id is there already. In `report` the counts
             that only the script knows stand as `COUNT_UNKNOWN`.
+        rewrites: The table whose rows decide what is done to it; scripts that rewrite one table come one after the
+            other. None where rows are only added.
     """
 
     load_id: str
     steps: tuple[Step, ...]
     rows: int
     ledger_row: Mapping[str, Any]
+    rewrites: str | None = None
 
 
 COUNT_UNKNOWN = -1

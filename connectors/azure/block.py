@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
@@ -36,6 +36,7 @@ class AzureBlobContainer(ObjectStore):
     _block_type_name = "ETL Azure Blob Container"
     _block_type_slug = "etl-azure-blob-container"
     _documentation_url = HttpUrl("https://learn.microsoft.com/azure/storage/blobs/storage-blobs-introduction")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/54e3fa7e00197a4fbd1d82ed62494cb58d08c96a-250x250.png"
     )
@@ -54,7 +55,7 @@ class AzureBlobContainer(ObjectStore):
         description="Whether to compare content with its MD5 on its way up and down. Defaults to true; false is "
         "faster on small blobs.",
     )
-    request_timeout_s: float = Field(
+    read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
@@ -84,7 +85,7 @@ class AzureBlobContainer(ObjectStore):
             self.credentials,
             verify_checksums=self.verify_checksums,
             max_concurrency=self.max_concurrency,
-            request_timeout_s=self.request_timeout_s,
+            read_timeout_s=self.read_timeout_s,
         )
 
     def _named_bucket(self, name: str) -> Self:

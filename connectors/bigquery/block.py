@@ -22,6 +22,7 @@ from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
 from connectors.bigquery.jobs import JobSettings, patience
 from connectors.bigquery.session import BigQuerySession
+from connectors.shared.requests import limit_silence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
+CONNECTIONS = 16
 DATASET_NAME = r"[A-Za-z0-9_]{1,1024}"
 
 
@@ -55,6 +57,7 @@ class BigQuery(Warehouse):
     _block_type_name: ClassVar[str] = "ETL BigQuery"
     _block_type_slug: ClassVar[str] = "etl-big-query"
     _documentation_url: ClassVar[Any] = HttpUrl("https://cloud.google.com/bigquery/docs")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url: ClassVar[Any] = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
     )
@@ -77,8 +80,17 @@ class BigQuery(Warehouse):
     labels: dict[str, str] = Field(
         default_factory=dict, description="Labels of every job, beside those of the flow run and the load."
     )
-    request_timeout_s: float = Field(
-        default=60.0, gt=0, description="How long a request may go without an answer, in seconds."
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to go on with a load that BigQuery aborts because another one changes the same table. "
+        "Defaults to 900.",
+    )
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
+    )
+    statement_timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds that one query may run before BigQuery ends it. Defaults to no limit."
     )
     use_storage_api: bool = Field(
         default=True, description="Read large results through the Storage Read API, where it is installed and allowed."
@@ -93,6 +105,10 @@ class BigQuery(Warehouse):
         project = self.project or self.gcp_credentials.project or ""
         name = table if not table or "." in table else f"{self.dataset}.{table}"
         return f"bigquery://{project}/{name or self.dataset}"
+
+    @property
+    def _database(self) -> str:
+        return self.uri().rpartition("/")[0]  # a statement may name the table of another dataset
 
     @property
     def dialect(self) -> Dialect:
@@ -247,7 +263,10 @@ class BigQuery(Warehouse):
 
     @live
     def _client(self) -> Any:
-        return self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+        client = self.gcp_credentials.get_bigquery_client(project=self.project, location=self.location)
+        session = client._http  # noqa: SLF001 (no public way leads to the connections)
+        limit_silence(session, self.read_timeout_s, connections=CONNECTIONS, extra="bigquery")
+        return client
 
     def job_settings(self) -> JobSettings:
         """Return what every job is told."""
@@ -257,14 +276,16 @@ class BigQuery(Warehouse):
             locate=lambda: self.location or self.location_of_dataset,
             labels=self.labels,
             maximum_bytes_billed=self.maximum_bytes_billed,
-            request_timeout_s=self.request_timeout_s,
+            read_timeout_s=self.read_timeout_s,
+            statement_timeout_s=self.statement_timeout_s,
+            lock_timeout_s=self.lock_timeout_s,
         )
 
     @live
     def location_of_dataset(self) -> str:
         """Where the dataset is: outside of the US and the EU a job is found only by who knows that."""
         with translated(f"look up {self.uri()}"):
-            return str(self._client.get_dataset(self.dataset, **patience(self.request_timeout_s)).location)
+            return str(self._client.get_dataset(self.dataset, **patience(self.read_timeout_s)).location)
 
     def dbt_output(self) -> dict[str, Any]:
         """This dataset as the output of a dbt profile.
@@ -313,7 +334,7 @@ class BigQuery(Warehouse):
             with self._reading_table(table), contextlib.closing(BigQuerySession(self)) as session:
                 yield from session.stream_table(table, columns)[1]
 
-        return Scan(find_schema, open_batches, source=self.uri(table), fingerprint=lambda: f"{table} {columns}")
+        return Scan(find_schema, open_batches, source=self.uri(table), query=f"{columns}")
 
     def _connect(self) -> Session:
         return BigQuerySession(self)

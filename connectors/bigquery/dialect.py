@@ -109,6 +109,7 @@ class BigQueryDialect(Dialect):
         key: Sequence[str] = (),
         unique: bool | None = None,  # noqa: ARG002 (BigQuery enforces no key)
         partition_by: Sequence[str] = (),
+        if_absent: bool = True,
     ) -> str:
         """Return the statement that creates the table, partitioned by day of the first date or time of `partition_by`.
 
@@ -117,7 +118,8 @@ class BigQueryDialect(Dialect):
         parts = ", ".join(f"{self.name(c.name)} {c.sql_type}" + (" NOT NULL" if c.name in key else "") for c in columns)
         types = {column.name: column.sql_type for column in columns}
         day = next((name for name in partition_by if types[name] in DAYS), None)
-        statement = f"CREATE TABLE IF NOT EXISTS {self.table(table)} ({parts})"
+        create = "CREATE TABLE IF NOT EXISTS" if if_absent else "CREATE TABLE"
+        statement = f"{create} {self.table(table)} ({parts})"
         if day is not None:
             whole = types[day] == "DATE"
             statement += f" PARTITION BY {self.name(day) if whole else f'{types[day]}_TRUNC({self.name(day)}, DAY)'}"

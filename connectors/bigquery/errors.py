@@ -21,6 +21,11 @@ from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, google_error
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+
+class ConflictError(TransientError):
+    """Another transaction changed the same table; nothing of this one happened."""
+
+
 ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
     "attributeError": InvalidInputError,
     "billingTierLimitExceeded": TerminalError,
@@ -45,11 +50,14 @@ ADVICE: dict[str, str] = GOOGLE_ADVICE | {
     "bytesBilledLimitExceeded": "Raise maximum_bytes_billed, or make the query read less.",
     "quotaExceeded": "https://cloud.google.com/bigquery/quotas says which one, and when it is renewed.",
     "resourcesExceeded": "Make the query smaller.",
+    "stopped": "Somebody cancelled it, or it took longer than statement_timeout_s.",
+    "timeout": "It took longer than statement_timeout_s, or than BigQuery lets a job run.",
 }
 
 # What the service says decides more than its reason does, which is the same for most of it.
 TOLD: tuple[tuple[str, type[ConnectorError]], ...] = (
-    ("concurrent update|could not serialize|[Rr]etrying the job may", TransientError),
+    ("concurrent update|could not serialize", ConflictError),
+    ("[Rr]etrying the job may", TransientError),
     ("Column already exists", AlreadyExistsError),
 )
 
@@ -79,7 +87,9 @@ def job_error(job: Any, uri: str) -> ConnectorError:
         return TerminalError(
             f"Could not finish {place}: {UNEQUAL}. Nothing was committed. The table may hold a key more than once."
         )
-    return service_error("finish", place, [reason], safe_words(words), table=_table(words), advice=ADVICE)
+    # A request may time out and be sent again; a job that took too long would take so long again.
+    table = {**_table(words), "timeout": TerminalError}
+    return service_error("finish", place, [reason], safe_words(words), table=table, advice=ADVICE)
 
 
 def translate(error: BaseException, action: str) -> ConnectorError:

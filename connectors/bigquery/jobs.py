@@ -7,8 +7,9 @@ https://cloud.google.com/bigquery/docs/running-jobs#generate-jobid
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import re
-import time
 import uuid
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
 )
+from blocks.base.interruption import pause
 from blocks.base.optional import require
 from connectors.bigquery.errors import job_error, translated
 
@@ -31,6 +33,9 @@ if TYPE_CHECKING:
 
 QUICK_RETRY_S = 10.0
 """How long one request is sent again before the operation's own policy decides."""
+CANCEL_TIMEOUT_S = 3.0
+LOOK_S = 8.0
+"""How long a job is looked up for whose beginning was not answered."""
 SHORTEST_POLL_S, LONGEST_POLL_S = 0.05, 2.0
 
 
@@ -44,7 +49,9 @@ class JobSettings:
         locate: Returns where the dataset is: outside of the US and the EU a job is found only by who knows that.
         labels: The labels of each job.
         maximum_bytes_billed: How many bytes a query may read.
-        request_timeout_s: How long a request may go without an answer.
+        read_timeout_s: How long a request may go without an answer.
+        statement_timeout_s: How long a query job may run.
+        lock_timeout_s: How long a transaction that conflicts with another one is run again.
     """
 
     dataset: str
@@ -52,7 +59,9 @@ class JobSettings:
     locate: Callable[[], str]
     labels: Mapping[str, str]
     maximum_bytes_billed: int | None
-    request_timeout_s: float
+    read_timeout_s: float
+    statement_timeout_s: float | None
+    lock_timeout_s: float
 
 
 class Jobs:
@@ -75,12 +84,14 @@ class Jobs:
     @property
     def patience(self) -> dict[str, Any]:
         """How long a request waits for its answer, and is sent again where that changes nothing."""
-        return patience(self._settings.request_timeout_s)
+        return patience(self._settings.read_timeout_s)
 
     def config(self, parameters: list[Any], **options: Any) -> Any:
         """Return what a query job is told."""
         bigquery = require("google.cloud.bigquery", extra="bigquery")
         default = bigquery.DatasetReference(self._client.project, self._settings.dataset)
+        if self._settings.statement_timeout_s:
+            options["job_timeout_ms"] = round(self._settings.statement_timeout_s * 1_000)
         if self._settings.maximum_bytes_billed:
             options["maximum_bytes_billed"] = self._settings.maximum_bytes_billed
         return bigquery.QueryJobConfig(
@@ -133,28 +144,38 @@ class Jobs:
                 with translated(f"run job {job_id} in {self._settings.uri}"):
                     return begin()
             except (AlreadyExistsError, TransientError) as error:
-                if (job := self.look_up(job_id)) is not None:
+                quick = {"retry": None, "timeout": min(self._settings.read_timeout_s, LOOK_S)}
+                if (job := self.look_up(job_id, quick)) is not None:
                     return job
                 lost = error
         raise TransientError(str(lost))
 
-    def look_up(self, job_id: str) -> Any:
+    def look_up(self, job_id: str, patience: Mapping[str, Any] | None = None) -> Any:
         """Look a job up; None where there is none."""
         try:
             with translated(f"look up job {job_id} in {self._settings.uri}"):
-                return self._client.get_job(job_id, location=self.location, **self.patience)
+                return self._client.get_job(job_id, location=self.location, **(patience or self.patience))
         except NotFoundError:
             return None
 
     def wait(self, job: Any) -> Any:
         """Wait until the job is done, whatever came of it, and return it."""
-        pause = SHORTEST_POLL_S
-        while job.state != "DONE":
-            time.sleep(pause)
-            pause = min(pause * 1.5, LONGEST_POLL_S)
-            with translated(f"watch job {job.job_id} in {self._settings.uri}"):
-                job.reload(**self.patience)
+        delay_s = SHORTEST_POLL_S
+        try:
+            while job.state != "DONE":
+                pause(delay_s)
+                delay_s = min(delay_s * 1.5, LONGEST_POLL_S)
+                with translated(f"watch job {job.job_id} in {self._settings.uri}"):
+                    job.reload(**self.patience)
+        except asyncio.CancelledError:
+            self.cancel(job)
+            raise
         return job
+
+    def cancel(self, job: Any) -> None:
+        """Ask the service to end a job; one that has ended stays as it is, and one that cannot be asked goes on."""
+        with contextlib.suppress(ConnectorError), translated(f"cancel job {job.job_id} in {self._settings.uri}"):
+            self._client.cancel_job(job.job_id, location=self.location, retry=None, timeout=CANCEL_TIMEOUT_S)
 
     def raise_for_error(self, job: Any) -> Any:
         """Return the job if it has done its work.

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
+import random
+import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,6 +23,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
@@ -28,7 +31,7 @@ from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import Script, ScriptedSession, Step
 from blocks.warehouses.sql import Column
 from connectors.bigquery.dialect import BigQueryDialect, arrow_type, sql_type
-from connectors.bigquery.errors import job_error, translated
+from connectors.bigquery.errors import ConflictError, job_error, translated
 from connectors.bigquery.files import EXPORTS, EXTRACTS, FILE_FORMATS, parquet_files
 from connectors.bigquery.jobs import Jobs
 from connectors.bigquery.statements import bound, is_query, literal, transaction
@@ -44,6 +47,10 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
+LOCK = "_etl_lock"
+"""How the name begins of the table beside a target that loads which rewrite it lock."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 10.0
+"""Between two attempts of a transaction that conflicts with another one."""
 UPLOADS = 2
 ROWS_OF_A_FEW = 10_000
 """So many rows come with less ado as JSON."""
@@ -254,7 +261,7 @@ class BigQuerySession(ScriptedSession):
                 job_id=job_id,
                 location=self.jobs.location,
                 job_config=config,
-                timeout=self._settings.request_timeout_s,
+                timeout=self._settings.read_timeout_s,
             )
 
         job = self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(upload, job_id)))
@@ -303,7 +310,7 @@ class BigQuerySession(ScriptedSession):
             raise NotFoundError(f"There is no table {self._dataset.uri(table)}.")
         if file_format != "parquet":  # from text a load job fills a JSON column itself
             columns = [dataclasses.replace(column, stage_type=None) for column in columns]
-        ledger.create(self)
+        ledger.open(self, self._dataset.uri(), whole=False)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         try:
             self.create_stage(self._dialect, self.stage, columns)
@@ -321,7 +328,7 @@ class BigQuerySession(ScriptedSession):
                 load_id,
                 (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
                 rows,
-                claimed(load_id, plan, started) | recorded(report),
+                ledger.fitting(claimed(load_id, plan, started)) | recorded(report),
             )
             try:
                 self.run_script(script)
@@ -352,21 +359,29 @@ class BigQuerySession(ScriptedSession):
 
         The job's id is the lock: it is made of the load and a generation, and the next generation begins only after the
         job of the one before was seen to fail. So one job of a load runs at a time, whoever sends it how often.
+
+        Jobs of different loads that rewrite one table conflict, and the one that BigQuery aborts runs again.
         """
-        sql, parameters = transaction(script, self._dialect)
+        sql, parameters = transaction(script, self._dialect, lock=self._lock_of(script.rewrites))
         generation, unknown = 0, False
+        deadline, pause_s = time.monotonic() + self._settings.lock_timeout_s, FIRST_PAUSE_S
 
         def attempt() -> Any:
-            nonlocal generation, unknown
+            nonlocal generation, unknown, pause_s
             while True:
                 unknown = True
                 job = self.jobs.wait(self.jobs.start(sql, parameters, self._job_id(script.load_id, generation)))
                 unknown = False
-                if not job.error_result:
+                if not job.error_result and (self._is_mine(job) or self._is_recorded(script.load_id)):
                     return job
+                # It failed, or its row was deleted since, with which the load is forgotten.
                 generation += 1
-                if self._is_mine(job):
-                    raise job_error(job, self._dataset.uri())
+                if job.error_result and self._is_mine(job):
+                    error = job_error(job, self._dataset.uri())
+                    if not isinstance(error, ConflictError) or time.monotonic() > deadline:
+                        raise error
+                    pause(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
+                    pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
         try:
             job = call_with_retry(self._dataset.retry, attempt)
@@ -378,12 +393,34 @@ class BigQuerySession(ScriptedSession):
         if not self._is_mine(job):
             raise AlreadyExistsError(f"Job {job.job_id} of another try has committed load {script.load_id}.")
 
+    def _lock_of(self, table: str | None) -> str | None:
+        """Return the table whose only row the loads that rewrite a table change, so that BigQuery lets one be done.
+
+        The table itself does not do for that: a DELETE or UPDATE that finds no row conflicts with nothing, and two
+        loads would not see each other's rows. https://cloud.google.com/bigquery/docs/transactions#transaction_concurrency
+        """
+        if table is None:
+            return None
+        place, _, name = table.rpartition(".")
+        lock = f"{LOCK}_{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+        lock = f"{place}.{lock}" if place else lock
+        if self.columns(lock) is None:
+            words = literal(f"etl-blocks: loads that rewrite {name} change its row, one after the other")
+            self.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._dialect.table(lock)} OPTIONS(description = {words}) "
+                "AS SELECT '' AS load_id"
+            )
+        return lock
+
     def end_other_tries(self, load_id: str) -> None:
         """Wait until no job of this load runs."""
         generation = 0
         while (job := self.jobs.look_up(self._job_id(load_id, generation))) is not None:
             self.jobs.wait(job)
             generation += 1
+
+    def _is_recorded(self, load_id: str) -> bool:
+        return find_report(Ledger(self._dialect), self, load_id) is not None
 
     def _is_mine(self, job: Any) -> bool:
         return self.stage in (job.query or "")
@@ -437,7 +474,7 @@ class BigQuerySession(ScriptedSession):
         types = require("google.cloud.bigquery_storage", extra="bigquery").types
         wanted = types.ReadSession(table=table.to_bqstorage(), data_format=types.DataFormat.ARROW)
         wanted.read_options.selected_fields = list(names or ())
-        timeout = self._settings.request_timeout_s
+        timeout = self._settings.read_timeout_s
         try:
             with translated(f"read rows from {self._dataset.uri(table.table_id)}"):
                 session = client.create_read_session(
@@ -450,8 +487,22 @@ class BigQuerySession(ScriptedSession):
         def read() -> Iterator[pa.RecordBatch]:
             schema = pa.ipc.read_schema(pa.py_buffer(session.arrow_schema.serialized_schema))
             for stream in session.streams:
-                for answer in client.read_rows(stream.name, timeout=timeout):
+                answers = iter(client.read_rows(stream.name))  # a timeout would end it however fast it comes
+                calls = Calls(timeout_s=timeout)
+                while (answer := self._next(calls, answers)) is not None:
                     data = pa.py_buffer(answer.arrow_record_batch.serialized_record_batch)
                     yield pa.ipc.read_record_batch(data, schema)
 
         return read()
+
+    def _next(self, calls: Calls, answers: Iterator[Any]) -> Any:
+        """Return the next part of a stream, None at its end.
+
+        Raises:
+            TransientError: It did not come in time.
+        """
+        try:
+            return calls.run(lambda: next(answers, None))
+        except NoAnswerError:
+            limit_s = self._settings.read_timeout_s
+            raise TransientError(f"Could not read from {self._dataset.uri()}: no answer in {limit_s:g} s.") from None

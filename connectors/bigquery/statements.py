@@ -11,7 +11,7 @@ from blocks.base.errors import InvalidInputError
 from blocks.base.optional import require
 from blocks.warehouses.ledger import LEDGER
 from blocks.warehouses.session import COUNT_UNKNOWN
-from blocks.warehouses.sql import bind
+from blocks.warehouses.sql import bind, strip_literals
 from connectors.bigquery.dialect import LITERALS
 from connectors.bigquery.errors import CLAIMED, UNEQUAL
 
@@ -22,8 +22,11 @@ if TYPE_CHECKING:
     from blocks.warehouses.sql import Dialect
 
 
-def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
+def transaction(script: Script, dialect: Dialect, *, lock: str | None = None) -> tuple[str, list[Any]]:
     """Return the script of a load, and its parameters.
+
+    It changes the row of the table `lock`, if there is one, before anything else: another script that does so meanwhile
+    is aborted.
 
     The ledger's row is inserted whole, at the end: an UPDATE of it would make any two loads of the dataset
     conflict, as BigQuery tells transactions apart by table. https://cloud.google.com/bigquery/docs/transactions
@@ -35,6 +38,8 @@ def transaction(script: Script, dialect: Dialect) -> tuple[str, list[Any]]:
         "BEGIN TRANSACTION",
         f"IF EXISTS (SELECT 1 FROM {ledger} WHERE load_id = @load_id) THEN {raising(CLAIMED)}",
     ]
+    if lock is not None:
+        lines.append(f"UPDATE {dialect.table(lock)} SET load_id = @load_id WHERE TRUE")
     for step in script.steps:
         lines.append(step.sql)
         if step.counts_as:
@@ -114,12 +119,14 @@ def _parameter_type(name: str, value: Any) -> str:
 
 
 def is_query(sql: str) -> bool:
-    r"""Tell whether the statement only reads.
+    r"""Tell whether the statement is a query alone, which cannot write in BigQuery's grammar.
 
-    >>> is_query("-- all of it\n(SELECT 1)"), is_query("INSERT INTO t SELECT 1")
+    >>> is_query("-- all of it\n(SELECT ';')"), is_query("INSERT INTO t SELECT 1")
     (True, False)
+    >>> is_query("SELECT '--'; DROP TABLE t")
+    False
     """
-    code = re.sub(r"(--|#)[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
+    code = strip_literals(sql, LITERALS)
     return re.match(r"[\s(]*(SELECT|WITH|FROM)\b", code, re.IGNORECASE) is not None and ";" not in code.rstrip(" \n;")
 
 

@@ -26,9 +26,9 @@ from prefect.settings import PREFECT_HOME
 from pydantic import SecretStr
 
 from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
+from blocks.base.interruption import pause
 from blocks.base.temporary import TemporaryFolder
 from blocks.files.local import part_file
-from blocks.jobs.interruption import pause
 from blocks.jobs.process import Process
 from connectors.dbt.log import ARTIFACTS, DBT, Package
 

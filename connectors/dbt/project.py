@@ -23,7 +23,6 @@ from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import InvalidInputError, JobFailedError, NotFoundError, TransientError
 from blocks.base.live import live
 from blocks.base.operation import operation
-from blocks.jobs.interruption import watched_operation
 from blocks.jobs.job import fix_token
 from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
@@ -114,7 +113,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return fix_token(arguments)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def build(
         self,
         select: str | Sequence[str] = (),
@@ -142,7 +141,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """
         return self._run(Request("build", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def run(
         self,
         select: str | Sequence[str] = (),
@@ -156,7 +155,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt run`: the models only. The arguments and errors are those of `build`."""
         return self._run(Request("run", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def test(
         self,
         select: str | Sequence[str] = (),
@@ -169,7 +168,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt test`. The arguments and errors are those of `build`."""
         return self._run(Request("test", select, exclude, vars), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def seed(
         self,
         select: str | Sequence[str] = (),
@@ -183,7 +182,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt seed`, which loads the project's CSV files. The arguments and errors are those of `build`."""
         return self._run(Request("seed", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def snapshot(
         self,
         select: str | Sequence[str] = (),
@@ -196,7 +195,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt snapshot`. The arguments and errors are those of `build`."""
         return self._run(Request("snapshot", select, exclude, vars), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def source_freshness(
         self,
         select: str | Sequence[str] = (),
@@ -209,7 +208,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt source freshness`: the age of the sources. The arguments and errors are those of `build`."""
         return self._run(Request("source freshness", select, exclude, vars), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def compile(
         self,
         select: str | Sequence[str] = (),
@@ -223,7 +222,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt compile`: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
         return self._run(Request("compile", select, exclude, vars, full_refresh), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def docs_generate(
         self,
         select: str | Sequence[str] = (),
@@ -236,7 +235,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Run `dbt docs generate`: the artifacts `catalog` and `docs`. Arguments as with `build`."""
         return self._run(Request("docs generate", select, exclude, vars), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def retry_failed(self, *, raise_on_failure: bool = True, token: str = "") -> DbtResult:
         """Run what failed or was skipped in the last command, as its artifacts have it.
 
@@ -265,13 +264,13 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         call.results = call.results or last
         return self._run(Request(command), token, raise_on_failure)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def deps(self, *, token: str = "") -> None:  # noqa: ARG002 (every command has one)
         """Install the packages that the project asks for into its directory, which has to be writable."""
         with self._workplace() as place:
             self._invoke(place, ["deps"], NodeRuns(self.logger, tool="dbt"), Watch("deps"))
 
-    @watched_operation
+    @operation
     def check(self) -> str:
         """Parse the project and have dbt reach its warehouse, and say so in one sentence."""
         runs = NodeRuns(self.logger, tool="dbt")

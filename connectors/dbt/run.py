@@ -10,9 +10,9 @@ from prefect.blocks.abstract import JobRun as PrefectJobRun
 from prefect.context import SyncClientContext
 
 from blocks.base.errors import InvalidInputError, TerminalError
+from blocks.base.interruption import Interruption, pause, set_interruption
 from blocks.base.operation import operation
 from blocks.base.retry import RetryPolicy, call_with_retry
-from blocks.jobs.interruption import pause, set_interruption, watched_operation
 from connectors.shared.dbt import DbtResult
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class DbtRun(PrefectJobRun[DbtResult]):
 
     def __init__(self, request: Request, attempt: Callable[[], DbtResult], policy: RetryPolicy) -> None:
         self.request = request
-        self._given_up = threading.Event()
+        self._given_up = Interruption()
         self._outcome: DbtResult | BaseException | None = None
         context = contextvars.copy_context()
         context.run(set_interruption, self._given_up)
@@ -48,7 +48,7 @@ class DbtRun(PrefectJobRun[DbtResult]):
         """The policy of its own operations, which only wait: they have one attempt."""
         return RetryPolicy(attempts=1)
 
-    @watched_operation
+    @operation
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
         try:

@@ -9,10 +9,10 @@ from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import Field, HttpUrl
 
 from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
+from blocks.base.interruption import pause
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.credentials.dbt_cloud import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
-from blocks.jobs.interruption import pause, watched_operation
 from blocks.jobs.job import Job
 from connectors.dbt_cloud.api import MAY_RUN, MAY_SEE, Api
 from connectors.dbt_cloud.run import DbtCloudRun
@@ -128,7 +128,7 @@ class DbtCloudJob(Job):
         """
         return self._trigger(token)
 
-    @watched_operation(prepare=_fix_token)
+    @operation(prepare=_fix_token)
     def run(  # type: ignore[override]  # the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudStatus:

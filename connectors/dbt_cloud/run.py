@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import JobFailedError, NotFoundError
+from blocks.base.interruption import pause
 from blocks.base.operation import operation
-from blocks.jobs.interruption import pause, watched_operation
 from blocks.jobs.run import JobRun, RunningJob
 from connectors.dbt_cloud.api import MAY_SEE
 from connectors.dbt_cloud.status import DbtCloudStatus, has_results, node_of
@@ -51,7 +51,7 @@ class DbtCloudRun(JobRun):
     job: RunningDbtCloudJob
     _states: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
-    @watched_operation
+    @operation
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until the run has succeeded.
 

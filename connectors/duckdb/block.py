@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,6 +24,8 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.locks import Locks
+from connectors.duckdb.memory import limit_memory
 from connectors.duckdb.session import DuckDBSession
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ else:
 _doors: defaultdict[str, Any] = defaultdict(threading.Lock)
 
 # DuckDB has one writer: transactions of this process that write to one file take turns instead of failing.
-_writers: defaultdict[str, Any] = defaultdict(threading.RLock)
+_locks = Locks()
 
 
 class DuckDB(Warehouse):
@@ -63,8 +66,19 @@ class DuckDB(Warehouse):
         default=":memory:", description="The database file, created where it does not exist, or ':memory:'."
     )
     read_only: bool = Field(default=False, description="Open the file for reading only; several processes may.")
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for another load of this process that writes to the file. Defaults to 900.",
+    )
     memory_limit: str | None = Field(
-        default=None, description="The most memory DuckDB uses, such as '2GB'. DuckDB's own default is 80% of RAM."
+        default=None,
+        description="The most memory that DuckDB uses, such as '2GB' or '80%'; what needs more goes through temporary "
+        "files beside the database, or fails. Defaults to 1GB for a file, or 125MB per core where that is more, and to "
+        "80% of the machine's memory for ':memory:'.",
+    )
+    statement_timeout_s: float | None = Field(
+        default=None, gt=0, description="Seconds that one statement may take before it is ended. Defaults to no limit."
     )
 
     def uri(self, table: str = "") -> str:
@@ -95,9 +109,12 @@ class DuckDB(Warehouse):
             if not self.read_only:
                 Path(self.path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             with _doors[self._file]:
-                return duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+                client = duckdb.connect(self._file, read_only=self.read_only, config=self._config)
+            if self.memory_limit is None:
+                limit_memory(client)
         except (duckdb.Error, OSError) as error:
             raise translate(error, "open", self.uri()) from None
+        return client
 
     def get_engine(self) -> Any:
         """Return the block's SQLAlchemy engine, made at the first call. Each statement commits by itself.
@@ -117,8 +134,16 @@ class DuckDB(Warehouse):
         return require("duckdb", extra="duckdb").connect(":memory:", config=self._config)
 
     @live
-    def _writer(self) -> Any:
-        return threading.RLock()
+    def _own_locks(self) -> Locks:
+        return Locks()
+
+    @live
+    def _memory_id(self) -> str:
+        return uuid.uuid4().hex
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to; a database in memory is one of its own for as long as it lives."""
+        return super().cache_identity() + (self._memory_id if self.path == ":memory:" else "")
 
     @property
     def _config(self) -> dict[str, Any]:
@@ -144,11 +169,21 @@ class DuckDB(Warehouse):
         settings = {"settings": {"memory_limit": self.memory_limit}} if self.memory_limit else {}
         return {"type": "duckdb", "path": self._file, "schema": "main", **settings}
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction of this process holds while it writes to this database."""
-        if self.path == ":memory:":
-            return self._writer
-        return _writers[self._file]
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction of this process holds while it writes to this database.
+
+        With a `load_id`: the one that it holds while it does that load.
+        """
+        return self._lock_of("load", load_id) if load_id else self._lock_of()
+
+    def creation_lock(self, table: str) -> Any:
+        """Return the lock that a transaction of this process holds while it creates a table, before others see it."""
+        schema, _, name = table.rpartition(".")
+        return self._lock_of("table", (schema or "main").lower(), name.lower())
+
+    def _lock_of(self, *what: str) -> Any:
+        locks, file = (self._own_locks, "") if self.path == ":memory:" else (_locks, self._file)
+        return locks.of(file, *what)
 
     def close_client(self, client: Any) -> None:
         """Close a connection of `get_client`; the last one of this process closes the file."""
@@ -162,5 +197,5 @@ class DuckDB(Warehouse):
     def _connect(self) -> Session:
         return DuckDBSession(self)
 
-    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:  # noqa: ARG002 (nothing outlives the process)
-        return DuckDBSession(self)
+    def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
+        return DuckDBSession(self, load_id)

@@ -43,7 +43,9 @@ class DuckDBDialect(Dialect):
             pa.timestamp("us"): "TIMESTAMP",
             pa.timestamp("ns"): "TIMESTAMP_NS",
             pa.timestamp("us", "UTC"): "TIMESTAMP WITH TIME ZONE",
+            pa.timestamp("ns", "UTC"): "TIMESTAMPTZ_NS",
             pa.time64("us"): "TIME",
+            pa.time64("ns"): "TIME_NS",
             pa.month_day_nano_interval(): "INTERVAL",
             pa.json_(): "JSON",
             pa.uuid(): "UUID",
@@ -65,6 +67,8 @@ class DuckDBDialect(Dialect):
             return f"STRUCT({', '.join(f'{self.name(field.name)} {self._sql_type(field.type)}' for field in kind)})"
         if pa.types.is_map(kind):
             return f"MAP({self._sql_type(kind.key_type)}, {self._sql_type(kind.item_type)})"
+        if pa.types.is_union(kind):
+            return f"UNION({', '.join(f'{self.name(field.name)} {self._sql_type(field.type)}' for field in kind)})"
         raise TypeLossError(f"DuckDB has no type that holds every {kind}. Cast it, to text for example.")
 
 

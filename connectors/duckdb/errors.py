@@ -87,6 +87,8 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
         kind = AlreadyExistsError
     elif code == "CatalogException" and "conflict" in text:
         kind = TransientError
+    elif code == "OutOfMemoryException":
+        words, hint = "it needs more memory than memory_limit allows.", " Give the block a higher memory_limit."
     if isinstance(error, OSError):
         words = error.strerror or words
     place = uri if action == "open" else f"in {uri}"

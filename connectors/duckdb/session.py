@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any, Protocol
+import time
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from blocks.arrow.types import cast_array
-from blocks.base.errors import ConnectorError
+from blocks.arrow.types import cast_array, check_in_range
+from blocks.base.errors import ConnectorError, TerminalError, TransientError
+from blocks.base.interruption import SLICE_S, Calls, NoAnswerError, interruption
 from blocks.base.optional import lazy, require
-from blocks.warehouses.session import BulkSession, Feed
+from blocks.warehouses.session import BulkSession, Feed, TableChangedError
 from blocks.warehouses.sql import Column, bind
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.reading import bounds, exact_type, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+
+    from blocks.warehouses.load import LoadPlan
+    from blocks.warehouses.sql import Dialect
 else:
     pa = lazy("pyarrow")
 
@@ -25,6 +31,9 @@ BATCH_ROWS = 65_536
 
 class Database(Protocol):
     """What a session needs of the block of its database."""
+
+    lock_timeout_s: float
+    statement_timeout_s: float | None
 
     def uri(self, table: str = "") -> str:
         """Return where a table is."""
@@ -35,52 +44,86 @@ class Database(Protocol):
     def close_client(self, client: Any) -> None:
         """Close it."""
 
-    def writer_lock(self) -> Any:
-        """Return the lock that a transaction holds while it writes."""
+    def writer_lock(self, load_id: str | None = None) -> Any:
+        """Return the lock that a transaction holds while it writes; with a load_id, that of the load."""
+
+    def creation_lock(self, table: str) -> Any:
+        """Return the lock that a transaction holds while it creates a table."""
 
 
 class DuckDBSession(BulkSession):
-    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit."""
+    """One cursor. Staging happens before the transaction: rows that Arrow brought in are read after a commit.
 
-    def __init__(self, database: Database) -> None:
+    Rows that are only added go straight into the table: nothing in that transaction reads them.
+    """
+
+    ingests_in_transaction: ClassVar[bool] = True
+
+    def __init__(self, database: Database, load_id: str | None = None) -> None:
         self._database = database
         self._dialect = DuckDBDialect()
         self._connection = database.get_client()
+        self._calls = Calls(
+            cancel=self._connection.interrupt,
+            disconnect=lambda: database.close_client(self._connection),
+            timeout_s=database.statement_timeout_s,
+        )
+        self._load = database.writer_lock(load_id) if load_id else None
         self._writer = database.writer_lock()
-        self._in_transaction = False
+        self._held: list[Any] = []
         for setting in ("TimeZone = 'UTC'", "enable_progress_bar = false", "python_enable_replacements = false"):
             self.execute(f"SET {setting}")
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed; -1 where DuckDB does not say."""
         with self._translated("run a statement"):
-            rows = self._run(sql, parameters).fetchall()
+            rows = self._calls.run(lambda: self._run(sql, parameters).fetchall())
         return rows[0][0] if len(rows) == 1 and len(rows[0]) == 1 and isinstance(rows[0][0], int) else -1
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
-        with self._translated("run a query"):
+
+        def rows() -> list[Any]:
             cursor = self._run(sql, parameters)
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+
+        with self._translated("run a query"):
+            return self._calls.run(rows)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query, streamed."""
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
-            relation = self._connection.sql(bound, params=values)
-            reader = relation.to_arrow_reader(BATCH_ROWS)
-        types = map(str, relation.types)
+            relation = self._calls.run(lambda: self._connection.sql(bound, params=values))
+            if any(casts := [readable(kind) for kind in relation.types]):
+                query = self._cast(bound, casts, relation.columns)
+                relation = self._calls.run(lambda: self._connection.sql(query, params=values))
+            reader = self._calls.run(lambda: relation.to_arrow_reader(BATCH_ROWS))
+        types = [str(kind) for kind in relation.types]
+        if len(types) != len(reader.schema):
+            raise TransientError(f"What is read from {self._database.uri()} was changed at the same time.")
         schema = pa.schema(
-            [field.with_type(_exact(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
+            [pa.field(field.name, exact_type(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
         )
 
         def batches() -> Iterator[pa.RecordBatch]:
             with self._translated("read a result"):
-                for batch in reader:
+                while (batch := self._calls.run(lambda: next(reader, None))) is not None:
+                    for array, field in zip(batch, schema, strict=True):
+                        check_in_range(array, field.name, bounds)
                     arrays = [cast_array(array, field.type) for array, field in zip(batch, schema, strict=True)]
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         return schema, batches()
+
+    def _cast(self, sql: str, casts: list[str | None], columns: list[str]) -> str:
+        """Return the query with the columns cast that Arrow does not hold; their names may come twice."""
+        names = [f"c{number}" for number in range(len(casts))]
+        values = ", ".join(
+            (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
+            for name, cast, column in zip(names, casts, columns, strict=True)
+        )
+        return f"SELECT {values} FROM ({sql}\n) AS q ({', '.join(names)})"
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table."""
@@ -94,7 +137,10 @@ class DuckDBSession(BulkSession):
                 raise feed.error from None
             raise
         finally:
-            self._connection.unregister("_etl_feed")
+            if not self._calls.lost:
+                # a transaction that failed takes no more statements, and gives the feed up with its rollback
+                with contextlib.suppress(require("duckdb", extra="duckdb").TransactionException):
+                    self._connection.unregister("_etl_feed")
 
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table."""
@@ -126,14 +172,53 @@ class DuckDBSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     def begin(self) -> None:
-        """Start a transaction, once no other thread of this process writes to the file."""
-        self._writer.acquire()
-        self._in_transaction = True
+        """Start a transaction, once no other thread of this process does this load or writes to the file.
+
+        Raises:
+            TransientError: Another one has done so for too long.
+        """
         try:
+            for lock in (self._load, self._writer):
+                if lock is not None:
+                    self._acquire(lock)
             self.execute("BEGIN")
-        except ConnectorError:
+        except BaseException:
             self._end()
             raise
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
+        """Let others write beside a load that only adds rows, which conflicts with none and may take its time.
+
+        Its source may load into other tables, too. Where it creates the table, the others that would do so wait for it,
+        and let go of the file before.
+        """
+        if plan.creates_table:
+            creation = self._database.creation_lock(plan.table)
+            if not creation.acquire(blocking=False):
+                self.rollback()
+                self._acquire(creation)
+                self._end()
+                raise TableChangedError(f"{self._database.uri(plan.table)} was created by another load meanwhile.")
+            self._held.append(creation)
+        if plan.mode == "append" and (plan.creates_table or not plan.ddl) and self._writer in self._held:
+            self._held.remove(self._writer)
+            self._writer.release()
+
+    def _acquire(self, lock: Any) -> None:
+        """Wait for a lock of this process, and hold it until the transaction ends.
+
+        Raises:
+            TransientError: Another thread has had it for too long.
+        """
+        mine, until = interruption(), time.monotonic() + self._database.lock_timeout_s
+        while not lock.acquire(timeout=SLICE_S):
+            mine.check()
+            if time.monotonic() >= until:
+                raise TransientError(
+                    f"Another load of this process has written to {self._database.uri()} for "
+                    f"{self._database.lock_timeout_s:g} s. Nothing was applied."
+                )
+        self._held.append(lock)
 
     def commit(self) -> None:
         """Commit it. DuckDB answers from within this process: a commit that fails was not made."""
@@ -152,12 +237,11 @@ class DuckDBSession(BulkSession):
 
     def close(self) -> None:
         """Close the connection, and with the last one of the process the file."""
-        self._database.close_client(self._connection)
+        self._calls.close()
 
     def _end(self) -> None:
-        if self._in_transaction:
-            self._in_transaction = False
-            self._writer.release()
+        while self._held:
+            self._held.pop().release()
 
     def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
         bound, values = self._bound(sql, parameters)
@@ -178,12 +262,10 @@ class DuckDBSession(BulkSession):
     def _translated(self, action: str) -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            raise TerminalError(
+                f"Could not {action} in {self._database.uri()}: it took longer than statement_timeout_s, "
+                f"{self._database.statement_timeout_s or 0:g} s."
+            ) from None
         except require("duckdb", extra="duckdb").Error as error:
             raise translate(error, action, self._database.uri()) from None
-
-
-def _exact(sql_type: str, kind: pa.DataType) -> pa.DataType:
-    """Return the Arrow type of a column that DuckDB hands out as `kind`: it gives JSON and UUID as text."""
-    if pa.types.is_timestamp(kind) and kind.tz is not None:
-        return pa.timestamp(kind.unit, "UTC")
-    return {"JSON": pa.json_(), "UUID": pa.uuid()}.get(sql_type, kind)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt  # noqa: TC003 (who reads the annotations of a public dataclass needs it)
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
@@ -52,6 +52,7 @@ class GcsBucket(ObjectStore):
     _block_type_name = "ETL GCS Bucket"
     _block_type_slug = "etl-gcs-bucket"
     _documentation_url = HttpUrl("https://cloud.google.com/storage/docs/introduction")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
     )
@@ -64,7 +65,7 @@ class GcsBucket(ObjectStore):
     bucket_folder: Folder = Field(
         default="", description="Folder in the bucket that the block stands for. Defaults to the whole bucket."
     )
-    request_timeout_s: float = Field(
+    read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
@@ -92,7 +93,7 @@ class GcsBucket(ObjectStore):
             self.bucket,
             self.gcp_credentials,
             max_concurrency=self.max_concurrency,
-            request_timeout_s=self.request_timeout_s,
+            read_timeout_s=self.read_timeout_s,
         )
 
     def _named_bucket(self, name: str) -> Self:

@@ -40,6 +40,7 @@ from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.checksum import new_digest
 from blocks.stores.client import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, ObjectInfo, StoreClient
 from connectors.gcs.errors import ERRORS, advice_for, refusal
+from connectors.shared.requests import limit_silence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -68,24 +69,21 @@ class GcsStoreClient(StoreClient):
     """A bucket of Google Cloud Storage."""
 
     def __init__(
-        self, bucket: str, credentials: GcpCredentials, *, max_concurrency: int, request_timeout_s: float
+        self, bucket: str, credentials: GcpCredentials, *, max_concurrency: int, read_timeout_s: float
     ) -> None:
         super().__init__()
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
-        self._request_timeout_s = request_timeout_s
+        self._read_timeout_s = read_timeout_s
 
     @live
     def storage(self) -> Any:
         """Google's `storage.Client`."""
         client = self._credentials.get_cloud_storage_client()
         session = client._http  # noqa: SLF001 (no public way leads to the connections)
-        if not session.is_mtls:
-            connections = self._max_concurrency + CHUNKS_IN_FLIGHT
-            adapter = require("requests.adapters", extra="gcs").HTTPAdapter(pool_maxsize=connections)
-            for scheme in ("https://", "http://"):
-                session.mount(scheme, adapter)
+        connections = self._max_concurrency + CHUNKS_IN_FLIGHT
+        limit_silence(session, self._read_timeout_s, connections=connections, extra="gcs")
         return client
 
     def blob(self, key: str, version: str | None = None) -> Any:
@@ -334,7 +332,8 @@ class GcsStoreClient(StoreClient):
             url = blob.create_resumable_upload_session(
                 content_type=blob.content_type, if_generation_match=generation, checksum=None, **self._patience()
             )
-        return _Session(self._request, self._retry(UPLOAD_RETRY_S), url, self.uri(key))
+        retry_s = min(UPLOAD_RETRY_S, max(QUICK_RETRY_S, self._read_timeout_s))
+        return _Session(self._request, self._retry(retry_s), url, self.uri(key))
 
     def _send(self, key: str, session: _Session, parts: Iterator[bytes], options: WriteOptions) -> ObjectInfo:
         """Send the parts by a session, which is cancelled when any of them fails, or their source."""
@@ -380,7 +379,7 @@ class GcsStoreClient(StoreClient):
     def _request(self, method: str, url: str, **options: Any) -> Any:
         """Send a request by the client's session, for what the client has no method for."""
         session = self.storage._http  # noqa: SLF001 (no public way leads to the connections)
-        return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self._request_timeout_s), **options)
+        return session.request(method, url, timeout=(CONNECT_TIMEOUT_S, self._read_timeout_s), **options)
 
     def _call(self, method: str, url: str, **options: Any) -> Any:
         """Send a request of our own, and return the JSON of its answer."""
@@ -402,7 +401,7 @@ class GcsStoreClient(StoreClient):
         return retry.Retry(predicate=is_passing, initial=0.2, maximum=5, multiplier=2, timeout=seconds)
 
     def _patience(self) -> dict[str, Any]:
-        return {"timeout": (CONNECT_TIMEOUT_S, self._request_timeout_s), "retry": self._retry(QUICK_RETRY_S)}
+        return {"timeout": (CONNECT_TIMEOUT_S, self._read_timeout_s), "retry": self._retry(QUICK_RETRY_S)}
 
     def is_missing(self) -> bool:
         """Look whether there is not even the bucket."""

@@ -12,10 +12,12 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
+from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.bulk_session import PostgresBulkSession
-from connectors.shared.libpq.block import LibpqWarehouse
+from connectors.postgres.database import AdbcDatabases
+from connectors.postgres.session import PostgresSession, setting
+from connectors.shared.libpq.block import LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
-from connectors.shared.libpq.session import LibpqSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,11 +55,22 @@ class Postgres(LibpqWarehouse):
     @operation
     def check(self) -> str:
         """Prove in one sentence that the server is reached, the login works and tables may be made in the schema."""
-        version, access = self._access("current_setting('server_version')")
+        with self._session() as session:
+            standby, read_only = session.fetch(
+                "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'"
+            )[0]
+        version, access = self._access("current_setting('server_version')", writes=not (standby or read_only))
+        if standby:
+            access += " It is a hot standby, which takes no writes: load into its primary."
+        elif read_only:
+            access += " Its transactions are read-only (default_transaction_read_only), so loads are refused."
         return f"{self.uri()} answers (PostgreSQL {version}); {access}"
 
     def get_client(self, client_type: Literal["engine", "connection"] | None = None, **options: Any) -> Any:
         """Open a psycopg connection, for everything that this block has no method for; the caller closes it.
+
+        Behind a pooler it has the settings of its role: name tables with their schema there. `get_engine` and
+        `get_connection` set the block's schema in each transaction.
 
         Args:
             client_type: As with prefect-sqlalchemy: `engine` is `get_engine`, `connection` is `get_connection`.
@@ -77,7 +90,7 @@ class Postgres(LibpqWarehouse):
         Args:
             options: Options of `sqlalchemy.create_engine`. With any, the engine is new, and the caller disposes of it.
         """
-        return _create_engine(self.connect_psycopg, **options) if options else self._engine.engine
+        return _create_engine(self.model_copy(), **options) if options else self._engine.engine
 
     def get_connection(self, begin: bool = True, **options: Any) -> Any:
         """Open a connection of the engine, as a context manager; at its end it goes back to the pool.
@@ -91,7 +104,7 @@ class Postgres(LibpqWarehouse):
 
     @live
     def _engine(self) -> PooledEngine:
-        return PooledEngine(self, _create_engine(self.model_copy().connect_psycopg))
+        return PooledEngine(self, _create_engine(self.model_copy()))
 
     def engine_error(self, error: BaseException) -> ConnectorError:
         """Return the error of this package for one of psycopg's that the engine met."""
@@ -119,39 +132,99 @@ class Postgres(LibpqWarehouse):
         return {name: value for name, value in output.items() if value is not None}
 
     def _connect(self) -> Session:
-        return LibpqSession(self)
+        return PostgresSession(self)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return PostgresBulkSession(self, load_id)
 
-    def _settings(self, label: str = "") -> dict[str, Any]:
-        options = (
-            "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3 "
-            "-c idle_in_transaction_session_timeout=600000 "
-            f"-c timezone=UTC -c search_path={_option(self.schema_)}"
-        )
-        return super()._settings(label) | {"options": options}
+    def transaction_settings(self, label: str = "") -> dict[str, str]:
+        """Return what each transaction sets for itself, by the server's names.
 
-    def connect_adbc(self, label: str = "") -> Any:
-        """Open an ADBC connection that commits each statement; the caller closes it."""
-        adbc = require("adbc_driver_postgresql.dbapi", extra="postgres")
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings(label).items())
+        Nothing is set for a session, or when connecting: a pooler refuses it, or keeps it for whoever comes next.
+        """
+        return {
+            "search_path": quoted(self.schema_),
+            "TimeZone": "UTC",
+            "lock_timeout": f"{max(1, round(self.lock_timeout_s * 1_000))}",
+            "statement_timeout": f"{round((self.statement_timeout_s or 0) * 1_000)}",
+            "application_name": application_name(label),
+            # a client that vanished is noticed within a minute
+            "tcp_keepalives_idle": "30",
+            "tcp_keepalives_interval": "10",
+            "tcp_keepalives_count": "3",
+        }
+
+    def open_psycopg(self, label: str = "") -> Any:
+        """Open a psycopg connection with the server's own settings; the caller closes it."""
+        connection = super().connect_psycopg(label)
+        connection.prepare_threshold = None  # a pooler may give the next transaction another server process
+        return connection
+
+    def connect_psycopg(self, label: str = "") -> Any:
+        """Open a psycopg connection with the block's settings, where no pooler loses them; the caller closes it."""
+        connection = self.open_psycopg(label)
+        psycopg = require("psycopg", extra="postgres")
         try:
-            return adbc.connect(f"postgresql://?{query}", autocommit=True)
+            self.settle(connection)
+        except psycopg.Error as error:
+            connection.close()
+            raise self.translate(error, "connect to") from None
+        return connection
+
+    def settle(self, connection: Any) -> bool:
+        """Give a connection the settings of the block for good; False where a pooler would not keep them.
+
+        A server tells its clients the number of the process that serves them; a pooler tells them one of its own.
+        """
+        autocommit, connection.autocommit = connection.autocommit, True
+        try:
+            process = connection.execute("SELECT pg_backend_pid()").fetchone()[0]
+            direct = bool(process == connection.info.backend_pid)
+            if direct:
+                connection.execute(setting(self.transaction_settings(), local=False))
+        finally:
+            connection.autocommit = autocommit
+        return direct
+
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open a WatchedConnection of ADBC, whose transactions the caller begins and ends; and it closes it."""
+        return WatchedConnection(
+            self._with_databases(AdbcDatabases.connect),
+            self.read_timeout_s,
+            is_working=lambda pid, sql: self.is_working(label, pid=pid, sql=sql),
+            terminate=lambda pid: self.terminate(label, pid),
+        )
+
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+        return bool(self._with_databases(lambda databases: databases.refresh(unknown)))
+
+    def _with_databases(self, call: Callable[[AdbcDatabases], Any]) -> Any:
+        adbc = require("adbc_driver_manager", extra="postgres")
+        try:
+            return call(self._databases)
         except adbc.Error as error:
             raise self.translate(error, "connect to") from None
 
+    @live
+    def _databases(self) -> AdbcDatabases:
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
+        return AdbcDatabases(f"postgresql://?{query}")
 
-def _create_engine(connect: Callable[[], Any], **options: Any) -> Any:
+
+def _create_engine(block: Postgres, **options: Any) -> Any:
+    """Return an engine whose connections, or transactions behind a pooler, have the settings of the block."""
     sqlalchemy = require("sqlalchemy", extra="postgres")
-    defaults = {"creator": connect, "pool_pre_ping": True}
-    return sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
+    defaults = {"creator": block.open_psycopg, "pool_pre_ping": True}
+    engine = sqlalchemy.create_engine("postgresql+psycopg://", **(defaults | options))
 
+    @sqlalchemy.event.listens_for(engine, "connect")  # type: ignore[untyped-decorator]
+    def settle(connection: Any, record: Any) -> None:
+        record.info["etl_settled"] = block.settle(connection)
 
-def _option(value: str) -> str:
-    r"""Return a quoted name within libpq's `options`, where a space and a backslash are escaped.
+    @sqlalchemy.event.listens_for(engine, "begin")  # type: ignore[untyped-decorator]
+    def set_up(connection: Any) -> None:
+        if not connection.info["etl_settled"]:
+            connection.connection.dbapi_connection.execute(setting(block.transaction_settings()))
 
-    >>> print(_option("my schema"))
-    "my\ schema"
-    """
-    return quoted(value).replace("\\", "\\\\").replace(" ", "\\ ")
+    return engine

@@ -4,34 +4,93 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
+import random
+import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, UnsupportedError
+from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
-from blocks.warehouses.sql import Column, Dialect, bind
-from connectors.postgres.reading import as_text, exact_batch, exact_type, is_numeric, readable
+from blocks.warehouses.sql import Column, Dialect
+from connectors.postgres.literals import with_literals
+from connectors.postgres.reading import (
+    as_text,
+    check_fit,
+    exact_batch,
+    exact_type,
+    is_numeric,
+    readable,
+    unfit,
+    unknown_types,
+)
+from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
-from connectors.shared.libpq.errors import translate
+from connectors.shared.libpq.errors import LockTimeoutError, translate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     import pyarrow as pa
+
+    from blocks.warehouses.load import LoadPlan
+    from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
 
 # ADBC counts the rows that it sent. Where triggers or row security may hold some back, they go through the stage,
-# because INSERT counts those that arrived.
-SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
-    SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
-    AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
+# because INSERT counts those that arrived; and COPY knows nothing of rules.
+RULE = "a rule"
+BY_INSERT = f"""CASE
+    WHEN EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3') THEN '{RULE}'
+    WHEN c.relkind NOT IN ('r', 'p') THEN 'no plain table'
+    WHEN c.relrowsecurity THEN 'row security'
+    WHEN EXISTS (
+        SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
+        AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal
+    ) THEN 'a trigger' END"""  # on INSERT; BEFORE or INSTEAD OF
 
+# What the indexes of a type take for equal, named with its schema where that is not searched: citext's, for example.
+EQUALS = """coalesce((
+    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass AS oc
+    JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+    JOIN pg_operator AS o ON o.oid = ao.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+    JOIN pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+    WHERE oc.opcdefault AND oc.opcintype = atttypid AND n.nspname <> 'pg_catalog'), '=')"""
+
+ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
-FETCH_ROWS = 20_000
+READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+"""What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
+LOCK_WAIT_S, LONGEST_LOCK_WAIT_S = 0.5, 1.5
+"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it. In the end it
+is longer than the second after which PostgreSQL looks for a deadlock: of two that publish a table into itself."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+"""Between two such waits readers pass."""
+TRY_LOCK = """
+DECLARE patience text := current_setting('lock_timeout');
+BEGIN
+    SET LOCAL lock_timeout = {wait};
+    LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE;
+    PERFORM set_config('lock_timeout', patience, true), set_config('etl.locked', 'yes', true);
+EXCEPTION WHEN lock_not_available THEN
+    PERFORM set_config('etl.locked', 'no', true);
+END"""
+"""A block, because ADBC does nothing more in a transaction in which a statement failed, not even to a savepoint."""
+LOCKABLE = ("r", "p", "v")
+"""Kinds of relations (`pg_class.relkind`) that LOCK TABLE takes: tables, partitioned ones and views."""
+HOLDERS = """
+SELECT DISTINCT l.pid, a.usename::text, a.state, a.application_name
+FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.granted AND l.pid <> pg_backend_pid()
+AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND (l.relation = to_regclass(:name) OR l.locktype = 'advisory' AND l.objsubid = 1
+     AND (l.classid::bigint << 32 | l.objid::bigint) = :key)
+ORDER BY l.pid LIMIT 3"""
+
 BATCH_BYTES = str(4 * 2**20)
 END_POLLS, END_POLL_S = 200, 0.05
 
@@ -40,13 +99,21 @@ class BulkServer(Protocol):
     """What a bulk session needs of the block of its database."""
 
     schema_: str
+    lock_timeout_s: float
     commit_timeout_s: float
+    read_timeout_s: float
 
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets."""
 
-    def connect_adbc(self, label: str = "") -> Any:
-        """Open an ADBC connection; the caller closes it."""
+    def connect_adbc(self, label: str = "") -> WatchedConnection:
+        """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
+
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+
+    def transaction_settings(self, label: str = "") -> Mapping[str, str]:
+        """Return what each transaction sets for itself, by the server's names."""
 
 
 class PostgresBulkSession(BulkSession):
@@ -56,72 +123,86 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
-        self._connection = server.connect_adbc(_label(load_id))
+        self._label = _label(load_id)
+        self._settings = server.transaction_settings(self._label)
+        self._connection = server.connect_adbc(self._label)
         self._in_transaction = False
+        self._reads_only = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
-        with self._cursor("run a statement") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
+        with self._writing(), self._cursor("run a statement") as cursor:
+            cursor.execute(with_literals(sql, parameters))
             return int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
-        with self._cursor("run a query") as cursor:
-            cursor.execute(*_numbered(sql, parameters))
-            return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+        with self._reading(), self._cursor("run a query") as cursor:
+            cursor.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
+            cursor.execute(with_literals(sql, parameters))
+            return cursor.fetch(size)
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """Return the result of a query, streamed by COPY."""
-        sql, values = _numbered(sql, parameters)
-        with self._cursor("describe a query") as cursor:
-            described = cursor.adbc_execute_schema(sql, values)
+        """Return the result of a query, streamed by COPY; alone, it is a transaction that only reads.
+
+        Raises:
+            InvalidInputError: The query writes. What reads a scan may read it again.
+        """
+        alone = not self._in_transaction
+        if alone:
+            self.begin(read_only=True)
+        sql = with_literals(sql, parameters)
+        described = self._describe("describe a query", sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
-        if any(casts):
-            names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-            columns = ", ".join(
-                f"q.{name}" + (f"::{cast}" if cast else "") + f" AS {quoted(field.name)}"
-                for name, cast, field in zip(names, casts, described, strict=True)
-            )
-            sql = f"SELECT {columns} FROM ({sql}) AS q ({', '.join(names)})"
-            with self._cursor("describe a query") as cursor:
-                described = cursor.adbc_execute_schema(sql, values)
+        names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
+        flags = [unfit(field, name) for field, name in zip(described, names, strict=True)]
+        flagged = [number for number, flag in enumerate(flags) if flag]
+        if any(casts) or flagged:
+            columns = [
+                (f"CASE WHEN {flag} THEN NULL ELSE {name} END" if flag else name)
+                + (f"::{cast}" if cast else "")
+                + f" AS {quoted(field.name)}"
+                for name, cast, flag, field in zip(names, casts, flags, described, strict=True)
+            ]
+            columns += [f"coalesce({flags[number]}, false)" for number in flagged]
+            known = ", ".join(name.removeprefix("q.") for name in names)
+            sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
+            described = list(self._describe("describe a query", sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
 
         def batches() -> Iterator[pa.RecordBatch]:
-            rows = self._copied(sql) if values is None else self._fetched(sql, values)
             # The driver decodes the next batches while numeric becomes decimal here.
+            rows = self._copied(sql)
             with contextlib.closing(read_ahead(rows, size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)) as ahead:
                 for batch in ahead:
-                    yield exact_batch(batch, schema)
+                    for flag, number in zip(batch.columns[len(schema) :], flagged, strict=True):
+                        check_fit(flag, schema.field(number))
+                    yield exact_batch(batch.columns[: len(schema)], schema)
+            if alone:
+                self.rollback()
 
         return schema, batches()
 
+    def _describe(self, action: str, sql: str) -> pa.Schema:
+        """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
+        with self._cursor(action) as cursor:
+            described = cursor.describe(sql)
+        unknown = unknown_types(described)
+        if unknown and self._reads_only and self._server.refresh_types(unknown):
+            self.close()
+            self._connection = self._server.connect_adbc(self._label)
+            self.begin(read_only=True)
+            return self._describe(action, sql)
+        return described
+
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
-            cursor.adbc_statement.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
+            cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
-            yield from _batches(cursor)
-
-    def _fetched(self, sql: str, values: tuple[Any, ...]) -> Iterator[pa.RecordBatch]:
-        """COPY takes no parameters; a cursor of the server does, and hands the rows out in parts as well."""
-        self.begin()
-        try:
-            with self._cursor("read a result") as cursor:
-                cursor.execute(f"DECLARE etl_scan NO SCROLL CURSOR FOR {sql}", values)
-                cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
-                rows = 1
-                while rows:
-                    cursor.execute(f"FETCH {FETCH_ROWS} FROM etl_scan")
-                    rows = 0
-                    for batch in _batches(cursor):
-                        rows += batch.num_rows
-                        yield batch
-        finally:
-            self.rollback()
+            yield from cursor.batches()
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table by binary COPY."""
@@ -132,25 +213,35 @@ class PostgresBulkSession(BulkSession):
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
             with self._cursor(f"copy into {table}") as cursor:
-                return int(cursor.adbc_ingest(name, feed.reader(), mode="append", **where))
+                return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
                 raise feed.error from None
             raise
 
     def columns(self, table: str) -> list[Column] | None:
-        """Return the columns of a table that can be written."""
+        """Return the columns of a table that can be written.
+
+        Raises:
+            TransientError: It is being altered.
+        """
+        with self._reading():
+            return self._columns(table)
+
+    def _columns(self, table: str) -> list[Column] | None:
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
-            f"attgenerated <> '', {SWALLOWS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+            f"attgenerated <> '', {BY_INSERT}, {EQUALS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
             "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"name": dialect.table(table)},
         )
         if not rows:
             return None
-        with self._cursor("describe a table") as cursor:
-            described = cursor.adbc_execute_schema(f"SELECT * FROM {dialect.table(table)}")
+        with self._waiting(table):
+            described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
+        if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
+            raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
             Column(
                 name=name,
@@ -158,33 +249,120 @@ class PostgresBulkSession(BulkSession):
                 arrow_type=pa.string() if readable(field) else exact_type(field),
                 nullable=nullable,
                 has_default=has_default,
-                stage_type="text" if readable(field) else sql_type if swallows else None,
+                stage_type="text" if readable(field) else sql_type if by_insert else None,
                 any_decimal=sql_type == "numeric",
+                equals=equals,
+                staged_because=by_insert,
             )
-            for (name, sql_type, nullable, has_default, generated, swallows), field in zip(rows, described, strict=True)
+            for row, field in zip(rows, described, strict=True)
+            for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
             if not generated
         ]
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row; another attempt that holds it is waited for, and ended if its client is gone."""
-        self.execute(f"SET LOCAL lock_timeout = '{CLAIM_TIMEOUT_S}s'")
+        wait_s = min(CLAIM_TIMEOUT_S, self._server.lock_timeout_s)
+        self.execute(f"SET LOCAL lock_timeout = {_milliseconds(wait_s)}")
         try:
             self.execute(sql, parameters)
         except TransientError:
             self.rollback()
             self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
-        self.execute("SET LOCAL lock_timeout = 0")
+
+    def alter(self, sql: str) -> None:
+        """Change a table's shape; who waits for its lock would hold off all others that come after."""
+        with self.transaction():
+            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(ALTER_TIMEOUT_S)}")
+            self.execute(sql)
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
+        """Lock the table, or its name where it is to be created, and bound the wait for every lock from here on.
+
+        Loads that add rows keep only those out that alter, empty or rewrite the table. No lock here stops a reader but
+        the one to alter or empty it.
+        """
+        name = dialect.table(plan.table)
+        wait = {"wait": str(_milliseconds(self._server.lock_timeout_s)), "name": name}
+        kind = "(SELECT relkind::text FROM pg_class WHERE oid = to_regclass(:name))"
+        lockable = self.fetch(f"SELECT set_config('lock_timeout', :wait, true), {kind}", wait)[0][1] in LOCKABLE
+        if plan.creates_table:
+            key = {"key": self._name_key(plan.table)}
+            with self._waiting(plan.table):
+                self.fetch("SELECT pg_advisory_xact_lock(:key)", key)
+        elif lockable and (plan.mode == "replace" or plan.ddl):
+            self._lock_out_readers(plan.table, name)
+        elif lockable:
+            by_index = plan.mode == "upsert" and self.has_unique_key(plan.table, plan.key)
+            adds = plan.mode == "append" or by_index
+            lock = f"ONLY {name} IN ROW EXCLUSIVE MODE" if adds else f"{name} IN SHARE ROW EXCLUSIVE MODE"
+            with self._waiting(plan.table):
+                self.execute(f"LOCK TABLE {lock}")
+
+    def _lock_out_readers(self, table: str, name: str) -> None:
+        """Lock the table against everybody.
+
+        Whoever comes after a lock that waits has to wait behind it, readers too. So it waits for moments only, and
+        lets them pass in between.
+        """
+        deadline = time.monotonic() + self._server.lock_timeout_s
+        wait_s, pause_s = LOCK_WAIT_S, FIRST_PAUSE_S
+        while True:
+            left_s = deadline - time.monotonic()
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(wait_s, left_s)))
+            self.execute("DO '" + attempt.replace("'", "''") + "'")
+            if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
+                return
+            if left_s < wait_s:
+                raise self._locked(table)
+            pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
+            wait_s, pause_s = min(wait_s * 1.2, LONGEST_LOCK_WAIT_S), min(pause_s * 2, LONGEST_PAUSE_S)
+
+    @contextlib.contextmanager
+    def _waiting(self, table: str) -> Iterator[None]:
+        try:
+            yield
+        except LockTimeoutError:
+            raise self._locked(table) from None
+
+    def _locked(self, table: str) -> LockTimeoutError:
+        """Undo the transaction, and return the error that says who holds the table, as far as the server tells."""
+        self.rollback()
+        found = self.fetch(HOLDERS, {"name": PostgresDialect().table(table), "key": self._name_key(table)})
+        holders = "; ".join(
+            f"pid {pid}, user {user}, {state}, {label or 'unnamed'}" for pid, user, state, label in found
+        )
+        return LockTimeoutError(
+            f"Could not lock {self._server.uri(table)} within {self._server.lock_timeout_s:g} s. "
+            f"{f'It is held by {holders}' if holders else 'Nobody holds it now'}. Nothing was applied."
+        )
+
+    def _name_key(self, table: str) -> int:
+        """Return the number under which a table is locked that does not exist yet."""
+        schema, _, name = table.rpartition(".")
+        digest = hashlib.sha256(f"etl-blocks {schema or self._server.schema_}.{name}".encode()).digest()
+        return int.from_bytes(digest[:8], signed=True)
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
-        """Merge the staged rows into the table: by its unique index on the key, else under a lock against writers."""
+        """Merge the staged rows into the table: by its unique index on the key, else statement by statement.
+
+        Rows go in by the order of their key, so that two upserts at once lock theirs in one order.
+
+        Raises:
+            UnsupportedError: The table has a rule, which would see the rows as they are after the upsert.
+        """
+        if any(column.staged_because == RULE for column in columns):
+            raise UnsupportedError(
+                f"{self._server.uri(table)} has a rule on INSERT, with which PostgreSQL does not merge rows. Make a "
+                "trigger of the rule, or load with another mode."
+            )
         if not self.has_unique_key(table, key):
-            self.execute(f"LOCK TABLE {dialect.table(table)} IN SHARE ROW EXCLUSIVE MODE")
             return super().upsert(dialect, table, columns, key)
         names = [column.name for column in columns if column.name not in key] or list(key)
         values = ", ".join(f"{dialect.name(name)} = excluded.{dialect.name(name)}" for name in names)
+        rows = dialect.insert(table, columns, self.stage, f" ORDER BY {dialect.names(key, 's.')}")
         merge = (
-            f"{dialect.insert(table, columns, self.stage)} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
+            f"{rows} ON CONFLICT ({dialect.names(key)}) DO UPDATE SET {values} "
             "RETURNING (xmax = 0) AS inserted"  # xmax tells a fresh row from an updated one
         )
         counts = "SELECT count(*) FILTER (WHERE inserted), count(*) FILTER (WHERE NOT inserted) FROM m"
@@ -206,44 +384,53 @@ class PostgresBulkSession(BulkSession):
             self.fetch(f"SELECT pg_sleep({END_POLL_S})")
         raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
 
-    def begin(self) -> None:
-        """Start a transaction."""
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
+        """Make a staging table, in the transaction of the load: behind a pooler the next one may be elsewhere."""
+        if not self._in_transaction:
+            self.begin()
+        self.execute(f"{dialect.create_stage(table, columns)} ON COMMIT DROP")
+
+    def begin(self, *, read_only: bool = False) -> None:
+        """Start a transaction; one that began with the staging of the load goes on."""
+        if self._in_transaction:
+            return
+        settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
-            self._connection.adbc_connection.set_autocommit(False)
-        self._in_transaction = True
+            self._in_transaction, self._reads_only = True, read_only
+            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one that only reads, of which nothing is to be kept."""
+        alone = not self._in_transaction
+        self.begin(read_only=True)
+        try:
+            yield
+        finally:
+            if alone:
+                self.rollback()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Within the transaction that is open, else within one for just this, which may be done again."""
+        alone = not self._in_transaction
+        self.begin()
+        try:
+            yield
+        except BaseException:
+            if alone:
+                self.rollback()
+            raise
+        if alone:
+            self._in_transaction = False
+            with self._translated("end a transaction"):
+                self._connection.commit()
 
     def commit(self) -> None:
         """Commit it, and wait for the answer no longer than the block allows."""
-        outcome: list[BaseException | None] = []
-        answered, giving_up = threading.Event(), threading.Lock()
-
-        def run() -> None:
-            error: BaseException | None = None
-            try:
-                self._connection.adbc_connection.commit()
-            except BaseException as failure:  # noqa: BLE001 (handed to the caller, whatever it is)
-                error = failure
-            with giving_up:
-                outcome.append(error)
-                answered.set()
-                if self._abandoned:
-                    self._disconnect()
-
-        threading.Thread(target=run, name="etl-commit", daemon=True).start()
-        answered.wait(self._server.commit_timeout_s)
         self._in_transaction = False
-        with giving_up:
-            self._abandoned = not outcome
-        if self._abandoned:
-            raise AmbiguousError(
-                f"Could not commit in {self._server.uri()}: no answer in {self._server.commit_timeout_s:g} s."
-            )
-        if isinstance(outcome[0], self._error):
-            raise translate(outcome[0], "commit", self._server.uri(), ambiguous=True) from None
-        if outcome[0] is not None:
-            raise outcome[0]
-        with self._translated("end a transaction"):
-            self._connection.adbc_connection.set_autocommit(True)
+        with self._translated("commit", ambiguous=True):
+            self._connection.commit(self._server.commit_timeout_s)
 
     def rollback(self) -> None:
         """Undo it."""
@@ -251,17 +438,11 @@ class PostgresBulkSession(BulkSession):
             return
         self._in_transaction = False
         with contextlib.suppress(ConnectorError), self._translated("roll back"):
-            self._connection.adbc_connection.rollback()
-            self._connection.adbc_connection.set_autocommit(True)
+            self._connection.rollback()
 
     def close(self) -> None:
-        """Close the connection; one that still waits for an answer is closed when that comes, or the network ends."""
-        if not self._abandoned:
-            self._disconnect()
-
-    _abandoned = False
-
-    def _disconnect(self) -> None:
+        """Close the connection."""
+        self.rollback()  # a pooler would close its own connection, too, on one that ends amid a transaction
         with contextlib.suppress(self._error):
             self._connection.close()
 
@@ -279,6 +460,8 @@ class PostgresBulkSession(BulkSession):
             "AND i.indpred IS NULL AND i.indexprs IS NULL "
             # a partitioned table does not tell the rows that ON CONFLICT updated from those that it inserted
             "AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = i.indrelid) "
+            # and ON CONFLICT is refused where there is a rule on UPDATE
+            "AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = i.indrelid AND ev_type = '2') "
             "GROUP BY i.indexrelid, i.indnkeyatts "
             "HAVING count(*) = i.indnkeyatts",
             {"name": PostgresDialect().table(table)},
@@ -286,16 +469,20 @@ class PostgresBulkSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     @contextlib.contextmanager
-    def _cursor(self, action: str) -> Iterator[Any]:
+    def _cursor(self, action: str) -> Iterator[WatchedCursor]:
         with self._translated(action), self._connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def _translated(self, action: str) -> Iterator[None]:
+    def _translated(self, action: str, *, ambiguous: bool = False) -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            kind = AmbiguousError if ambiguous else TransientError
+            limit_s = self._server.commit_timeout_s if ambiguous else self._server.read_timeout_s
+            raise kind(f"Could not {action} in {self._server.uri()}: no answer in {limit_s:g} s.") from None
         except self._error as error:
-            raise translate(error, action, self._server.uri()) from None
+            raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
 
 def _label(load_id: str | None) -> str:
@@ -303,24 +490,6 @@ def _label(load_id: str | None) -> str:
     return hashlib.sha256(load_id.encode()).hexdigest()[:32] if load_id else ""
 
 
-def _numbered(sql: str, parameters: Mapping[str, Any] | None) -> tuple[str, tuple[Any, ...] | None]:
-    """Return the statement with `$1`, `$2` ... for its named parameters, and their values in that order."""
-    if not parameters:
-        return sql, None
-    order: list[str] = []
-
-    def placeholder(name: str) -> str:
-        if name not in order:
-            order.append(name)
-        return f"${order.index(name) + 1}"
-
-    bound = bind(sql, parameters, placeholder)
-    return bound, tuple(parameters[name] for name in order)
-
-
-def _batches(cursor: Any) -> Iterator[pa.RecordBatch]:
-    """Return the result in batches; errors of the reader that `fetch_record_batch` hands out would lack their SQLSTATE.
-
-    https://github.com/apache/arrow-adbc/issues/1523
-    """
-    return iter(cursor._results.reader)  # noqa: SLF001
+def _milliseconds(seconds: float) -> int:
+    """Return a timeout as PostgreSQL has it, for which 0 means none."""
+    return max(1, round(seconds * 1_000))

@@ -4,30 +4,77 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from blocks.arrow.types import check_in_range
 from blocks.base import errors
 from blocks.base.optional import lazy
 from connectors.shared.libpq.dialect import UNCONSTRAINED
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    import pyarrow.compute as pc
 else:
     pa = lazy("pyarrow")
-    pc = lazy("pyarrow.compute")
 
 FIRST_DAY = -2_440_588
 """PostgreSQL's first day (24 November 4714 BC), in days since 1970."""
 
 
+READ_AS = {"money": "numeric", "oid": "bigint", "regproc": "text"}
+"""What ADBC would hand out as numbers of another meaning: cents, and identifiers as negative numbers."""
+
+HOURS = 2**63 // 3_600_000_000_000
+"""The most hours of an interval that Arrow holds, whose time is nanoseconds in 64 bits."""
+
+
 def readable(field: pa.Field) -> str | None:
     """Return the type to which a column is cast where ADBC cannot read its own exactly; None where it can."""
     name = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
-    if name in ("money", "oid"):
-        return {"money": "numeric", "oid": "bigint"}[name]
+    if (cast := READ_AS.get(name.removeprefix("_"))) is not None:
+        return f"{cast}[]" if name.startswith("_") else cast
     inner = field.type.value_type if pa.types.is_list(field.type) else field.type
     if isinstance(inner, pa.OpaqueType) and inner.type_name != "numeric":
         return "text[]" if pa.types.is_list(field.type) else "text"
     return "text" if pa.types.is_struct(inner) else None
+
+
+def unknown_types(schema: pa.Schema) -> set[str]:
+    """Return the types that the driver has not heard of; it reads them all when it connects for the first time."""
+    names = {field.type.type_name for field in schema if isinstance(field.type, pa.OpaqueType)}
+    return {name for name in names if name.startswith("unnamed")}
+
+
+def unfit(field: pa.Field, value: str) -> str | None:
+    """Return the condition of values that Arrow has no place for and ADBC flattens or stops at; None where none is.
+
+    Args:
+        field: A column as ADBC describes it.
+        value: The column in SQL.
+    """
+    interval = "NOT isfinite({0}) OR abs(extract(hour FROM {0})) >= " + str(HOURS)
+    if pa.types.is_interval(field.type):
+        return interval.format(value)
+    name = (field.metadata or {}).get(b"POSTGRESQL:type", b"").decode()
+    if not pa.types.is_list(field.type) or name == "int2vector":
+        return None
+    condition = f"array_ndims({value}) > 1"
+    if pa.types.is_interval(field.type.value_type):
+        condition += f" OR EXISTS (SELECT FROM unnest({value}) AS u WHERE {interval.format('u')})"
+    return condition
+
+
+def check_fit(flags: pa.Array, field: pa.Field) -> None:
+    """Refuse a column of which a value is `unfit`.
+
+    Raises:
+        SchemaError: One is.
+    """
+    if not flags.true_count:
+        return
+    what = "an interval that is infinite or longer than 292 years"
+    if pa.types.is_list(field.type):
+        what = "an array of more than one dimension"
+        if pa.types.is_interval(field.type.value_type):
+            what += ", or of an interval that is infinite or longer than 292 years"
+    raise errors.SchemaError(f"Column {field.name!r} holds {what}. Cast it in the query, to text or to_jsonb(...).")
 
 
 def is_numeric(kind: pa.DataType) -> bool:
@@ -54,10 +101,10 @@ def exact_type(field: pa.Field) -> pa.DataType:
     return field.type
 
 
-def exact_batch(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
-    """Return the batch with the types of the schema."""
+def exact_batch(arrays: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:
+    """Return the columns that ADBC read, as a batch with the types of the schema."""
     return pa.RecordBatch.from_arrays(
-        [_exact_array(array, field) for array, field in zip(batch.columns, schema, strict=True)], schema=schema
+        [_exact_array(array, field) for array, field in zip(arrays, schema, strict=True)], schema=schema
     )
 
 
@@ -66,8 +113,7 @@ def _exact_array(array: pa.Array, field: pa.Field) -> pa.Array:
         values = _exact_array(array.values, field.with_type(field.type.value_type))
         return pa.ListArray.from_arrays(array.offsets, values, type=field.type, mask=array.is_null())
     if not pa.types.is_decimal(field.type):
-        if pa.types.is_timestamp(array.type) or pa.types.is_date32(array.type):
-            _check_first_day(array, field.name)
+        check_in_range(array, field.name, bounds)
         return array.cast(field.type)
     try:
         return (array.storage if isinstance(array.type, pa.OpaqueType) else array).cast(field.type)
@@ -78,12 +124,10 @@ def _exact_array(array: pa.Array, field: pa.Field) -> pa.Array:
         ) from None
 
 
-def _check_first_day(array: pa.Array, name: str) -> None:
-    """Refuse infinite dates: ADBC adds the days from 1970 to 2000 to infinity, and the sum turns over."""
-    ticks = pc.min(array.cast(pa.int32() if pa.types.is_date32(array.type) else pa.int64())).as_py()
-    first = FIRST_DAY if pa.types.is_date32(array.type) else FIRST_DAY * 86_400_000_000
-    if ticks is not None and ticks < first:
-        raise errors.SchemaError(
-            f"Column {name!r} holds infinity, or a time that is too late for a {array.type}. Cast it in the query, "
-            "to text or by nullif(...)."
-        )
+def bounds(kind: pa.DataType) -> tuple[int, int]:
+    """Return the first and the last tick of a type that ADBC reads right.
+
+    It adds the days from 1970 to 2000 to infinity, and the sum turns over.
+    """
+    last: int = 2 ** (kind.bit_width - 1) - 1
+    return (FIRST_DAY if pa.types.is_date32(kind) else FIRST_DAY * 86_400_000_000), last

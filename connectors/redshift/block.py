@@ -90,6 +90,11 @@ class Redshift(LibpqWarehouse):
     ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
         default="require", description="How much TLS to ask for; use verify-full over a network. Defaults to require."
     )
+    lock_timeout_s: float = Field(
+        default=1_800.0,
+        gt=0,
+        description="Seconds to wait for other loads into the schema, and for a table to be altered. Defaults to 1800.",
+    )
     staging: ObjectStore | str = Field(
         description="The S3 bucket through which data is loaded, or the name of a saved one such as "
         "etl-s3-bucket/staging. It has to be in Redshift's own region."

@@ -8,30 +8,34 @@ import hashlib
 import itertools
 import json
 import os
+import re
 import socket
 import threading
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from blocks.base.concurrency import Pool, result_of
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
+from blocks.base.interruption import pause
 from blocks.base.optional import lazy, require
 from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.redshift.dialect import REAL, RedshiftDialect, arrow_type, stage_type
+from connectors.shared.libpq.errors import LockTimeoutError
 from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from pathlib import Path
 
     import pyarrow as pa
 
     from blocks.stores.object_store import ObjectStore
+    from blocks.warehouses.load import LoadPlan
 else:
     pa = lazy("pyarrow")
 
@@ -43,6 +47,12 @@ BATCH_ROWS, CHUNK_ROWS = 8_192, 1_024
 CLAIM_TIMEOUT_S = 1_800
 END_POLLS, END_POLL_S = 200, 0.05
 
+T = TypeVar("T")
+
+QUERIES = {"select", "with", "values", "table", "show"}
+CHANGES = {"insert", "update", "delete", "merge"}
+"""Statements that begin so do not commit by themselves, as TRUNCATE, VACUUM and a procedure's do."""
+
 
 class StagedServer(Server, Protocol):
     """What a session needs of the block of its database, and of the bucket through which data is loaded."""
@@ -50,6 +60,7 @@ class StagedServer(Server, Protocol):
     username: str | None
     schema_: str
     iam_role: str
+    lock_timeout_s: float
     commit_timeout_s: float
 
     def bucket(self) -> ObjectStore:
@@ -134,7 +145,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             path.unlink()
             return key, size
 
-        with TemporaryFolder() as temporary, ThreadPoolExecutor(PARTS_IN_FLIGHT) as pool:
+        with TemporaryFolder() as temporary, Pool(PARTS_IN_FLIGHT) as pool:
             rows = filter(lambda batch: batch.num_rows, batches)
             for first in rows:
                 key, path = f"{folder}-{len(uploads)}.parquet", temporary / str(len(uploads))
@@ -145,10 +156,10 @@ class RedshiftSession(LibpqSession, BulkSession):
                         writer.write(_wire(batch, wire))
                     writer.close()
                 if len(uploads) >= PARTS_IN_FLIGHT:
-                    uploads[-PARTS_IN_FLIGHT].result()
+                    result_of(uploads[-PARTS_IN_FLIGHT])
                 self._parts.append(key)
                 uploads.append(pool.submit(upload, key, path))
-            return [done.result() for done in uploads]
+            return [result_of(done) for done in uploads]
 
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table."""
@@ -170,22 +181,38 @@ class RedshiftSession(LibpqSession, BulkSession):
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row once other loads of the schema have ended; end an attempt of this one that lasts."""
-        dialect, cancelled = self._dialect, require("psycopg.errors", extra="redshift").QueryCanceled
-        self.execute(f"SET statement_timeout TO {int(CLAIM_TIMEOUT_S * 1_000)}")
-        with self._translated("lock the ledger"):
-            try:
-                self._connection.execute(f"LOCK TABLE {dialect.table(QUARANTINE)}")
-            except cancelled:
-                self.rollback()
-                self.end_other_tries(load_id)
-                raise TransientError(
-                    f"Another load into {self._server.uri()} took longer than {CLAIM_TIMEOUT_S} s."
-                ) from None
-        self.execute("RESET statement_timeout")
+        dialect, wait_s = self._dialect, min(CLAIM_TIMEOUT_S, self._server.lock_timeout_s)
+        try:
+            self._lock(QUARANTINE, wait_s)
+        except LockTimeoutError:
+            self.end_other_tries(load_id)
+            raise TransientError(f"Another load into {self._server.uri()} took longer than {wait_s:g} s.") from None
         look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
         if self.fetch(look, {"load_id": load_id}):
             raise AlreadyExistsError(f"The ledger of {self._server.uri()} has load {load_id} already.")
         self.execute(sql, parameters)
+
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the claim keeps other loads out)
+        """Lock a table that is to be altered; a wait for those who use it ends in time."""
+        if plan.ddl and not plan.creates_table:
+            self._lock(plan.table, self._server.lock_timeout_s)
+
+    def _lock(self, table: str, wait_s: float) -> None:
+        """Lock a table until the transaction ends. Redshift has no timeout for locks, only one for statements.
+
+        Raises:
+            LockTimeoutError: It was not to be had in time; the transaction is undone.
+        """
+        self.execute(f"SET statement_timeout TO {max(1, round(wait_s * 1_000))}")
+        with self._translated("lock a table"):
+            try:
+                self._connection.execute(f"LOCK TABLE {self._dialect.table(table)}")
+            except require("psycopg.errors", extra="redshift").QueryCanceled:
+                self.rollback()
+                raise LockTimeoutError(
+                    f"Could not lock {self._server.uri(table)} within {wait_s:g} s. Nothing was applied."
+                ) from None
+        self.execute("RESET statement_timeout")
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:
         """Merge the staged rows into the table, and count in the snapshot that the merge itself sees."""
@@ -224,7 +251,7 @@ class RedshiftSession(LibpqSession, BulkSession):
                 break
             for pid in running:
                 self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
-            time.sleep(END_POLL_S)
+            pause(END_POLL_S)
         else:
             raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
         self._remove(itertools.chain(*tries.values()))
@@ -276,9 +303,54 @@ class RedshiftSession(LibpqSession, BulkSession):
         with contextlib.suppress(*gone), socket.socket(fileno=os.dup(self._connection.fileno())) as open_socket:
             open_socket.shutdown(socket.SHUT_RDWR)
 
-    def _may_have_happened(self, action: str) -> bool:
+    def _complete(self, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        """Run a statement and return its answer; alone, it commits once that is here.
+
+        If the answer is lost, no COMMIT was sent, and Redshift undoes the statement: it can run again. What a query
+        changes, Redshift refuses at first. It does not say what became of a transaction whose COMMIT was not answered.
+        """
         # Of what a load does outside of its transaction nothing remains, or it may be done twice.
-        return super()._may_have_happened(action) and (action == "commit" or not self._load_id)
+        if self._in_transaction or self._load_id:
+            with self._translated(action):
+                return read(self._run(sql, parameters))
+        word = re.match(r"\W*(\w*)", strip_literals(sql, RedshiftDialect.literals))
+        kind = word[1].lower() if word else ""
+        if kind in QUERIES:
+            with contextlib.suppress(_WritesError):
+                return self._complete_in_transaction("BEGIN READ ONLY", action, sql, parameters, read)
+        if kind in QUERIES | CHANGES:
+            return self._complete_in_transaction("BEGIN", action, sql, parameters, read)
+        with self._translated(action, sent=True):
+            return read(self._run(sql, parameters))
+
+    def _complete_in_transaction(
+        self, begin: str, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]
+    ) -> T:
+        refused = require("psycopg.errors", extra="redshift").ReadOnlySqlTransaction
+        with self._translated(action):
+            self._connection.execute(begin)
+            try:
+                answer = read(self._run(sql, parameters))
+            except refused:
+                self.rollback()
+                if begin != "BEGIN":
+                    raise _WritesError from None
+                raise
+            except BaseException:
+                self.rollback()
+                raise
+        if begin == "BEGIN":
+            LibpqSession.commit(self)
+        else:
+            self.rollback()
+        return answer
+
+    def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
+        return self._connection.execute(*_bound(sql, parameters))
+
+
+class _WritesError(Exception):
+    """A query is not one that only reads."""
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
@@ -35,6 +35,7 @@ class S3Bucket(ObjectStore):
     _block_type_name = "ETL S3 Bucket"
     _block_type_slug = "etl-s3-bucket"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/AmazonS3/latest/userguide/Welcome.html")
+    _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
     _logo_url = HttpUrl(
         "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
     )
@@ -53,7 +54,7 @@ class S3Bucket(ObjectStore):
         description="Whether to compare content with checksums on its way up and down. Defaults to true; false for "
         "a server that knows none.",
     )
-    request_timeout_s: float = Field(
+    read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
@@ -82,7 +83,7 @@ class S3Bucket(ObjectStore):
             self.credentials,
             verify_checksums=self.verify_checksums,
             max_concurrency=self.max_concurrency,
-            request_timeout_s=self.request_timeout_s,
+            read_timeout_s=self.read_timeout_s,
         )
 
     def _named_bucket(self, name: str) -> Self:

@@ -32,6 +32,7 @@ from blocks.credentials.aws import aws_error
 from blocks.stores.checksum import Crc32
 from blocks.stores.client import WRITE_ID, ObjectInfo
 from connectors.s3.errors import ERRORS, advice_for
+from connectors.shared.aws import give_up_on_silence
 from connectors.shared.obstore import Identity, ObstoreClient, comes_from_obstore, obstore_error
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ class S3StoreClient(ObstoreClient):
     """A bucket of Amazon S3 or of a server that speaks its protocol."""
 
     extra: ClassVar[str] = "s3"
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: names become lower case
+    metadata_names: ClassVar[str] = "[a-z0-9_.-]+"
+    metadata_names_are: ClassVar[str] = "lower-case letters, digits, '-', '_' and '.'"
 
     def __init__(
         self,
@@ -69,9 +73,9 @@ class S3StoreClient(ObstoreClient):
         *,
         verify_checksums: bool,
         max_concurrency: int,
-        request_timeout_s: float,
+        read_timeout_s: float,
     ) -> None:
-        super().__init__(request_timeout_s=request_timeout_s)
+        super().__init__(read_timeout_s=read_timeout_s)
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
@@ -83,6 +87,11 @@ class S3StoreClient(ObstoreClient):
         """The server to ask: that of the credentials, else of the environment; None is AWS itself."""
         given = self._credentials.endpoint_url
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+    @property
+    @override
+    def server(self) -> str:
+        return self.endpoint or ""
 
     @property
     def region(self) -> str:
@@ -98,7 +107,7 @@ class S3StoreClient(ObstoreClient):
         endpoint = self.endpoint
         settings: dict[str, Any] = {
             "connect_timeout": 10,
-            "read_timeout": self._request_timeout_s,
+            "read_timeout": self._read_timeout_s,
             "retries": {"mode": "standard", "total_max_attempts": 3},
             "max_pool_connections": max(10, self._max_concurrency * PARTS_IN_FLIGHT),
         }
@@ -110,7 +119,8 @@ class S3StoreClient(ObstoreClient):
                 "response_checksum_validation": "when_required",
             }
         config = require("botocore.config", extra="s3").Config(**settings)
-        return self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        client = self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        return give_up_on_silence(client, self._read_timeout_s)
 
     @override
     def uri(self, key: str = "") -> str:

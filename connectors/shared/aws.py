@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from blocks.base.block import ConnectorBlock
-from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError, TransientError
 from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS, AwsCredentials, aws_error
@@ -23,6 +23,25 @@ SHORTEST_HIDDEN = 6
 DENIED = {"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "403"}
 
 
+def give_up_on_silence(client: Any, read_timeout_s: float) -> Any:
+    """Return a boto3 client that does not wait for an answer again where none came in time.
+
+    botocore would wait as long as that for each of its attempts; what else fails it sends again, as before.
+    """
+    silence = require("botocore.exceptions", extra="aws").ReadTimeoutError
+    send = client._endpoint.http_session.send  # noqa: SLF001 (`before-send` is public, and how to send is not)
+
+    def send_once(request: Any, **_: Any) -> Any:
+        try:
+            return send(request)
+        except silence:
+            address = request.url.partition("?")[0]
+            raise TransientError(f"No answer to {request.method} {address} in {read_timeout_s:g} s.") from None
+
+    client.meta.events.register("before-send", send_once)
+    return client
+
+
 class AwsService(ConnectorBlock, ABC):
     """A block for one thing of one of AWS's services.
 
@@ -32,11 +51,16 @@ class AwsService(ConnectorBlock, ABC):
     _service: ClassVar[str]
     _errors_table: ClassVar[dict[str, type[ConnectorError]]] = AWS_ERRORS
     _advice: ClassVar[dict[str, str]] = AWS_ADVICE
-    _read_timeout_s: ClassVar[float] = 60.0
+    _longest_answer_s: ClassVar[float] = 0.0
+    """How long the service itself may be silent before it answers."""
 
     aws_credentials: AwsCredentials = Field(
         default_factory=AwsCredentials,
         description="AWS credentials. Defaults to the ambient identity (environment, profile or instance role).",
+    )
+
+    read_timeout_s: float = Field(
+        default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
     def get_client(self) -> Any:
@@ -48,13 +72,16 @@ class AwsService(ConnectorBlock, ABC):
 
     @live
     def _client(self) -> Any:
-        return self.aws_credentials.get_client(self._service)
+        config = require("botocore.config", extra="aws").Config(read_timeout=self.read_timeout_s, tcp_keepalive=True)
+        return give_up_on_silence(self.aws_credentials.get_client(self._service, config=config), self.read_timeout_s)
 
     @live
     def _single_attempt_client(self) -> Any:
         """A client that sends a request once only, for what must not be done twice; botocore retries by itself."""
         config = require("botocore.config", extra="aws").Config(
-            retries={"total_max_attempts": 1}, read_timeout=self._read_timeout_s, tcp_keepalive=True
+            retries={"total_max_attempts": 1},
+            read_timeout=max(self.read_timeout_s, self._longest_answer_s),
+            tcp_keepalive=True,
         )
         return self.aws_credentials.get_client(self._service, config=config)
 

@@ -7,6 +7,7 @@ For these, and for all the rest, a child uses its vendor's own client.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime as dt
 import itertools
@@ -36,8 +37,7 @@ from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.client import AS_IT_IS, WRITE_ID, ObjectInfo, StoreClient
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from blocks.files.local import Source
     from blocks.stores.client import WriteOptions
@@ -68,9 +68,14 @@ class ObstoreClient(StoreClient):
     max_parts: ClassVar[int] = 10_000
     """In how many parts an object may be written."""
 
-    def __init__(self, *, request_timeout_s: float) -> None:
+    metadata_names: ClassVar[str]
+    """A pattern of the names of metadata that come back from the service as they were sent."""
+    metadata_names_are: ClassVar[str]
+    """The same in words."""
+
+    def __init__(self, *, read_timeout_s: float) -> None:
         super().__init__()
-        self._request_timeout_s = request_timeout_s
+        self._read_timeout_s = read_timeout_s
 
     @abstractmethod
     def _connect(self) -> Any:
@@ -96,7 +101,7 @@ class ObstoreClient(StoreClient):
         if version is not None:
             options["version"] = version
         try:
-            with self._errors("read", key):
+            with self._errors("read", key), without_panic("read", self.uri(key)):
                 found = self._obstore.get(self._store, key, options=options)
                 return bytes(found.bytes()), self._found(key, found.meta)
         except AlreadyExistsError as error:
@@ -137,7 +142,7 @@ class ObstoreClient(StoreClient):
         """What every obstore store here is built with: timeouts, the authority to trust, a few quick attempts."""
         client: dict[str, Any] = {
             "connect_timeout": "10s",
-            "read_timeout": dt.timedelta(seconds=self._request_timeout_s),
+            "read_timeout": dt.timedelta(seconds=self._read_timeout_s),
             "timeout": dt.timedelta(minutes=15),  # the whole of a request: a slow line is not a fault
         }
         if endpoint and endpoint.startswith("http://"):
@@ -152,7 +157,7 @@ class ObstoreClient(StoreClient):
             "retry_config": {
                 "max_retries": 2,
                 "backoff": {"init_backoff": dt.timedelta(milliseconds=100), "max_backoff": dt.timedelta(seconds=1)},
-                "retry_timeout": dt.timedelta(seconds=30),
+                "retry_timeout": dt.timedelta(seconds=min(30, self._read_timeout_s)),
             },
         }
 
@@ -161,18 +166,32 @@ class ObstoreClient(StoreClient):
         return ObjectInfo(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
 
     def _metadata(self, options: WriteOptions) -> dict[str, str]:
-        """The metadata as the service stores it.
+        """The metadata as the service stores it: both it and the content type are sent in HTTP's headers.
 
         Raises:
             InvalidInputError: It takes no such names or values.
         """
-        return dict(options.metadata or {})
+        metadata = dict(options.metadata or {})
+        for name, value in metadata.items():
+            if not re.fullmatch(self.metadata_names, name):
+                raise InvalidInputError(
+                    f"{name!r:.100} is not a name for metadata here, which has {self.metadata_names_are}. Nothing was "
+                    "written."
+                )
+            if not _is_plain(value) or value != value.strip():
+                raise InvalidInputError(
+                    f"The metadata {name!r} has to be printable ASCII without spaces at its ends; encode it first, for "
+                    "example by urllib.parse.quote. Nothing was written."
+                )
+        if options.content_type and not _is_plain(options.content_type):
+            raise InvalidInputError("content_type has to be printable ASCII, such as 'text/csv'.")
+        return metadata
 
     def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
         """Write an object in one request."""
         attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
-        with self._errors("write", key):
+        with self._errors("write", key), without_panic("write", self.uri(key)):
             put = self._obstore.put(
                 self._store,
                 key,
@@ -207,6 +226,28 @@ class Identity:
     def refusal(self) -> ConnectorError | None:
         """Return why there were no credentials the last time, as an error of its own to raise."""
         return copy.copy(self.refused)
+
+
+@contextlib.contextmanager
+def without_panic(verb: str, place: str) -> Iterator[None]:
+    """Make an error of what obstore's Rust code gives up at, which no `except Exception` would catch.
+
+    Raises:
+        InvalidInputError: It did; this happens to arguments that it does not check.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InvalidInputError(
+            f"Could not {verb} {place}: the driver cannot send one of the arguments. Check them for characters beyond "
+            "printable ASCII."
+        ) from None
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def obstore_error(

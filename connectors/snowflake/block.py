@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import math
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
@@ -12,6 +13,7 @@ from prefect.context import FlowRunContext
 from pydantic import Field, PrivateAttr
 
 from blocks.base import errors
+from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import ConnectorError, UnsupportedError
 from blocks.base.live import live
 from blocks.base.operation import operation
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
     from blocks.warehouses.sql import Dialect
 
 TAG_CHARACTERS = 2_000
+REPEATS_S = 5
+"""How long the driver repeats a request that was not answered: the policy of the block decides about more."""
 
 
 class Snowflake(Warehouse):
@@ -53,6 +57,7 @@ class Snowflake(Warehouse):
 
     _block_type_name: ClassVar[str] = "ETL Snowflake"
     _block_type_slug: ClassVar[str] = "etl-snowflake"
+    _renamed: ClassVar[dict[str, str]] = {"socket_timeout_s": "read_timeout_s"}
     _logo_url: ClassVar[Any] = (
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
@@ -61,8 +66,8 @@ class Snowflake(Warehouse):
     )
 
     credentials: SnowflakeCredentials = Field(description="Who logs in, and to which account.")
-    database: str = Field(description="The database.")
-    schema_: str = Field(
+    database: Identity = Field(description="The database.")
+    schema_: Identity = Field(
         default="public", alias="schema", description="The schema of tables that are named without one."
     )
     warehouse: str | None = Field(
@@ -77,11 +82,20 @@ class Snowflake(Warehouse):
     network_timeout_s: int = Field(
         default=240,
         ge=1,
-        description="Seconds in which the driver repeats a request that gets no answer, then gives up. Less than the 5 "
-        "minutes after which Snowflake may abort a transaction that it hears nothing of.",
+        description="Seconds in which the driver repeats a request that fails, then gives up; not much more than "
+        "read_timeout_s. Less than the 5 minutes after which Snowflake may abort a transaction that it hears nothing "
+        "of. Defaults to 240.",
     )
-    socket_timeout_s: int = Field(
-        default=90, ge=1, description="Seconds to wait for data of one answer; the service says something every 45."
+    read_timeout_s: float = Field(
+        default=90.0,
+        gt=0,
+        description="Seconds a request may go without an answer, or a byte of it; about a statement that runs the "
+        "service says something every 45. Defaults to 90.",
+    )
+    statement_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that one statement may take before Snowflake ends it. Defaults to the account's limit.",
     )
     lock_timeout_s: int = Field(
         default=900,
@@ -241,8 +255,11 @@ class Snowflake(Warehouse):
             "QUERY_TAG": json.dumps({name: value for name, value in tag.items() if value}),
             "TIMEZONE": "UTC",
             "LOCK_TIMEOUT": self.lock_timeout_s,
+            "ABORT_DETACHED_QUERY": True,
             "QUOTED_IDENTIFIERS_IGNORE_CASE": False,
         }
+        if self.statement_timeout_s is not None:
+            parameters["STATEMENT_TIMEOUT_IN_SECONDS"] = math.ceil(self.statement_timeout_s)
         arguments = {
             "database": quoted(self.database),
             "schema": quoted(self.schema_),
@@ -254,8 +271,8 @@ class Snowflake(Warehouse):
             "client_session_keep_alive": load_id is not None or None,
             "application": "etl-blocks",
             "login_timeout": self.login_timeout_s,
-            "network_timeout": self.network_timeout_s,
-            "socket_timeout": self.socket_timeout_s,
+            "network_timeout": min(self.network_timeout_s, math.ceil(self.read_timeout_s) + REPEATS_S),
+            "socket_timeout": math.ceil(self.read_timeout_s),
             "session_parameters": parameters | self.session_parameters,
         }
         return self.credentials.get_client(**(arguments | options))

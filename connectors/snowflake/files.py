@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from blocks.base.concurrency import Pool
+from blocks.base.interruption import SLICE_S, interruption
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Uploads:
     def __init__(self, put: Callable[[Path], None]) -> None:
         self.sent: dict[str, int] = {}
         self._put = put
-        self._pool = ThreadPoolExecutor(UPLOADS, thread_name_prefix="etl-put")
+        self._pool = Pool(UPLOADS, "etl-put")
         self._room = threading.Semaphore(UPLOADS)
         self._running: list[Future[None]] = []
 
@@ -49,13 +50,15 @@ class Uploads:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=kind is not None)
+        self._pool.__exit__(kind, *_)
         if kind is None:
             self._check(self._running)
 
     def add(self, path: Path, rows: int) -> None:
         """Send a file once there is room, and say which failed before."""
-        self._room.acquire()
+        mine = interruption()
+        while not self._room.acquire(timeout=SLICE_S):
+            mine.check()
         self._check([future for future in self._running if future.done()])
         self._running.append(self._pool.submit(self._send, path, rows))
 

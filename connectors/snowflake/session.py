@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from blocks.arrow.types import cast_array
 from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
+from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
 from blocks.base.temporary import TemporaryFolder
-from blocks.credentials.snowflake import snowflake_error
+from blocks.credentials.snowflake import snowflake_error, transport_errors
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import BulkSession
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type, described, stored_name
 from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 
@@ -38,7 +39,10 @@ PAUSE_S = 30
 """After a longer pause within a transaction it counts as lost: Snowflake may have aborted it, and what came next would
 commit by itself. With `network_timeout_s` it stays below the 5 minutes after which that happens."""
 
-READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
+READS = re.compile(
+    r"[\s(]*(select|with|show|desc|describe|values|explain|list)\b(?!.*system\$)", re.IGNORECASE | re.DOTALL
+)
+"""What cannot write in Snowflake's grammar: neither its queries nor the functions in them do, but for the system's."""
 
 
 class Account(Protocol):
@@ -67,6 +71,7 @@ class SnowflakeSession(BulkSession):
         self._load_id = load_id
         self._name = f"etl_{uuid.uuid4().hex}"
         self._connection = account.connect(load_id)
+        self._calls = Calls(cancel=self._cancel, disconnect=self._disconnect)
         self._in_transaction = False
         self._last_s = 0.0
 
@@ -128,7 +133,7 @@ class SnowflakeSession(BulkSession):
         ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
-        ledger.create(self)
+        ledger.open(self, self._account.uri(), whole=False)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         with self.load_transaction():
             ledger.claim(self, load_id, plan, started)
@@ -229,7 +234,18 @@ class SnowflakeSession(BulkSession):
 
     def close(self) -> None:
         """End the session, and with it what is temporary; Snowflake ends one that it hears nothing of."""
-        with contextlib.suppress(self._error):
+        self._calls.close()
+
+    def _cancel(self) -> None:
+        """End what the session runs, by its number: that of a statement is not known before its first answer.
+
+        https://docs.snowflake.com/en/sql-reference/functions/system_cancel_all_queries
+        """
+        with self._connection.cursor() as cursor:
+            cursor.execute(f"SELECT SYSTEM$CANCEL_ALL_QUERIES({self._connection.session_id})")
+
+    def _disconnect(self) -> None:
+        with contextlib.suppress(*self._error):
             self._connection.close(retry=False)
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
@@ -245,12 +261,14 @@ class SnowflakeSession(BulkSession):
         values: list[Any] = []
 
         def placeholder(name: str) -> str:
-            values.append(_bound((parameters or {})[name]))
+            values.append(_bound(name, (parameters or {})[name]))
             return "?"
 
         text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
         self._check_pause()
-        cursor = self._connection.cursor().execute(text, values or None)
+        cursor = self._calls.run(
+            lambda: self._connection.cursor().execute(text, values or None), cancels=not text.startswith("COMMIT")
+        )
         self._last_s = self._clock()
         return cursor
 
@@ -263,25 +281,40 @@ class SnowflakeSession(BulkSession):
             )
 
     @property
-    def _error(self) -> type[Exception]:
-        error: type[Exception] = require("snowflake.connector", extra="snowflake").Error
-        return error
+    def _error(self) -> tuple[type[Exception], ...]:
+        return require("snowflake.connector", extra="snowflake").Error, *transport_errors()
 
     @contextlib.contextmanager
     def _translated(self, action: str, *, sql: str = "") -> Iterator[None]:
         try:
             yield
+        except NoAnswerError:
+            raise TransientError(f"The session in {self._account.uri()} was interrupted, and is made again.") from None
         except self._error as error:
             place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)
-            alone = sql and not READS.match(sql) and not self._in_transaction and self._load_id is None
+            alone = (
+                sql
+                and not READS.match(strip_literals(sql, LITERALS))
+                and not self._in_transaction
+                and self._load_id is None
+            )
             if alone and isinstance(known, TransientError) and _is_lost(error):
                 known = AmbiguousError(f"{known} It may have run: look before you run it again.")
             raise known from None
 
 
-def _bound(value: Any) -> Any:
-    """Return a value as the driver binds it: a time with a zone keeps it."""
+def _bound(name: str, value: Any) -> Any:
+    """Return a value as the driver binds it: a time with a zone keeps it.
+
+    Raises:
+        InvalidInputError: The driver binds no such value.
+    """
+    if isinstance(value, (list, tuple, set, dict)):
+        raise errors.InvalidInputError(
+            f"Parameter {name!r}: a {type(value).__name__} cannot be a parameter of Snowflake. Give it as JSON text, "
+            "and take it apart by PARSE_JSON."
+        )
     if isinstance(value, dt.datetime):
         return ("TIMESTAMP_TZ" if value.tzinfo else "TIMESTAMP_NTZ", value)
     return str(value) if isinstance(value, uuid.UUID) else value
@@ -289,6 +322,8 @@ def _bound(value: Any) -> Any:
 
 def _is_lost(error: BaseException) -> bool:
     """Tell whether an error is the driver's own, so that the service may have done what it was asked to."""
+    if isinstance(error, OSError):
+        return True
     number = getattr(error, "errno", None)
     return number is None or number < 0 or f"{number:06d}".startswith(("25", "29", "58"))
 

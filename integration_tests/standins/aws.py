@@ -15,13 +15,13 @@ from urllib.parse import unquote
 
 import pytest
 
-from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
+from blocks.testing.http_proxy import HttpFaultProxy, whole_response
 from integration_tests.standins.process import HOST, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from integration_tests.standins.http_proxy import Request, Response
+    from blocks.testing.http_proxy import Request, Response
 
 REGION = "eu-central-1"
 BATCH_ACTIONS = {

@@ -1,7 +1,8 @@
 """BigQuery: bqemulator in an environment of its own, which `make bigquery-standin` installs, with what it lacks.
 
-What it does unlike BigQuery: quotas, costs, rights and `maximum_bytes_billed` mean nothing to it, transactions never
-conflict, decimals end at 38 digits, and a dry run reads no bytes. `bigquery_server.py` adds what it can be taught.
+What it does unlike BigQuery: quotas, costs, rights and `maximum_bytes_billed` mean nothing to it, scripts run one by
+one and conflict only where one is held meanwhile, decimals end at 38 digits, and a dry run reads no bytes.
+`bigquery_server.py` adds what it can be taught.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import email.parser
 import email.policy
+import itertools
 import json
 import os
 import re
@@ -66,6 +67,8 @@ class Script:
         self.project, self.parameters, self.ctx, self.caller = project, parameters, ctx, caller
         self.variables: dict[str, int | None] = {"@@row_count": None}
         self.open = False
+        self.changes: set[str] = set()
+        self.rewrites: set[str] = set()
 
     async def run(self, source: str) -> pa.Table:
         """The rows of its last statement."""
@@ -97,12 +100,40 @@ class Script:
         if found := re.fullmatch(r"(BEGIN|COMMIT|ROLLBACK)(\s+TRANSACTION)?", sql, re.IGNORECASE):
             self.ctx.engine.execute(found[1])
             self.open = found[1].upper() == "BEGIN"
+            if found[1].upper() == "COMMIT":
+                self.note_changes()
             return nothing
         result = await self.sql(sql)
         if re.match(r"INSERT|UPDATE|DELETE|MERGE", sql, re.IGNORECASE):
             self.variables["@@row_count"] = result.column(0)[0].as_py()
+            self.check_conflict(sql, self.variables["@@row_count"] or 0)
             return nothing
         return result if re.match(r"SELECT|WITH", sql, re.IGNORECASE) else nothing
+
+    def check_conflict(self, sql: str, rows: int) -> None:
+        """Abort where another script changed rows of the table since this one was sent.
+
+        One that finds no rows conflicts with nothing. What it would then read of its snapshot the stand-in does not
+        know, as it runs scripts one by one when they end: where that matters it says so.
+        """
+        found = re.match(r"(UPDATE|DELETE\s+FROM|MERGE\s+INTO)\s+([`\w.-]+)", sql, re.IGNORECASE)
+        if not found:
+            return
+        table = f"{(default_dataset.get() or {}).get('datasetId')}.{found[2].replace('`', '')}"
+        since = began.get()
+        if rows and changed.get(table, 0) > since:
+            raise InvalidQueryError(f"Transaction is aborted due to concurrent update against table {table}.")
+        if rewritten.get(table, 0) > since:
+            raise InvalidQueryError("The stand-in cannot tell what a script of an old snapshot does.")
+        self.rewrites.add(table)
+        if rows:
+            self.changes.add(table)
+
+    def note_changes(self) -> None:
+        """Keep which tables' rows were changed, and when."""
+        now = next(moments)
+        changed.update(dict.fromkeys(self.changes, now))
+        rewritten.update(dict.fromkeys(self.rewrites, now))
 
     async def value(self, expression: str) -> Any:
         """The value of an expression."""
@@ -120,6 +151,13 @@ class Script:
 
 
 default_dataset: ContextVar[Any] = ContextVar("default_dataset", default=None)
+moments = itertools.count(1)
+began: ContextVar[int] = ContextVar("began", default=0)
+"""When the job was sent."""
+changed: dict[str, int] = {}
+"""When a script changed rows of a table."""
+rewritten: dict[str, int] = {}
+"""When a script tried to, and perhaps found none."""
 single_original = executor._run_single_sql
 
 
@@ -357,6 +395,7 @@ class Extended:
             return failure(409, "duplicate", f"Already Exists: Job {project}:US.{job_id}")
         if not dry:
             self.taken.add(job_id)
+        began.set(next(moments))
         if self.hold and self.hold.search(json.dumps(job)):
             self.held[job_id] = (job, asyncio.Event())
             task = asyncio.create_task(self.run_later(project, job, data))

@@ -28,10 +28,10 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
+from blocks.testing.http_proxy import HttpFaultProxy, whole_response
 
 if TYPE_CHECKING:
-    from integration_tests.standins.http_proxy import Request, Response
+    from blocks.testing.http_proxy import Request, Response
 
 WORDS = {1: "Queued", 2: "Starting", 3: "Running", 10: "Success", 20: "Error", 30: "Cancelled"}
 ENDED = {10, 20, 30}

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import google_crc32c
 import pytest
 
-from integration_tests.standins.http_proxy import HttpFaultProxy, whole_response
+from blocks.testing.http_proxy import HttpFaultProxy, whole_response
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from integration_tests.standins.http_proxy import Request, Response
+    from blocks.testing.http_proxy import Request, Response
 
 NAME = re.compile(r"/v1/(projects/[\w-]+)/secrets(?:/([\w-]+)(?:/versions/([\w-]+))?)?(?::(\w+))?")
 STATUSES = {400: "INVALID_ARGUMENT", 401: "UNAUTHENTICATED", 403: "PERMISSION_DENIED", 404: "NOT_FOUND"}

@@ -31,7 +31,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 import pytest
 
-from integration_tests.standins.http_proxy import CHUNK_BYTES, HttpFaultProxy, Request, Response, whole_response
+from blocks.testing.http_proxy import CHUNK_BYTES, HttpFaultProxy, Request, Response, whole_response
 from integration_tests.standins.process import HOST, free_port, listening, spawn, stop, wait
 
 if TYPE_CHECKING:

@@ -24,6 +24,7 @@ from integration_tests.standins.process import HOST, free_ports, spawn, stop, wa
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Iterator
+    from typing import Self
 
 PORTS = (
     "master.port",
@@ -124,6 +125,17 @@ class S3Server:
         self.stop(signal.SIGKILL)
         shutil.rmtree(self.folder, ignore_errors=True)
 
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def client(self) -> Any:
         """A boto3 client with full access, for what a test has to arrange or to look at."""
         import boto3
@@ -164,9 +176,5 @@ def _weed() -> Path:
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """An S3 server for the whole session; tests make their own buckets in it."""
-    server = S3Server()
-    try:
-        server.start()
+    with S3Server() as server:
         yield server
-    finally:
-        server.close()

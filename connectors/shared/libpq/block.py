@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from blocks.base import errors
+from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
+from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
 from connectors.shared.libpq.errors import translate
 
 if TYPE_CHECKING:
     from blocks.base.errors import ConnectorError
+
+LOST_AFTER_S = 60
+"""How long a network may deliver nothing that was sent before the connection ends: as long as with keepalives."""
 
 
 class LibpqWarehouse(Warehouse):
@@ -25,14 +30,14 @@ class LibpqWarehouse(Warehouse):
 
     host: str = Field(default="localhost", description="The server's name or address. Defaults to localhost.")
     port: int = Field(default=5432, ge=1, le=65535, description="The server's port. Defaults to 5432.")
-    database: str = Field(default="postgres", description="The database. Defaults to postgres.")
+    database: Identity = Field(default="postgres", description="The database. Defaults to postgres.")
     username: str | None = Field(
         default=None, description="The role to log in as. Defaults to PGUSER, then to the user of this process."
     )
     password: SecretStr | None = Field(
         default=None, description="The role's password. Defaults to PGPASSWORD, then to the password file, then none."
     )
-    schema_: str = Field(
+    schema_: Identity = Field(
         default="public",
         alias="schema",
         description="The schema of tables that are named without one. Defaults to public.",
@@ -44,6 +49,22 @@ class LibpqWarehouse(Warehouse):
         default=None, description="File with the certificates of the authorities, for verify-ca and verify-full."
     )
     connect_timeout_s: int = Field(default=10, ge=1, description="Seconds to wait for a connection. Defaults to 10.")
+    read_timeout_s: float = Field(
+        default=300.0,
+        gt=0,
+        description="Seconds without a byte from the server after which a connection counts as lost. A server that is "
+        "still at work on a statement is waited for, however long that takes. Defaults to 300.",
+    )
+    statement_timeout_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="Seconds that one statement may take before the server ends it. Defaults to no limit.",
+    )
+    lock_timeout_s: float = Field(
+        default=900.0,
+        gt=0,
+        description="Seconds to wait for a lock that another session holds, on a table for example. Defaults to 900.",
+    )
     commit_timeout_s: float = Field(
         default=120.0,
         gt=0,
@@ -56,13 +77,36 @@ class LibpqWarehouse(Warehouse):
         name = table if not table or "." in table else f"{self.schema_}.{table}"
         return f"{self._scheme}://{self.host}:{self.port}/{self.database}" + (f"/{name}" if name else "")
 
+    def _stands_for(self) -> str:
+        return f"{super()._stands_for()} as {self.username}"  # whom the server may show other rows
+
     def connect_psycopg(self, label: str = "") -> Any:
         """Open a psycopg connection; the caller closes it."""
         psycopg = require("psycopg", extra=self._extra)
         try:
-            return psycopg.connect(**self._settings(label))
+            connection = watched_connection().connect(**self._settings(label))
         except psycopg.Error as error:
             raise self.translate(error, "connect to") from None
+        connection.watch(self.read_timeout_s, lambda pid: self.is_working(label, pid=pid))
+        return connection
+
+    def is_working(self, label: str, *, pid: int = 0, sql: str = "") -> bool:
+        """Ask the server, on another connection, whether it is at work on a statement that it has not answered.
+
+        Args:
+            label: That of the connection in question.
+            pid: The process of the server that serves it, where that is known.
+            sql: How the statement begins.
+        """
+        return ask(self._connect_aside, WORKING, name=application_name(label), pid=pid, sql=sql[:500])
+
+    def terminate(self, label: str, pid: int) -> None:
+        """End a connection that answers no more, so that it holds no locks; from another one, as far as that works."""
+        ask(self._connect_aside, TERMINATE, name=application_name(label), pid=pid)
+
+    def _connect_aside(self) -> Any:
+        settings = self._settings() | {"connect_timeout": str(min(self.connect_timeout_s, 5))}
+        return require("psycopg", extra=self._extra).connect(**settings)
 
     def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
@@ -82,16 +126,17 @@ class LibpqWarehouse(Warehouse):
             "sslmode": self.ssl_mode,
             "sslrootcert": self.ssl_root_cert,
             "connect_timeout": str(self.connect_timeout_s),
-            "application_name": f"etl-blocks {label}".strip()[:63],
-            # a client or a server that vanished is noticed within a minute, on both ends
+            "application_name": application_name(label),
+            # a server that vanished is noticed within a minute, also while something is sent to it
             "keepalives_idle": "30",
             "keepalives_interval": "10",
             "keepalives_count": "3",
+            "tcp_user_timeout": str(int(min(self.read_timeout_s, LOST_AFTER_S) * 1_000)),
         }
         return {name: value for name, value in settings.items() if value}
 
-    def _access(self, version: str) -> tuple[str, str]:
-        """Return what the server answers to `version`, and what the login may do in the schema.
+    def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
+        """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
 
         Raises:
             AccessDeniedError: It may not even use it.
@@ -106,5 +151,10 @@ class LibpqWarehouse(Warehouse):
             raise errors.AccessDeniedError(
                 f"{user} may not use schema {self.schema_} in {self.uri()}. Grant it: GRANT USAGE, CREATE ON SCHEMA."
             )
-        rights = "reads and writes" if create else "reads, and may not create tables,"
+        rights = ("reads and writes" if create else "reads, and may not create tables,") if writes else "reads"
         return found, f"{user} {rights} in schema {self.schema_}."
+
+
+def application_name(label: str = "") -> str:
+    """Return the name by which the server lists a connection."""
+    return f"etl-blocks {label}".strip()[:63]

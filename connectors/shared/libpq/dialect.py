@@ -9,7 +9,7 @@ from blocks.arrow.types import plain_type
 from blocks.base import errors
 from blocks.base.errors import TypeLossError
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column, Dialect
+from blocks.warehouses.sql import LITERALS, Column, Dialect
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,6 +23,7 @@ UNCONSTRAINED = (38, 9)
 class PostgresDialect(Dialect):
     """Names are quoted, so they are kept exactly as written: `Orders` is not `orders`."""
 
+    literals: ClassVar[str] = r"\b[eE]'(?:[^\\']|\\.|'')*' | " + LITERALS
     indexes_keys: ClassVar[bool] = True
     product: ClassVar[str] = "PostgreSQL"
     name_bytes: ClassVar[int] = 63

@@ -12,6 +12,11 @@ from blocks.base import errors
 from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, lookup
 from blocks.base.optional import require
 
+
+class LockTimeoutError(TransientError):
+    """Somebody else held a lock for longer than `lock_timeout_s`."""
+
+
 ERRORS: dict[str, type[ConnectorError]] = {
     "01*": errors.TerminalError,
     "02*": errors.TerminalError,
@@ -68,7 +73,7 @@ ERRORS: dict[str, type[ConnectorError]] = {
     "54*": errors.InvalidInputError,
     "55*": errors.TerminalError,
     "55006": errors.TransientError,
-    "55P03": errors.TransientError,
+    "55P03": LockTimeoutError,
     "57*": errors.TerminalError,
     "57P01": errors.TransientError,
     "57P02": errors.TransientError,
@@ -101,6 +106,7 @@ TOO_MANY = "Fewer loads at once, or a higher limit on the server."
 # first pattern that is found counts: what passes comes before what its words resemble.
 CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
     (r"database system is (starting up|shutting down|in recovery|not (yet )?accepting)", errors.TransientError, ""),
+    (r"terminating connection|server closed the connection|connection to server was lost", errors.TransientError, ""),
     (r"too many (clients|connections for (role|database))", errors.TransientError, TOO_MANY),
     (r"remaining connection slots|no more connections allowed", errors.TransientError, TOO_MANY),
     (r"password authentication failed|no password supplied", errors.AuthError, LOGIN),
@@ -115,6 +121,10 @@ CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
 )
 
 
+CHANGED_PLAN = "cached plan must not change result type"
+"""A table was altered between the description of a query and its run; there is no SQLSTATE of its own for it."""
+
+
 def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
     """Return the error of this package for one of libpq's, as psycopg or ADBC hand it out."""
     code: str | None = getattr(error, "sqlstate", None)
@@ -122,6 +132,8 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
         code = None  # the server was stopped, before or after it committed
     if code is not None:
         kind = lookup(ERRORS, code) or errors.TerminalError
+        if CHANGED_PLAN in _words(error, code):
+            kind = TransientError
         words = f"{_words(error, code)} (SQLSTATE {code}). {_hint(code)}".rstrip()
         return kind(f"Could not {action} {_place(action, uri)}: {words}")
     text = str(error)
@@ -141,6 +153,8 @@ def _place(action: str, uri: str) -> str:
 
 
 def _first_line(text: str) -> str:
+    if "failed to execute query '" in text.partition("\n")[0].lower():  # one of ADBC's own, quoted before the reason
+        text = text.rpartition("': ")[2]
     line = next((line for line in text.splitlines() if line.strip()), "no reason given")
     return " ".join(line.rsplit("failed: ", 1)[-1].split()).rstrip(".")
 
@@ -172,4 +186,5 @@ def _hint(code: str) -> str:
         "3D": "Check the database's name.",
         "3F": "Check the schema's name, or create it.",
         "42501": "Grant the role what it needs, or use another one.",
-    }.get(code if code == "42501" else code[:2], "")
+        "55P03": "Another session holds it; lock_timeout_s says how long to wait for it.",
+    }.get(code if code in ("42501", "55P03") else code[:2], "")

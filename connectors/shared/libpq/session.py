@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import re
-from typing import TYPE_CHECKING, Any, Protocol
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blocks.base.errors import ConnectorError
 from blocks.base.optional import require
 from blocks.warehouses.session import Session
-from blocks.warehouses.sql import bind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
+
+T = TypeVar("T")
 
 
 class Server(Protocol):
@@ -39,16 +40,17 @@ class LibpqSession(Session):
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
-        with self._translated("run a statement", sent=True):
-            return int(self._run(sql, parameters).rowcount)
+        return int(self._complete("run a statement", sql, parameters, lambda cursor: cursor.rowcount))
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Return the rows of a query, or of a statement that returns some."""
-        with self._translated("run a query", sent=not _only_reads(sql)):
-            cursor = self._run(sql, parameters)
+
+        def rows(cursor: Any) -> list[Any]:
             if cursor.description is None:
                 return []
             return list(cursor.fetchall() if size is None else cursor.fetchmany(size))
+
+        return self._complete("run a query", sql, parameters, rows)
 
     def begin(self) -> None:
         """Start a transaction."""
@@ -72,11 +74,14 @@ class LibpqSession(Session):
         """Close the connection."""
         self._connection.close()
 
-    def _run(self, sql: str, parameters: Mapping[str, Any] | None) -> Any:
-        if not parameters:
-            return self._connection.execute(sql)
-        bound = bind(sql.replace("%", "%%"), parameters, lambda name: f"%({name})s")
-        return self._connection.execute(bound, dict(parameters))
+    @abstractmethod
+    def _complete(self, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
+        """Run a statement and return what `read` makes of its cursor; outside of a transaction it commits itself.
+
+        Raises:
+            AmbiguousError: Its answer was lost, and it may have happened.
+            TransientError: It did not happen, or may happen twice.
+        """
 
     @contextlib.contextmanager
     def _translated(self, action: str, *, sent: bool = False) -> Iterator[None]:
@@ -84,21 +89,7 @@ class LibpqSession(Session):
         try:
             yield
         except psycopg.Error as error:
-            lost = self._connection.broken or self._connection.closed
-            ambiguous = sent and lost and self._may_have_happened(action)
-            raise self._server.translate(error, action, ambiguous=ambiguous) from None
+            raise self._server.translate(error, action, ambiguous=sent and self._is_lost()) from None
 
-    def _may_have_happened(self, action: str) -> bool:  # noqa: ARG002 (for subclasses)
-        """Tell whether an action whose answer was lost may have had its effect, and must not be done twice."""
-        return not self._in_transaction
-
-
-def _only_reads(sql: str) -> bool:
-    """Tell whether it is safe to run a statement again when its answer was lost.
-
-    >>> _only_reads("select 1"), _only_reads("with d as (delete from t returning *) select * from d")
-    (True, False)
-    """
-    words = re.findall(r"[a-z_]+", sql.lower())
-    writes = {"insert", "update", "delete", "merge"}
-    return bool(words) and words[0] in ("select", "with", "values", "table", "show") and writes.isdisjoint(words)
+    def _is_lost(self) -> bool:
+        return bool(self._connection.broken or self._connection.closed)

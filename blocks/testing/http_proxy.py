@@ -1,4 +1,4 @@
-"""A loopback HTTP proxy with faults: it refuses, loses answers, breaks streams in mid-body and stalls on demand."""
+"""A loopback HTTP proxy with faults: it refuses, loses, repeats, breaks off, flips bits and stalls on demand."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import struct
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from typing import Self
 
 CHUNK_BYTES = 2**16
@@ -73,7 +73,19 @@ class Fault:
     """What happens to a request that matches."""
 
     kind: Literal[
-        "refuse", "deny", "drop answer", "reset answer", "reset request", "stall", "flip answer", "flip request"
+        "refuse",
+        "deny",
+        "drop request",
+        "drop answer",
+        "repeat",
+        "flip request",
+        "flip answer",
+        "flip any request",
+        "flip any answer",
+        "reset answer",
+        "reset request",
+        "stall",
+        "call",
     ]
     method: str
     path: str
@@ -81,6 +93,7 @@ class Fault:
     skip: int
     response: Response | None = None
     after_bytes: int | None = None
+    action: Callable[[], object] | None = None
     release: threading.Event = field(default_factory=threading.Event)
 
     def takes(self, request: Request) -> bool:
@@ -109,17 +122,22 @@ class HttpFaultProxy:
 
     def __init__(self, upstream: str) -> None:
         address = urlsplit(upstream)
-        assert address.hostname
-        assert address.port
+        if not address.hostname or not address.port:
+            raise ValueError(f"{upstream!r} is not the URL of a server, such as http://127.0.0.1:9000.")
         self._upstream = (address.hostname, address.port)
         self._faults: list[Fault] = []
         self._lock = threading.Lock()
-        self._server: _Server | None = None
-        self._thread: threading.Thread | None = None
+        self._running = contextlib.ExitStack()
         self.host = "127.0.0.1"
         self.port = 0
         self.log: list[tuple[str, str, int | None]] = []
         self.faults_fired: list[str] = []
+        self._open_connections: Callable[[], int] = int
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections of clients are open."""
+        return self._open_connections()
 
     @property
     def url(self) -> str:
@@ -127,21 +145,17 @@ class HttpFaultProxy:
         return f"http://{self.host}:{self.port}"
 
     def __enter__(self) -> Self:
-        self._server = _Server((self.host, self.port), self)
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="http-fault-proxy")
-        self._thread.start()
+        server = _Server((self.host, self.port), self)
+        self.port = server.server_port
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), name="http-fault-proxy")
+        thread.start()
+        for end in (server.server_close, self.release, server.hang_up, thread.join, server.shutdown):
+            self._running.callback(end)  # the last one is called first
+        self._open_connections = server.open_connections
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._server
-        assert self._thread
-        self._server.shutdown()
-        self._thread.join()
-        self._server.hang_up()
-        for fault in self._faults:
-            fault.release.set()
-        self._server.server_close()
+        self._running.close()
 
     def refuse(
         self,
@@ -170,6 +184,38 @@ class HttpFaultProxy:
     ) -> None:
         """Let the server do it, and answer with this status in place of its own."""
         self._faults.append(Fault("deny", method, path, times, skip, whole_response(status, body, headers)))
+
+    def drop_request(self, method: str, path: str, *, times: int = 1, skip: int = 0) -> None:
+        """Close the client's connection; the server never sees the request."""
+        self._faults.append(Fault("drop request", method, path, times, skip))
+
+    def repeat(self, method: str, path: str, *, times: int = 1, skip: int = 0) -> None:
+        """Deliver the request twice, one after the other; the client gets the second answer."""
+        self._faults.append(Fault("repeat", method, path, times, skip))
+
+    def flip_bit(
+        self, method: str, path: str, *, at: int = 0, in_request: bool = False, times: int = 1, skip: int = 0
+    ) -> None:
+        """Flip one bit of the body, in the byte at this position modulo the length; an empty body passes."""
+        kind: Literal["flip any request", "flip any answer"] = "flip any request" if in_request else "flip any answer"
+        self._faults.append(Fault(kind, method, path, times, skip, after_bytes=at))
+
+    def call_before(
+        self, method: str, path: str, action: Callable[[], object], *, times: int = 1, skip: int = 0
+    ) -> None:
+        """Call a function while the request waits, then hand it to the server."""
+        self._faults.append(Fault("call", method, path, times, skip, action=action))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that have not struck, and let go what stalls."""
+        self.release()
+        with self._lock:
+            self._faults.clear()
+
+    def release(self) -> None:
+        """Let go of what stalls."""
+        for fault in list(self._faults):
+            fault.release.set()
 
     def drop_answer(self, method: str, path: str, *, times: int = 1, skip: int = 0) -> None:
         """Let the server do it, and close the client's connection without an answer."""
@@ -274,6 +320,9 @@ class _Server(ThreadingHTTPServer):
         self._open.discard(request)
         super().shutdown_request(request)
 
+    def open_connections(self) -> int:
+        return len(self._open)
+
     def hang_up(self) -> None:
         """End the connections that are open, so that their threads come to an end."""
         for each in list(self._open):
@@ -314,7 +363,8 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer one request."""
         proxy = self.server.proxy
         target = self.requestline.split()[1]  # `self.path` has lost doubled slashes at its start
-        request = Request(self.command, target, self.headers, self._body(), self._upstream)
+        headers = cast("http.client.HTTPMessage", self.headers)
+        request = Request(self.command, target, headers, self._body(), self._upstream)
         fault = proxy.take_fault(request)
         self._has_begun = False
         try:
@@ -334,9 +384,12 @@ class _Handler(BaseHTTPRequestHandler):
         proxy = self.server.proxy
         if fault is None:
             return proxy.intercept(request) or proxy.forward(request)
-        if fault.kind == "refuse":
+        if fault.kind in {"refuse", "drop request"}:
             proxy.record(fault, request)
+            self.close_connection |= fault.response is None
             return fault.response
+        if fault.kind in {"call", "repeat", "flip any request"}:
+            self._prepare(fault, request)
         if fault.kind in {"reset request", "flip request"}:
             request.body = self._until(fault, request, request.body)
         response = proxy.intercept(request) or proxy.forward(request)
@@ -346,18 +399,43 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.record(fault, request)
             self.close_connection |= fault.response is None
             return fault.response
-        if fault.kind == "stall" and fault.after_bytes is None:
+        if fault.kind == "flip any answer":
+            content = b"".join(response.body)
+            response.body = [self._flipped(fault, request, content)]
+        elif fault.kind == "stall" and fault.after_bytes is None:
             self._strike(fault, request)
-        elif fault.kind not in {"reset request", "flip request"}:
+        elif fault.kind in {"stall", "reset answer", "flip answer"}:
             response.body = self._until(fault, request, response.body)
         return response
+
+    def _prepare(self, fault: Fault, request: Request) -> None:
+        """Do what a fault does before the server gets the request, which it then gets."""
+        proxy = self.server.proxy
+        if fault.action is not None:
+            proxy.record(fault, request)
+            fault.action()
+        elif fault.kind == "flip any request":
+            request.body = iter([self._flipped(fault, request, request.read())])
+        else:
+            proxy.record(fault, request)
+            content = request.read()
+            for _ in (proxy.intercept(request) or proxy.forward(request)).body:
+                pass
+            request.body = iter([content])
+
+    def _flipped(self, fault: Fault, request: Request, content: bytes) -> bytes:
+        if not content:
+            return content
+        self.server.proxy.record(fault, request)
+        position = (fault.after_bytes or 0) % len(content)
+        return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
     def _until(self, fault: Fault, request: Request, body: Iterable[bytes]) -> Iterator[bytes]:
         """The body, with the fault striking where it is to."""
         left = fault.after_bytes
         for data in body:
             rest = data
-            if left is not None and fault.kind.startswith("flip"):
+            if left is not None and fault.kind in {"flip request", "flip answer"}:
                 if left < len(data):
                     self.server.proxy.record(fault, request)
                     rest = data[:left] + bytes([data[left] ^ 1]) + data[left + 1 :]
@@ -395,7 +473,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _read(self, length: int) -> Iterator[bytes]:
         while length:
             try:
-                data = self.rfile.read1(min(length, CHUNK_BYTES))  # type: ignore[attr-defined]
+                data = self.rfile.read1(min(length, CHUNK_BYTES))
             except OSError as error:
                 raise _Cut from error
             if not data:

@@ -13,10 +13,10 @@ import socket
 import struct
 import threading
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Callable, Coroutine, Iterator
     from typing import Self
 
 T = TypeVar("T")
@@ -25,16 +25,19 @@ Direction = Literal["to_client", "to_server"]
 CANCEL_REQUEST, SSL_REQUEST, GSS_REQUEST = 80877102, 80877103, 80877104
 PROTOCOL_3 = 3
 CHUNK_BYTES = 2**18
+STARTUP_BYTES, HEADER_BYTES = 8, 5
+"""Of a first message its length and code; of any other one its kind and length."""
 
 
 @dataclass
 class StatementFault:
     """What happens around a statement that matches."""
 
-    kind: Literal["drop answer", "silence", "drop request", "hold back"]
+    kind: Literal["drop answer", "silence", "drop request", "hold back", "call"]
     pattern: str
     times: int
     skip: int
+    action: Callable[[], object] | None = None
 
     def takes(self, statement: str) -> bool:
         """Whether this is the statement to strike at; counts it."""
@@ -76,9 +79,13 @@ class FaultProxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fault-proxy", daemon=True)
         self._links: set[asyncio.Task[None]] = set()
+        self._open: set[Link] = set()
         self._listener: asyncio.Server | None = None
         self._released = asyncio.Event()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._struck = threading.Event()
+        self._bytes_passed: dict[Direction, int] = {"to_client": 0, "to_server": 0}
         self.host = "127.0.0.1"
         self.port = 0
         self.log: list[str] = []
@@ -108,16 +115,50 @@ class FaultProxy:
         self._statement_faults.append(StatementFault("drop request", pattern, times, skip))
 
     def hold_back(self, pattern: str, *, times: int = 1, skip: int = 0) -> None:
-        """Close the client's side, and hand the statement to the server only on `release()`."""
+        """Close the client's side, and hand the statement to the server only on the next `release()`."""
+        self._loop.call_soon_threadsafe(self._released.clear)
         self._statement_faults.append(StatementFault("hold back", pattern, times, skip))
 
+    def call_before(self, pattern: str, action: Callable[[], object], *, times: int = 1, skip: int = 0) -> None:
+        """Call a function in a thread while the statement waits, then hand it to the server."""
+        self._statement_faults.append(StatementFault("call", pattern, times, skip, action))
+
+    def clear_faults(self) -> None:
+        """Forget the faults that have not struck, and reset the connections that have fallen silent."""
+        self._statement_faults.clear()
+        self._byte_faults.clear()
+        self._run(self._end_silence())
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections of clients are open."""
+        return sum(not link.is_left for link in self._open)
+
+    @property
+    def bytes_passed(self) -> dict[Direction, int]:
+        """How many bytes went each way, over all connections."""
+        return dict(self._bytes_passed)
+
     def release(self) -> None:
-        """Hand what was held back to the server, now and from now on."""
+        """Hand what was held back to the server."""
         self._loop.call_soon_threadsafe(self._released.set)
 
     def reset_after_bytes(self, after_bytes: int, *, direction: Direction = "to_client", times: int = 1) -> None:
         """Reset both sides once so many bytes have passed, counted from now on over all connections."""
         self._byte_faults.append(ByteFault(direction, after_bytes, times))
+
+    def freeze(self) -> None:
+        """Pass no byte in either direction, on connections old and new, as a network that drops every packet."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+        self.record("freeze")
+
+    def thaw(self) -> None:
+        """Pass on what was held up, and what comes."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+
+    async def wait_flowing(self) -> None:
+        """Return once bytes pass."""
+        await self._flowing.wait()
 
     def refuse_connections(self) -> None:
         """Refuse new connections, as a server that is down; open ones live on."""
@@ -145,14 +186,23 @@ class FaultProxy:
         for link in links:
             link.cancel()
         await asyncio.gather(*links, return_exceptions=True)
+        await self._loop.shutdown_default_executor()
+
+    async def _end_silence(self) -> None:
+        for link in self._open:
+            link.end_silence()
 
     async def _serve(self, client_reader: asyncio.StreamReader, client_writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         self._links.add(task)
         try:
             server_reader, server_writer = await asyncio.open_connection(*self._upstream)
-            await Link(self, client_reader, client_writer, server_reader, server_writer).run()
+            link = Link(self, client_reader, client_writer, server_reader, server_writer)
+            self._open.add(link)
+            try:
+                await link.run()
+            finally:
+                self._open.discard(link)
         except OSError:
             client_writer.transport.abort()
         except asyncio.CancelledError:
@@ -167,6 +217,7 @@ class FaultProxy:
 
     def bytes_allowed(self, direction: Direction, wanted: int) -> int | None:
         """How many of `wanted` bytes still pass before a reset; None where no reset is due."""
+        self._bytes_passed[direction] += wanted
         for fault in self._byte_faults:
             if fault.direction != direction or fault.times == 0:
                 continue
@@ -230,6 +281,16 @@ class Link:
         self._answers_before_fault = 0
         self._last_was_execute = False
         self._is_silent = False
+        self._silence_ended = asyncio.Event()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the client has closed its side, or has lost it."""
+        return self._client_reader.at_eof() or self._client.is_closing()
+
+    def end_silence(self) -> None:
+        """Reset both sides if one of them is kept waiting for ever."""
+        self._silence_ended.set()
 
     async def run(self) -> None:
         """Forward both directions until either ends."""
@@ -256,7 +317,8 @@ class Link:
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             await self._pass_requests()
         if self._fault and self._fault.kind in ("silence", "hold back"):
-            await asyncio.Event().wait()  # a client that gives up is not the end of the server's side
+            await self._silence_ended.wait()  # a client that gives up is not the end of the server's side
+            raise Cut(reset=True)
 
     async def _pass_requests(self) -> None:
         if not await self._start():
@@ -264,7 +326,7 @@ class Link:
                 await self._forward("to_server", data)
             return
         while True:
-            header = await self._client_reader.readexactly(5)
+            header = await self._client_reader.readexactly(HEADER_BYTES)
             (length,) = struct.unpack("!I", header[1:])
             payload = await self._client_reader.readexactly(length - 4)
             await self._from_client(header[:1], payload, header + payload)
@@ -273,17 +335,17 @@ class Link:
         """Whether the client speaks PostgreSQL; its first message is forwarded, and TLS declined."""
         while True:
             try:
-                header = await self._client_reader.readexactly(8)
+                header = await self._client_reader.readexactly(STARTUP_BYTES)
             except asyncio.IncompleteReadError as end:
                 header = end.partial
-            length, code = struct.unpack("!II", header) if len(header) == 8 else (0, 0)
+            length, code = struct.unpack("!II", header) if len(header) == STARTUP_BYTES else (0, 0)
             if code in (SSL_REQUEST, GSS_REQUEST):
                 self._client.write(b"N")
                 continue
             known: bool = code == CANCEL_REQUEST or code >> 16 == PROTOCOL_3
             self._asked += known and code != CANCEL_REQUEST
             self._is_postgres.set_result(known)
-            rest = await self._client_reader.readexactly(length - 8) if known else b""
+            rest = await self._client_reader.readexactly(length - STARTUP_BYTES) if known else b""
             await self._forward("to_server", header + rest)
             return known
 
@@ -296,6 +358,10 @@ class Link:
             if self._fault and self._fault.kind == "drop request":
                 self._fired(self._fault)
                 raise Cut
+            if self._fault and self._fault.action is not None:
+                action, self._fault = self._fault.action, None
+                self._proxy.record(f"call: {statement}")
+                await asyncio.to_thread(action)
             if self._fault and self._fault.kind == "hold back":
                 self._fired(self._fault)
                 self._client.close()
@@ -353,19 +419,21 @@ class Link:
         return kind in (b"G", b"W")  # without them a client would not send its COPY, and nothing would happen
 
     async def _strike(self) -> None:
-        assert self._fault is not None
-        if self._fault.kind == "silence":
+        fault = cast("StatementFault", self._fault)
+        if fault.kind == "silence":
             self._is_silent = True
-            self._fired(self._fault)
-            await asyncio.Event().wait()
-        if self._fault.kind == "drop answer":
-            self._fired(self._fault)
+            self._fired(fault)
+            await self._silence_ended.wait()
+            raise Cut(reset=True)
+        if fault.kind == "drop answer":
+            self._fired(fault)
         raise Cut
 
     def _fired(self, fault: StatementFault) -> None:
         self._proxy.record(f"{fault.kind}: {self._fault_statement}")
 
     async def _forward(self, direction: Direction, data: bytes) -> None:
+        await self._proxy.wait_flowing()
         writer = self._client if direction == "to_client" else self._server
         allowed = self._proxy.bytes_allowed(direction, len(data))
         if data:
@@ -382,7 +450,7 @@ def _one_line(sql: bytes) -> str:
 def _complete_messages(unread: bytearray) -> Iterator[tuple[bytes, bytes]]:
     """The whole messages at the start of `unread`, which is left with the rest."""
     position = 0
-    while len(unread) - position >= 5:
+    while len(unread) - position >= HEADER_BYTES:
         (length,) = struct.unpack_from("!I", unread, position + 1)
         end = position + 1 + length
         if end > len(unread):

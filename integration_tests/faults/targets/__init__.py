@@ -1,0 +1,1 @@
+"""The nine targets, and the servers that stand for them."""

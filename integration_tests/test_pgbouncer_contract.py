@@ -1,0 +1,27 @@
+"""All promises of a warehouse, and all that is particular to PostgreSQL, behind pgbouncer in both modes: --thorough."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from connectors.postgres import Postgres
+from integration_tests.test_pgbouncer import RETRY, pooler, poolers
+from integration_tests.test_postgres import *  # noqa: F403
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from integration_tests.standins.pgbouncer import PgBouncer
+    from integration_tests.standins.postgres import Address
+
+__all__ = ["pooler", "poolers"]
+
+pytestmark = pytest.mark.thorough
+
+
+@pytest.fixture
+def warehouse(pooler: PgBouncer, pg_database: Address) -> Iterator[Postgres]:
+    with Postgres(**pooler.address(pg_database).fields(), ssl_mode="disable", retry=RETRY) as block:
+        yield block
