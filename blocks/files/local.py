@@ -65,9 +65,7 @@ def part_file(target: Path) -> Iterator[BinaryIO]:
         with path.open("xb") as part:
             lock_file(part.fileno(), wait=True)
             if not os.fstat(part.fileno()).st_nlink:
-                raise TransientError(
-                    f"Could not write {target}: its new file was swept at once. Try again."
-                )
+                raise TransientError(f"Could not write {target}: its new file was swept at once. Try again.")
             yield part
     finally:
         path.unlink(missing_ok=True)
