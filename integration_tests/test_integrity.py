@@ -247,6 +247,14 @@ def test_parquet_of_others_without_page_checksums(far: tuple[ObjectStore, HttpFa
         assert len(proxy.faults_fired) == 1
 
 
+@pytest.mark.parametrize("kind", ["s3", "azure"])
+def test_check_says_where_nothing_is_compared(kind: str, stores: Callable[[str], Any]) -> None:
+    """Who turned the checksums off reads so."""
+    store, _ = stores(kind)
+    assert "checksum" not in store.check()
+    assert "not compared with checksums" in store.model_copy(update={"verify_checksums": False}).check()
+
+
 @pytest.mark.parametrize("size", [10, 2 * CHUNK_BYTES + 1])
 def test_what_goes_up_damaged_is_sent_again(far: tuple[ObjectStore, HttpFaultProxy], size: int) -> None:
     """The service compares what arrives with the checksum that came with it."""

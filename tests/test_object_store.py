@@ -67,6 +67,26 @@ def test_the_folder_is_made_by_the_first_write(tmp_path: Path) -> None:
     assert (tmp_path / "new/deep/a/b").read_bytes() == b"1"
 
 
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    """A file half written stays hidden, while its writer lives; once that was killed, the next process removes it."""
+    code = (
+        "import sys, time\nfrom connectors.local import LocalFiles\nfiles = LocalFiles(basepath=sys.argv[1])\n"
+        "def chunks():\n    yield b'1'\n    print('written', flush=True)\n    time.sleep(60)\n"
+        "files.write_path('a', b'1') if sys.argv[2] == 'write' else files.objects.put('b', chunks())\n"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    writer = subprocess.Popen([*command, "hang"], stdout=subprocess.PIPE)  # noqa: S603 (our own)
+    assert writer.stdout
+    assert writer.stdout.readline()
+    subprocess.run([*command, "write"], check=True)  # noqa: S603 (our own)
+    assert sum(path.name.endswith(PART_SUFFIX) for path in tmp_path.iterdir()) == 1
+    writer.kill()
+    writer.wait()
+    writer.stdout.close()
+    subprocess.run([*command, "write"], check=True)  # noqa: S603 (our own)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_folder_without_permission_is_named(reachable: Path) -> None:
     """No right to write is an AccessDeniedError that names the folder and says what to do, before any retry."""
     locked = reachable / "locked"

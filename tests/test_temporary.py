@@ -44,7 +44,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def started() -> Iterator[tuple[subprocess.Popen[str], Path]]:
     """A process that holds a folder."""
-    process = subprocess.Popen([sys.executable, "-c", MAKES_ONE, "60"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-c", MAKES_ONE, "60"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)  # noqa: S603 (our own)
     assert process.stdout
     try:
         yield process, Path(process.stdout.readline().strip())
@@ -75,7 +76,7 @@ def test_the_first_folder_of_a_process_sweeps(started: tuple[subprocess.Popen[st
     process.kill()
     process.wait()
     command = [sys.executable, "-c", MAKES_ONE, "0"]
-    others = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(4)]
+    others = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) for _ in range(4)]  # noqa: S603 (our own)
     assert [other.wait() for other in others] == [0] * 4
     assert not folder.exists()
     assert list(place.iterdir()) == []
@@ -84,7 +85,7 @@ def test_the_first_folder_of_a_process_sweeps(started: tuple[subprocess.Popen[st
 def test_a_folder_goes_with_its_owner() -> None:
     """When it is closed, and when nobody has it any more; its lock goes with it, and nobody else can look into it."""
     gc.collect()
-    descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else 0
+    descriptors = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
     with TemporaryFolder() as path:
         (path / "rows").write_text("1")
         assert path.stat().st_mode & 0o777 == 0o700
@@ -95,7 +96,7 @@ def test_a_folder_goes_with_its_owner() -> None:
     gc.collect()
     assert not path.exists()
     if descriptors:
-        assert len(os.listdir("/proc/self/fd")) == descriptors
+        assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 
 def test_a_fork_leaves_it_to_its_parent() -> None:
@@ -104,7 +105,8 @@ def test_a_fork_leaves_it_to_its_parent() -> None:
         "import os, sys\nfrom blocks.base.temporary import TemporaryFolder\nfolder = TemporaryFolder()\n"
         "if not (child := os.fork()):\n    sys.exit()\nos.waitpid(child, 0)\nprint(folder.path.exists())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S603 (our own)
     assert done.stdout.strip() == "True"
 
 

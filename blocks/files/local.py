@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import uuid
 from pathlib import Path
@@ -18,6 +19,7 @@ from blocks.base.errors import (
     TerminalError,
     TransientError,
 )
+from blocks.base.temporary import is_abandoned, lock_file, machine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -48,17 +50,36 @@ def write_file(target: Path, chunks: Iterable[bytes]) -> int:
 
 @contextlib.contextmanager
 def part_file(target: Path) -> Iterator[BinaryIO]:
-    """Open a new file beside `target`, removed in the end unless it was renamed."""
+    """Open a new file beside `target`, removed in the end unless it was renamed.
+
+    It is locked: the first file that another process writes into the folder finds out by that which ones a killed
+    process left, and removes them.
+    """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError as error:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
-    path = target.parent / f".{uuid.uuid4().hex}{PART_SUFFIX}"
+    _sweep_parts(target.parent)
+    path = target.parent / f".{machine()}-{uuid.uuid4().hex}{PART_SUFFIX}"
     try:
         with path.open("xb") as part:
+            lock_file(part.fileno(), wait=True)
+            if not os.fstat(part.fileno()).st_nlink:
+                raise TransientError(f"Could not write {target}: its new file was swept at once. Try again.")
             yield part
     finally:
         path.unlink(missing_ok=True)
+
+
+@functools.lru_cache(maxsize=1_000)
+def _sweep_parts(folder: Path) -> None:
+    """Remove what killed processes left in a folder; once for each folder, which may hold many files."""
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") and entry.name.endswith(PART_SUFFIX):
+                made_by = entry.name[1:].partition("-")[0]
+                if len(made_by) == len(machine()) and is_abandoned(Path(entry.path), made_by):
+                    Path(entry.path).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:

@@ -87,7 +87,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             AccessDeniedError: The identity may not list.
         """
         next(self.objects.list(), None)
-        return f"{self.uri()} is reachable, knows the credentials and lets them list."
+        unverified = getattr(self, "verify_checksums", True) is False
+        caveat = " Content is not compared with checksums: verify_checksums is false." if unverified else ""
+        return f"{self.uri()} is reachable, knows the credentials and lets them list.{caveat}"
 
     def uri(self, key: str = "") -> str:
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
