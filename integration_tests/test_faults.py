@@ -61,6 +61,7 @@ CAUGHT: dict[str, dict[str, set[Any]]] = {
     "blind retry": {"target": {"DuckDB"}, "fault": {"lost commit"}, "mode": {"append"}},
     "load id per attempt": {"target": {"DuckDB"}, "fault": {"two loaders"}, "mode": {"append"}},
     "no staging clean up": {"target": {"Redshift"}, "fault": {"source breaks"}},
+    "no checksum": {"target": {"S3", "GCS"}, "fault": {"flipped answer"}},
     "no lock": {"target": {"PostgreSQL"}, "fault": {"another load"}, "mode": {"replace_partition"}, "at": {"commit"}},
     "plan before the claim": {
         "target": {"DuckDB"},

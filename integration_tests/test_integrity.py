@@ -11,11 +11,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
-from blocks.testing.http_proxy import HttpFaultProxy
 
 from blocks import ConnectorError
 from blocks.files.formats import open_writer
 from blocks.files.local import CHUNK_BYTES
+from blocks.testing.http_proxy import HttpFaultProxy
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
 from integration_tests.stores import new_store, server_url

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -108,9 +109,11 @@ class HttpWire(Wire):
         """Let a fault strike."""
         proxy = self.proxy
         proxy.faults_fired.clear()
-        place, with_body = int(moment * 4096), self._among(traffic, number)
+        place, with_body = int(moment * 10**6) % 4096, self._among(traffic, number)
         every: Any = {"method": "[A-Z]+", "path": "", "skip": number}
         bodies: Any = {"method": "PUT|POST", "path": "", "skip": with_body}
+        reads = sum(bool(re.match(f"GET .*{OBJECT}", request)) for request in traffic.requests)
+        reading: Any = {"method": "GET", "path": OBJECT, "skip": int(moment * reads)}
         arms: dict[str, Callable[[], None]] = {
             "503": lambda: proxy.refuse(**every, status=503),
             "429": lambda: proxy.refuse(**every, status=429),
@@ -124,8 +127,8 @@ class HttpWire(Wire):
             "no answer": lambda: proxy.stall(**every),
             "cut request": lambda: proxy.reset_request(**bodies, after_bytes=1 + place % 32),
             "flipped request": lambda: proxy.flip_bit(**bodies, at=place, in_request=True),
-            "cut answer": lambda: proxy.reset_answer("GET", OBJECT, after_bytes=1 + place % 8),
-            "flipped answer": lambda: proxy.flip_bit("GET", OBJECT, at=place),
+            "cut answer": lambda: proxy.reset_answer(**reading, after_bytes=1 + place % 8),
+            "flipped answer": lambda: proxy.flip_bit(**reading, at=place),
             "call": lambda: proxy.call_before(**every, action=action),
         }
         arms[fault]()
