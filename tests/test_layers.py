@@ -85,7 +85,7 @@ def test_what_is_shared_has_two_users(name):
 
 
 def test_nothing_that_is_used_imports_what_is_for_tests():
-    """pytest need not be installed where pipelines run."""
+    """Where pipelines run, pytest need not be installed."""
     users = {name for name, taken in IMPORTS.items() if any(package(each) == "blocks.testing" for each in taken)}
     assert {package(name) for name in users} == {"blocks.testing"}
 
