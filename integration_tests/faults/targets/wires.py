@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from blocks.testing.http_proxy import Fault, Request
 
 SLOW_S, LATE_S = 0.3, 0.05
-OBJECT = r"source\.parquet"
+OBJECT = r"source\.parquet(?!\?projection)"
+"""Not what Google Cloud Storage tells about it."""
 
 TCP_FAULTS = ("lose request", "lose answer", "cut request", "cut answer", "silence at commit", "late commit")
 HTTP_FAULTS = (
@@ -109,7 +110,7 @@ class HttpWire(Wire):
         """Let a fault strike."""
         proxy = self.proxy
         proxy.faults_fired.clear()
-        place, with_body = int(moment * 10**6) % 4096, self._among(traffic, number)
+        place, with_body = int(moment * 10**12) % 10**6, self._among(traffic, number)
         every: Any = {"method": "[A-Z]+", "path": "", "skip": number}
         bodies: Any = {"method": "PUT|POST", "path": "", "skip": with_body}
         reads = sum(bool(re.match(f"GET .*{OBJECT}", request)) for request in traffic.requests)
