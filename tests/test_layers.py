@@ -84,6 +84,12 @@ def test_what_is_shared_has_two_users(name):
     assert len(users - {"connectors.shared"}) >= 2
 
 
+def test_nothing_that_is_used_imports_what_is_for_tests():
+    """Where pipelines run, pytest need not be installed."""
+    users = {name for name, taken in IMPORTS.items() if any(package(each) == "blocks.testing" for each in taken)}
+    assert {package(name) for name in users} == {"blocks.testing"}
+
+
 def test_what_guards_the_packages_imports_none_of_them():
     """It has to run where another `blocks` or `connectors` stands in front of ours."""
     assert IMPORTS[GUARD] == set()

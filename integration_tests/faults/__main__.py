@@ -82,7 +82,7 @@ def prepare_environment() -> None:
             del os.environ[name]
     os.environ["PREFECT_HOME"] = tempfile.mkdtemp(prefix="faults-prefect-")
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
-    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+    os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "600"
     os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 
@@ -97,7 +97,7 @@ def prefect(stack: contextlib.ExitStack) -> Callable[[], Any]:
             from prefect.testing.utilities import prefect_test_harness
 
             case, tempfile.tempdir = tempfile.tempdir, None  # its files are not those of the first case that needs it
-            stack.enter_context(prefect_test_harness(server_startup_timeout=120))
+            stack.enter_context(prefect_test_harness(server_startup_timeout=600))
             stack.enter_context(temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}))
             started.append(True)
             tempfile.tempdir = case

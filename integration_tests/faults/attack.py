@@ -212,7 +212,9 @@ class Attack:
         with strikes:
             outcomes = [self._call_once(case, place, source, opened)]
         result.fired = bool(fired() or opened)
-        if not outcomes[0].succeeded and not is_store(place.direct) and not place.wires:
+        if outcomes[0].succeeded:
+            self._judge_rows(place, right, result)  # what is damaged may be mended by the next call
+        elif not is_store(place.direct) and not place.wires:
             self._judge_torn(place, before, right, result)
         return outcomes
 
@@ -396,13 +398,16 @@ class Attack:
         return [self._again(place, again)]
 
     def _judge(self, place: Place, right: Any, outcomes: list[Outcome], result: Result) -> None:
+        self._judge_rows(place, right, result)
+        result.said += [outcome.error or str(outcome.report) for outcome in outcomes]
+        if raw := [outcome.error for outcome in outcomes if outcome.raw]:
+            result.wrong["raw error"] = str(raw[0])
+
+    def _judge_rows(self, place: Place, right: Any, result: Result) -> None:
         found = read(place.direct)
         rights = right if isinstance(right, list) else [right]
         wrong = min((difference(found, each) for each in rights), key=lambda each: sum(each.values()))
         result.wrong |= {kind: f"{count} rows" for kind, count in wrong.items()}
-        result.said += [outcome.error or str(outcome.report) for outcome in outcomes]
-        if raw := [outcome.error for outcome in outcomes if outcome.raw]:
-            result.wrong["raw error"] = str(raw[0])
 
     def _judge_errors(self, case: Case, outcomes: list[Outcome], result: Result) -> None:
         """What passes has to be told from what does not: nothing that strikes here lasts."""

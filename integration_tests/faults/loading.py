@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.testing import Strike, striking
 from integration_tests.faults.checks import Captured, brief, is_ours
+from integration_tests.faults.data import SCHEMA
 from integration_tests.faults.mutants import mutated
 from integration_tests.faults.targets.base import write
 
@@ -46,7 +47,7 @@ class Call:
         """Make it."""
         data = self.source.open(self.folder, amid)
         if self.source.kind == "object":
-            data = self.block.scan("source.parquet")
+            data = self.block.scan("source.parquet", schema=SCHEMA)  # without it the file's start is read twice
         return write(self.block, data, self.mode, self.load_id)
 
 

@@ -9,6 +9,7 @@ from unittest.mock import patch
 
 from blocks.arrow import scan
 from blocks.base.errors import AlreadyExistsError, AmbiguousError
+from blocks.stores.client import InOrder, StoreClient
 from blocks.warehouses.ledger import Ledger, claimed, recorded
 from blocks.warehouses.loader import Loader
 from blocks.warehouses.session import BulkSession
@@ -102,6 +103,20 @@ def no_staging_clean_up() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def no_checksum() -> Iterator[None]:
+    """What comes from a store is taken as it comes."""
+
+    def verify(self: StoreClient, content: bytes, info: Any) -> None:
+        """Nothing."""
+
+    def take(self: InOrder, start: int, chunk: bytes) -> None:
+        """Nothing."""
+
+    with patch.object(StoreClient, "verify", verify), patch.object(InOrder, "take", take):
+        yield
+
+
+@contextlib.contextmanager
 def no_lock() -> Iterator[None]:
     """Two loads change one table at a time."""
 
@@ -135,6 +150,7 @@ MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
         blind_retry,
         load_id_per_attempt,
         no_staging_clean_up,
+        no_checksum,
         no_lock,
         plan_before_the_claim,
         reader_read_twice,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from blocks.testing.http_proxy import Fault, Request
 
 SLOW_S, LATE_S = 0.3, 0.05
-OBJECT = r"source\.parquet"
+OBJECT = r"source\.parquet(?!\?projection)"
+"""Not what Google Cloud Storage tells about it."""
 
 TCP_FAULTS = ("lose request", "lose answer", "cut request", "cut answer", "silence at commit", "late commit")
 HTTP_FAULTS = (
@@ -108,9 +110,11 @@ class HttpWire(Wire):
         """Let a fault strike."""
         proxy = self.proxy
         proxy.faults_fired.clear()
-        place, with_body = int(moment * 4096), self._among(traffic, number)
+        place, with_body = int(moment * 10**12) % 10**6, self._among(traffic, number)
         every: Any = {"method": "[A-Z]+", "path": "", "skip": number}
         bodies: Any = {"method": "PUT|POST", "path": "", "skip": with_body}
+        reads = sum(bool(re.match(f"GET .*{OBJECT}", request)) for request in traffic.requests)
+        reading: Any = {"method": "GET", "path": OBJECT, "skip": int(moment * reads)}
         arms: dict[str, Callable[[], None]] = {
             "503": lambda: proxy.refuse(**every, status=503),
             "429": lambda: proxy.refuse(**every, status=429),
@@ -124,8 +128,8 @@ class HttpWire(Wire):
             "no answer": lambda: proxy.stall(**every),
             "cut request": lambda: proxy.reset_request(**bodies, after_bytes=1 + place % 32),
             "flipped request": lambda: proxy.flip_bit(**bodies, at=place, in_request=True),
-            "cut answer": lambda: proxy.reset_answer("GET", OBJECT, after_bytes=1 + place % 8),
-            "flipped answer": lambda: proxy.flip_bit("GET", OBJECT, at=place),
+            "cut answer": lambda: proxy.reset_answer(**reading, after_bytes=1 + place % 8),
+            "flipped answer": lambda: proxy.flip_bit(**reading, at=place),
             "call": lambda: proxy.call_before(**every, action=action),
         }
         arms[fault]()
