@@ -47,6 +47,8 @@ MOMENT = r"^\d{4}-\d\d-\d\d(?P<mark>[ T])\d\d:\d\d(?P<seconds>:\d\d(?P<fraction>
 
 EXACT_DIGITS = 15
 """A number of so many digits is the shortest text of its double, whatever they are."""
+FIRST_TEXTS = 256
+"""Looked at first: they tell most columns that are text."""
 USUAL_PRECISION, USUAL_SCALE, MAX_PRECISION = 18, 9, 38
 
 TEXT, FINE = "text", "nanoseconds"
@@ -74,10 +76,24 @@ class TextColumn:
 
     def seen(self, texts: pa.Array) -> TextColumn:
         """Return what is known when these texts were looked at, too."""
+        texts = texts.drop_null()
+        column, rest = self._looked_at(texts[:FIRST_TEXTS]), texts[FIRST_TEXTS:]
+        if TEXT in column.forms or not len(rest):
+            return column
+        if column.type in (pa.int64(), pa.date32(), pa.bool_()) or pa.types.is_timestamp(column.type):
+            try:  # much faster than a look, and as good where a type has one form
+                column.cast(rest)
+            except pa.ArrowInvalid:
+                pass
+            else:
+                return column
+        return column._looked_at(rest)  # noqa: SLF001 (of the same class)
+
+    def _looked_at(self, texts: pa.Array) -> TextColumn:
         looks: list[Look] = [_dates, _moments, partial(_by_formats, formats=self.formats)]
         if not self.times_only:
             looks = [*(partial(_as_number, look, self.decimal_point) for look in NUMBERS), _booleans, *looks]
-        return replace(self, forms=self.forms | _forms(texts.drop_null(), looks))
+        return replace(self, forms=self.forms | _forms(texts, looks))
 
     nullable = True
 
