@@ -12,10 +12,10 @@ import pytest
 
 from blocks.base.errors import UnsupportedError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from integration_tests.standins.pgbouncer import INSTALL, PgBouncer, find_pgbouncer
-from integration_tests.standins.proxy import FaultProxy
 from tests.contracts.warehouse import (  # noqa: F401
     ARGUMENTS,
     MODES,

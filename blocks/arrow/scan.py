@@ -19,7 +19,7 @@ from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -40,8 +40,11 @@ class Scan:
         open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
         source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
-        fingerprint: Tells this data from other data, by the content of memory or the name and version of a file, and is
-            part of load identities. Defaults to `source`.
+        fingerprint: Proves what the data is: by the content of memory, or the names and versions of files. Data with
+            the same one is the same data, so that a retried run recognises what it loaded. Without it, what a second
+            reading gives may be something else: a query of a live database, a one-pass reader, an API.
+        query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
+        inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
     """
 
     @checked
@@ -53,13 +56,17 @@ class Scan:
         source: str,
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
+        query: str = "",
+        inferred: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._schema = schema
         self._open = open_batches
         self._opened = False
+        self._fingerprint = fingerprint
         self.source = source
         self.reopenable = reopenable
-        self.fingerprint = fingerprint or (lambda: source)
+        self.inferred = inferred
+        self.query = query
 
     @property
     def schema(self) -> pa.Schema:
@@ -85,6 +92,15 @@ class Scan:
             raise read_once_error(self.source)
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
+
+    @property
+    def provable(self) -> bool:
+        """Whether the data proves what it is: a second reading gives the same rows, or has another fingerprint."""
+        return self._fingerprint is not None
+
+    def fingerprint(self) -> str:
+        """Return what tells this data from other data; where it is not `provable`, only what it is asked of."""
+        return self._fingerprint() if self._fingerprint else f"{self.source} {self.query}"
 
     def settled(self) -> Scan:
         """Return the scan with what it reads decided now: all of its openings read the same files.
@@ -149,7 +165,15 @@ class Scan:
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
         """Return a scan of other batches that are made of this one's: of the same source, and the same identity."""
-        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
+        return Scan(
+            schema,
+            open_batches,
+            source=self.source,
+            reopenable=self.reopenable,
+            fingerprint=self._fingerprint,
+            query=self.query,
+            inferred=self.inferred,
+        )
 
     @checked
     def select(self, columns: Sequence[str]) -> Scan:
@@ -188,7 +212,7 @@ class GrowingScan(Scan):
             lambda: settle().schema,
             lambda rejects: settle().batches(rejects),
             source=source,
-            fingerprint=lambda: settle().fingerprint(),
+            inferred=lambda: settle().inferred(),
         )
         self._settle = settle
 
@@ -197,6 +221,17 @@ class GrowingScan(Scan):
     def schema(self) -> pa.Schema:
         """The Arrow schema of what there is now."""
         return self._settle().schema
+
+    @property
+    @override
+    def provable(self) -> bool:
+        """Whether the data proves what it is."""
+        return self._settle().provable
+
+    @override
+    def fingerprint(self) -> str:
+        """Return what tells the data that there is now from other data."""
+        return self._settle().fingerprint()
 
     @override
     def settled(self) -> Scan:

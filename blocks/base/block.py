@@ -20,6 +20,7 @@ from blocks.base.errors import InvalidInputError, NotFoundError
 from blocks.base.live import close_live, live
 from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
+from blocks.base.runs import SETTINGS, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -190,6 +191,14 @@ class ConnectorBlock(Block, ABC):
         Raises:
             ConnectorError: The message says what is wrong and what to do.
         """
+
+    def _stands_for(self) -> str:
+        """Return what system the block stands for, and what place in it: the same in every attempt of a run.
+
+        Secrets, and settings that somebody may change before a retry, take no part.
+        """
+        fields = {name: value for name, value in self if isinstance(value, str) and name not in SETTINGS}
+        return described([self._block_type_slug, fields])
 
     @property
     def logger(self) -> LoggingAdapter | Any:

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol
 
 from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.tasks import Task
 from prefect.utilities.annotations import quote
 from prefect.utilities.hashing import hash_objects
 
@@ -29,6 +28,7 @@ from blocks.base.arguments import bind, check_arguments
 from blocks.base.errors import TransientError
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
+from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
-    from prefect.tasks import TaskOptions
+    from prefect.tasks import Task, TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -255,7 +255,7 @@ class BoundOperation(Generic[P, R]):
             options.pop("cache_policy")
         elif options["cache_policy"] not in (None, NO_CACHE):
             options["cache_policy"] = OfOneBlock(options["cache_policy"], self._own_key)
-        return Task(function, **options)
+        return OperationTask(function, **options)
 
     def _own_key(self, key: str | None) -> str | None:
         """Return the key of a cached result as that of this operation of this block; None where it is not cached.

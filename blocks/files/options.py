@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 Format = Literal["csv", "jsonl", "parquet", "arrow", "arrows"]
+TEXT_FORMATS: tuple[Format, ...] = ("csv", "jsonl")
+"""Those that do not say the types of their columns."""
 Compression = Literal["none", "gzip", "zstd", "snappy"]
 OnError = Literal["fail", "quarantine"]
 

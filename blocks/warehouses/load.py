@@ -13,6 +13,7 @@ from blocks.base.optional import lazy
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from blocks.arrow.load_id import Call
     from blocks.arrow.scan import Scan
 else:
     pa = lazy("pyarrow")
@@ -117,7 +118,7 @@ class LoadReport(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What a caller asks for; the fields are those of `Warehouse.load`."""
+    """What a caller asks for; the fields are those of `Warehouse.load`, and `call` where the load_id was derived."""
 
     scan: Scan
     table: str
@@ -127,3 +128,4 @@ class LoadRequest:
     on_new_columns: OnNewColumns
     allow_loss: tuple[str, ...] = ()
     max_rejected: float = 0.0
+    call: Call | None = None

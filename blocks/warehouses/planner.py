@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from blocks.arrow.exact import casts_exactly
 from blocks.arrow.types import plain_type, type_loss
 from blocks.base.arguments import text_problem
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
@@ -30,6 +31,8 @@ class Planned:
     plan: LoadPlan
     columns: tuple[Column, ...]
     schema: pa.Schema
+    inferred: frozenset[str]
+    """The columns whose types were inferred from text, and that become the table's value by value."""
 
     @property
     def table_shape(self) -> tuple[Any, ...]:
@@ -51,6 +54,8 @@ class Planner:
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
         self.schema = request.scan.schema
+        self.inferred = request.scan.inferred
+        self.allow_loss = set(request.allow_loss)
         self.table = request.table
         self.mode: Mode = request.mode
         self.key = request.key
@@ -67,9 +72,12 @@ class Planner:
         self._check_arguments()
         columns: list[Column] = []
         plans: list[ColumnPlan] = []
+        inferred, exact = set(self.inferred()) - self.allow_loss, frozenset[str]()
         for field in self.schema:
             column, action = self._column(field)
             loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
+            if loss and column and field.name in inferred and casts_exactly(field.type, column.arrow_type):
+                exact, loss = exact | {field.name}, None
             if column:
                 columns.append(column)
             plans.append(
@@ -101,7 +109,7 @@ class Planner:
                 for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
             ),
         )
-        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]))
+        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
 
     def _alike(self, name: str) -> str:
         """Return what names have in common that are one name to the engine."""

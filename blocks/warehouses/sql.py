@@ -165,6 +165,33 @@ def _pattern(literals: str, forms: str) -> re.Pattern[str]:
     return re.compile(f"{literals}|{forms}", re.VERBOSE | re.DOTALL)
 
 
+_CODE = re.compile(r"'(?:[^']|'')*' | --[^\n]* | /\*.*?\*/", re.VERBOSE | re.DOTALL)
+_NAME = re.compile(r'"((?:[^"]|"")+)" | `([^`]+)` | ([^\W\d][\w$]*)', re.VERBOSE)
+_CHANGES_NO_ROWS = re.compile(
+    r"""
+    [\s(]*(?: (?:grant|revoke|comment|analyze|vacuum|show|describe|desc|explain(?!\s*\(?\s*analyze)) \b
+      | create \b (?:\s+\w+)*? \s+ if \s+ not \s+ exists \b
+      | (?:select|values|from|table) \b (?! .* \b into \b )
+      | with \b (?! .* \b (?:insert|update|delete|merge|into) \b )
+    )
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+
+
+def changed_names(sql: str) -> set[str]:
+    """Return the names in those of the statements that may change what a table holds, in small letters.
+
+    >>> sorted(changed_names("select 1 from orders; delete from shop.Orders where day = 'monday' -- all of it"))
+    ['day', 'delete', 'from', 'orders', 'shop', 'where']
+    >>> changed_names("create table if not exists orders (id int)")
+    set()
+    """
+    statements = _CODE.sub(" ", sql).split(";")
+    names = [match for each in statements if not _CHANGES_NO_ROWS.match(each) for match in _NAME.findall(each)]
+    return {part.lower() for match in names for part in "".join(match).replace('""', '"').split(".")}
+
+
 _COLON = r"""
     :: | :=                                      # casts and assignments
     | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)      # a parameter; after a name it is a path into a value

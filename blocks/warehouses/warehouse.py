@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
 
-from blocks.arrow.load_id import with_load_id
+from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.scan import Scan, as_scan
 from blocks.base.arguments import has_surrogates
 from blocks.base.block import ConnectorBlock
@@ -25,9 +25,10 @@ from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadRequest
-from blocks.warehouses.loader import MOST_PLANS, Loader, TableChangedError, plan_load
+from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.publisher import Publisher
-from blocks.warehouses.sql import named
+from blocks.warehouses.session import TableChangedError
+from blocks.warehouses.sql import changed_names, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -68,6 +69,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         """Open a session for Arrow data; the server can tell by `load_id` which load it belongs to."""
 
+    @property
+    def _database(self) -> str:
+        """The database in which one statement may name the tables of several blocks."""
+        return self.uri()
+
+    def _stands_for(self) -> str:
+        return f"{self._block_type_slug} {self.uri('_')}"
+
     def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
         bound, values = named(sql, parameters, literals=self.dialect.literals)
         texts = {"The statement": sql} | {f"Parameter {name!r}": each for name, each in (values or {}).items()}
@@ -84,7 +93,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     # --- Prefect's DatabaseBlock: its names; operations serve sync and async where it declares async methods ---
 
-    @operation
+    def _note_statement(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arguments.get("operation"), str):
+            note_change(self._database, changed_names(arguments["operation"]))
+        return arguments
+
+    @operation(prepare=_note_statement)
     def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
         """Run one statement and commit it.
 
@@ -94,20 +108,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._session() as session:
             session.execute(*self._named(operation, parameters))
 
-    @operation
+    @operation(prepare=_note_statement)
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
         """Run the statement once for each item, all in one transaction."""
         with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
                 session.execute(*self._named(operation, parameters))
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
         """Return the first row of a query; None where it has none."""
         with self._session() as session:
             return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_many(  # type: ignore[override]
         self, operation: str, parameters: Parameters | None = None, size: Count = 1_000
     ) -> list[tuple[Any, ...]]:
@@ -115,7 +129,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._session() as session:
             return session.fetch(*self._named(operation, parameters), size=size)
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
         """Return all rows of a query, as tuples."""
         with self._session() as session:
@@ -201,7 +215,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        return Scan(find_schema, open_batches, source=source, fingerprint=lambda: f"{sql} {values}")
+        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}")
 
     @contextlib.contextmanager
     def _reading_table(self, table: str) -> Iterator[None]:
@@ -254,6 +268,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._session() as session:
             return find_report(Ledger(self.dialect), session, load_id)
 
+    def ledger_ddl(self) -> list[str]:
+        """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
+
+        Where the owner of the schema runs them beforehand, and grants SELECT, INSERT and UPDATE on the ledger and
+        SELECT and INSERT on the quarantine, a load creates neither. Nothing is opened.
+        """
+        return Ledger(self.dialect).ddl()
+
     # --- loading ---
 
     @operation
@@ -285,11 +307,11 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return with_load_id(arguments, self.uri(arguments["table"]))
+        table = arguments["table"]
+        return with_load_id(arguments, Target(table, self.uri(table), self._database), self.logger)
 
     def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        data = {"data": self.scan(arguments["source_table"])}
-        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
+        fixed = self._fix_load_id(arguments | {"data": self.scan(arguments["source_table"])})
         return {name: value for name, value in fixed.items() if name != "data"}
 
     @instance_operation(prepare=_fix_load_id)
@@ -340,6 +362,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             on_new_columns=on_new_columns,
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
+            call=load_id.call if isinstance(load_id, DerivedId) else None,
         )
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
@@ -394,6 +417,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             on_new_columns=on_new_columns,
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
+            call=load_id.call if isinstance(load_id, DerivedId) else None,
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
 
@@ -410,7 +434,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
 
-    @operation
+    def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arguments.get("table"), str):
+            note_change(self._database, {arguments["table"].rpartition(".")[2].lower()})
+        return arguments
+
+    @operation(prepare=_note_drop)
     def drop_table(self, table: TableName) -> None:
         """Drop a table if it exists."""
         with self._session() as session:
@@ -433,10 +462,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         if load_id is None:
             raise InvalidInputError("load_id is missing: it is fixed before the first attempt.")
-        try:
-            report = self._work(load_id, work)
-        except AmbiguousError as lost:
-            report = self._resolve(load_id, lost)
+        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
+        while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
+            load_id.take_next()
+            report = self._resolved(load_id.current, work)
         if report.already_loaded:
             found = (self.uri(report.table), report.mode, report.key, report.partition_by)
             asked = (self.uri(table), mode, tuple(key), tuple(partition_by))
@@ -453,6 +482,22 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 )
         self.logger.info("%s", report)
         return report
+
+    def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
+        """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""
+        with self._bulk_session() as session:
+            if session.columns(table) is None:
+                return True
+            ledger, call = Ledger(self.dialect), load_id.call
+            ledger.open(session, self.uri(), whole=True)
+            return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
+
+    def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work, and where the answer to COMMIT is lost return what the ledger says."""
+        try:
+            return self._work(load_id, work)
+        except AmbiguousError as lost:
+            return self._resolve(load_id, lost)
 
     def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         """Do the work on a session of its own, and on another one where the table was changed meanwhile."""

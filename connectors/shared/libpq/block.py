@@ -77,6 +77,9 @@ class LibpqWarehouse(Warehouse):
         name = table if not table or "." in table else f"{self.schema_}.{table}"
         return f"{self._scheme}://{self.host}:{self.port}/{self.database}" + (f"/{name}" if name else "")
 
+    def _stands_for(self) -> str:
+        return f"{super()._stands_for()} as {self.username}"  # whom the server may show other rows
+
     def connect_psycopg(self, label: str = "") -> Any:
         """Open a psycopg connection; the caller closes it."""
         psycopg = require("psycopg", extra=self._extra)
