@@ -28,6 +28,8 @@ from blocks.base import errors  # noqa: E402
 from blocks.base.block import ConnectorBlock  # noqa: E402
 from blocks.base.errors import TypeLossError  # noqa: E402
 from blocks.warehouses.warehouse import Warehouse  # noqa: E402
+from connectors.duckdb import DuckDB  # noqa: E402
+from connectors.postgres import Postgres  # noqa: E402
 from etl_blocks.collection import MODULES  # noqa: E402
 from integration_tests.type_walk import recorded, spelt  # noqa: E402
 
@@ -192,6 +194,42 @@ def walks() -> Iterator[str]:
         yield table([head, *rows])
 
 
+FRAMES_INTRODUCTION = """\
+## The dtypes of pandas and polars
+
+What a column of a frame is in Arrow, and what a new table has for it. *Refused* is an error that names the column; what
+is refused by a warehouse alone can be cast (`dt.as_unit("us")`, `astype(str)`). Missing values are null, NaN in a float
+column of pandas among them. A named index of pandas becomes columns, one without a name is left out; columns of several
+names each (a MultiIndex), and columns without one, are refused."""
+
+
+def frames() -> Iterator[str]:
+    """What becomes of every dtype of pandas and polars in DuckDB and PostgreSQL."""
+    from blocks.arrow.scan import as_scan
+    from tests.frames import columns_of, frame_of
+
+    engines = {block.__name__: block.model_construct().dialect for block in (DuckDB, Postgres)}
+    for library in ("pandas", "polars"):
+        yield f"### {library}"
+        rows = [["dtype", "Arrow type", *engines]]
+        for name, series in columns_of(library).items():
+            try:
+                kind = as_scan(frame_of(series)).schema.field("x").type
+            except errors.InvalidInputError:
+                rows.append([f"`{name}`", *["refused"] * (1 + len(engines))])
+            else:
+                rows.append([f"`{name}`", f"`{spelt(kind)}`", *(column_in(each, kind) for each in engines.values())])
+        yield table(rows)
+
+
+def column_in(dialect: Dialect, kind: pa.DataType) -> str:
+    """The type of a new column, or that there is none."""
+    try:
+        return f"`{dialect.column('x', kind).sql_type}`"
+    except TypeLossError:
+        return "refused"
+
+
 def code(text: str) -> str:
     """A type as code, an outcome as it is."""
     return text if text in ("equal", "refused") else f"`{text}`"
@@ -203,7 +241,7 @@ def types_page() -> str:
     for block in block_types():
         if issubclass(block, Warehouse):
             parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
-    parts += [WALKS_INTRODUCTION, *walks()]
+    parts += [FRAMES_INTRODUCTION, *frames(), WALKS_INTRODUCTION, *walks()]
     return "\n\n".join(parts) + "\n"
 
 

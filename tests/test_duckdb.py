@@ -49,6 +49,7 @@ ALIKE_IN_MEMORY = {
     "test_arguments_that_do_not_fit_are_refused",
     "test_columns_may_have_any_name",
     "test_errors_of_sql_are_told_apart",
+    "test_every_dtype_of_a_frame_comes_back_or_is_refused",
     "test_parameters_are_bound_by_name",
     "test_parameters_may_be_written_as_elsewhere",
     "test_quoted_text_holds_no_parameters",

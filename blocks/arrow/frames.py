@@ -75,7 +75,10 @@ def from_polars(frame: pl.DataFrame) -> pa.Table:
             raise InvalidInputError(
                 f"Column {name!r} of the frame holds Python objects (polars' Object). Cast it, or leave it out."
             )
-    return pa.table(frame)
+    try:
+        return pa.table(frame)
+    except pa.ArrowException:
+        raise _mixed(frame.columns, lambda at: pa.table(frame.select(frame.columns[at]))) from None
 
 
 def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:

@@ -196,7 +196,7 @@ def cast_array(  # noqa: PLR0911 (one kind of type a line)
         pyarrow.ArrowException: A value does not fit; its words hold the value.
     """
     if pa.types.is_dictionary(column.type):
-        column = column.cast(column.type.value_type)
+        column = column.dictionary.cast(without_view(column.type.value_type)).take(column.indices)
     if _is_list(column.type) and pa.types.is_list(target) and column.type.value_type != target.value_type:
         lengths = pc.fill_null(pc.list_value_length(column).cast(pa.int32()), 0)
         offsets = pa.concat_arrays([pa.array([0], pa.int32()), pc.cumulative_sum(lengths)])

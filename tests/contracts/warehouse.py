@@ -1010,6 +1010,41 @@ def test_polars_frames_are_loaded(warehouse: Warehouse) -> None:
     )
 
 
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_every_dtype_of_a_frame_comes_back_or_is_refused(warehouse: Warehouse, library: str) -> None:
+    """What a frame holds is in the table as it was; a dtype that no column holds is an error that names the column."""
+    pytest.importorskip(library)
+    from tests import frames
+
+    read: dict[str, pa.ChunkedArray] = {}
+    for name, series in frames.columns_of(library).items():
+        refusal = contextlib.nullcontext()
+        try:
+            column = as_scan(frames.frame_of(series)).to_arrow()["x"]
+            warehouse.dialect.column("x", column.type)
+            read[name] = column
+        except (InvalidInputError, TypeLossError):
+            refusal = pytest.raises((InvalidInputError, TypeLossError), match="olumn 'x'")
+        with refusal:
+            warehouse.plan(frames.frame_of(series), "t")
+    assert len(read) > 20
+    warehouse.load(pa.table({"row": [0, 1], **{f"c{at}": column for at, column in enumerate(read.values())}}), "t")
+    found = warehouse.read_table("t").sort_by("row")
+    for at, (name, column) in enumerate(read.items()):
+        stored = warehouse.dialect.column("x", column.type).arrow_type
+        expected = as_stored(without_layout(column), stored)
+        assert exact(found[f"c{at}"]) == exact(as_stored(found[f"c{at}"].combine_chunks(), stored)), name
+        assert exact(as_stored(found[f"c{at}"].combine_chunks(), stored)) == exact(expected), name
+
+
+def without_layout(column: pa.ChunkedArray) -> pa.Array:
+    """The values of a column that may be a dictionary, or of views, which few kernels take."""
+    values = pa.concat_arrays(column.chunks)
+    if pa.types.is_dictionary(values.type):
+        return values.dictionary.cast(pa.string()).take(values.indices) if "string" in str(values.type) else values
+    return values.cast(pa.string()) if pa.types.is_string_view(values.type) else values
+
+
 def test_anything_with_an_arrow_stream_is_loaded(warehouse: Warehouse) -> None:
     """A DuckDB relation, a record batch, a list of dicts, another warehouse's scan."""
     duckdb = pytest.importorskip("duckdb")
