@@ -12,7 +12,7 @@ import pytest
 
 from blocks.base.errors import UnsupportedError
 from blocks.base.retry import RetryPolicy
-from blocks.testing import FaultProxy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from integration_tests.standins.pgbouncer import INSTALL, PgBouncer, find_pgbouncer
