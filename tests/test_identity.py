@@ -871,6 +871,20 @@ def test_parts_of_a_dataset_are_appended_once(tmp_path: Path, *, provable: bool)
     assert lake.read_table("orders/")["id"].to_pylist() == [1]
 
 
+def test_a_changed_file_is_not_appended_twice_to_a_dataset(tmp_path: Path) -> None:
+    """The names of the parts tell that an earlier attempt appended what the file held then."""
+    raw, lake = (LocalFiles(basepath=str(tmp_path / name)) for name in ("raw", "lake"))
+    raw.write_path("a.csv", b"id\n1\n")
+
+    def body() -> None:
+        lake.write_table(raw.scan("a.csv"), "orders", mode="append")
+        raw.write_path("a.csv", b"id\n1\n2\n")
+
+    with pytest.raises(InvalidInputError, match=AGAIN):
+        runs_twice(body)
+    assert lake.read_table("orders/")["id"].to_pylist() == [1]
+
+
 # --- the ledger's versions ---
 
 OLD = (

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from blocks.arrow.scan import Scan
     from blocks.base.runs import RunPath
 
+HALF = 16
+"""So many digits of a derived id are those of its call, so that files whose names carry it tell that too."""
 _REMEMBERED_RUNS = 1_000
 
 Attempts = dict[str, int | None]
@@ -92,17 +94,17 @@ class Call:
         """Whether an earlier attempt may have made this call: one that Prefect shows, or one that it may not show."""
         return any(attempt is None or attempt > 1 for attempt in self.attempts.values())
 
-    def check_new(self, recorded: Iterable[tuple[str, str]]) -> None:
+    def check_new(self, recorded: Iterable[tuple[str, str | None]]) -> None:
         """Check that no earlier attempt made this call, whose load_id the ledger lacks.
 
         Args:
-            recorded: The load_id and the record of the loads of this call.
+            recorded: The load_id and the record of the loads of this call; None where no record is kept.
 
         Raises:
             InvalidInputError: One did, and loaded something else, or nobody knows what.
         """
         for load_id, record in recorded:
-            if load_id not in self.known and self._is_of_another_attempt(json.loads(record)):
+            if load_id not in self.known and (record is None or self._is_of_another_attempt(json.loads(record))):
                 raise InvalidInputError(
                     f"An earlier attempt of this run has appended what the source held then (load {load_id}), and the "
                     f"source is not the same now. Nothing was loaded. {self.advice}"
@@ -236,9 +238,10 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
         if proved:
             kind = [f"{name} {dtype}" for name, dtype in zip(scan.schema.names, scan.schema.types, strict=True)]
             parts = [path.root, *path.steps, target.place, mode, *kind, fingerprint]
-            load_id = _digest([*parts, *_ordinals(memory, _digest(parts), path)])
+            own = _digest([*parts, *_ordinals(memory, _digest(parts), path)])
         else:
-            load_id = uuid.uuid4().hex
+            own = uuid.uuid4().hex
+        load_id = f"{call_id[:HALF]}{own[:HALF]}"
         known = _known(memory, call_id, load_id, path.attempts)
         warns = not proved and mode == "append" and call_id not in memory.warned
         memory.warned |= {call_id} if warns else set()

@@ -20,6 +20,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.arrow.load_id import HALF, DerivedId
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.arguments import names_of
@@ -150,6 +151,8 @@ def write_table(
     names = names_of(partition_by, "partition_by")
     if mode == "append" and load_id is None:
         load_id = uuid.uuid4().hex
+    if mode == "append" and isinstance(load_id, DerivedId) and load_id.call.needs_the_ledger:
+        load_id.call.check_new((found, None) for found in _appended(store, folder, load_id))
     source = as_scan(data).settled()
     rejects = Rejects()
     name = _part_name(mode, load_id)
@@ -454,6 +457,13 @@ def _stale(store: StoreFolder, folder: str, mode: WriteMode, name: str, partitio
     depth = folder.count("/") + partitions[0].count("/") + 2
     wanted = set(roots)
     return {key for key in _keys(store, folder) if "/".join(key.split("/")[:depth]) in wanted}
+
+
+def _appended(store: StoreFolder, folder: str, load_id: str) -> set[str]:
+    """Return the ids of the appends of the same call that have left parts."""
+    part = re.compile(rf"part-({re.escape(load_id[:HALF])}[0-9a-f]+)-\d+\.[^/]*")
+    found = (part.fullmatch(key.rpartition("/")[2]) for key in _keys(store, folder))
+    return {match[1] for match in found if match}
 
 
 def _keys(store: StoreFolder, folder: str) -> set[str]:
