@@ -5,7 +5,10 @@ What ends a wait goes on as it is: Ctrl-C is a KeyboardInterrupt, whatever the d
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import gc
+import multiprocessing
 import os
 import signal
 import threading
@@ -14,13 +17,17 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect import flow, task
+from prefect.exceptions import TerminationSignal
 from prefect.utilities.timeout import timeout
 
 from blocks.arrow.scan import Scan
-from blocks.base.errors import AmbiguousError, TransientError
+from blocks.base.errors import AmbiguousError, TerminalError, TransientError
 from blocks.base.retry import RetryPolicy
-from blocks.testing import FaultProxy
+from blocks.testing import FaultProxy, HttpFaultProxy
+from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
+from integration_tests.stores import new_store, server_url
 from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
 
 if TYPE_CHECKING:
@@ -42,7 +49,7 @@ each_step = pytest.mark.parametrize(
         pytest.param("INSERT INTO .*_etl_loads", marks=pytest.mark.thorough),
         "COPY",
         pytest.param("UPDATE .*_etl_loads", marks=pytest.mark.thorough),
-        "COMMIT",
+        pytest.param("COMMIT", marks=pytest.mark.thorough),
     ],
 )
 
@@ -100,7 +107,7 @@ def by_thread(work: Callable[[], object], ready: Callable[[], None]) -> None:
 
 
 each_end = pytest.mark.parametrize(
-    "end", [by_sigint, pytest.param(by_alarm, marks=pytest.mark.thorough), pytest.param(by_thread)]
+    "end", [by_sigint, *(pytest.param(end, marks=pytest.mark.thorough) for end in (by_alarm, by_thread))]
 )
 End = Any
 
@@ -167,7 +174,7 @@ def test_a_load_whose_source_is_silent_is_interrupted(direct: Postgres, end: End
     assert_loaded_once(direct, ROWS, loads=2)
 
 
-@each_end
+@pytest.mark.parametrize("end", [pytest.param(by_sigint, marks=pytest.mark.thorough), by_alarm, by_thread])
 @pytest.mark.parametrize("read", ["execute", "scan"])
 def test_a_statement_is_cancelled_at_the_server(direct: Postgres, end: End, read: str) -> None:
     """By psycopg and by ADBC; the statement does not go on without us."""
@@ -233,3 +240,196 @@ def test_the_server_ends_a_statement_that_takes_too_long(pg_database: Address) -
         strict.execute("SELECT pg_sleep(30)")
     with in_time(), pytest.raises(Exception, match="statement timeout"):
         strict.scan_query("SELECT pg_sleep(30)::text AS b").to_arrow()
+
+
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough)])
+def test_a_process_that_is_killed_takes_its_statement_along(direct: Postgres, sent: signal.Signals) -> None:
+    """Outside of a flow SIGTERM ends a process without a word: the server looks after its client."""
+    child = multiprocessing.get_context("spawn").Process(target=sleeps, args=(direct,))
+    child.start()
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(99)%' AND pid <> pg_backend_pid()"
+    eventually(lambda: direct.fetch_all(running), 60)
+    os.kill(child.pid or 0, sent)
+    with in_time():
+        child.join()
+        assert_nothing_runs(direct)
+
+
+# Flows and tasks of Prefect's
+
+
+def sleeps(warehouse: Postgres) -> None:
+    warehouse.execute("SELECT pg_sleep(99)")
+
+
+def in_a_flow(warehouse: Postgres, limit_s: float) -> None:
+    """The operation is a task run of the flow."""
+    flow(timeout_seconds=limit_s)(sleeps)(warehouse)
+
+
+def in_a_task(warehouse: Postgres, limit_s: float) -> None:
+    """The operation is a plain call in the task."""
+
+    @flow
+    def main() -> None:
+        task(timeout_seconds=limit_s)(sleeps)(warehouse)
+
+    main()
+
+
+def in_a_submitted_task(warehouse: Postgres, limit_s: float) -> None:
+    """The task runs in a thread."""
+
+    @flow
+    def main() -> None:
+        task(timeout_seconds=limit_s)(sleeps).submit(warehouse).result()
+
+    main()
+
+
+def in_a_flow_that_submits(warehouse: Postgres, limit_s: float) -> None:
+    """The flow ends in the main thread, and its task runs in others."""
+
+    @flow(timeout_seconds=limit_s)
+    def main() -> None:
+        warehouse.execute.submit("SELECT pg_sleep(99)")
+        task(sleeps).submit(warehouse).result()
+
+    main()
+
+
+def in_an_async_flow(warehouse: Postgres, limit_s: float) -> None:
+    """The operation is awaited."""
+
+    @flow(timeout_seconds=limit_s)
+    async def main() -> None:
+        await warehouse.execute.aio("SELECT pg_sleep(99)")
+
+    asyncio.run(main())
+
+
+@pytest.fixture
+def left_open() -> Iterator[None]:
+    """Collects the clients that Prefect leaves open when a flow ends early, while nothing minds."""
+    yield
+    gc.collect()
+
+
+FLOWS = [in_a_flow, in_a_task, in_a_submitted_task, in_a_flow_that_submits, in_an_async_flow]
+
+
+@pytest.mark.usefixtures("prefect_server", "left_open")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("run", [pytest.param(run, marks=pytest.mark.thorough) for run in FLOWS])
+def test_a_time_limit_of_prefect_ends_a_statement(direct: Postgres, run: Callable[[Postgres, float], None]) -> None:
+    """`timeout_seconds` of a flow and of a task, wherever the operation is called; the server is told."""
+    with in_time(), pytest.raises(Exception, match="timed out"):
+        run(direct, 2)
+    assert_nothing_runs(direct)
+
+
+@pytest.mark.usefixtures("prefect_server", "left_open")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.parametrize("sent", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.thorough)])
+@pytest.mark.parametrize(
+    "run",
+    [in_a_flow, *(pytest.param(run, marks=pytest.mark.thorough) for run in FLOWS[2:])],
+)
+def test_a_signal_ends_a_flow(
+    direct: Postgres, run: Callable[[Postgres, float], None], sent: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    """As a worker ends a flow run that is cancelled: by SIGTERM, at any place of it."""
+    running = "SELECT 1 FROM pg_stat_activity WHERE query LIKE '%pg_sleep(99)%' AND pid <> pg_backend_pid()"
+
+    def send() -> None:
+        eventually(lambda: Postgres(**direct.model_dump(exclude={"retry"})).fetch_all(running))
+        os.kill(os.getpid(), sent)
+
+    # Prefect hands the signal on to the handler that was there before, and that would end this process.
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    request.addfinalizer(lambda: signal.signal(signal.SIGTERM, before))
+    sender = threading.Thread(target=send)
+    sender.start()
+    with in_time(20), pytest.raises((KeyboardInterrupt, TerminationSignal)):
+        run(direct, 60)
+    sender.join()
+    assert_nothing_runs(direct)
+
+
+# DuckDB
+
+
+@each_end
+def test_duckdb_is_interrupted(tmp_path: Any, end: End) -> None:
+    """A long statement, and a load whose source is silent; nothing was loaded, and another attempt loads once."""
+    warehouse = DuckDB(path=str(tmp_path / "d.duckdb"), retry=ONCE)
+    warehouse.load(table_of(0), "t", load_id="empty")
+    long = "SELECT count(*) FROM range(10000000000) a WHERE a.range % 7 = 3"
+    for read in (lambda: warehouse.fetch_all(long), lambda: warehouse.scan_query(long).to_arrow()):
+        with in_time():
+            end(read, lambda: time.sleep(0.5))
+    reached = threading.Event()
+    with in_time():
+        end(lambda: warehouse.load(held(table_of(ROWS), reached), "t", load_id="day"), reached.wait)
+    assert warehouse.fetch_one("SELECT count(*) FROM t") == (0,)
+    warehouse.load(table_of(ROWS), "t", load_id="day")
+    assert warehouse.fetch_one("SELECT count(*) FROM t") == (ROWS,)
+
+
+def test_duckdb_ends_a_statement_that_takes_too_long() -> None:
+    """A terminal error that names the field; the database goes on."""
+    warehouse = DuckDB(statement_timeout_s=0.3)
+    with in_time(), pytest.raises(TerminalError, match=r"longer than statement_timeout_s, 0\.3 s"):
+        warehouse.fetch_all("SELECT count(*) FROM range(10000000000) a WHERE a.range % 7 = 3")
+    assert warehouse.fetch_all("SELECT 1") == [(1,)]
+
+
+# Object stores
+
+CONTENT = os.urandom(9 * 2**20)
+REQUESTS = {
+    "s3": {"read": ("GET", "/key"), "write": ("PUT", "partNumber=2")},
+    "gcs": {"read": ("GET", "%2Fkey.*alt=media"), "write": ("PUT", "upload_id")},
+    "azure": {"read": ("GET", "/key$"), "write": ("PUT", "comp=block&")},
+}
+each_request = pytest.mark.parametrize(
+    ("kind", "verb"),
+    [
+        pytest.param(kind, verb, marks=[] if (kind, verb) == ("s3", "write") else pytest.mark.thorough)
+        for kind in REQUESTS
+        for verb in ("read", "write")
+    ],
+)
+
+
+@each_request
+@each_end
+def test_a_request_without_an_answer_is_interrupted(
+    kind: str, verb: str, end: End, request: pytest.FixtureRequest
+) -> None:
+    """In the middle of a large object, whose parts are removed; then it is read or written as usual."""
+    with HttpFaultProxy(server_url(kind, request)) as proxy:
+        store = new_store(kind, request, url=proxy.url, retry=ONCE)
+        store.write_path("key", CONTENT)
+        proxy.stall(*REQUESTS[kind][verb], times=9)
+
+        def work() -> object:
+            return store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)
+
+        with in_time():
+            end(work, lambda: eventually(lambda: proxy.faults_fired))
+        assert [found["Key"] for found in store.list_objects()] == ["key"]
+        if kind == "s3":
+            assert "Uploads" not in store.get_client().list_multipart_uploads(Bucket=store.bucket_name)
+
+
+@each_request
+def test_silence_of_a_request_ends_after_the_read_timeout(kind: str, verb: str, request: pytest.FixtureRequest) -> None:
+    """Not after that of each of the driver's own attempts; and a transient error says so."""
+    with HttpFaultProxy(server_url(kind, request)) as proxy:
+        patient = new_store(kind, request, url=proxy.url, retry=ONCE)
+        patient.write_path("key", CONTENT)
+        store = patient.model_copy(update={"read_timeout_s": 3})
+        proxy.stall(*REQUESTS[kind][verb], times=9)
+        with in_time(3 + ENDS_IN_S), pytest.raises(TransientError):
+            store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)

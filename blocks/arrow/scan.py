@@ -13,12 +13,13 @@ from typing_extensions import override
 from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -46,6 +47,7 @@ class Scan:
         inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
     """
 
+    @checked
     def __init__(
         self,
         schema: pa.Schema | Callable[[], pa.Schema],
@@ -76,6 +78,7 @@ class Scan:
     def __repr__(self) -> str:
         return f"Scan({self.source})"
 
+    @checked
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
         """Open a new stream of record batches of `schema`, read ahead in a thread.
 
@@ -110,6 +113,7 @@ class Scan:
         """Return the scan that `make` makes of this one; of a settled one where this one is not settled yet."""
         return make(self)
 
+    @checked
     def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
         """Return the scan with `fn` applied to each batch, lazily.
 
@@ -129,6 +133,7 @@ class Scan:
 
         return self.derive(make)
 
+    @checked
     def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
         """Return the scan without the rows for which `where` is true; those go to the quarantine with `reason`.
 
@@ -170,9 +175,10 @@ class Scan:
             inferred=self.inferred,
         )
 
-    def select(self, columns: list[str]) -> Scan:
+    @checked
+    def select(self, columns: Sequence[str]) -> Scan:
         """Return the scan with only these columns, in this order."""
-        return self.map_batches(lambda batch: batch.select(columns))
+        return self.map_batches(lambda batch: batch.select(list(columns)))
 
     def to_arrow(self) -> pa.Table:
         """Read all of it as one Arrow table."""

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv as python_csv
 import itertools
+import re
 from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, cast
@@ -54,6 +55,7 @@ HELD = (
     types.is_time,
     types.is_timestamp,
 )
+NULL_MARK = b"\x1aN\x1a"
 DELIMITERS = {"\t": r"'\t'", ";": "';'", ",": "','", "|": "'|'"}
 INFERRED_HINT = (
     " Its type was found at the start of the data, where it holds throughout; declare a schema, in which text "
@@ -215,6 +217,30 @@ class CsvReader:
             raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
         return names
 
+    @property
+    def _null_mark(self) -> bytes | None:
+        r"""What stands in the place of `\N`, which Arrow would read as the escaped letter; not a text of any file."""
+        return NULL_MARK if self.options.escape == "\\" else None
+
+    def _with_nulls(self, data: memoryview | bytes) -> memoryview | bytes:
+        r"""Return the block with `\N` as a null that Arrow knows: where it is all of a field that is not quoted.
+
+        MySQL and Redshift write nulls so, beside other escapes.
+        https://dev.mysql.com/doc/refman/8.4/en/load-data.html
+        """
+        if self._null_mark is None or b"\\N" not in bytes(data):
+            return data
+        delimiter = re.escape(self.options.delimiter).encode()
+        found = re.finditer(rb"(?:(?<=[" + delimiter + rb"\r\n])|\A)\\N(?=[" + delimiter + rb"\r\n]|\Z)", bytes(data))
+        starts = np.array([match.start() for match in found], dtype=np.int64)
+        # The border before it may itself be quoted or escaped; then it is no border.
+        starts = starts[(starts == 0) | ~self.dialect.quotes(data).hold(starts - 1)]
+        parts, end = [], 0
+        for start in starts.tolist():
+            parts += [bytes(data[end:start]), self._null_mark]
+            end = start + 2
+        return b"".join([*parts, bytes(data[end:])])
+
     def parse(
         self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
     ) -> pa.Table:
@@ -224,6 +250,9 @@ class CsvReader:
         they raise.
         """
         options = self.options
+        data, nulls = self._with_nulls(block.data), list(options.null_values)
+        if self._null_mark is not None:
+            nulls = [text for text in nulls if text != "\\N"] + [self._null_mark.decode()]  # `\\N` is the text `\N`
 
         def handle(row: csv.InvalidRow) -> str:
             if wrong is None:
@@ -232,8 +261,8 @@ class CsvReader:
             return "skip"
 
         return csv.read_csv(
-            pa.BufferReader(pa.py_buffer(block.data)),
-            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block.data) + 1),
+            pa.BufferReader(pa.py_buffer(data)),
+            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
             parse_options=csv.ParseOptions(
                 delimiter=options.delimiter,
                 quote_char=options.quote,
@@ -245,7 +274,7 @@ class CsvReader:
             convert_options=csv.ConvertOptions(
                 include_columns=list(kinds) or names,
                 column_types=kinds,
-                null_values=list(options.null_values),
+                null_values=nulls,
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=options.quoted_nulls,
                 decimal_point=options.decimal_point,

@@ -10,8 +10,8 @@
 | arrow | .arrow .feather .ipc | none zstd | nothing |
 | arrows | .arrows (a stream) | none zstd | nothing |
 
-Text formats and their types: see `csv_files` and `json_files`. Parquet has no seconds: where no schema is declared,
-such timestamps come back in milliseconds.
+Text formats and their types: see `csv`, `json_lines` and, where no schema is declared, `inference`. Parquet has no
+seconds: where no schema is declared, such timestamps come back in milliseconds.
 """
 # ruff: noqa: A002 (format and open are what everybody calls them)
 

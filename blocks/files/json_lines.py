@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 _NULL_FIRST, _NULL_AFTER = re.compile(rb"\s*null"), re.compile(rb"\n[ \t\r\f\v]*null")
 
 INFERRED_HINT = " The keys and their types were found at the start of the data; declare a schema that holds this one."
+FLOAT_INTEGERS = Decimal(2**53)
+"""Floats hold every integer up to this one."""
 LONG_INTEGER, LONG_FRACTION = 16, 19
 """Shorter numbers, counted with their point, have no more digits than floats: 15 surely, 17 in the text of one."""
 
@@ -395,17 +397,34 @@ def _float_count(kind: pa.DataType) -> int:
 
 
 def _with_long_integers(name: str, kind: pa.DataType, objects: bytes) -> pa.DataType:
-    """Return the type of a key with decimals for the floats that are integers, of which some exceed 64 bits."""
-    place = 0
-    while place < _float_count(kind):
-        other = _without_float(_certain(kind), place)
-        try:
-            _read(objects, pa.schema([(name, _wire(other))])).validate(full=True)
-        except pa.ArrowInvalid:
-            place += 1
-        else:
-            kind = _without_float(kind, place)
+    """Return the type of a key with decimals for the floats that are all integers, some too long for a float."""
+    places = range(_float_count(kind))
+    long = [place for place in places if _has_long_integers(name, _without_float(_certain(kind), place), objects)]
+    for place in reversed(long):
+        kind = _without_float(kind, place)
     return kind
+
+
+def _has_long_integers(name: str, kind: pa.DataType, objects: bytes) -> bool:
+    """Tell whether values are of a type that has one decimal, and some of its integers are longer than a float's."""
+    try:
+        table = _read(objects, pa.schema([(name, _wire(kind))]))
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    decimals = (part for part in _parts(table[name].combine_chunks()) if types.is_decimal(part.type))
+    return any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+
+
+def _parts(values: pa.Array) -> Iterator[pa.Array]:
+    """Return the arrays of which a nested one is made."""
+    if types.is_struct(values.type):
+        for part in values.flatten():
+            yield from _parts(part)
+    elif types.is_list(values.type):
+        yield from _parts(values.flatten())
+    else:
+        yield values
 
 
 def _without_float(kind: pa.DataType, place: int) -> pa.DataType:

@@ -179,7 +179,7 @@ class ParquetWriter:
     """
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, compression: Compression, options: ParquetOptions) -> None:
-        if unfit := [field for field in schema if types.is_union(field.type) or types.is_interval(field.type)]:
+        if unfit := [field for field in schema if not storable(field.type)]:
             raise TypeLossError(f"Parquet has no form for column {unfit[0].name!r} of type {unfit[0].type}.")
         self.file = file
         self.schema = schema
@@ -244,6 +244,18 @@ def _moments(values: pa.Array) -> Iterator[np.ndarray[Any, Any]]:
             yield from _moments(part)
 
 
+def storable(kind: pa.DataType) -> bool:
+    """Tell whether Parquet has a form for the type, and for all that is within it.
+
+    >>> storable(pa.list_(pa.month_day_nano_interval()))
+    False
+    """
+    if types.is_nested(kind):
+        within = [kind.field(number).type for number in range(kind.num_fields)]
+        return not types.is_union(kind) and all(map(storable, within))
+    return not types.is_interval(kind)
+
+
 def repeating(table: pa.Table) -> list[str] | bool:
     """Find the columns for which a dictionary pays, by a sample; all of them where there are nested ones.
 
@@ -259,9 +271,16 @@ def repeating(table: pa.Table) -> list[str] | bool:
         and (
             types.is_dictionary(field.type)
             or types.is_null(field.type)
-            or 2 * len(sample[field.name].unique()) <= len(sample)
+            or 2 * len(_stored(sample[field.name]).unique()) <= len(sample)
         )
     ]
+
+
+def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values as they are stored: Arrow has no kernels for UUID and JSON."""
+    if not isinstance(column.type, pa.BaseExtensionType):
+        return column
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
 
 
 class KeptOpen:

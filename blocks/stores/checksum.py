@@ -1,4 +1,7 @@
-"""Checksums of whole objects, as the stores keep them: text such as `md5:<hex>`, `crc32c:<hex>` or, of parts, `md5/8388608:<hex>`."""
+"""Checksums of whole objects, as the stores keep them.
+
+They are text: `md5:<hex>`, `crc32c:<hex>` or, of an object that was written in parts, `md5/8388608:<hex>`.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 
 from blocks.base.errors import DamagedError
 from blocks.base.optional import require
-from blocks.stores.crc64 import Crc64Nvme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,6 +117,8 @@ def new_digest(checksum: str) -> Digest:
     if algorithm == "crc32c":
         return Crc32c()
     if algorithm == "crc64nvme":
+        from blocks.stores.crc64 import Crc64Nvme  # which needs numpy
+
         return Crc64Nvme()
     return hashlib.new(algorithm, usedforsecurity=False)
 

@@ -356,13 +356,14 @@ class InOrder:
             return
         if self.position == 0:
             self._expected = self._client.stored_checksum(self._info)
-            self._digest = self._expected and new_digest(self._expected)
+            self._digest = new_digest(self._expected) if self._expected else None
         if self._digest is not None:
             self._digest.update(memoryview(chunk)[self.position - start :])
         self.position = start + len(chunk)
-        if self.position == self._info.size and self._expected is not None and self._digest is not None:
-            if self._digest.hexdigest() != value_of(self._expected):
-                raise damaged(self._client.uri(self._info.key), self._expected)
+        if self.position < self._info.size or self._digest is None or self._expected is None:
+            return
+        if self._digest.hexdigest() != value_of(self._expected):
+            raise damaged(self._client.uri(self._info.key), self._expected)
 
 
 class _Ranged(io.RawIOBase):

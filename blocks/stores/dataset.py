@@ -6,6 +6,7 @@ scan(store, "orders", where=[("date", ">=", "2026-04-30")])      # orders/date=2
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import zlib
@@ -21,6 +22,7 @@ from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, O
 from blocks.base.optional import lazy
 from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
+from blocks.stores.globs import Glob
 from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
@@ -36,13 +38,14 @@ if TYPE_CHECKING:
     from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
-
-    Condition = tuple[str, str, Any]
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
 __all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
+
+Condition = tuple[str, str, Any]
+"""A column, an operator and a value, such as `("day", ">=", "2026-04-30")`."""
 
 FILES_AT_ONCE = 8
 """How many files are looked at at a time to find out a schema."""
@@ -60,6 +63,7 @@ def scan(
     where: Sequence[Condition] | pc.Expression | None = None,
     on_error: OnError = "fail",
     extra_columns: ExtraColumns = "ignore",
+    glob: bool | str = True,
 ) -> Scan:
     """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
@@ -68,7 +72,7 @@ def scan(
 
     Args:
         store: Where they are.
-        keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of keys and globs.
+        keys: A key, a folder, a glob (see `blocks.stores.globs`), or a list of those. A key that exists is that key.
         schema: Columns and exact types; a file that lacks one is an error. Without it the types are what the files
             say, and of several files the union by name: each file is then opened once more, before any row comes.
         format: What the files are, where their names do not say it.
@@ -80,12 +84,16 @@ def scan(
             statistics rule them out, are not read.
         on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
         extra_columns: What to do where a file has columns that `schema` lacks.
+        glob: Whether keys may be globs; or a glob of its own, and then keys are taken as they are: of a folder it
+            takes the objects whose key below the folder matches.
     """
     from blocks.arrow.columns import ExtraColumns as Choices  # which imports pyarrow
 
     dataset = _Dataset(
         store=store,
-        keys=keys if isinstance(keys, str) else tuple(keys),
+        keys=(keys,) if isinstance(keys, str) else tuple(keys),
+        alone=isinstance(keys, str),
+        glob=_checked_glob(glob),
         declared=schema,
         format=format,
         compression=compression,
@@ -101,7 +109,10 @@ def scan(
 @dataclass(frozen=True)
 class _Dataset:
     store: StoreFolder
-    keys: str | tuple[str, ...]
+    keys: tuple[str, ...]
+    alone: bool
+    """Whether keys is one by itself, and may be a folder; what is in a list is a key or a glob."""
+    glob: bool | str
     declared: pa.Schema | None
     format: Format | None
     compression: Compression | None
@@ -126,20 +137,19 @@ class _Dataset:
 
     @property
     def source(self) -> str:
-        if isinstance(self.keys, str):
+        if self.alone:
             # A glob is not a key, so the store cannot spell it.
-            return f"{self.store.uri().rstrip('/')}/{self.keys}"
+            name = "/".join([*self.keys, *([self.glob] if isinstance(self.glob, str) else [])])
+            return f"{self.store.uri().rstrip('/')}/{name}"
         return f"{len(self.keys)} objects of {self.store.uri()}"
 
     @cached_property
     def objects(self) -> list[ObjectInfo | str]:
         """What is read, in order: objects that were found, and keys that were given."""
         found: list[ObjectInfo | str] = []
-        if isinstance(self.keys, str):
-            found += find_objects(self.store, self.keys)
-        else:
-            for key in self.keys:
-                found.extend(find_objects(self.store, key) if has_magic(key) else (key,))
+        for key in self.keys:
+            is_pattern = isinstance(self.glob, str) or (self.glob and has_magic(key))
+            found.extend(find_objects(self.store, key, self.glob) if self.alone or is_pattern else (key,))
         if not found:
             raise ObjectNotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
@@ -208,6 +218,8 @@ class _Dataset:
         for name in dict.fromkeys(name for folder in folders for name in folder):
             if name not in fields:
                 fields[name] = pa.field(name, _folder_type([folder.get(name) for folder in folders]))
+        if not fields:
+            raise SchemaError(f"{self.source} has rows without any column. Declare a schema.")
         return pa.schema(fields.values())
 
     @cached_property
@@ -364,7 +376,7 @@ class _SameStart:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._file, name)
 
-    def read(self, size: int | None = -1, /) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """Read on.
 
         Raises:
@@ -389,38 +401,31 @@ class _SameStart:
         self._file.close()
 
 
-def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
-    """Find what a key, a folder or a glob stands for, in reading order."""
-    if has_magic(name):
-        folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
-        pattern = _glob(name)
-        found = (info for info in data_objects(store, folder) if pattern.match(info.key))
-        return sorted(found, key=_natural)
+def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:
+    """Find what a key, a folder or a glob stands for, in reading order; see `scan` for `glob`."""
+    if isinstance(glob, str):
+        folder, pattern = name.rstrip("/"), Glob(glob)
+        below = len(folder) + 1 if folder else 0
+        return sorted((info for info in data_objects(store, folder) if pattern.matches(info.key[below:])), key=_natural)
+    found: ObjectInfo | None = None
     if name and not name.endswith("/"):
-        try:
-            return [store.head(name)]
-        except NotFoundError:
-            pass
-    return sorted(data_objects(store, name.rstrip("/")), key=_natural)
+        with contextlib.suppress(NotFoundError):
+            found = store.head(name)
+    if found is not None and found.size:
+        return [found]
+    # An empty object may be the marker of a folder of its name, as tools for Hadoop leave it.
+    objects = sorted(data_objects(store, name.rstrip("/")), key=_natural)
+    if found is None and not objects and glob and has_magic(name):
+        pattern = Glob(name)
+        objects = [info for info in data_objects(store, pattern.folder) if pattern.matches(info.key)]
+        objects.sort(key=_natural)
+    return objects or ([] if found is None else [found])
 
 
-def _glob(name: str) -> re.Pattern[str]:
-    """Compile a glob over keys: `*`, `?` and `[...]` within a name, `**` across folders.
-
-    >>> _glob("a/**/*-[!0].csv").match("a/b/c/d-1.csv") is not None
-    True
-
-    Raises:
-        InvalidInputError: `**` is only a part of a name.
-    """
-    from fsspec.utils import glob_translate
-
-    try:
-        regex = glob_translate(name)
-    except ValueError as error:
-        raise InvalidInputError(f"Invalid glob {name!r:.200}: '**' has to stand between slashes.") from error
-    # As everywhere, a set matches no slash; the library sees to that for `*` and `?` only.
-    return re.compile(re.sub(r"(?<!\\)\[\^(?!/\])", "(?!/)[^", regex))
+def _checked_glob(glob: object) -> bool | str:
+    if isinstance(glob, bool | str) and glob != "":
+        return glob
+    raise InvalidInputError(f"glob is True, False or a pattern such as '*.csv', not {glob!r:.50}.")
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:

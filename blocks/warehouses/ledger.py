@@ -120,7 +120,7 @@ class Ledger:
             statement = self._dialect.add_column(LEDGER, known[name])
             try:
                 with contextlib.suppress(AlreadyExistsError):  # another loader was faster
-                    session.execute(statement)
+                    session.alter(statement)
                 self._lacks.discard(name)
             except TransientError:
                 if whole:

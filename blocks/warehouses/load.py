@@ -46,6 +46,7 @@ class LoadPlan(BaseModel):
     creates_table: bool
     ddl: tuple[str, ...] = Field(description="The statements that change the table's shape, in order.")
     columns: tuple[ColumnPlan, ...]
+    notes: tuple[str, ...] = Field(default=(), description="What else is to be known of how the rows get there.")
 
     @property
     def losses(self) -> dict[str, str]:
@@ -62,7 +63,7 @@ class LoadPlan(BaseModel):
             types = f"{column.source_type or '(absent)'} -> {column.target_type or '(not loaded)'}"
             loss = f"  LOSES: {column.loss}" if column.loss else ""
             lines.append(f"  {column.action:<7} {column.name}: {types}{loss}")
-        return "\n".join([*lines, *(f"  {statement}" for statement in self.ddl)])
+        return "\n".join([*lines, *(f"  {statement}" for statement in self.ddl), *(f"  {note}" for note in self.notes)])
 
 
 class LoadReport(BaseModel):

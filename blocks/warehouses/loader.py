@@ -41,7 +41,7 @@ from blocks.base.progress import progress
 from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
-from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
+from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step, TableChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,10 +56,6 @@ else:
 REJECTS_A_BATCH = 10_000
 MOST_PLANS = 10
 """So often in a row a table may change under a load before it counts as another error that passes."""
-
-
-class TableChangedError(TransientError):
-    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
 
 
 class Loader:
@@ -91,7 +87,7 @@ class Loader:
             with progress(draft.plan.table) as tick:
                 if not direct:
                     self._stage(draft, tick)
-                    self._check_staged_keys(draft.plan)
+                    self._check_staged_keys(draft)
                 try:
                     return self._commit(draft, started, tick if direct else None)
                 except (InvalidInputError, NotFoundError, SchemaError) as error:
@@ -245,7 +241,7 @@ class Loader:
 
     def _find(self) -> LoadReport | None:
         call = self._request.call
-        self._ledger.open(self._session, self._uri, whole=call is not None)
+        self._ledger.open(self._session, self._uri, whole=call is not None and call.needs_the_ledger)
         report = self._ledger.find(self._session, self._load_id)
         if call and self._request.mode == "append":
             if report is not None:
@@ -347,7 +343,8 @@ class Loader:
         if rows:
             yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
 
-    def _check_staged_keys(self, plan: LoadPlan) -> None:
+    def _check_staged_keys(self, planned: Planned) -> None:
+        plan = planned.plan
         columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
         if not columns or not self._rows:
             return
@@ -358,7 +355,8 @@ class Loader:
                 f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
             )
         if plan.mode == "upsert":
-            repeated = f"SELECT 1 FROM {stage} GROUP BY {self._dialect.names(columns)} HAVING count(*) > 1"
+            keys = ", ".join(self._dialect.staged(each) for each in planned.columns if each.name in columns)
+            repeated = f"SELECT 1 FROM {stage} AS s GROUP BY {keys} HAVING count(*) > 1"
             if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
                 raise InvalidInputError(
                     f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.exact import casts_exactly
 from blocks.arrow.types import plain_type, type_loss
+from blocks.base.arguments import text_problem
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
 from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
@@ -103,6 +104,10 @@ class Planner:
             creates_table=self.creates,
             ddl=tuple(ddl),
             columns=tuple(plans),
+            notes=tuple(
+                f"rows are staged and inserted from there, because the table has {reason}"
+                for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+            ),
         )
         return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
 
@@ -150,6 +155,9 @@ class Planner:
             raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
         if not names:
             raise SchemaError("The data has no columns.")
+        for name in names_within(self.schema):
+            if problem := text_problem(name, allowed="\t\n"):
+                raise SchemaError(f"{self.uri}: the name {name!r:.200} of a column of the data {problem}. Rename it.")
         for mode, argument, value in (
             ("upsert", "key", self.key),
             ("replace_partition", "partition_by", self.partition_by),
@@ -157,10 +165,17 @@ class Planner:
             if self.mode == mode and not value:
                 raise InvalidInputError(f"mode={mode!r} needs {argument}: the columns that tell rows apart.")
             check_names(value, names, argument)
-        if self.mode not in ("append", "replace", "upsert", "replace_partition"):
-            raise InvalidInputError(
-                f"Unknown mode {self.mode!r}. The modes are append, replace, upsert and replace_partition."
-            )
+
+
+def names_within(fields: Iterable[pa.Field]) -> Iterator[str]:
+    """Return the names of columns, and those within the columns that are structs."""
+    for field in fields:
+        yield field.name
+        kind = field.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            yield from names_within(kind)
 
 
 def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -55,7 +55,15 @@ class Postgres(LibpqWarehouse):
     @operation
     def check(self) -> str:
         """Prove in one sentence that the server is reached, the login works and tables may be made in the schema."""
-        version, access = self._access("current_setting('server_version')")
+        with self._session() as session:
+            standby, read_only = session.fetch(
+                "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'"
+            )[0]
+        version, access = self._access("current_setting('server_version')", writes=not (standby or read_only))
+        if standby:
+            access += " It is a hot standby, which takes no writes: load into its primary."
+        elif read_only:
+            access += " Its transactions are read-only (default_transaction_read_only), so loads are refused."
         return f"{self.uri()} answers (PostgreSQL {version}); {access}"
 
     def get_client(self, client_type: Literal["engine", "connection"] | None = None, **options: Any) -> Any:

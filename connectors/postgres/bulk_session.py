@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TransientError
+from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TransientError, UnsupportedError
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
@@ -41,11 +41,27 @@ else:
     pa = lazy("pyarrow")
 
 # ADBC counts the rows that it sent. Where triggers or row security may hold some back, they go through the stage,
-# because INSERT counts those that arrived.
-SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
-    SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
-    AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
+# because INSERT counts those that arrived; and COPY knows nothing of rules.
+RULE = "a rule"
+BY_INSERT = f"""CASE
+    WHEN EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3') THEN '{RULE}'
+    WHEN c.relkind NOT IN ('r', 'p') THEN 'no plain table'
+    WHEN c.relrowsecurity THEN 'row security'
+    WHEN EXISTS (
+        SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
+        AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal
+    ) THEN 'a trigger' END"""  # on INSERT; BEFORE or INSTEAD OF
 
+# What the indexes of a type take for equal, named with its schema where that is not searched: citext's, for example.
+EQUALS = """coalesce((
+    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass AS oc
+    JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+    JOIN pg_operator AS o ON o.oid = ao.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+    JOIN pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+    WHERE oc.opcdefault AND oc.opcintype = atttypid AND n.nspname <> 'pg_catalog'), '=')"""
+
+ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
 READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 """What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
@@ -216,7 +232,7 @@ class PostgresBulkSession(BulkSession):
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
-            f"attgenerated <> '', {SWALLOWS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+            f"attgenerated <> '', {BY_INSERT}, {EQUALS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
             "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"name": dialect.table(table)},
         )
@@ -233,10 +249,13 @@ class PostgresBulkSession(BulkSession):
                 arrow_type=pa.string() if readable(field) else exact_type(field),
                 nullable=nullable,
                 has_default=has_default,
-                stage_type="text" if readable(field) else sql_type if swallows else None,
+                stage_type="text" if readable(field) else sql_type if by_insert else None,
                 any_decimal=sql_type == "numeric",
+                equals=equals,
+                staged_because=by_insert,
             )
-            for (name, sql_type, nullable, has_default, generated, swallows), field in zip(rows, described, strict=True)
+            for row, field in zip(rows, described, strict=True)
+            for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
             if not generated
         ]
 
@@ -250,6 +269,12 @@ class PostgresBulkSession(BulkSession):
             self.rollback()
             self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
+
+    def alter(self, sql: str) -> None:
+        """Change a table's shape; who waits for its lock would hold off all others that come after."""
+        with self.transaction():
+            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(ALTER_TIMEOUT_S)}")
+            self.execute(sql)
 
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
         """Lock the table, or its name where it is to be created, and bound the wait for every lock from here on.
@@ -322,7 +347,15 @@ class PostgresBulkSession(BulkSession):
         """Merge the staged rows into the table: by its unique index on the key, else statement by statement.
 
         Rows go in by the order of their key, so that two upserts at once lock theirs in one order.
+
+        Raises:
+            UnsupportedError: The table has a rule, which would see the rows as they are after the upsert.
         """
+        if any(column.staged_because == RULE for column in columns):
+            raise UnsupportedError(
+                f"{self._server.uri(table)} has a rule on INSERT, with which PostgreSQL does not merge rows. Make a "
+                "trigger of the rule, or load with another mode."
+            )
         if not self.has_unique_key(table, key):
             return super().upsert(dialect, table, columns, key)
         names = [column.name for column in columns if column.name not in key] or list(key)
@@ -427,6 +460,8 @@ class PostgresBulkSession(BulkSession):
             "AND i.indpred IS NULL AND i.indexprs IS NULL "
             # a partitioned table does not tell the rows that ON CONFLICT updated from those that it inserted
             "AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = i.indrelid) "
+            # and ON CONFLICT is refused where there is a rule on UPDATE
+            "AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = i.indrelid AND ev_type = '2') "
             "GROUP BY i.indexrelid, i.indnkeyatts "
             "HAVING count(*) = i.indnkeyatts",
             {"name": PostgresDialect().table(table)},

@@ -35,6 +35,9 @@ CONCURRENTLY and others, and of a procedure that commits."""
 ENDS_TRANSACTION = re.compile(r"(?:^|;)\s*(?:commit|end|rollback|abort|prepare\s+transaction)\b", re.IGNORECASE)
 NOTE = "SELECT pg_current_xact_id_if_assigned()::text, pg_backend_pid()"
 END_POLLS, END_POLL_S = 200, 0.05
+LOOKS_AFTER_CLIENT = """CASE WHEN current_setting('server_version_num')::int >= 140000 AND version() LIKE '%linux%'
+THEN set_config('client_connection_check_interval', '5s', {}) END"""
+"""Has the server end a statement whose client is gone, by a signal that no Python code sees, where it can."""
 
 
 class PostgresServer(Server, Protocol):
@@ -200,9 +203,8 @@ class PostgresSession(LibpqSession):
 def setting(settings: Mapping[str, str], *, local: bool = True) -> str:
     """Return the statement that sets what a transaction, or a session, is to have."""
     scope = "true" if local else "false"
-    return "SELECT " + ", ".join(
-        f"set_config({literal(name)}, {literal(value)}, {scope})" for name, value in settings.items()
-    )
+    values = [f"set_config({literal(name)}, {literal(value)}, {scope})" for name, value in settings.items()]
+    return f"SELECT {', '.join(values)}, {LOOKS_AFTER_CLIENT.format(scope)}"
 
 
 def _code(sql: str) -> str:

@@ -62,6 +62,9 @@ class S3StoreClient(ObstoreClient):
     """A bucket of Amazon S3 or of a server that speaks its protocol."""
 
     extra: ClassVar[str] = "s3"
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: names become lower case
+    metadata_names: ClassVar[str] = "[a-z0-9_.-]+"
+    metadata_names_are: ClassVar[str] = "lower-case letters, digits, '-', '_' and '.'"
 
     def __init__(
         self,
@@ -190,7 +193,7 @@ class S3StoreClient(ObstoreClient):
                 return f"{algorithm}/{lengths}:{base64.b64decode(composite[1]).hex()}"
         if told is None or _has_own_key(head) or not self._etags_are_md5:
             return None
-        # The etag is an MD5 of the parts' MD5s: what the first and the last one leave for the others tells their length.
+        # The etag is an MD5 of the parts' MD5s. The first and the last part tell how long the others are.
         with self._errors("read", info.key):
             first, last = (self.boto3.head_object(**which, PartNumber=number)["ContentLength"] for number in (1, parts))
         if first * (parts - 1) + last != info.size or last > first:
@@ -413,7 +416,7 @@ class S3StoreClient(ObstoreClient):
             if driver in {"botocore", "boto3", "s3transfer"}:
                 raise aws_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb)) from error
             if comes_from_obstore(error):
-                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refusal() if type(error).__name__ == "UnauthenticatedError" else None
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise refused or known from error
             raise

@@ -9,10 +9,8 @@ import contextlib
 import datetime as dt
 import functools
 import re
-import tempfile
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.arrow.types import cast_array
@@ -20,6 +18,7 @@ from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
 from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
+from blocks.base.temporary import TemporaryFolder
 from blocks.credentials.snowflake import snowflake_error, transport_errors
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadPlan, LoadReport
@@ -30,6 +29,7 @@ from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 else:
@@ -107,10 +107,10 @@ class SnowflakeSession(BulkSession):
         kinds = [getattr(field.type, "storage_type", field.type) for field in schema]
         stored = pa.schema(list(zip(map(stored_name, schema.names), kinds, strict=True)))
         with (
-            tempfile.TemporaryDirectory(prefix="etl-snowflake-") as folder,
+            TemporaryFolder() as folder,
             Uploads(functools.partial(self.put, place=place)) as uploads,
         ):
-            for file in write_parts(Path(folder), stored, batches, self._account.part_bytes):
+            for file in write_parts(folder, stored, batches, self._account.part_bytes):
                 uploads.add(*file)
         if not uploads.sent:
             return 0

@@ -296,7 +296,7 @@ def test_a_null_partition_is_refused(warehouse: Warehouse) -> None:
         ({"mode": "replace_partition"}, "needs partition_by"),
         ({"mode": "upsert", "key": ["nope"]}, "nope"),
         ({"mode": "replace_partition", "partition_by": ["nope"]}, "nope"),
-        ({"mode": "merge"}, "Unknown mode 'merge'"),
+        ({"mode": "merge"}, "Invalid mode 'merge'"),
         ({"load_id": ""}, "load_id is empty"),
     ],
 )
@@ -1321,6 +1321,14 @@ async def test_prefects_other_names_are_there(warehouse: Warehouse) -> None:
     assert await warehouse.fetch_one_async("SELECT id FROM t WHERE id = %(id)s", {"id": 2}) == (2,)
     assert sorted(await warehouse.fetch_many_async("SELECT id FROM t", size=9)) == [(1,), (2,)]
     assert sorted(await warehouse.fetch_all_async("SELECT id FROM t")) == [(1,), (2,)]
+
+
+def test_a_doubled_percent_sign_is_one_where_parameters_are_written_with_it(warehouse: Warehouse) -> None:
+    """As with the DB-API's drivers, in strings too; elsewhere the statement is sent as it is."""
+    assert warehouse.fetch_all("SELECT 7 %% %s, '50%%'", [4]) == [(3, "50%")]
+    assert warehouse.fetch_all("SELECT 7 %% %(a)s, '%%', '%'", {"a": 4}) == [(3, "%", "%")]
+    assert warehouse.fetch_all("SELECT :a, '50%%'", {"a": 4}) == [(4, "50%%")]
+    assert warehouse.fetch_all("SELECT '50%%'") == [("50%%",)]
 
 
 def test_quoted_text_holds_no_parameters(warehouse: Warehouse) -> None:
