@@ -20,6 +20,9 @@ __all__ = ["pooler", "poolers"]
 
 pytestmark = pytest.mark.thorough
 
+# Of the server's own TLS and logins: to the pooler there is none, and it knows one role.
+test_the_connection_is_encrypted = test_rights_are_told = test_sqlalchemy_is_there = None
+
 
 @pytest.fixture
 def warehouse(pooler: PgBouncer, pg_database: Address) -> Iterator[Postgres]:

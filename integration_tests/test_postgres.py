@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import datetime as dt
 import gc
+import json
+import subprocess
+import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +16,7 @@ import adbc_driver_manager
 import psycopg
 import pyarrow as pa
 import pytest
+from psycopg.types.json import Jsonb
 from pydantic import SecretStr
 
 from blocks.base.errors import (
@@ -29,6 +34,7 @@ from blocks.base.errors import (
     lookup,
 )
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from connectors.shared.libpq.errors import ERRORS, translate
@@ -559,3 +565,123 @@ def test_names_that_come_twice_in_a_query_are_read(warehouse: Postgres) -> None:
 def test_a_ledger_without_its_key_is_refused(warehouse: Postgres) -> None:
     """Nothing is loaded before the key is there."""
     a_ledger_without_its_key_is_refused(warehouse)
+
+
+# Scans
+
+
+def test_a_scan_only_reads(warehouse: Postgres) -> None:
+    """A query that writes would write again when the scan is read again: it is refused, and fetch_all takes it."""
+    sql(warehouse, "CREATE TABLE t (id int)", "CREATE SEQUENCE s")
+    body = "LANGUAGE sql AS 'INSERT INTO t (id) VALUES (1) RETURNING id'"
+    sql(warehouse, f"CREATE FUNCTION create_order() RETURNS int {body}")
+    for query in ("SELECT create_order()", "SELECT nextval('s')"):
+        with pytest.raises(InvalidInputError, match=r"it writes, and a scan only reads.*fetch_all"):
+            warehouse.scan_query(query).to_arrow()
+        assert warehouse.fetch_all(query) == [(1,)]
+    assert count(warehouse) == 1
+
+
+def test_a_scan_may_pause(warehouse: Postgres) -> None:
+    """No limit of ours ends a session that waits for whoever reads it."""
+    query = "SELECT name, setting FROM pg_settings WHERE name ~ '^(idle|statement|transaction)_.*timeout$' AND :n = 1"
+    found = warehouse.scan_query(query, {"n": 1}).to_arrow().to_pylist()
+    assert found
+    assert {row["setting"] for row in found} == {"0"}
+
+
+READ_WIDE_ROWS = """
+import json, sys
+from connectors.postgres import Postgres
+scan = Postgres(**json.loads(sys.argv[1])).scan_query(
+    "SELECT * FROM wide WHERE id >= :low AND id <> ALL (:without)", {"low": 0, "without": []}
+)
+rows = sum(batch.num_rows for batch in scan.batches(None))
+peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(rows, int(peak.split()[1]) // 1024)
+"""
+
+
+@pytest.mark.thorough
+def test_wide_rows_are_streamed_with_parameters(warehouse: Postgres, pg_database: Address) -> None:
+    """1 GB of rows of 100 kB takes at most 400 MB of memory."""
+    sql(
+        warehouse,
+        "CREATE TABLE wide AS SELECT i AS id, repeat(md5(i::text), 3200) AS t FROM generate_series(1, 10500) i",
+    )
+    command = [sys.executable, "-c", READ_WIDE_ROWS, json.dumps(pg_database.fields())]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    rows_read, peak_mb = map(int, done.stdout.split())
+    assert rows_read == 10_500
+    assert peak_mb <= 400
+
+
+def test_values_of_the_servers_own_types_are_parameters(warehouse: Postgres) -> None:
+    """In statements and scans alike; what has no literal is refused, and the message holds no value."""
+    values = {
+        "id": uuid.UUID(int=7),
+        "doc": Jsonb({"a": [1, None, "it's"]}),
+        "days": [dt.date(2026, 4, 30), None],
+        "ids": [uuid.UUID(int=7)],
+        "gap": dt.timedelta(days=2, microseconds=1),
+        "amounts": [Decimal("1.5"), Decimal("-0.000001")],
+        "raw": b"\x00\\'\xff",
+    }
+    query = "SELECT " + ", ".join(f":{name} AS {name}, :{name} IS NULL AS {name}_null" for name in values)
+    (fetched,) = warehouse.fetch_all(query, values)
+    (scanned,) = warehouse.scan_query(query, values).to_arrow().to_pylist()
+    words = ["a,b", 'say "x"', "\\", "NULL"]
+    cast = ("SELECT CAST(:words AS text[]) AS words", {"words": words})
+    assert warehouse.fetch_one(*cast) == (words,)
+    assert warehouse.scan_query(*cast).to_arrow().to_pylist() == [{"words": words}]
+    for name, value in zip(values, fetched[::2], strict=True):
+        if name not in ("doc", "gap"):  # text and an interval in Arrow
+            assert scanned[name] == value, name
+    assert json.loads(scanned["doc"]) == fetched[2] == {"a": [1, None, "it's"]}
+    for wrong in ({"a": CANARY}, f"{CANARY}\0", "\ud800", object()):
+        for call in (warehouse.fetch_all, lambda *given: warehouse.scan_query(*given).to_arrow()):
+            with pytest.raises(InvalidInputError, match="Parameter 'x'") as caught:
+                call("SELECT :x", {"x": wrong})
+            assert CANARY not in leak(caught.value)
+
+
+# Connections
+
+
+def test_types_are_read_once(warehouse: Postgres, pg_database: Address) -> None:
+    """The connections of a block share what the driver reads of the catalogue, until there is a type that it lacks."""
+    asked = "FROM pg_catalog.pg_attribute ORDER BY"
+
+    with FaultProxy(pg_database.host, pg_database.port) as proxy:
+        behind = Postgres(**pg_database.through(proxy.port).fields(), ssl_mode="disable")
+        for number in range(3):
+            behind.load(table_of([number]), "t")
+        assert sum(asked in statement for statement in proxy.log) == 1
+        sql(warehouse, "CREATE TYPE mood AS ENUM ('sad', 'ok')", "CREATE TYPE span AS RANGE (subtype = float8)")
+        query = "SELECT ARRAY['ok'::mood] AS moods, '[1,2]'::span AS span"
+        for _ in range(3):
+            assert behind.scan_query(query).to_arrow().to_pylist() == [{"moods": ["ok"], "span": "[1,2]"}]
+        assert sum(asked in statement for statement in proxy.log) == 2
+        behind.close()
+
+
+@pytest.mark.thorough
+def test_many_loads_share_few_connections(warehouse: Postgres, pg_database: Address) -> None:
+    """100 loads at once of a role that may have five connections: each waits its turn, and all load."""
+    role = f"few_{uuid.uuid4().hex[:8]}"
+    sql(warehouse, f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD 'few' CONNECTION LIMIT 5")
+    few = {**pg_database.fields(), "username": role, "password": "few"}
+    patient = RetryPolicy(attempts=1_000, first_delay_s=0.05, max_delay_s=0.5)
+    sql(warehouse, f"ALTER ROLE {role} NOSUPERUSER", f"GRANT ALL ON SCHEMA public TO {role}")
+    try:
+        Postgres(**few, retry=patient).load(table_of([]), "t")
+
+        def load(number: int) -> int:
+            with Postgres(**few, retry=patient) as block:
+                return block.load(table_of([number]), "t", load_id=str(number)).rows
+
+        with ThreadPoolExecutor(100) as pool:
+            assert sum(pool.map(load, range(100))) == 100
+        assert rows(warehouse, columns="id") == sorted(((n,) for n in range(100)), key=repr)
+    finally:
+        sql(warehouse, f"DROP OWNED BY {role}", f"DROP ROLE {role}")

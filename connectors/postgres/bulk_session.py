@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, UnsupportedError
+from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TransientError, UnsupportedError
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
@@ -482,6 +482,11 @@ class PostgresBulkSession(BulkSession):
             limit_s = self._server.commit_timeout_s if ambiguous else self._server.read_timeout_s
             raise kind(f"Could not {action} in {self._server.uri()}: no answer in {limit_s:g} s.") from None
         except self._error as error:
+            if self._reads_only and getattr(error, "sqlstate", None) == "25006":
+                raise InvalidInputError(
+                    f"Could not {action} in {self._server.uri()}: it writes, and a scan only reads, as it may be read "
+                    "again. Run it by fetch_all or execute, or have it fill a table first."
+                ) from None
             raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
 
