@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -32,6 +33,7 @@ def main() -> int:
     parser.add_argument("--mutant", help="break the protocol in this way")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # what runs then ends what it has started
     options.seed = options.seed or secrets.randbelow(10**6) + 1
     if options.worker or options.case is not None:
         return attack(options)
@@ -39,9 +41,19 @@ def main() -> int:
     command = [sys.executable, "-m", __spec__.name, "--worker", "--seed", str(options.seed)]
     command += ["--cases", str(options.cases), "--only", options.only]
     command += ["--mutant", options.mutant] if options.mutant else []
-    while (code := subprocess.run(command, check=False).returncode) == HUNG:
+    while (code := run(command)) == HUNG:
         print("A case hung; going on with the next one.", flush=True)
     return code
+
+
+def run(command: list[str]) -> int:
+    """The exit code of a worker, which ends its servers when this process is told to end."""
+    with subprocess.Popen(command) as worker:
+        try:
+            return worker.wait()
+        except BaseException:
+            worker.terminate()
+            raise
 
 
 def attack(options: argparse.Namespace) -> int:
