@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import hashlib
 import io
 import os
@@ -15,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from azure.storage.blob import ContentSettings
 
 from blocks.base.errors import (
     AccessDeniedError,
@@ -254,6 +256,25 @@ def test_folder_markers_are_no_objects(store: AzureBlobContainer, tmp_path: Path
     assert store.list_objects(delimiter="/") == store.list_objects("empty") == []
     store.get_directory(local_path=str(tmp_path))
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "file"]
+    assert not store.exists("in")
+    store.write_path("in/orders.csv", b"id\n7\n")
+    store.delete_objects(["in/file"])
+    assert store.scan("in").to_arrow()["id"].to_pylist() == [7]
+
+
+@pytest.mark.parametrize("size", [100, 3 * LARGE])
+def test_packed_blobs_come_as_they_are_stored(store: AzureBlobContainer, tmp_path: Path, size: int) -> None:
+    """A blob whose content encoding is gzip is not unpacked on its way: sizes and ranges are of the bytes stored."""
+    content = gzip.compress(os.urandom(size))
+    settings = ContentSettings(content_encoding="gzip", content_type="text/csv")
+    blob_of(store, "packed.csv").upload_blob(content, content_settings=settings)
+    assert store.read_path("packed.csv") == content
+    assert store.read_path("packed.csv", start=5, length=20) == content[5:25]
+    assert store.download_object_to_path("packed.csv", tmp_path / "down").read_bytes() == content
+    blob_of(store, "rows.csv").upload_blob(gzip.compress(b"id\n1\n"), content_settings=settings)
+    assert store.scan("rows.csv", compression="gzip").to_arrow()["id"].to_pylist() == [1]
+    with pytest.raises(InvalidInputError, match="is gzip data, which its name does not say"):
+        store.scan("rows.csv").to_arrow()
 
 
 def test_a_whole_container_without_a_folder(azurite: AzuriteServer, keys_of: KeysOf) -> None:

@@ -650,6 +650,15 @@ def test_a_conflict_of_transactions_costs_a_generation(warehouse: BigQuery) -> N
     assert_loaded_once(warehouse, 2, loads=2)
 
 
+def test_a_load_that_was_forgotten_can_be_loaded_again(warehouse: BigQuery) -> None:
+    """Its job is there for as long as BigQuery keeps jobs; without its row in the ledger it says nothing."""
+    for times in (1, 2, 3):
+        assert not warehouse.load(table_of([0, 1]), "t", load_id="monday").already_loaded
+        assert count(warehouse) == 2 * times
+        assert warehouse.load(table_of([0, 1]), "t", load_id="monday").already_loaded
+        warehouse.execute(f"DELETE FROM {LEDGER} WHERE load_id = 'monday'")
+
+
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.thorough
 @pytest.mark.parametrize("fault", ["drop_answer", "refuse"])

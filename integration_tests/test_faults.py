@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,7 +28,7 @@ SLOW = {*SERVER_FAULTS, "no answer"}
 KINDS = tuple(TARGETS.values())
 
 
-def drawn(**wanted: set[str]) -> Iterator[Case]:
+def drawn(**wanted: set[Any]) -> Iterator[Case]:
     """The cases of the seed whose fields have one of these values."""
     cases = (draw(SEED, number, KINDS) for number in itertools.count())
     return (case for case in cases if all(getattr(case, name) in values for name, values in wanted.items()))
@@ -56,10 +56,19 @@ def test_a_case_is_right(campaign: Campaign, case: Case) -> None:
     assert not result.wrong, describe(result)
 
 
-CAUGHT: dict[str, dict[str, set[str]]] = {
+CAUGHT: dict[str, dict[str, set[Any]]] = {
     "ledger outside the transaction": {"target": {"DuckDB"}, "fault": {"lost commit"}, "mode": {"append"}},
     "blind retry": {"target": {"DuckDB"}, "fault": {"lost commit"}, "mode": {"append"}},
     "load id per attempt": {"target": {"DuckDB"}, "fault": {"two loaders"}, "mode": {"append"}},
+    "no staging clean up": {"target": {"Redshift"}, "fault": {"source breaks"}},
+    "no lock": {"target": {"PostgreSQL"}, "fault": {"another load"}, "mode": {"replace_partition"}, "at": {"commit"}},
+    "plan before the claim": {
+        "target": {"DuckDB"},
+        "fault": {"another load"},
+        "mode": {"replace", "replace_partition"},
+        "at": {"rows"},
+        "fresh": {True},
+    },
     "reader read twice": {
         "target": {"PostgreSQL"},
         "fault": {"lose answer", "cut request", "lose request"},

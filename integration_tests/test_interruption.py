@@ -28,8 +28,7 @@ from blocks.base.errors import AmbiguousError, TerminalError, TransientError
 from blocks.base.interruption import interruptible
 from blocks.base.retry import RetryPolicy
 from blocks.credentials import AwsCredentials
-from blocks.testing.http_proxy import HttpFaultProxy
-from blocks.testing.proxy import FaultProxy
+from blocks.testing import FaultProxy, HttpFaultProxy
 from connectors.duckdb import DuckDB
 from connectors.postgres import Postgres
 from connectors.s3 import S3Bucket

@@ -160,6 +160,8 @@ def test_every_statement_of_publishing_may_be_lost(
     def publish(number: int) -> LoadReport:
         return behind.publish("audited", f"t{number}", load_id=f"number {number}", rejected=rejected)
 
+    publish(-2)  # the first one also asks for the server's types
+    proxy.log.clear()
     publish(-1)
     statements = list(proxy.log)
     assert any("COMMIT" in statement for statement in statements)
@@ -170,7 +172,7 @@ def test_every_statement_of_publishing_may_be_lost(
         assert len(proxy.faults_fired) == 1, statement
         assert (report.rows, report.rejected) == (9, {"it is odd": 1}), statement
         assert direct.fetch_one(f"SELECT count(*), sum(id) FROM t{number}") == (9, 38), statement
-        assert direct.fetch_one("SELECT count(*) FROM _etl_quarantine") == (number + 2,), statement
+        assert direct.fetch_one("SELECT count(*) FROM _etl_quarantine") == (number + 3,), statement
 
 
 @all_modes
@@ -267,11 +269,11 @@ def test_a_server_that_comes_late_is_waited_for(pg_database: Address, direct: Po
     class Counting(Postgres):
         _block_type_slug = "counting-postgres"
 
-        def connect_adbc(self) -> Any:
+        def connect_adbc(self, label: str = "") -> Any:
             attempts.append(1)
             if len(attempts) == 3:
                 proxy.accept_connections()
-            return super().connect_adbc()
+            return super().connect_adbc(label)
 
     proxy.refuse_connections()
     warehouse = Counting(**pg_database.through(proxy.port).fields(), ssl_mode="disable", retry=RETRY)
@@ -463,6 +465,33 @@ def test_a_transaction_that_nobody_can_be_asked_about_is_said(
     with pytest.raises(AmbiguousError, match=r"lost after it was sent\. Nor could the server be asked"):
         behind.execute("INSERT INTO t (id) VALUES (1)")
     assert direct.fetch_all("SELECT id FROM t") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT pg_reload_conf()",
+        "SELECT a(1)",
+        "SELECT * FROM v",
+        "INSERT INTO watched (id) VALUES (1)",
+        "DO 'BEGIN PERFORM pg_reload_conf(); END'",
+        "COPY (SELECT 1) TO PROGRAM 'true'",
+    ],
+)
+def test_what_acts_outside_of_its_transaction_is_not_run_blindly(
+    behind: Postgres, direct: Postgres, proxy: FaultProxy, statement: str
+) -> None:
+    """What a transaction does not undo may have happened: AmbiguousError, however deep the call is hidden."""
+    direct.execute("CREATE FUNCTION b() RETURNS bool LANGUAGE sql RETURN pg_reload_conf()")
+    direct.execute("CREATE FUNCTION a(n int) RETURNS bool LANGUAGE plpgsql AS 'BEGIN RETURN b(); END'")
+    direct.execute("CREATE VIEW v AS SELECT a(1)")
+    direct.execute("CREATE TABLE watched (id int)")
+    direct.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM a(1); RETURN NEW; END'")
+    direct.execute("CREATE TRIGGER g BEFORE INSERT ON watched FOR EACH ROW EXECUTE FUNCTION f()")
+    proxy.drop_answer_to(statement.partition(" ")[0] + "(?! set_config)")
+    with pytest.raises(AmbiguousError, match=r"may have run (pg_reload_conf\(\)|a program), which acts outside of it"):
+        behind.execute(statement)
+    assert len(proxy.faults_fired) == 1
 
 
 @pytest.mark.parametrize(

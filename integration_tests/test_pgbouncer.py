@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from integration_tests.standins.proxy import FaultProxy
 
 from blocks.base.errors import UnsupportedError
 from blocks.base.retry import RetryPolicy
+from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from integration_tests.standins.pgbouncer import INSTALL, PgBouncer, find_pgbouncer

@@ -16,7 +16,7 @@ from blocks.base.errors import AmbiguousError, TransientError
 from blocks.base.retry import RetryPolicy
 from blocks.warehouses.ledger import LEDGER
 from connectors.snowflake import Snowflake
-from integration_tests.standins.snowflake import PASSWORD, USER, SnowflakeProxy, fields, new_schema_name
+from integration_tests.standins.snowflake import PASSWORD, USER, Kind, SnowflakeProxy, fields, new_schema_name
 from tests.contracts.warehouse import ARGUMENTS, all_modes, opened, table_of
 
 if TYPE_CHECKING:
@@ -87,11 +87,14 @@ def rows_of(size: int) -> pa.Table:
     return table_of(list(range(size)))
 
 
+@pytest.mark.parametrize("kind", ["drop answer", "cut answer"])
 @all_modes
-def test_the_answer_to_commit_is_lost(behind: Snowflake, direct: Snowflake, proxy: SnowflakeProxy, mode: Mode) -> None:
+def test_the_answer_to_commit_is_lost(
+    behind: Snowflake, direct: Snowflake, proxy: SnowflakeProxy, mode: Mode, kind: Kind
+) -> None:
     """The load is reported as done, with one copy of its rows, and the report says how that is known."""
     direct.load(rows_of(0), "t")
-    proxy.lose("drop answer", "^commit$")
+    proxy.lose(kind, "^commit$")
     report = behind.load(rows_of(1_000), "t", mode=mode, **ARGUMENTS[mode])
     assert (report.rows, report.resolved_from_ledger, report.already_loaded) == (1_000, True, False)
     assert_loaded_once(direct, 1_000, loads=2)
@@ -124,10 +127,13 @@ def test_a_ledger_that_cannot_be_read_is_said(behind: Snowflake, direct: Snowfla
     assert_loaded_once(direct, 10, loads=2)
 
 
-def test_a_statement_that_may_have_run_is_said(behind: Snowflake, direct: Snowflake, proxy: SnowflakeProxy) -> None:
+@pytest.mark.parametrize("kind", ["drop answer", "cut answer"])
+def test_a_statement_that_may_have_run_is_said(
+    behind: Snowflake, direct: Snowflake, proxy: SnowflakeProxy, kind: Kind
+) -> None:
     """A statement whose answer is lost is not run again, and the error says that it may have happened."""
     direct.load(rows_of(0), "t")
-    proxy.lose("drop answer", "^insert")
+    proxy.lose(kind, "^insert")
     with pytest.raises(AmbiguousError, match="may have run"):
         behind.execute("INSERT INTO t (id) VALUES (0)")
     assert direct.fetch_one("SELECT count(*) FROM t") == (1,)
@@ -137,6 +143,7 @@ def test_a_statement_that_may_have_run_is_said(behind: Snowflake, direct: Snowfl
     ("mode", "kind"),
     [
         ("append", "drop answer"),
+        ("append", "cut answer"),
         ("upsert", "drop answer"),
         ("upsert", "refuse"),
     ],
@@ -164,6 +171,19 @@ def test_every_request_may_be_lost(snowflake_server: SnowflakeServer, mode: Mode
     assert [number for number, (_, then) in enumerate(zip(requests, made, strict=True)) if len(then) <= number] == []
     left = snowflake_server.stages()
     assert left == stages or kind == "refuse"  # a session whose end was not heard of ends by itself
+
+
+def test_an_answer_that_is_cut_is_asked_for_again(behind: Snowflake, direct: Snowflake, proxy: SnowflakeProxy) -> None:
+    """A query, a scan and a login whose answer ends in its middle: each is one of our errors, and passes."""
+    direct.load(rows_of(100), "t")
+    proxy.lose("cut answer", "^select count")
+    assert behind.fetch_one("SELECT count(*) FROM t") == (100,)
+    proxy.lose("cut answer", r"^select \* from .t.$")
+    with pytest.raises(TransientError, match="connection was lost"):
+        behind.scan("t").to_arrow()
+    proxy.lose("cut answer", "login-request")
+    assert behind.fetch_one("SELECT 7") == (7,)
+    assert len(proxy.faults_fired) == 3
 
 
 @pytest.mark.parametrize("at", ["a statement", "commit"])

@@ -358,10 +358,13 @@ def test_different_files_are_united_by_name(store):
 
 def test_types_that_do_not_meet_are_an_error(store):
     """The error names the file and the column."""
-    put(store, raw__a_csv=b"id\n1\n", raw__b_csv=b"id\nx\n")
-    with pytest.raises(SchemaError, match=r"raw/b.csv: column 'id' is string, and int64 in the files before"):
+    store.put("raw/a.jsonl", b'{"id":1}\n')
+    store.put("raw/b.jsonl", b'{"id":"x"}\n')
+    with pytest.raises(SchemaError, match=r"raw/b.jsonl: column 'id' is string, and int64 in the files before"):
         scan(store, "raw").to_arrow()
-    declared = scan(store, "raw", schema=pa.schema([("id", pa.string())]))
+    put(store, raw__a_csv=b"id\n1\n", raw__b_csv=b"id\nx\n")  # where everything is text
+    assert scan(store, "raw/*.csv").to_arrow()["id"].to_pylist() == ["1", "x"]
+    declared = scan(store, "raw/*.csv", schema=pa.schema([("id", pa.string())]))
     assert declared.to_arrow()["id"].to_pylist() == ["1", "x"]
 
 

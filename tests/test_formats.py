@@ -506,7 +506,7 @@ def test_types_are_inferred_with_sense():
             ("n", pa.int64()),
             ("zip", pa.string()),
             ("long", pa.string()),
-            ("price", pa.float64()),
+            ("price", pa.decimal128(18, 1)),
             ("day", pa.date32()),
             ("at", pa.timestamp("us")),
             ("zoned", pa.timestamp("us", "UTC")),
@@ -521,7 +521,7 @@ def test_types_are_inferred_with_sense():
 def test_a_wrong_guess_says_that_it_was_one(monkeypatch):
     """A value that does not fit an inferred type asks for a schema."""
     monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 8)
-    with pytest.raises(InvalidInputError, match=r"line 8: a is not a number.*declare a schema"):
+    with pytest.raises(InvalidInputError, match=r"line 8: a is not .*declare a schema"):
         read(b"a,b\n" + b"1,2\n" * 6 + b"x,2\n", "csv").to_arrow()
 
 
@@ -653,6 +653,54 @@ def test_parquet_is_cast_where_nothing_is_lost():
         read(content, "parquet", pa.schema([("b", pa.date32())])).to_arrow()
     with pytest.raises(SchemaError, match="lacks 'c'"):
         read(content, "parquet", pa.schema([("c", pa.date32())])).to_arrow()
+
+
+def test_int96_holds_every_year_and_drops_nothing():
+    """Spark's timestamps read right in every year; nanoseconds, and years that they lack, are refused by the column."""
+    old, far = dt.datetime(1600, 1, 1), dt.datetime(9999, 12, 31)  # noqa: DTZ001 (INT96 has no zone)
+
+    def spark(values, form=None):
+        file = io.BytesIO()
+        table = pa.table(
+            {"at": pa.array(values, form), "in": pa.array([[value] for value in values], form and pa.list_(form))}
+        )
+        pq.write_table(table, file, use_deprecated_int96_timestamps=True, store_schema=False)
+        return file.getvalue()
+
+    for schema in (None, pa.schema([("at", pa.timestamp("us")), ("in", pa.list_(pa.timestamp("us")))])):
+        rows = read(spark([old, far, None]), "parquet", schema).to_arrow().to_pylist()
+        assert rows == [{"at": value, "in": [value]} for value in (old, far, None)]
+    fine = spark([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    nanoseconds = pa.schema([("at", pa.timestamp("ns"))])
+    assert read(fine, "parquet", nanoseconds).to_arrow()["at"].cast(pa.int64()).to_pylist() == [
+        1_700_000_000_123_456_789
+    ]
+    with pytest.raises(
+        TypeLossError, match=r"'at' has a timestamp with nanoseconds. Declare it as pa.timestamp\('ns'\)"
+    ):
+        read(fine, "parquet").to_arrow()
+    with pytest.raises(TypeLossError, match="'at' has a timestamp before 1678 or after 2262"):
+        read(spark([old]), "parquet", nanoseconds).to_arrow()
+
+
+@pytest.mark.parametrize("lost", [1, 500])
+def test_a_parquet_file_has_the_rows_of_its_footer(lost):
+    """A file whose pages hold fewer rows than its footer says is damaged, and is not read as what is left."""
+    content = written(pa.table({"a": list(range(1_000))}), "parquet", compression="none")
+    footer = content[-8 - int.from_bytes(content[-8:-4], "little") :]
+    kept = content.replace(footer, footer.replace(zigzag(1_000), zigzag(1_000 + lost)))
+    with pytest.raises(InvalidInputError, match="is not a valid Parquet file"):
+        read(kept, "parquet").to_arrow()
+
+
+def zigzag(number):
+    """Write an integer as Thrift's compact protocol does."""
+    number <<= 1
+    out = []
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 @pytest.mark.parametrize("form", ["parquet", "arrow", "arrows"])

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 import pyarrow as pa
 import pytest
 from prefect import flow, task, unmapped
+from prefect.cache_policies import INPUTS, TASK_SOURCE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import StateType
@@ -27,6 +28,11 @@ from blocks.base.block import ConnectorBlock
 from blocks.base.errors import AmbiguousError, AuthError, ThrottledError, TransientError
 from blocks.base.operation import BoundOperation, Operation, operation
 from blocks.base.retry import RetryPolicy
+from blocks.credentials import AwsCredentials
+from connectors.duckdb import DuckDB
+from connectors.local import LocalFiles
+from connectors.postgres import Postgres
+from connectors.s3 import S3Bucket
 
 AT_ONCE = RetryPolicy(attempts=4, first_delay_s=0)
 
@@ -431,3 +437,52 @@ def test_an_operation_is_bound_per_instance(shelf):
     assert isinstance(shelf.take, BoundOperation)
     assert isinstance(Shelf.__dict__["take"], Operation)
     assert Shelf.take is Shelf.__dict__["take"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cache_policy": INPUTS},
+        {"cache_policy": TASK_SOURCE + INPUTS},
+        {"cache_key_fn": lambda _, inputs: f"key-{inputs['path']}"},
+    ],
+    ids=["INPUTS", "TASK_SOURCE and INPUTS", "cache_key_fn"],
+)
+def test_a_cached_result_belongs_to_its_block_and_operation(tmp_path, options):
+    """Two stores, two databases, and two methods with the same arguments never answer for each other."""
+    for name in "ab":
+        LocalFiles(basepath=str(tmp_path / name)).write_path("k", name.encode())
+        with DuckDB(path=str(tmp_path / f"{name}.duckdb")) as warehouse:
+            warehouse.load([{"x": name}], "k")
+
+    @flow
+    def run():
+        stores = [LocalFiles(basepath=str(tmp_path / name)) for name in "ab"]
+        found = [store.read_path.with_options(persist_result=True, **options)("k") for store in (*stores, *stores)]
+        assert found == [b"a", b"b", b"a", b"b"]
+        assert stores[0].exists.with_options(persist_result=True, **options)("k") is True
+        stores[0].write_path("k", b"new")
+        assert stores[0].read_path.with_options(persist_result=True, **options)("k") == b"a"  # it is a cache
+        slow = stores[0].model_copy(update={"retry": RetryPolicy(attempts=1)})
+        assert slow.read_path.with_options(persist_result=True, **options)("k") == b"a"
+        if "cache_key_fn" not in options:
+            blocks = [DuckDB(path=str(tmp_path / f"{name}.duckdb")) for name in "ab"]
+            tables = [block.read_table.with_options(persist_result=True, **options)("k") for block in blocks]
+            assert [table["x"].to_pylist() for table in tables] == [["a"], ["b"]]
+
+    run()
+
+
+def test_the_identity_of_a_cached_result_holds_no_secret():
+    """Another password is the same place; databases in memory are places of their own."""
+    one, other = (Postgres(host="h", password=password) for password in ("s3cret", "0ther"))
+    assert one.cache_identity() == other.cache_identity()
+    assert "s3cret" not in one.cache_identity()
+    assert one.cache_identity() != one.model_copy(update={"database": "d"}).cache_identity()
+    assert one.cache_identity() == one.model_copy(update={"retry": RetryPolicy(attempts=1)}).cache_identity()
+    memory = DuckDB()
+    assert memory.cache_identity() == memory.cache_identity() != DuckDB().cache_identity()
+    buckets = [
+        S3Bucket(bucket_name="raw-b", credentials=AwsCredentials(endpoint_url=f"http://{host}")) for host in "xy"
+    ]
+    assert buckets[0].cache_identity() != buckets[1].cache_identity()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from blocks.base.arguments import has_surrogates
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
 
@@ -86,6 +87,7 @@ def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if odd := [name for name in names if not isinstance(name, str)]:
         raise InvalidInputError(f"The rows have a key of type {type(odd[0]).__name__}. The names of columns are text.")
+    _check_once(names)
 
     def column(at: int) -> pa.Array:
         return pa.array([row.get(names[at]) for row in rows])
@@ -97,6 +99,8 @@ def from_rows(rows: Sequence[dict[str, Any]]) -> pa.Table:
 
 
 def _check_once(names: Sequence[str]) -> None:
+    if odd := [name for name in names if has_surrogates(name)]:
+        raise InvalidInputError(f"The name {odd[0]!r} of a column has half of a surrogate pair, which is no character.")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InvalidInputError(f"The frame has more than one column {repeated[0]!r}. Rename or drop all but one.")
 

@@ -13,12 +13,13 @@ from typing_extensions import override
 from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     import pandas as pd
     import pyarrow as pa
@@ -39,10 +40,14 @@ class Scan:
         open_batches: Opens a fresh stream of record batches; bad rows go to the `Rejects` it is given.
         source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
-        fingerprint: Tells this data from other data, by the content of memory or the name and version of a file, and is
-            part of load identities. Defaults to `source`.
+        fingerprint: Proves what the data is: by the content of memory, or the names and versions of files. Data with
+            the same one is the same data, so that a retried run recognises what it loaded. Without it, what a second
+            reading gives may be something else: a query of a live database, a one-pass reader, an API.
+        query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
+        inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
     """
 
+    @checked
     def __init__(
         self,
         schema: pa.Schema | Callable[[], pa.Schema],
@@ -51,13 +56,17 @@ class Scan:
         source: str,
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
+        query: str = "",
+        inferred: Callable[[], Collection[str]] = frozenset,
     ) -> None:
         self._schema = schema
         self._open = open_batches
         self._opened = False
+        self._fingerprint = fingerprint
         self.source = source
         self.reopenable = reopenable
-        self.fingerprint = fingerprint or (lambda: source)
+        self.inferred = inferred
+        self.query = query
 
     @property
     def schema(self) -> pa.Schema:
@@ -69,6 +78,7 @@ class Scan:
     def __repr__(self) -> str:
         return f"Scan({self.source})"
 
+    @checked
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
         """Open a new stream of record batches of `schema`, read ahead in a thread.
 
@@ -83,6 +93,15 @@ class Scan:
         self._opened = True
         return read_ahead(self._open(rejects), size=lambda batch: batch.nbytes, limit=AHEAD_BYTES)
 
+    @property
+    def provable(self) -> bool:
+        """Whether the data proves what it is: a second reading gives the same rows, or has another fingerprint."""
+        return self._fingerprint is not None
+
+    def fingerprint(self) -> str:
+        """Return what tells this data from other data; where it is not `provable`, only what it is asked of."""
+        return self._fingerprint() if self._fingerprint else f"{self.source} {self.query}"
+
     def settled(self) -> Scan:
         """Return the scan with what it reads decided now: all of its openings read the same files.
 
@@ -94,6 +113,7 @@ class Scan:
         """Return the scan that `make` makes of this one; of a settled one where this one is not settled yet."""
         return make(self)
 
+    @checked
     def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
         """Return the scan with `fn` applied to each batch, lazily.
 
@@ -113,6 +133,7 @@ class Scan:
 
         return self.derive(make)
 
+    @checked
     def reject(self, where: Callable[[pa.RecordBatch], Any], reason: str, *, column: str | None = None) -> Scan:
         """Return the scan without the rows for which `where` is true; those go to the quarantine with `reason`.
 
@@ -144,11 +165,20 @@ class Scan:
         open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]],
     ) -> Scan:
         """Return a scan of other batches that are made of this one's: of the same source, and the same identity."""
-        return Scan(schema, open_batches, source=self.source, reopenable=self.reopenable, fingerprint=self.fingerprint)
+        return Scan(
+            schema,
+            open_batches,
+            source=self.source,
+            reopenable=self.reopenable,
+            fingerprint=self._fingerprint,
+            query=self.query,
+            inferred=self.inferred,
+        )
 
-    def select(self, columns: list[str]) -> Scan:
+    @checked
+    def select(self, columns: Sequence[str]) -> Scan:
         """Return the scan with only these columns, in this order."""
-        return self.map_batches(lambda batch: batch.select(columns))
+        return self.map_batches(lambda batch: batch.select(list(columns)))
 
     def to_arrow(self) -> pa.Table:
         """Read all of it as one Arrow table."""
@@ -182,7 +212,7 @@ class GrowingScan(Scan):
             lambda: settle().schema,
             lambda rejects: settle().batches(rejects),
             source=source,
-            fingerprint=lambda: settle().fingerprint(),
+            inferred=lambda: settle().inferred(),
         )
         self._settle = settle
 
@@ -191,6 +221,17 @@ class GrowingScan(Scan):
     def schema(self) -> pa.Schema:
         """The Arrow schema of what there is now."""
         return self._settle().schema
+
+    @property
+    @override
+    def provable(self) -> bool:
+        """Whether the data proves what it is."""
+        return self._settle().provable
+
+    @override
+    def fingerprint(self) -> str:
+        """Return what tells the data that there is now from other data."""
+        return self._settle().fingerprint()
 
     @override
     def settled(self) -> Scan:

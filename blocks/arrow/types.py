@@ -5,11 +5,12 @@ from __future__ import annotations
 import uuid
 from typing import TYPE_CHECKING
 
+from blocks.arrow.exact import cast_exactly
 from blocks.base.errors import SchemaError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -124,8 +125,22 @@ def filter_array(values: pa.Array, mask: pa.Array) -> pa.Array:
     return values.filter(mask) if kind == values.type else values.cast(kind).filter(mask).cast(values.type)
 
 
-def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str] = ()) -> pa.RecordBatch:
-    """Return the batch with the columns and types of `schema`; only the columns in `lossy` may lose something.
+def cast_batch(
+    batch: pa.RecordBatch,
+    schema: pa.Schema,
+    *,
+    lossy: Iterable[str] = (),
+    inferred: Collection[str] = (),
+    first_row: int = 1,
+) -> pa.RecordBatch:
+    """Return the batch with the columns and types of `schema`.
+
+    Args:
+        batch: The batch.
+        schema: The columns and their types.
+        lossy: The columns that may lose something.
+        inferred: The columns whose values are cast as `cast_exactly` does.
+        first_row: The number of its first row, for messages.
 
     Raises:
         SchemaError: A value does not fit its column's type.
@@ -135,8 +150,17 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
         column = batch.column(field.name)
         if column.type != field.type:
             try:
-                column = cast_array(column, field.type, safe=field.name not in lossy)
+                if field.name in inferred:
+                    column = cast_exactly(column, field.type)
+                else:
+                    column = cast_array(column, field.type, safe=field.name not in lossy)
             except pa.ArrowException:  # its words hold the value
+                if field.name in inferred:
+                    row = first_row + _first_misfit(batch.column(field.name), field.type)
+                    raise SchemaError(
+                        f"Column {field.name!r}, row {row} of the data: the value does not fit the table's type, which "
+                        f"is {field.type}. Correct it, or change the table's column; text takes every value."
+                    ) from None
                 raise SchemaError(
                     f"Column {field.name!r}: a {column.type} value does not fit, or cannot become, {field.type}."
                 ) from None
@@ -147,6 +171,20 @@ def cast_batch(batch: pa.RecordBatch, schema: pa.Schema, *, lossy: Iterable[str]
             )
         columns.append(column)
     return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _first_misfit(values: pa.Array, target: pa.DataType) -> int:
+    """Return the first row that `cast_exactly` refuses, which it does with one of them."""
+    start, end = 0, len(values)
+    while end - start > 1:
+        middle = (start + end) // 2
+        try:
+            cast_exactly(values[start:middle], target)
+        except pa.ArrowException:
+            end = middle
+        else:
+            start = middle
+    return start
 
 
 def cast_array(  # noqa: PLR0911 (one kind of type a line)

@@ -9,7 +9,10 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.logging import get_run_logger
 
+from blocks.base.arguments import checked
 
+
+@checked
 def keep_markdown(key: str, markdown: str, *, description: str = "") -> None:
     """Keep a Markdown page as an artifact of the current run; do nothing outside of a run.
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import difflib
 import inspect
+import json
 import threading
 import typing
 from abc import ABC, abstractmethod
@@ -15,10 +15,12 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
+from blocks.base.arguments import check_methods, checked, nearest
 from blocks.base.errors import InvalidInputError, NotFoundError
 from blocks.base.live import close_live, live
 from blocks.base.operation import Operation
 from blocks.base.retry import RetryPolicy
+from blocks.base.runs import SETTINGS, described
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -79,6 +81,10 @@ class ConnectorBlock(Block, ABC):
         def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
             """Load the saved block of that name; within an event loop Prefect returns an awaitable of it."""
 
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        check_methods(cls)
+
     @classmethod
     def __dispatch_key__(cls) -> str | None:
         # Prefect would build the JSON schema of our abstract classes too, at the import of every connector.
@@ -98,9 +104,7 @@ class ConnectorBlock(Block, ABC):
         known = cls._names()
         for key in values:
             if key not in known and key not in PREFECT_KEYS:
-                near = difflib.get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"its fields are: {', '.join(sorted(known))}."
-                raise ValueError(f"{cls.__name__} has no field {key!r}; {hint}")
+                raise ValueError(f"{cls.__name__} has no field {key!r}; {nearest(key, known, 'its fields are')}")
         return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
 
     @classmethod
@@ -188,6 +192,14 @@ class ConnectorBlock(Block, ABC):
             ConnectorError: The message says what is wrong and what to do.
         """
 
+    def _stands_for(self) -> str:
+        """Return what system the block stands for, and what place in it: the same in every attempt of a run.
+
+        Secrets, and settings that somebody may change before a retry, take no part.
+        """
+        fields = {name: value for name, value in self if isinstance(value, str) and name not in SETTINGS}
+        return described([self._block_type_slug, fields])
+
     @property
     def logger(self) -> LoggingAdapter | Any:
         """The logger of the flow or task run, else one named like the class."""
@@ -195,6 +207,11 @@ class ConnectorBlock(Block, ABC):
             return get_run_logger()
         except MissingContextError:
             return get_logger(type(self).__name__)
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to: the class and its settings, without secrets and the retry policy."""
+        settings = self.model_dump(mode="json", exclude={"retry"}, serialize_as_any=True)
+        return json.dumps([f"{type(self).__module__}.{type(self).__qualname__}", settings], sort_keys=True)
 
     def close(self) -> None:
         """Close what the block keeps open: clients, connections, pools. The next call opens it again."""
@@ -245,6 +262,7 @@ def _types_of(kind: type[B]) -> list[type[B]]:
     ]
 
 
+@checked
 def resolve(value: Block | str, kind: Callable[..., T]) -> T:
     """Return the block itself, or load the saved block that `"type-slug/name"` names.
 

@@ -19,14 +19,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from prefect.cache_policies import NO_CACHE
+from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext, TaskRunContext
-from prefect.tasks import Task
 from prefect.utilities.annotations import quote
+from prefect.utilities.hashing import hash_objects
 
+from blocks.base.arguments import bind, check_arguments
 from blocks.base.errors import TransientError
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
+from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import PrefectClient
     from prefect.client.schemas.objects import State, TaskRun
     from prefect.futures import PrefectFuture, PrefectFutureList
-    from prefect.tasks import TaskOptions
+    from prefect.tasks import Task, TaskOptions
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -176,7 +178,7 @@ class BoundOperation(Generic[P, R]):
         return policy
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        bound = self.__signature__.bind(*args, **kwargs)
+        bound = bind(self.__signature__, self.name, args, kwargs, self._op.fn)
         arguments: dict[str, Any] = {}
         for name, value in bound.arguments.items():
             if self.__signature__.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
@@ -186,6 +188,7 @@ class BoundOperation(Generic[P, R]):
         return self._prepared(arguments)
 
     def _prepared(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        check_arguments(self._op.fn, arguments)
         if self._op.prepare is None:
             return arguments
         fixed: dict[str, Any] = getattr(self._instance, self._op.prepare.__name__)(arguments)
@@ -246,7 +249,41 @@ class BoundOperation(Generic[P, R]):
             "retries": policy.attempts - 1,
             "retry_condition_fn": should_retry,
         }
-        return Task(function, **(options | self._options))
+        options |= self._options
+        if key_of := options.get("cache_key_fn"):
+            options["cache_key_fn"] = lambda context, inputs: self._own_key(key_of(context, inputs))
+            options.pop("cache_policy")
+        elif options["cache_policy"] not in (None, NO_CACHE):
+            options["cache_policy"] = OfOneBlock(options["cache_policy"], self._own_key)
+        return OperationTask(function, **options)
+
+    def _own_key(self, key: str | None) -> str | None:
+        """Return the key of a cached result as that of this operation of this block; None where it is not cached.
+
+        Prefect makes keys of a task's inputs and source, and a block is none of its inputs, an operation's source that
+        of all operations.
+        """
+        method: Any = self._op.fn
+        whose = self._instance.cache_identity() if hasattr(self._instance, "cache_identity") else repr(self._instance)
+        return key and hash_objects(key, whose, self.name, method.__code__.co_code, raise_on_failure=True)
+
+
+class OfOneBlock(CachePolicy):
+    """A cache policy whose results are those of one operation of one block."""
+
+    def __init__(self, policy: CachePolicy, own_key: Callable[[str | None], str | None]) -> None:
+        super().__init__(policy.key_storage, policy.isolation_level, policy.lock_manager)
+        self.policy, self.own_key = policy, own_key
+
+    def compute_key(
+        self,
+        task_ctx: TaskRunContext,
+        inputs: dict[str, Any],
+        flow_parameters: dict[str, Any],
+        **kwargs: Any,
+    ) -> str | None:
+        """Return the key under which the result is kept."""
+        return self.own_key(self.policy.compute_key(task_ctx, inputs, flow_parameters, **kwargs))
 
 
 def _in_flow_body() -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
+from blocks.base.arguments import Options
 from blocks.base.errors import ThrottledError, TransientError
 from blocks.base.interruption import interruption, pause
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class RetryPolicy(BaseModel):
+class RetryPolicy(Options):
     """Exponential backoff with full jitter, a cap and an overall deadline; a service's own Retry-After is honored.
 
     Source: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/

@@ -294,7 +294,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         logging.getLogger("snowflake.connector.network").addFilter(without_data)
         try:
             return connector.connect(**arguments)
-        except connector.Error as error:
+        except (connector.Error, *transport_errors()) as error:
             raise snowflake_error("connect to", self.place, error) from None
 
     def dbt_output(self) -> dict[str, Any]:
@@ -399,8 +399,17 @@ def without_data(record: logging.LogRecord) -> bool:
     return True
 
 
+def transport_errors() -> tuple[type[Exception], ...]:
+    """Return what the driver lets through of its HTTP client: an answer that was cut in its body, for example."""
+    requests = require("snowflake.connector.vendored.requests.exceptions", extra="snowflake")
+    urllib3 = require("snowflake.connector.vendored.urllib3.exceptions", extra="snowflake")
+    return requests.RequestException, urllib3.HTTPError, ConnectionError, TimeoutError
+
+
 def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorError:
     """Return our error for what the driver raised while it tried to `verb` a `place`."""
+    if isinstance(error, OSError) or ".vendored." in type(error).__module__:  # addresses in their words may be signed
+        return errors.TransientError(f"Could not {verb} {place}: the connection was lost ({type(error).__name__}).")
     number: int | None = getattr(error, "errno", None)
     state: str | None = getattr(error, "sqlstate", None)
     errno = f"{number:06d}" if number and number > 0 else ""

@@ -9,17 +9,17 @@ second time as text and checked column by column. What a value may look like:
 * Text is taken as it stands, with whitespace, and line ends in quotes. An empty field is null, `""` is an empty text.
 * Empty lines do not count, but in a file of one column each is a null.
 
-Types that no schema declares are found in the first 4 MB: integers (not with leading zeros, which stay text), floats,
-booleans, dates, timestamps, times, else text. Declare a decimal where cents matter.
+Types that no schema declares are found in the first 4 MB by the rule of `inference`, and hold for all of the file.
 """
 
 from __future__ import annotations
 
 import csv as python_csv
 import itertools
+import re
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +27,12 @@ import pyarrow.compute as pc
 from pyarrow import csv, types
 
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
+from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.csv_records import Dialect, Positions
+from blocks.files.inference import TextColumn
 from blocks.files.options import CsvOptions
-from blocks.files.text import BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
+from blocks.files.text import RECORD_BYTES, BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
 from blocks.files.values import applicable, caster, check_values, convert
 
 if TYPE_CHECKING:
@@ -40,7 +42,9 @@ if TYPE_CHECKING:
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
+    from blocks.files.protocols import InferredColumn
     from blocks.files.text import Parsed, TextSource
+    from blocks.files.values import Cast
 
 HELD = (
     types.is_boolean,
@@ -51,7 +55,12 @@ HELD = (
     types.is_time,
     types.is_timestamp,
 )
-INFERRED_HINT = " The column's type was found at the start of the file; declare a schema where that is wrong."
+NULL_MARK = b"\x1aN\x1a"
+DELIMITERS = {"\t": r"'\t'", ";": "';'", ",": "','", "|": "'|'"}
+INFERRED_HINT = (
+    " Its type was found at the start of the data, where it holds throughout; declare a schema, in which text "
+    "(pa.string()) takes every value."
+)
 
 
 class CsvReader:
@@ -69,21 +78,25 @@ class CsvReader:
         self.extra_columns = extra_columns
         self.dialect = Dialect(options)
 
-    def infer(self) -> pa.Schema:
-        """Infer the schema from the first block.
+    def infer(self) -> dict[str, TextColumn]:
+        """Find out the columns from the first block.
 
         Raises:
             InvalidInputError: The file is empty, or no CSV file.
         """
+        options = self.options
+        unseen = TextColumn(formats=options.timestamp_formats, decimal_point=options.decimal_point)
         with closing(self.source.chunks()) as chunks:
-            head = next(chunks, b"")
+            head = self._head(chunks)
             names, start, line = self._header(head, None)
-            block = next(self._blocks(iter([head[start:]]), line, whole=False), None)
-        if block is None:
-            return pa.schema([(name, pa.string()) for name in names])
-        guess = self.parse(block, names, {}, [])
-        texts = self.parse(block, names, dict.fromkeys(names, pa.binary()), [])
-        return pa.schema([(name, _sensible(guess[name], texts[name])) for name in names])
+            following = next(chunks, b"")
+            blocks = self._blocks(itertools.chain([head[start:], following], chunks), line)
+            sample = list(itertools.islice(blocks, 1 if following else None))
+        columns = dict.fromkeys(names, unseen)
+        for block in sample:
+            table = self.parse(block, names, dict.fromkeys(names, pa.binary()), [])
+            columns = {name: column.seen(_decoded(_array(table[name]))) for name, column in columns.items()}
+        return columns
 
     def batches(
         self,
@@ -91,7 +104,7 @@ class CsvReader:
         rejects: Rejects | None = None,
         on_error: OnError = "fail",
         *,
-        inferred: bool = False,
+        inferred: Mapping[str, InferredColumn] = NOTHING,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Generator[pa.RecordBatch]:
         """Read the columns of `schema`, each of exactly its type.
@@ -102,37 +115,49 @@ class CsvReader:
         """
         check_types(schema)
         with closing(self.source.chunks()) as chunks:
-            head = next(chunks, b"")
+            head = self._head(chunks)
             names, start, line = self._header(head, schema)
             wanted = present_fields(names, schema, absent, self.source.name, self.extra_columns)
             wanted = wanted or pa.schema([(names[0], pa.string())])
             blocks = self._blocks(itertools.chain([head[start:]], chunks), line)
-            parsed = parse_in_order(blocks, _Parser(self, names, wanted).parse)
+            parsed = parse_in_order(blocks, _Parser(self, names, wanted, inferred).parse)
             with closing(parsed):
                 hint = INFERRED_HINT if inferred else ""
                 for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
                     yield completed(batch, schema, absent)
 
-    def _blocks(self, chunks: Iterator[bytes], line: int, *, whole: bool = True) -> Iterator[Block]:
-        if whole:
-            return split_blocks(
-                chunks, line=line, cut=self.dialect.cut, line_end=self.dialect.line_end, source=self.source.name
-            )
-        text = next(chunks)
-        end, _ = self.dialect.cut(text + self.dialect.line_end)
-        return iter([Block(text[:end], line)] if end and text else [])
+    def _blocks(self, chunks: Iterator[bytes], line: int) -> Iterator[Block]:
+        return split_blocks(
+            chunks, line=line, cut=self.dialect.cut, line_end=self.dialect.line_end, source=self.source.name
+        )
+
+    def _head(self, chunks: Iterator[bytes]) -> bytes:
+        """Read as far as the header goes, and a record begins behind it."""
+        head = next(chunks, b"")
+        while len(head) < RECORD_BYTES and not self._holds_header(head) and (more := next(chunks, b"")):
+            head += more
+        return head
+
+    def _holds_header(self, head: bytes) -> bool:
+        records, _ = self.dialect.records(head[self._skipped(head) :])
+        return len(records) > 1
+
+    def _skipped(self, head: bytes) -> int:
+        """Return how many bytes are before the header: those of `skip_lines`, and of empty lines."""
+        ends, count = line_ends(head), self.options.skip_lines
+        if count > len(ends):
+            return len(head)
+        skipped = int(ends[count - 1]) + 1 if count else 0
+        while head[skipped : skipped + 1] in {b"\n", b"\r"}:
+            skipped += 1
+        return skipped
 
     def _header(self, head: bytes, schema: pa.Schema | None) -> tuple[list[str], int, int]:
         """Find the column names, and the offset and line of the first row."""
         name, options = self.source.name, self.options
         if b"\n" not in head:
             self.dialect = replace(self.dialect, line_end=b"\r")
-        ends = line_ends(head)
-        skipped = int(ends[options.skip_lines - 1]) + 1 if 0 < options.skip_lines <= len(ends) else 0
-        if options.skip_lines > len(ends):
-            skipped = len(head)
-        while head[skipped : skipped + 1] in {b"\n", b"\r"}:
-            skipped += 1
+        ends, skipped = line_ends(head), self._skipped(head)
         line = int(np.searchsorted(ends, skipped)) + 1
         declared = list(options.column_names or (schema.names if schema is not None and not options.header else ()))
         if not options.header:
@@ -146,12 +171,27 @@ class CsvReader:
         if quotes.open and end == len(head) - skipped:
             raise endless(name, line)
         names = declared or self._names(head[skipped + start : skipped + end])
+        if len(names) == 1 and not declared:
+            self._check_delimiter(names[0], [head[skipped + first : skipped + last] for first, last in records[:100]])
         following = records[1][0] if len(records) > 1 else len(head) - skipped
         return (
             self._checked(names),
             skipped + following,
             line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
         )
+
+    def _check_delimiter(self, header: str, records: list[bytes]) -> None:
+        """Refuse a header of one column that another delimiter splits, as it does every record after it."""
+        for delimiter, spelled in DELIMITERS.items():
+            if delimiter in header and delimiter != self.options.delimiter:
+                texts = [record.decode(errors="replace") for record in records if record]
+                counts = {len(next(python_csv.reader([text], delimiter=delimiter))) for text in texts}
+                if len(counts) == 1:
+                    raise InvalidInputError(
+                        f"{self.source.name}: the header has no {self.options.delimiter!r}, and {counts.pop()} columns "
+                        f"by {spelled}. Pass options=CsvOptions(delimiter={spelled}); if it is one column, name it in "
+                        "CsvOptions(column_names=(...,))."
+                    )
 
     def _names(self, header: bytes) -> list[str]:
         if b"\0" in header:
@@ -177,6 +217,30 @@ class CsvReader:
             raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
         return names
 
+    @property
+    def _null_mark(self) -> bytes | None:
+        r"""What stands in the place of `\N`, which Arrow would read as the escaped letter; not a text of any file."""
+        return NULL_MARK if self.options.escape == "\\" else None
+
+    def _with_nulls(self, data: memoryview | bytes) -> memoryview | bytes:
+        r"""Return the block with `\N` as a null that Arrow knows: where it is all of a field that is not quoted.
+
+        MySQL and Redshift write nulls so, beside other escapes.
+        https://dev.mysql.com/doc/refman/8.4/en/load-data.html
+        """
+        if self._null_mark is None or b"\\N" not in bytes(data):
+            return data
+        delimiter = re.escape(self.options.delimiter).encode()
+        found = re.finditer(rb"(?:(?<=[" + delimiter + rb"\r\n])|\A)\\N(?=[" + delimiter + rb"\r\n]|\Z)", bytes(data))
+        starts = np.array([match.start() for match in found], dtype=np.int64)
+        # The border before it may itself be quoted or escaped; then it is no border.
+        starts = starts[(starts == 0) | ~self.dialect.quotes(data).hold(starts - 1)]
+        parts, end = [], 0
+        for start in starts.tolist():
+            parts += [bytes(data[end:start]), self._null_mark]
+            end = start + 2
+        return b"".join([*parts, bytes(data[end:])])
+
     def parse(
         self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
     ) -> pa.Table:
@@ -186,6 +250,9 @@ class CsvReader:
         they raise.
         """
         options = self.options
+        data, nulls = self._with_nulls(block.data), list(options.null_values)
+        if self._null_mark is not None:
+            nulls = [text for text in nulls if text != "\\N"] + [self._null_mark.decode()]  # `\\N` is the text `\N`
 
         def handle(row: csv.InvalidRow) -> str:
             if wrong is None:
@@ -194,8 +261,8 @@ class CsvReader:
             return "skip"
 
         return csv.read_csv(
-            pa.BufferReader(pa.py_buffer(block.data)),
-            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(block.data) + 1),
+            pa.BufferReader(pa.py_buffer(data)),
+            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
             parse_options=csv.ParseOptions(
                 delimiter=options.delimiter,
                 quote_char=options.quote,
@@ -207,7 +274,7 @@ class CsvReader:
             convert_options=csv.ConvertOptions(
                 include_columns=list(kinds) or names,
                 column_types=kinds,
-                null_values=list(options.null_values),
+                null_values=nulls,
                 strings_can_be_null=True,
                 quoted_strings_can_be_null=options.quoted_nulls,
                 decimal_point=options.decimal_point,
@@ -218,7 +285,9 @@ class CsvReader:
 class _Parser:
     """Parses blocks of one file into one schema."""
 
-    def __init__(self, reader: CsvReader, names: list[str], schema: pa.Schema) -> None:
+    def __init__(
+        self, reader: CsvReader, names: list[str], schema: pa.Schema, inferred: Mapping[str, InferredColumn]
+    ) -> None:
         self.reader = reader
         self.names = names
         self.schema = schema
@@ -227,7 +296,14 @@ class _Parser:
             field.name: caster(field.type, formats=options.timestamp_formats, decimal_point=options.decimal_point)
             for field in schema
         }
-        self.native = {field.name for field in schema if reads_natively(field.type, options)}
+        self.casts |= {
+            field.name: _inferred_cast(inferred[field.name], field.type) for field in schema if field.name in inferred
+        }
+        self.native = {
+            field.name for field in schema if field.name not in inferred and reads_natively(field.type, options)
+        }
+        self.inferred = bool(inferred)
+        self.shaped = not (options.timestamp_formats or inferred)
         self.kinds = {field.name: field.type if field.name in self.native else pa.string() for field in schema}
         self.required = [index for index, field in enumerate(schema) if not field.nullable]
 
@@ -269,9 +345,7 @@ class _Parser:
         for field in self.schema:
             raw = _array(table[field.name])
             text, undecodable = convert(raw, field, lambda values: pc.cast(values, pa.string()))
-            values, misfits = convert(
-                text, field, self.casts[field.name], shaped=not self.reader.options.timestamp_formats
-            )
+            values, misfits = convert(text, field, self.casts[field.name], shaped=self.shaped, inferred=self.inferred)
             reasons = undecodable | misfits
             if not field.nullable:
                 nulls = pc.indices_nonzero(pc.is_null(raw)).to_pylist()
@@ -375,22 +449,15 @@ def _written_as(kind: pa.DataType) -> pa.DataType:
     return pa.date32() if types.is_date64(kind) else kind
 
 
-def _sensible(guess: pa.ChunkedArray, texts: pa.ChunkedArray) -> pa.DataType:
-    """Return the type for the whole file of a column whose start looks like `guess`."""
-    kind = guess.type
-    if types.is_integer(kind):
-        zeros = pc.match_substring_regex(texts, r"^\s*-?0\d")
-        return pa.string() if pc.any(zeros).as_py() else kind
-    if types.is_floating(kind):
-        # Integers that are too long for 64 bits look like floats to Arrow, and lose digits there.
-        digits = pc.match_substring_regex(texts, r"^\s*-?\d{16,}\s*$")
-        return pa.string() if pc.any(digits).as_py() else kind
-    if types.is_timestamp(kind):
-        fine = pc.match_substring_regex(texts, r"\.\d{7,}")
-        return pa.timestamp("ns" if pc.any(fine).as_py() else "us", kind.tz)
-    if types.is_time(kind):
-        return pa.time64("us")
-    return kind if types.is_date(kind) or types.is_boolean(kind) else pa.string()
+def _inferred_cast(column: InferredColumn, kind: pa.DataType) -> Cast:
+    """Return the cast of a column by its texts; into a wider type where files of other formats have that."""
+    by_text = cast("TextColumn", column).settled
+    return by_text.cast if by_text.type == kind else lambda texts: cast_array(by_text.cast(texts), kind)
+
+
+def _decoded(raw: pa.Array) -> pa.Array:
+    """Return bytes as text, null where they are none; their rows are refused when they are read."""
+    return convert(raw, pa.field("", pa.string()), lambda values: pc.cast(values, pa.string()))[0]
 
 
 def _array(column: pa.ChunkedArray) -> pa.Array:

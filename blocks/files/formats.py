@@ -10,8 +10,8 @@
 | arrow | .arrow .feather .ipc | none zstd | nothing |
 | arrows | .arrows (a stream) | none zstd | nothing |
 
-Text formats and their types: see `csv_files` and `json_files`. Parquet has no seconds: where no schema is declared,
-such timestamps come back in milliseconds.
+Text formats and their types: see `csv`, `json_lines` and, where no schema is declared, `inference`. Parquet has no
+seconds: where no schema is declared, such timestamps come back in milliseconds.
 """
 # ruff: noqa: A002 (format and open are what everybody calls them)
 
@@ -19,28 +19,30 @@ from __future__ import annotations
 
 import gzip
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, get_args
 
 import pyarrow as pa
 
-from blocks.arrow.columns import ExtraColumns, check_names
+from blocks.arrow.columns import NOTHING, ExtraColumns, check_names
 from blocks.arrow.scan import Scan
 from blocks.base.errors import InvalidInputError
 from blocks.files.csv import CsvReader, CsvWriter
 from blocks.files.ipc import IpcReader, IpcWriter
 from blocks.files.json_lines import JsonReader, JsonWriter
-from blocks.files.options import Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
+from blocks.files.options import TEXT_FORMATS, Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
 from blocks.files.parquet import KeptOpen, ParquetReader, ParquetWriter
+from blocks.files.protocols import schema_of
 from blocks.files.text import TextSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     import pyarrow.compute as pc
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import FileOptions
-    from blocks.files.protocols import Open, Reader, Writer
+    from blocks.files.protocols import InferredColumn, Open, Reader, Writer
 
 
 EXTENSIONS: dict[str, Format] = {
@@ -189,10 +191,19 @@ def open_scan(
         open, source=source, format=format, compression=compression, options=options, extra_columns=extra_columns
     )
 
-    def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-        return reader.batches(scan.schema, rejects, on_error, inferred=schema is None)
+    @cache
+    def columns() -> Mapping[str, InferredColumn]:
+        return reader.infer() if schema is None else NOTHING
 
-    scan = Scan(schema if schema is not None else reader.infer, batches, source=source)
+    def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        return reader.batches(scan.schema, rejects, on_error, inferred=columns())
+
+    scan = Scan(
+        schema if schema is not None else lambda: schema_of(columns()),
+        batches,
+        source=source,
+        inferred=lambda: columns() if format in TEXT_FORMATS else (),
+    )
     return scan
 
 

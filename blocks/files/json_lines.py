@@ -4,40 +4,51 @@ Blocks of whole lines go to Arrow's reader straight into the declared types; onl
 line by line, by halving. Dates, timestamps and times are text as in CSV (an offset exactly where the column has a time
 zone); decimals are numbers or text, written as text so that no reader makes floats of them. A missing key is null.
 
-Types that no schema declares are found in the first 4 MB: integers, floats, booleans, dates, timestamps, text, lists
-and structs.
+Types that no schema declares are found in the first 4 MB: integers, floats, booleans, dates and timestamps (by the rule
+of `inference`), text, lists and structs. They hold for all of the file: a value of another type, a key that was not
+there and an integer that a float does not hold exactly are bad rows.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from contextlib import closing, suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text
+from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.files.inference import TextColumn
 from blocks.files.text import BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
 from blocks.files.values import caster, check_values, convert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
+    from blocks.files.protocols import InferredColumn
     from blocks.files.text import Parsed, TextSource
 
 _NULL_FIRST, _NULL_AFTER = re.compile(rb"\s*null"), re.compile(rb"\n[ \t\r\f\v]*null")
 
-INFERRED_HINT = " The key's type was found at the start of the file; declare a schema where that is wrong."
+INFERRED_HINT = " The keys and their types were found at the start of the data; declare a schema that holds this one."
+FLOAT_INTEGERS = Decimal(2**53)
+"""Floats hold every integer up to this one."""
+LONG_INTEGER, LONG_FRACTION = 16, 19
+"""Shorter numbers, counted with their point, have no more digits than floats: 15 surely, 17 in the text of one."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +63,18 @@ class JsonReader:
     source: TextSource
     extra_columns: ExtraColumns = "ignore"
 
-    def infer(self) -> pa.Schema:
-        """Infer the schema from the first block.
+    def infer(self) -> dict[str, JsonColumn]:
+        """Find out the keys and their types from the first block.
 
         Raises:
             InvalidInputError: The file is empty, or its lines are not JSON objects.
             SchemaError: A key has values of several types.
         """
         with closing(self.source.chunks()) as chunks:
-            head = next(chunks, b"")
-            is_whole = next(chunks, None) is None
-        end = len(head) if is_whole else head.rfind(b"\n") + 1 or len(head)
-        lines = [line for line in head[:end].splitlines() if line.strip()]
+            head, following = next(chunks, b""), next(chunks, b"")
+            blocks = split_blocks(itertools.chain([head, following], chunks), line=1, cut=_cut, source=self.source.name)
+            sample = itertools.islice(blocks, 1 if following else None)
+            lines = [line for block in sample for line in bytes(block.data).split(b"\n") if line.strip()]
         if not lines:
             raise InvalidInputError(f"{self.source.name} is empty: it has no line to find the types from.")
         objects = b"\n".join(line for line in lines if _is_object(line))
@@ -72,15 +83,11 @@ class JsonReader:
                 f"{self.source.name} is not a JSON Lines file: its first lines are not JSON objects."
             )
         try:
-            found = _read(objects, None)
-            # Arrow drops the offset of a timestamp, and digits of integers beyond 64 bits.
-            schema = pa.schema([pa.field(field.name, _wire(_certain(field.type))) for field in found.schema])
-            texts = _read(objects, schema)
+            return _columns(objects)
         except pa.ArrowInvalid:
             raise SchemaError(
                 f"{self.source.name}: a key has values of several types in the first lines. Declare a schema."
             ) from None
-        return pa.schema([(field.name, _sensible(field, texts[field.name], objects)) for field in found.schema])
 
     def batches(
         self,
@@ -88,7 +95,7 @@ class JsonReader:
         rejects: Rejects | None = None,
         on_error: OnError = "fail",
         *,
-        inferred: bool = False,
+        inferred: Mapping[str, InferredColumn] = NOTHING,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """Read the columns of `schema`, each of exactly its type.
@@ -101,14 +108,14 @@ class JsonReader:
         # would be null where the file lacked it is: a missing key is null anyway.
         folders = {name for name, value in absent.items() if value.is_valid}
         if inferred and folders:
-            folders -= set(self.infer().names)  # what the file has itself counts
+            folders -= set(self.infer())  # what the file has itself counts
         wanted = pa.schema([field for field in schema if field.name not in folders])
         wanted = wanted or pa.schema([("", pa.string())])
         check_types(wanted)
         with closing(self.source.chunks()) as chunks:
             blocks = split_blocks(chunks, line=1, cut=_cut, source=self.source.name)
-            strict = inferred or self.extra_columns == "fail"  # a key that inference did not see is never dropped
-            parsed = parse_in_order(blocks, _Parser(wanted, strict=strict).parse)
+            strict = bool(inferred) or self.extra_columns == "fail"  # a key that inference did not see is never dropped
+            parsed = parse_in_order(blocks, _Parser(wanted, inferred, strict=strict).parse)
             with closing(parsed):
                 hint = INFERRED_HINT if inferred else ""
                 for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
@@ -118,9 +125,19 @@ class JsonReader:
 class _Parser:
     """Parses blocks of one file into one schema."""
 
-    def __init__(self, schema: pa.Schema, *, strict: bool) -> None:
+    def __init__(self, schema: pa.Schema, inferred: Mapping[str, InferredColumn], *, strict: bool) -> None:
         self.schema = schema
-        self.wire = pa.schema([pa.field(field.name, _wire(field.type)) for field in schema])
+        columns = {name: cast("JsonColumn", column) for name, column in inferred.items()}
+        # Where files of another format have a wider type, the file's own is read, and becomes that.
+        own = {name: column.type for name, column in columns.items()}
+        self.own = pa.schema([pa.field(field.name, own.get(field.name, field.type)) for field in schema])
+        self.wire = pa.schema([pa.field(field.name, _wire(field.type)) for field in self.own])
+        self.checked = {name for name, column in columns.items() if is_text(_wire(column.type))}
+        self.casts = {
+            field.name: columns[field.name].texts.cast if field.name in self.checked else caster(field.type)
+            for field in self.own
+        }
+        self.floats = pa.schema(field for field in self.own if field.name in columns and _float_count(field.type))
         self.unexpected = "error" if strict else "ignore"
 
     def parse(self, block: Block) -> Parsed:
@@ -133,8 +150,7 @@ class _Parser:
             return self._parse_lines(block.line, data)
         if table.num_rows != count_lines(data) + (not data.endswith(b"\n")):
             return self._parse_lines(block.line, data)
-        numbers = range(block.line, block.line + table.num_rows)
-        return self._typed(table, numbers, data.splitlines, [])
+        return self._typed(table, range(block.line, block.line + table.num_rows), data, [])
 
     def _parse_lines(self, first: int, data: bytes) -> Parsed:
         numbered = [(number, line) for number, line in enumerate(data.split(b"\n"), first) if line.strip()]
@@ -145,9 +161,9 @@ class _Parser:
             for number, line in numbered
             if number not in kept
         ]
-        lines = [line for _, line in good]
-        table = self._read(b"\n".join(lines)) if lines else self.wire.empty_table()
-        return self._typed(table, [number for number, _ in good], lambda: lines, bad)
+        text = b"\n".join(line for _, line in good)
+        table = self._read(text) if good else self.wire.empty_table()
+        return self._typed(table, [number for number, _ in good], text, bad)
 
     def _good_lines(self, lines: list[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
         """Return the lines that hold one fitting object each, by halving."""
@@ -162,17 +178,20 @@ class _Parser:
             yield from self._good_lines(lines[:half])
             yield from self._good_lines(lines[half:])
 
-    def _typed(self, table: pa.Table, numbers: Any, lines: Any, bad: list[BadRow]) -> Parsed:
+    def _typed(self, table: pa.Table, numbers: Sequence[int], data: bytes, bad: list[BadRow]) -> Parsed:
         """Return the columns in their types; what does not fit joins the bad rows."""
-        faults: dict[int, tuple[str, str]] = {}
+        faults = dict(_rounded_integers(data, self.floats)) if self.floats else {}
         arrays = []
-        for field in self.schema:
-            raw = table[field.name].combine_chunks()
+        for field, own in zip(self.schema, self.own, strict=True):
+            raw, checked = table[field.name].combine_chunks(), field.name in self.checked
             values, misfits = (
                 (raw, {})
-                if raw.type == field.type
-                else convert(raw, field, caster(field.type), shaped=is_text(raw.type))
+                if raw.type == own.type and not checked
+                else convert(
+                    raw, own, self.casts[field.name], shaped=is_text(raw.type) and not checked, inferred=checked
+                )
             )
+            values = values if own.type == field.type else cast_array(values, field.type)
             reasons = dict(misfits)
             if not field.nullable and raw.null_count:
                 nulls = pc.indices_nonzero(pc.is_null(raw)).to_pylist()
@@ -181,7 +200,7 @@ class _Parser:
                 faults.setdefault(row, (field.name, reason))
             arrays.append(values)
         if faults:
-            texts = lines()
+            texts = data.split(b"\n")
             for row, (column, reason) in faults.items():
                 bad.append(BadRow(numbers[row], column, reason, texts[row].decode()))
             bad.sort(key=lambda row: row.line)
@@ -289,27 +308,173 @@ def _wire(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
+NO_TEXTS = TextColumn(times_only=True)
+
+
+@dataclass(frozen=True)
+class JsonColumn:
+    """What JSON objects say of a key.
+
+    Args:
+        kind: The type of its values, null where nothing is known.
+        texts: What is known of its texts, which may be dates and timestamps.
+    """
+
+    kind: pa.DataType
+    texts: TextColumn = NO_TEXTS
+    nullable = True
+
+    @property
+    def type(self) -> pa.DataType:
+        """The type of the column."""
+        return self.texts.type if types.is_string(self.kind) else _certain(self.kind)
+
+    def __or__(self, other: JsonColumn) -> JsonColumn:
+        """Return what the objects of both say.
+
+        Raises:
+            SchemaError: A value cannot be both.
+        """
+        return JsonColumn(_either(self.kind, other.kind), self.texts | other.texts)
+
+
+def _either(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """Return the type of values that are of one of two types."""
+    if kind == other or types.is_null(other):
+        return kind
+    if types.is_null(kind):
+        return other
+    if types.is_list(kind) and types.is_list(other):
+        return pa.list_(_either(kind.value_type, other.value_type))
+    if types.is_struct(kind) and types.is_struct(other):
+        fields = {field.name: field.type for field in kind}
+        for field in other:
+            fields[field.name] = _either(fields.get(field.name, pa.null()), field.type)
+        return pa.struct(list(fields.items()))
+    for number in (pa.float64(), pa.decimal128(38, 0)):  # whether an integer fits is seen when it is read
+        if {kind, other} == {pa.int64(), number}:
+            return number
+    raise SchemaError(f"is {other}, and {kind} in the files before it")
+
+
+def _columns(objects: bytes) -> dict[str, JsonColumn]:
+    """Find out the keys of JSON objects, one a line, and the types of their values."""
+    kinds = {field.name: _untimed(field.type) for field in _read(objects, None).schema}
+    # Arrow drops the offset of a timestamp, and digits of integers beyond 64 bits.
+    texts = _read(objects, pa.schema([(name, _wire(_certain(kind))) for name, kind in kinds.items()]))
+    columns = {}
+    for name, kind in kinds.items():
+        column = JsonColumn(kind if not _float_count(kind) else _with_long_integers(name, kind, objects))
+        if types.is_string(kind):
+            column = replace(column, texts=column.texts.seen(texts[name].combine_chunks()))
+        columns[name] = column
+    return columns
+
+
+def _untimed(kind: pa.DataType) -> pa.DataType:
+    """Return an inferred type with the texts that Arrow takes for timestamps as texts."""
+    if types.is_struct(kind):
+        return pa.struct([(field.name, _untimed(field.type)) for field in kind])
+    if types.is_list(kind):
+        return pa.list_(_untimed(kind.value_type))
+    return pa.string() if types.is_temporal(kind) else kind
+
+
 def _certain(kind: pa.DataType) -> pa.DataType:
     """Return an inferred type without parts that are null only."""
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, _certain(field.type)) for field in kind])
     if types.is_list(kind):
         return pa.list_(_certain(kind.value_type))
-    return pa.string() if types.is_null(kind) or types.is_temporal(kind) else kind
+    return pa.string() if types.is_null(kind) else kind
 
 
-def _sensible(field: pa.Field, texts: pa.ChunkedArray, objects: bytes) -> pa.DataType:
-    """Return the type for the whole file of a key whose start looks like `field`."""
-    if types.is_timestamp(field.type):
-        for kind in (pa.date32(), pa.timestamp("us"), pa.timestamp("us", "UTC"), pa.timestamp("ns")):
-            with suppress(pa.ArrowInvalid):
-                pc.cast(texts, kind)
-                return kind
-    if types.is_floating(field.type):
-        with suppress(pa.ArrowInvalid):
-            _read(objects, pa.schema([pa.field(field.name, pa.decimal128(38, 0))]))
-            return pa.decimal128(38, 0)
-    return _certain(field.type)
+def _float_count(kind: pa.DataType) -> int:
+    """Return how many parts of a type are floats."""
+    if types.is_struct(kind):
+        return sum(_float_count(field.type) for field in kind)
+    return _float_count(kind.value_type) if types.is_list(kind) else int(types.is_floating(kind))
+
+
+def _with_long_integers(name: str, kind: pa.DataType, objects: bytes) -> pa.DataType:
+    """Return the type of a key with decimals for the floats that are all integers, some too long for a float."""
+    places = range(_float_count(kind))
+    long = [place for place in places if _has_long_integers(name, _without_float(_certain(kind), place), objects)]
+    for place in reversed(long):
+        kind = _without_float(kind, place)
+    return kind
+
+
+def _has_long_integers(name: str, kind: pa.DataType, objects: bytes) -> bool:
+    """Tell whether values are of a type that has one decimal, and some of its integers are longer than a float's."""
+    try:
+        table = _read(objects, pa.schema([(name, _wire(kind))]))
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    decimals = (part for part in _parts(table[name].combine_chunks()) if types.is_decimal(part.type))
+    return any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+
+
+def _parts(values: pa.Array) -> Iterator[pa.Array]:
+    """Return the arrays of which a nested one is made."""
+    if types.is_struct(values.type):
+        for part in values.flatten():
+            yield from _parts(part)
+    elif types.is_list(values.type):
+        yield from _parts(values.flatten())
+    else:
+        yield values
+
+
+def _without_float(kind: pa.DataType, place: int) -> pa.DataType:
+    """Return the type with a decimal for its float number `place`."""
+    if types.is_list(kind):
+        return pa.list_(_without_float(kind.value_type, place))
+    if not types.is_struct(kind):
+        return pa.decimal128(38, 0) if types.is_floating(kind) and place == 0 else kind
+    fields = []
+    for field in kind:
+        fields.append((field.name, _without_float(field.type, place) if place >= 0 else field.type))
+        place -= _float_count(field.type)
+    return pa.struct(fields)
+
+
+def _rounded_integers(data: bytes, floats: pa.Schema) -> Iterator[tuple[int, tuple[str, str]]]:
+    """Find integers that a float does not hold, in lines of which each is one object: by row the key and the reason."""
+    ends = None
+    for position in _long_numbers(data):
+        ends = np.flatnonzero(np.frombuffer(data, np.uint8) == ord("\n")) if ends is None else ends
+        row = int(np.searchsorted(ends, position))
+        start, end = int(ends[row - 1]) + 1 if row else 0, int(ends[row]) if row < len(ends) else len(data)
+        if key := _rounded(json.loads(data[start:end], parse_float=Decimal), floats):
+            yield row, (key, f"{key} has more digits than a number with decimals can hold")
+
+
+def _long_numbers(data: bytes) -> Iterator[int]:
+    """Find where numbers begin, outside of quotes, of which a float may not hold every digit."""
+    codes = np.frombuffer(data, np.uint8)
+    within = np.concatenate([[False], (codes - ord("0") < 10) | (codes == ord(".")), [False]])  # noqa: PLR2004 (digits)
+    borders = np.flatnonzero(within[1:] != within[:-1])
+    starts, lengths = borders[0::2], borders[1::2] - borders[0::2]
+    long = (lengths >= LONG_INTEGER) & (codes[starts - 1] != ord('"'))
+    for start, length in zip(starts[long].tolist(), lengths[long].tolist(), strict=True):
+        if length >= LONG_FRACTION or b"." not in data[start : start + length]:
+            yield start
+
+
+def _rounded(value: Any, kind: Any) -> str | None:
+    """Return the first key whose number is not what a float, which its type asks for, makes of it."""
+    if isinstance(value, list) and types.is_list(kind):
+        return next((key for item in value if (key := _rounded(item, kind.value_type)) is not None), None)
+    if isinstance(value, dict) and (isinstance(kind, pa.Schema) or types.is_struct(kind)):
+        for field in kind:
+            below = _rounded(value.get(field.name), field.type)
+            if below is not None:
+                return f"{field.name}.{below}" if below else field.name
+        return None
+    is_number = isinstance(value, int | Decimal) and not isinstance(value, bool)
+    return "" if is_number and types.is_floating(kind) and Decimal(value) != Decimal(repr(float(value))) else None
 
 
 def _read(data: bytes, schema: pa.Schema | None, unexpected: str = "ignore") -> pa.Table:

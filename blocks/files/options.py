@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
+from blocks.base.arguments import Options
 from blocks.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
 Format = Literal["csv", "jsonl", "parquet", "arrow", "arrows"]
+TEXT_FORMATS: tuple[Format, ...] = ("csv", "jsonl")
+"""Those that do not say the types of their columns."""
 Compression = Literal["none", "gzip", "zstd", "snappy"]
 OnError = Literal["fail", "quarantine"]
 
@@ -19,10 +22,28 @@ TIME_DIRECTIVES = "YmdHMSfz"
 WITHIN = {"M": "H", "S": "M", "f": "S", "z": "H"}
 
 
-class CsvOptions(BaseModel):
+class CsvOptions(Options):
     """How a CSV file is written down. The defaults are RFC 4180 with a header, in UTF-8."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    _elsewhere: ClassVar[Mapping[str, str]] = {
+        "charset": "encoding",
+        "date_format": "timestamp_formats",
+        "decimal": "decimal_point",
+        "escape_char": "escape",
+        "escapechar": "escape",
+        "fieldnames": "column_names",
+        "has_header": "header",
+        "na_values": "null_values",
+        "names": "column_names",
+        "quote_char": "quote",
+        "quotechar": "quote",
+        "sep": "delimiter",
+        "separator": "delimiter",
+        "skip_rows": "skip_lines",
+        "skiprows": "skip_lines",
+    }
 
     delimiter: str = Field(default=",", min_length=1, max_length=1, description="What separates two fields.")
     quote: str = Field(default='"', min_length=1, max_length=1, description="What encloses a field; doubled inside it.")
@@ -65,7 +86,7 @@ class CsvOptions(BaseModel):
         return value
 
 
-class ParquetOptions(BaseModel):
+class ParquetOptions(Options):
     """How a Parquet file is written."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

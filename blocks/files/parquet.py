@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import pyarrow as pa
@@ -12,18 +12,19 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 from pyarrow import types
 
-from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, plain_schema, present_fields
-from blocks.base.errors import ConnectorError, InvalidInputError, TypeLossError
-from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS
+from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
+from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, TypeLossError
+from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    import numpy as np
     import pyarrow.compute as pc
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError, ParquetOptions
-    from blocks.files.protocols import Open
+    from blocks.files.protocols import InferredColumn, Open
 
 LARGE_GROUP_BYTES = 256 * 2**20
 """A row group above this is read by parts of its columns, in more requests; a smaller one column by column."""
@@ -46,10 +47,10 @@ class ParquetReader:
         self.extra_columns = extra_columns
         self.where = where
 
-    def infer(self) -> pa.Schema:
+    def infer(self) -> dict[str, TypedColumn]:
         """Read the schema in the file's footer."""
         with closing(self.open()) as file, self._parquet(file) as parquet:
-            return plain_schema(parquet.schema_arrow)
+            return typed_columns(parquet.schema_arrow)
 
     def batches(
         self,
@@ -57,46 +58,99 @@ class ParquetReader:
         rejects: Rejects | None = None,  # noqa: ARG002 (typed data has no bad rows)
         on_error: OnError = "fail",  # noqa: ARG002
         *,
-        inferred: bool = False,  # noqa: ARG002
+        inferred: Mapping[str, InferredColumn] = NOTHING,  # noqa: ARG002
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """Read the columns of `schema`, cast where nothing is lost.
 
         Raises:
+            DamagedError: A page does not have the checksum that the file has for it.
             InvalidInputError: It is not a Parquet file.
             SchemaError: The file lacks a column, or a cast would lose something.
         """
-        with closing(self.open()) as file, self._parquet(file) as parquet:
+        with closing(self.open()) as file, self._parquet(file) as parquet, ExitStack() as opened:
             own = parquet.schema_arrow
             wanted = present_fields(own.names, schema, absent, self.source, self.extra_columns)
+            wanted = wanted or pa.schema([own.field(0)])
+            names = wanted.names
+            int96 = [name for name in names if name in _int96_columns(parquet)]
+            fine = self._parquet(opened.enter_context(closing(self.open())), "ns") if int96 else None
             groups = self._row_groups(file, parquet)
             try:
                 # Group by group: Arrow keeps the bytes of all groups that it is asked for until the last one is read.
                 for group in range(parquet.num_row_groups) if groups is None else groups:
                     size = parquet.metadata.row_group(group)
-                    rows = max(BATCH_BYTES * size.num_rows // max(size.total_byte_size, 1), 1_024)
-                    for batch in parquet.iter_batches(
-                        min(rows, BATCH_ROWS), row_groups=[group], columns=wanted.names or own.names[:1]
-                    ):
-                        yield completed(fit(batch, wanted or batch.schema, self.source), schema, absent)
+                    rows = min(max(BATCH_BYTES * size.num_rows // max(size.total_byte_size, 1), 1_024), BATCH_ROWS)
+                    batches = parquet.iter_batches(rows, row_groups=[group], columns=names)
+                    if fine is not None:
+                        finer = fine.iter_batches(rows, row_groups=[group], columns=int96)
+                        batches = (
+                            self._with_int96(batch, other, wanted) for batch, other in zip(batches, finer, strict=True)
+                        )
+                    read = 0
+                    for batch in batches:
+                        read += batch.num_rows
+                        yield completed(fit(batch, wanted, self.source), schema, absent)
+                    if read != size.num_rows:
+                        raise self._damaged(f"row group {group} has {read} of {size.num_rows} rows")
             except ConnectorError:
                 raise  # also an OSError, some of them
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
 
-    def _parquet(self, file: BinaryIO) -> pq.ParquetFile:
+    def _parquet(self, file: BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:
+        options: dict[str, Any] = {
+            "pre_buffer": False,
+            "page_checksum_verification": True,
+            "coerce_int96_timestamp_unit": int96_unit,
+        }
         try:
-            parquet = pq.ParquetFile(file, pre_buffer=False)
+            parquet = pq.ParquetFile(file, **options)
         except ConnectorError:
             raise  # also an OSError, some of them
         except (pa.ArrowInvalid, OSError) as error:
             raise self._damaged(error) from error
-        groups = map(parquet.metadata.row_group, range(parquet.num_row_groups))
+        footer = parquet.metadata
+        groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
+        rows = sum(group.num_rows for group in groups)
+        if rows != footer.num_rows:
+            raise self._damaged(f"its row groups have {rows} rows, and its footer says {footer.num_rows}")
         if all(group.total_byte_size <= LARGE_GROUP_BYTES for group in groups):
             return parquet
-        return pq.ParquetFile(file, metadata=parquet.metadata, pre_buffer=False, buffer_size=PART_BYTES)
+        return pq.ParquetFile(file, metadata=footer, buffer_size=PART_BYTES, **options)
 
-    def _damaged(self, error: Exception) -> InvalidInputError:
+    def _with_int96(self, batch: pa.RecordBatch, fine: pa.RecordBatch, wanted: pa.Schema) -> pa.RecordBatch:
+        """Return the batch with nanoseconds where they are wanted.
+
+        INT96 holds nanoseconds of all years, and Arrow either drops the nanoseconds or wraps the years: neither is
+        done to a value unseen.
+
+        Raises:
+            TypeLossError: A value has nanoseconds and microseconds are wanted, or has a year that nanoseconds lack.
+        """
+        for name in fine.schema.names:
+            index = batch.schema.get_field_index(name)
+            pairs = list(zip(_moments(batch.column(index)), _moments(fine.column(name)), strict=True))
+            if wanted.field(name).type == fine.schema.field(name).type:
+                if any((moments != nanoseconds // 1_000).any() for moments, nanoseconds in pairs):
+                    raise TypeLossError(
+                        f"{self.source}: column {name!r} has a timestamp before 1678 or after 2262. Declare it as "
+                        "pa.timestamp('us')."
+                    )
+                batch = batch.set_column(index, name, fine.column(name))
+            elif any((nanoseconds != moments * 1_000).any() for moments, nanoseconds in pairs):  # both wrap alike
+                raise TypeLossError(
+                    f"{self.source}: column {name!r} has a timestamp with nanoseconds. Declare it as "
+                    "pa.timestamp('ns')."
+                )
+        return batch
+
+    def _damaged(self, error: Exception | str) -> ConnectorError:
+        if "CRC checksum verification failed" in str(error):
+            return DamagedError(
+                f"Could not read {self.source}: a page of it does not have the checksum that is stored with it. "
+                "Either it was damaged on its way, then the next attempt is right, or where it is stored."
+            )
         return InvalidInputError(f"{self.source} is not a valid Parquet file (truncated or corrupt): {error}")
 
     def _row_groups(self, file: BinaryIO, parquet: pq.ParquetFile) -> list[int] | None:
@@ -106,7 +160,8 @@ class ParquetReader:
         expression, schema = self.where
         own = parquet.schema_arrow
         known = pa.schema([*own, *(field for field in schema if field.name not in own.names)])
-        fragment = ds.ParquetFileFormat().make_fragment(pa.PythonFile(KeptOpen(file), mode="r"))
+        options = ds.ParquetReadOptions(coerce_int96_timestamp_unit="us")
+        fragment = ds.ParquetFileFormat(read_options=options).make_fragment(pa.PythonFile(KeptOpen(file), mode="r"))
         try:
             return [group.id for group in fragment.subset(expression, schema=known).row_groups]
         except (pa.ArrowInvalid, NotImplementedError):
@@ -114,7 +169,7 @@ class ParquetReader:
 
 
 class ParquetWriter:
-    """Writes Parquet: zstd at level 1, statistics, a dictionary only for columns that repeat themselves.
+    """Writes Parquet: zstd at level 1, statistics, checksums, a dictionary only for columns that repeat themselves.
 
     Args:
         file: An open binary file.
@@ -124,7 +179,7 @@ class ParquetWriter:
     """
 
     def __init__(self, file: BinaryIO, schema: pa.Schema, compression: Compression, options: ParquetOptions) -> None:
-        if unfit := [field for field in schema if types.is_union(field.type) or types.is_interval(field.type)]:
+        if unfit := [field for field in schema if not storable(field.type)]:
             raise TypeLossError(f"Parquet has no form for column {unfit[0].name!r} of type {unfit[0].type}.")
         self.file = file
         self.schema = schema
@@ -170,7 +225,35 @@ class ParquetWriter:
             write_statistics=True,
             version="2.6",
             store_schema=True,
+            write_page_checksum=True,
         )
+
+
+def _int96_columns(parquet: pq.ParquetFile) -> set[str]:
+    """Return the columns that hold timestamps in INT96, which Spark and Impala write."""
+    columns = (parquet.schema.column(index) for index in range(len(parquet.schema)))
+    return {column.path.partition(".")[0] for column in columns if column.physical_type == "INT96"}
+
+
+def _moments(values: pa.Array) -> Iterator[np.ndarray[Any, Any]]:
+    """Return the timestamps of a column, or within it, as numbers."""
+    if types.is_timestamp(values.type):
+        yield values.drop_null().cast(pa.int64()).to_numpy()
+    elif types.is_nested(values.type):
+        for part in values.flatten() if types.is_struct(values.type) else [values.flatten()]:
+            yield from _moments(part)
+
+
+def storable(kind: pa.DataType) -> bool:
+    """Tell whether Parquet has a form for the type, and for all that is within it.
+
+    >>> storable(pa.list_(pa.month_day_nano_interval()))
+    False
+    """
+    if types.is_nested(kind):
+        within = [kind.field(number).type for number in range(kind.num_fields)]
+        return not types.is_union(kind) and all(map(storable, within))
+    return not types.is_interval(kind)
 
 
 def repeating(table: pa.Table) -> list[str] | bool:
@@ -188,9 +271,16 @@ def repeating(table: pa.Table) -> list[str] | bool:
         and (
             types.is_dictionary(field.type)
             or types.is_null(field.type)
-            or 2 * len(sample[field.name].unique()) <= len(sample)
+            or 2 * len(_stored(sample[field.name]).unique()) <= len(sample)
         )
     ]
+
+
+def _stored(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return the values as they are stored: Arrow has no kernels for UUID and JSON."""
+    if not isinstance(column.type, pa.BaseExtensionType):
+        return column
+    return pa.chunked_array([chunk.storage for chunk in column.chunks], column.type.storage_type)
 
 
 class KeptOpen:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
-from blocks.arrow.columns import NOTHING
+import pyarrow as pa
+
+from blocks.arrow.columns import NOTHING, plain_schema, widened
+from blocks.base.errors import SchemaError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from typing import Self
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import OnError
@@ -23,11 +27,30 @@ SAMPLE_ROWS = 65_536
 Open = Callable[[], BinaryIO]
 
 
+class InferredColumn(Protocol):
+    """What files of one format say of a column that no schema declares."""
+
+    @property
+    def type(self) -> pa.DataType:
+        """Its type."""
+
+    @property
+    def nullable(self) -> bool:
+        """Whether it may hold nulls."""
+
+    def __or__(self, other: Self) -> Self:
+        """Return what the files of both say.
+
+        Raises:
+            SchemaError: No type holds the values of both.
+        """
+
+
 class Reader(Protocol):
     """One file of one format."""
 
-    def infer(self) -> pa.Schema:
-        """Read or infer the schema of the file."""
+    def infer(self) -> Mapping[str, InferredColumn]:
+        """Find out the columns of the file."""
 
     def batches(
         self,
@@ -35,7 +58,7 @@ class Reader(Protocol):
         rejects: Rejects | None = None,
         on_error: OnError = "fail",
         *,
-        inferred: bool = False,
+        inferred: Mapping[str, InferredColumn] = NOTHING,
         absent: Mapping[str, pa.Scalar] = NOTHING,
     ) -> Iterator[pa.RecordBatch]:
         """Read the columns of `schema`, each of exactly its type.
@@ -44,9 +67,37 @@ class Reader(Protocol):
             schema: What to read, by name.
             rejects: Where bad rows go.
             on_error: Whether they may.
-            inferred: Whether `schema` was found by `infer`, for messages.
+            inferred: What `infer` said of this file and others of its format, where no schema is declared.
             absent: What columns are that the file lacks; one that is not here either is a SchemaError.
         """
+
+
+@dataclass(frozen=True)
+class TypedColumn:
+    """What files that have a schema say of a column."""
+
+    type: pa.DataType
+    nullable: bool = True
+
+    def __or__(self, other: TypedColumn) -> TypedColumn:
+        """Return the column that holds the values of both.
+
+        Raises:
+            SchemaError: There is none.
+        """
+        if (common := widened(self.type, other.type)) is None:
+            raise SchemaError(f"is {other.type}, and {self.type} in the files before it")
+        return TypedColumn(common, self.nullable or other.nullable)
+
+
+def typed_columns(schema: pa.Schema) -> dict[str, TypedColumn]:
+    """Return the columns of a file that has a schema."""
+    return {field.name: TypedColumn(field.type, field.nullable) for field in plain_schema(schema)}
+
+
+def schema_of(columns: Mapping[str, InferredColumn]) -> pa.Schema:
+    """Return the schema of inferred columns."""
+    return pa.schema([pa.field(name, column.type, column.nullable) for name, column in columns.items()])
 
 
 class Writer(Protocol):

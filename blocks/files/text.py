@@ -99,6 +99,8 @@ class TextSource:
                 self._check_magic(data)
             first = False
             yield data
+        while raw.read(BLOCK_BYTES):  # a decompressor may stop before the end, where the file's checksum is compared
+            pass
 
     def _read(self, stream: Any) -> bytes:
         parts: list[bytes] = []

@@ -58,7 +58,7 @@ def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str
     if types.is_time(kind):
         return lambda values: _times(values, kind)
     if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return lambda values: _valid(pc.cast(_trimmed(_pointed(values, decimal_point)), kind))
+        return lambda values: _valid(pc.cast(_trimmed(pointed(values, decimal_point)), kind))
     if own := applicable(kind, formats):
         return lambda values: pc.cast(iso(values, own), kind)
     if types.is_date(kind):
@@ -75,7 +75,8 @@ def _trimmed(values: pa.Array) -> pa.Array:
     return pc.ascii_trim(values, " \t")
 
 
-def _pointed(values: pa.Array, decimal_point: str) -> pa.Array:
+def pointed(values: pa.Array, decimal_point: str) -> pa.Array:
+    """Return numbers with a point where the file has another decimal point; with a point of its own it is none."""
     if decimal_point == ".":
         return values
     return pc.replace_substring(pc.replace_substring(values, ".", "?"), decimal_point, ".")
@@ -134,7 +135,9 @@ def format_regex(text: str) -> str:
     return f"^{re.escape(head)}" + "".join(DIRECTIVES[part[0]] + re.escape(part[1:]) for part in rest) + "$"
 
 
-def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = True) -> tuple[pa.Array, dict[int, str]]:
+def convert(
+    values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = True, inferred: bool = False
+) -> tuple[pa.Array, dict[int, str]]:
     """Cast `values`, and return them with the reason by row for those that do not fit, which are null in the result.
 
     Args:
@@ -142,6 +145,7 @@ def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = Tru
         field: The column: its name for the reasons, its type for their kind.
         cast: See `caster`.
         shaped: Whether the usual spelling of the type can be used to find most bad values at once.
+        inferred: Whether `cast` takes only the spelling that the column's type was inferred from.
     """
     try:
         return cast(values), {}
@@ -158,7 +162,7 @@ def convert(values: pa.Array, field: pa.Field, cast: Cast, *, shaped: bool = Tru
     mask = np.zeros(len(values), dtype=bool)
     mask[bad] = True
     good = pc.if_else(pa.array(mask), pa.scalar(None, values.type), values)
-    return cast(good), {row: reason(values[row].as_py(), field) for row in bad}
+    return cast(good), {row: reason(values[row].as_py(), field, inferred=inferred) for row in bad}
 
 
 def misfits(values: pa.Array, cast: Cast, start: int = 0) -> list[int]:
@@ -189,10 +193,12 @@ def shape_of(kind: pa.DataType) -> str | None:
     return None
 
 
-def reason(value: str | bytes, field: pa.Field) -> str:
+def reason(value: str | bytes, field: pa.Field, *, inferred: bool = False) -> str:
     """Say why `value` does not fit `field`, in a few words that do not hold it."""
     if isinstance(value, bytes):
         return "not UTF-8"
+    if inferred and not misfits(pa.array([value]), caster(field.type)):
+        return f"{field.name} is written in another form than in the rows before"
     return f"{field.name} {_fault(value, field.type)}"
 
 

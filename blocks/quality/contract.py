@@ -16,6 +16,7 @@ from prefect.logging import get_logger, get_run_logger
 from blocks.arrow.rejects import bad_row_error
 from blocks.arrow.scan import Scan, as_scan
 from blocks.arrow.types import cast_array, filter_array, filter_batch
+from blocks.base.arguments import checked
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
@@ -123,6 +124,7 @@ class Contract(Parameter):
         self._check_rows()
         self._check_severity()
 
+    @checked
     def validate(self, data: Any, *, raise_on_failure: bool = True, run_name: str = "") -> QualityReport:
         """Check the data in one pass and bounded memory, and return what was checked and how it went.
 
@@ -144,6 +146,7 @@ class Contract(Parameter):
         _tell(report, _logger())
         return report.raise_for_failures() if raise_on_failure else report
 
+    @checked
     def enforce(self, data: Any, *, on_report: Callable[[QualityReport], None] | None = None) -> Scan:
         """Return the data as the contract wants it, checked while it streams into `load` or `write_table`.
 

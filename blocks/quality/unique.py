@@ -8,8 +8,6 @@ its memory limit and else on disk, decide.
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,9 +17,11 @@ from pyarrow import types
 
 from blocks.arrow.types import plain_type
 from blocks.base.optional import require
+from blocks.base.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
     from typing import Self
 
     from numpy.typing import NDArray
@@ -48,7 +48,7 @@ class SeenKeys:
     """
 
     def __init__(self, kinds: Sequence[pa.DataType], *, run_words: int = RUN_WORDS, hash_bits: int = 64) -> None:
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: TemporaryFolder | None = None
         self._words = _WordSet(self._path, run_words)
         self._kept = None if len(kinds) == 1 and _is_word(kinds[0]) else _KeptKeys(len(kinds), self._path, hash_bits)
 
@@ -64,7 +64,7 @@ class SeenKeys:
             self._kept.close()
         self._words.close()
         if self._folder:
-            self._folder.cleanup()
+            self._folder.close()
 
     def repeats(self, columns: Sequence[pa.Array]) -> NDArray[np.bool_]:
         """For each row, whether an earlier one has the same key. From now on these keys are among the earlier ones.
@@ -93,8 +93,8 @@ class SeenKeys:
 
     def _path(self) -> Path:
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="etl-keys-", ignore_cleanup_errors=True)
-        return Path(self._folder.name)
+            self._folder = TemporaryFolder()
+        return self._folder.path
 
 
 class _WordSet:

@@ -20,7 +20,7 @@ from blocks.base.errors import ConnectorError, DamagedError, UnsupportedError
 from blocks.base.live import close_live
 from blocks.base.parameter import Parameter
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.checksum import verified
+from blocks.stores.checksum import damaged, matches, new_digest, value_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -29,12 +29,16 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from blocks.files.local import Source
+    from blocks.stores.checksum import Digest
 
 READ_AHEAD = 4
 """How many ranges of an object are requested at once."""
 CHUNKS_IN_FLIGHT = 12
 """How many chunks or parts of a client's objects may be in memory beyond one of each object under way."""
 OPEN_BUFFER_BYTES = 2**20
+"""What an open file reads at least; a smaller object is read at once."""
+FOOTER_BYTES = OPEN_BUFFER_BYTES + 8
+"""A read that ends so near to an object's end may be one of its footer: behind that stand its length and a magic."""
 WRITE_ID = "etlwriteid"
 """Metadata of a conditional write, by which it recognizes its own object when the answer was lost; every store accepts
 this name."""
@@ -109,6 +113,11 @@ class StoreClient(ABC):
         self._lock = threading.RLock()
         self.budget = threading.BoundedSemaphore(CHUNKS_IN_FLIGHT)
         """Shared by all reads and writes: what they hold in memory beyond one chunk each."""
+
+    @property
+    def server(self) -> str:
+        """The server that the store is at, where the addresses of its objects do not say it."""
+        return ""
 
     # What a connector supplies
 
@@ -205,7 +214,11 @@ class StoreClient(ABC):
         return 0
 
     def stored_checksum(self, info: ObjectInfo) -> str | None:
-        """Look up the checksum of the whole object that `info` describes, where that takes a request of its own."""
+        """Look up the checksum of the whole object that `info` describes, where that takes a request of its own.
+
+        Returns:
+            Text that `new_digest` understands, such as `crc32c:280c069e`; None where the store keeps none.
+        """
         return info.checksum
 
     def close(self) -> None:
@@ -223,7 +236,8 @@ class StoreClient(ABC):
     ) -> Iterator[bytes]:
         """Read the object in chunks, a few ranges ahead; every chunk is of the same version of it.
 
-        What is read whole is compared with the checksum that the store keeps.
+        What is read whole is compared with the checksum that the store keeps: what comes in one request before it is
+        handed out, more than that before the last chunk is.
 
         Raises:
             DamagedError: The content does not have that checksum.
@@ -235,20 +249,37 @@ class StoreClient(ABC):
         wanted = CHUNK_BYTES if length is None else min(CHUNK_BYTES, length)
         first, info = self.get_range(key, start, wanted, version=version)
         stop = info.size if length is None else min(info.size, start + length)
-        chunks = self._chunks(first, info, start, stop, version)
-        yield from self._verified(chunks, info) if start == 0 and stop == info.size else chunks
+        if start or stop < info.size:
+            yield from self._chunks(first, info, start, stop, version)
+        elif len(first) == info.size:
+            self.verify(first, info)
+            yield from filter(None, [first])
+        else:
+            whole = InOrder(self, info)
+            for chunk in self._chunks(first, info, start, stop, version):
+                whole.take(whole.position, chunk)
+                yield chunk
 
     def ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
         """Read the bytes from `start` to `stop` of the version that `info` describes, several ranges at once."""
 
         def get(at: int) -> bytes:
             length = min(CHUNK_BYTES, stop - at)
-            return self.get_range(info.key, at, length, if_match=info.etag, version=version)[0]
+            content = self.get_range(info.key, at, length, if_match=info.etag, version=version)[0]
+            if len(content) != length:
+                raise DamagedError(
+                    f"Could not read {self.uri(info.key)}: of {length} bytes that were asked for {len(content)} came."
+                )
+            return content
 
         return ordered_map(get, range(start, stop, CHUNK_BYTES), workers=READ_AHEAD, budget=self.budget)
 
     def open(self, key: str, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
         """Open the object as a seekable file, read by ranges as they are needed; one version of it, to the end.
+
+        A small object is read, and compared with its checksum, at once. A larger one that is read from its start to its
+        end is compared by the read that reaches the end. The end of an object that is read in another order, which is
+        where Parquet tells all that its pages do not, is requested twice and has to be the same.
 
         Args:
             key: The object.
@@ -256,27 +287,33 @@ class StoreClient(ABC):
             known: What the object was when it was listed. It is not looked up again, and has to be that still.
 
         Raises:
-            TransientError: From a read: the object is not what it was any more.
+            DamagedError: Also from a read: the content does not have the checksum that the store keeps.
+            TransientError: Also from a read: the object is not what it was any more.
         """
-        raw = _Ranged(self, known or self.head(key, version), version)
-        return cast("BinaryIO", io.BufferedReader(raw, OPEN_BUFFER_BYTES))
+        info = known or self.head(key, version)
+        if info.size > OPEN_BUFFER_BYTES:
+            return cast("BinaryIO", io.BufferedReader(_Ranged(self, info, version), OPEN_BUFFER_BYTES))
+        content = b"".join(self.ranges(info, 0, info.size, version))
+        self.verify(content, info)
+        return io.BytesIO(content)
+
+    def verify(self, content: bytes, info: ObjectInfo) -> None:
+        """Compare the whole content of an object with the checksum that the store keeps, if it keeps one.
+
+        Raises:
+            DamagedError: It does not have that checksum.
+        """
+        told = info.checksum
+        if told is None or not matches(content, told):
+            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is not an MD5.
+            stored = self.stored_checksum(info)
+            if stored is not None and (stored == told or not matches(content, stored)):
+                raise damaged(self.uri(info.key), stored)
 
     def _chunks(self, first: bytes, info: ObjectInfo, start: int, stop: int, version: str | None) -> Iterator[bytes]:
         if first:
             yield first
         yield from self.ranges(info, start + len(first), stop, version)
-
-    def _verified(self, chunks: Iterator[bytes], info: ObjectInfo) -> Iterator[bytes]:
-        expected = info.checksum or self.stored_checksum(info)
-        if expected is None:
-            yield from chunks
-            return
-        try:
-            yield from verified(chunks, expected, self.uri(info.key))
-        except DamagedError:
-            # What looks like a checksum in an answer may be none: with a key of KMS, S3's etag is not an MD5.
-            if self.stored_checksum(info) == expected:
-                raise
 
     def _write_id(self, key: str) -> str | None:  # noqa: ARG002
         """Return the name that the conditional write gave itself which made the object; None where it has none."""
@@ -294,11 +331,47 @@ class StoreClient(ABC):
             raise UnsupportedError(f"Could not read a version of an object in {self.uri()}: this store keeps none.")
 
 
+class InOrder:
+    """The checksum of an object that is read from its start on, compared with the store's once the end is reached.
+
+    What is read a second time is passed over; after a gap there is nothing to compare any more.
+
+    Attributes:
+        position: Up to where the object was read without a gap.
+    """
+
+    def __init__(self, client: StoreClient, info: ObjectInfo) -> None:
+        self._client, self._info = client, info
+        self._expected: str | None = None
+        self._digest: Digest | None = None
+        self.position = 0
+
+    def take(self, start: int, chunk: bytes) -> None:
+        """Take in what was read from `start` on.
+
+        Raises:
+            DamagedError: It is the last of the object, and all of it does not have the store's checksum.
+        """
+        if not start <= self.position < start + len(chunk):
+            return
+        if self.position == 0:
+            self._expected = self._client.stored_checksum(self._info)
+            self._digest = new_digest(self._expected) if self._expected else None
+        if self._digest is not None:
+            self._digest.update(memoryview(chunk)[self.position - start :])
+        self.position = start + len(chunk)
+        if self.position < self._info.size or self._digest is None or self._expected is None:
+            return
+        if self._digest.hexdigest() != value_of(self._expected):
+            raise damaged(self._client.uri(self._info.key), self._expected)
+
+
 class _Ranged(io.RawIOBase):
     """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
 
     def __init__(self, client: StoreClient, info: ObjectInfo, version: str | None) -> None:
         self._client, self._info, self._version, self._at = client, info, version, 0
+        self._whole = InOrder(client, info)
 
     def readable(self) -> bool:
         return True
@@ -319,13 +392,28 @@ class _Ranged(io.RawIOBase):
     def readinto(self, buffer: WriteableBuffer) -> int:
         view = memoryview(buffer).cast("B")
         start = self._at
-        stop = min(start + len(view), self._info.size)
-        for chunk in self._client.ranges(self._info, start, stop, self._version):
+        for chunk in self._chunks(start, min(start + len(view), self._info.size)):
             view[self._at - start : self._at - start + len(chunk)] = chunk
             self._at += len(chunk)
         return self._at - start
 
     def readall(self) -> bytes:
-        rest = b"".join(self._client.ranges(self._info, self._at, self._info.size, self._version))
+        rest = b"".join(self._chunks(self._at, self._info.size))
         self._at += len(rest)
         return rest
+
+    def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
+        chunks = self._client.ranges(self._info, start, stop, self._version)
+        if start > self._whole.position and stop - start <= CHUNK_BYTES and stop > self._info.size - FOOTER_BYTES:
+            content = b"".join(chunks)
+            if content != b"".join(self._client.ranges(self._info, start, stop, self._version)):
+                raise DamagedError(
+                    f"Could not read {self._client.uri(self._info.key)}: two requests for the same bytes gave two "
+                    "contents. The network or a proxy changes what it carries."
+                )
+            yield content
+            return
+        for chunk in chunks:
+            self._whole.take(start, chunk)
+            yield chunk
+            start += len(chunk)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.base.errors import InvalidInputError
+from blocks.base.temporary import TemporaryFolder
 
 if TYPE_CHECKING:
     from blocks.files.options import Compression, Format
@@ -63,8 +62,8 @@ def upload(store: StoreFolder, frame: Any, key: str, form: Serialization, option
     from blocks.files.formats import open_writer
 
     scan = as_scan(frame).settled()
-    with tempfile.TemporaryDirectory(prefix="etl-") as folder:
-        path = Path(folder) / "frame"
+    with TemporaryFolder() as folder:
+        path = folder / "frame"
         with path.open("wb") as file:
             writer = open_writer(file, scan.schema, format=form.format, compression=form.compression)
             for batch in scan.batches():

@@ -6,24 +6,28 @@ scan(store, "orders", where=[("date", ">=", "2026-04-30")])      # orders/date=2
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
+import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from glob import has_magic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.arguments import names_of, one_of
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
+from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.files.options import OnError
+from blocks.files.options import TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
+from blocks.stores.globs import Glob
 from blocks.stores.hive import data_objects, hive_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -31,16 +35,17 @@ if TYPE_CHECKING:
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format
-    from blocks.files.protocols import Reader
+    from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
-
-    Condition = tuple[str, str, Any]
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
 __all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
+
+Condition = tuple[str, str, Any]
+"""A column, an operator and a value, such as `("day", ">=", "2026-04-30")`."""
 
 FILES_AT_ONCE = 8
 """How many files are looked at at a time to find out a schema."""
@@ -58,6 +63,7 @@ def scan(
     where: Sequence[Condition] | pc.Expression | None = None,
     on_error: OnError = "fail",
     extra_columns: ExtraColumns = "ignore",
+    glob: bool | str = True,
 ) -> Scan:
     """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
@@ -66,7 +72,7 @@ def scan(
 
     Args:
         store: Where they are.
-        keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of keys and globs.
+        keys: A key, a folder, a glob (see `blocks.stores.globs`), or a list of those. A key that exists is that key.
         schema: Columns and exact types; a file that lacks one is an error. Without it the types are what the files
             say, and of several files the union by name: each file is then opened once more, before any row comes.
         format: What the files are, where their names do not say it.
@@ -78,12 +84,16 @@ def scan(
             statistics rule them out, are not read.
         on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
         extra_columns: What to do where a file has columns that `schema` lacks.
+        glob: Whether keys may be globs; or a glob of its own, and then keys are taken as they are: of a folder it
+            takes the objects whose key below the folder matches.
     """
     from blocks.arrow.columns import ExtraColumns as Choices  # which imports pyarrow
 
     dataset = _Dataset(
         store=store,
-        keys=keys if isinstance(keys, str) else tuple(keys),
+        keys=(keys,) if isinstance(keys, str) else tuple(keys),
+        alone=isinstance(keys, str),
+        glob=_checked_glob(glob),
         declared=schema,
         format=format,
         compression=compression,
@@ -99,7 +109,10 @@ def scan(
 @dataclass(frozen=True)
 class _Dataset:
     store: StoreFolder
-    keys: str | tuple[str, ...]
+    keys: tuple[str, ...]
+    alone: bool
+    """Whether keys is one by itself, and may be a folder; what is in a list is a key or a glob."""
+    glob: bool | str
     declared: pa.Schema | None
     format: Format | None
     compression: Compression | None
@@ -112,24 +125,31 @@ class _Dataset:
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
-        return Scan(lambda: now.schema, now.batches, source=now.source, fingerprint=now.fingerprint)
+        query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
+        return Scan(
+            lambda: now.schema,
+            now.batches,
+            source=now.source,
+            fingerprint=now.fingerprint,
+            query=query,
+            inferred=now.inferred_from_text,
+        )
 
     @property
     def source(self) -> str:
-        if isinstance(self.keys, str):
+        if self.alone:
             # A glob is not a key, so the store cannot spell it.
-            return f"{self.store.uri().rstrip('/')}/{self.keys}"
+            name = "/".join([*self.keys, *([self.glob] if isinstance(self.glob, str) else [])])
+            return f"{self.store.uri().rstrip('/')}/{name}"
         return f"{len(self.keys)} objects of {self.store.uri()}"
 
     @cached_property
     def objects(self) -> list[ObjectInfo | str]:
         """What is read, in order: objects that were found, and keys that were given."""
         found: list[ObjectInfo | str] = []
-        if isinstance(self.keys, str):
-            found += find_objects(self.store, self.keys)
-        else:
-            for key in self.keys:
-                found.extend(find_objects(self.store, key) if has_magic(key) else (key,))
+        for key in self.keys:
+            is_pattern = isinstance(self.glob, str) or (self.glob and has_magic(key))
+            found.extend(find_objects(self.store, key, self.glob) if self.alone or is_pattern else (key,))
         if not found:
             raise ObjectNotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
@@ -142,6 +162,11 @@ class _Dataset:
         return {item.key: item for item in self.objects if not isinstance(item, str)}
 
     @cached_property
+    def _starts(self) -> dict[str, list[tuple[int, int]]]:
+        """What was seen of the start of each file; see `_SameStart`."""
+        return {}
+
+    @cached_property
     def files(self) -> list[str]:
         """The keys of what is read."""
         return [item if isinstance(item, str) else item.key for item in self.objects]
@@ -149,27 +174,52 @@ class _Dataset:
     def fingerprint(self) -> str:
         """Return a digest of names and versions of the objects, and of what is read of them."""
         infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
-        versions = [(info.key, info.size, info.etag) for info in infos]
-        text = repr((self.store.uri(), versions, self.columns, str(self.where)))
+        versions = [(info.key, info.size, info.version or info.etag or str(info.last_modified)) for info in infos]
+        text = repr((self.store.place(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @cached_property
+    def _found(self) -> list[Mapping[str, InferredColumn]]:
+        """What each file says of its columns, where no schema is declared."""
+        return list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
+
+    @cached_property
+    def _inferred(self) -> dict[Format, dict[str, InferredColumn]]:
+        """What the files of a format say together: they are one inference."""
+        formats: dict[Format, dict[str, InferredColumn]] = {}
+        if self.declared is None:
+            for key, columns in zip(self.files, self._found, strict=True):
+                known = formats.setdefault(self._format(key), {})
+                for name, column in columns.items():
+                    known[name] = self._united(known.get(name), column, name, key)
+        return formats
+
+    def inferred_from_text(self) -> set[str]:
+        """Return the columns of which at least one file does not say the type."""
+        return {name for form, columns in self._inferred.items() if form in TEXT_FORMATS for name in columns}
 
     @cached_property
     def full_schema(self) -> pa.Schema:
         """All columns that the files and their folders have."""
+        from blocks.files.protocols import TypedColumn
+
         if self.declared is not None:
             return self.declared
-        schemas = list(ordered_map(lambda key: self._reader(key).infer(), self.files, workers=FILES_AT_ONCE))
         fields: dict[str, pa.Field] = {}
-        for key, found in zip(self.files, schemas, strict=True):
-            for field in found:
-                fields[field.name] = self._united(fields.get(field.name), field, key)
-        for found in schemas:
-            for name in set(fields) - set(found.names):
-                fields[name] = fields[name].with_nullable(True)
+        for name in dict.fromkeys(name for columns in self._found for name in columns):
+            column: InferredColumn = TypedColumn(pa.null())
+            for form, columns in self._inferred.items():
+                if name in columns:
+                    own = TypedColumn(columns[name].type, columns[name].nullable)
+                    column = own if column.type == pa.null() else self._united(column, own, name, f"*.{form}")
+            lacking = any(name not in columns for columns in self._found)
+            fields[name] = pa.field(name, column.type, lacking or column.nullable)
         folders = [hive_values(key) for key in self.files]
         for name in dict.fromkeys(name for folder in folders for name in folder):
             if name not in fields:
                 fields[name] = pa.field(name, _folder_type([folder.get(name) for folder in folders]))
+        if not fields:
+            raise SchemaError(f"{self.source} has rows without any column. Declare a schema.")
         return pa.schema(fields.values())
 
     @cached_property
@@ -190,9 +240,8 @@ class _Dataset:
         expression = self._expression
         for key, absent in self._pruned():
             where = None if expression is None else (expression, self.full_schema)
-            batches = self._reader(key, where).batches(
-                needed, rejects, self.on_error, inferred=self.declared is None, absent=absent
-            )
+            inferred = self._inferred.get(self._format(key), {})
+            batches = self._reader(key, where).batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
             for batch in batches:
                 kept = batch if expression is None else self._filtered(batch, expression)
                 if kept.num_rows:
@@ -285,8 +334,15 @@ class _Dataset:
         from blocks.files.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
+
+        def open_file() -> BinaryIO:
+            file = self.store.open(key, known=self._listed.get(key))
+            if self.declared is not None:
+                return file
+            return cast("BinaryIO", _SameStart(file, self._starts.setdefault(key, []), self.store.uri(key)))
+
         return open_reader(
-            partial(self.store.open, key, known=self._listed.get(key)),
+            open_file,
             source=self.store.uri(key),
             format=form,
             compression=compression,
@@ -295,52 +351,81 @@ class _Dataset:
             where=where,
         )
 
-    def _united(self, known: pa.Field | None, field: pa.Field, key: str) -> pa.Field:
-        from blocks.arrow.columns import widened
-
-        if known is None:
-            return field
-        common = widened(known.type, field.type)
-        if common is None:
-            raise SchemaError(
-                f"{self.store.uri(key)}: column {field.name!r} is {field.type}, and {known.type} in the files before "
-                "it. Declare a schema."
-            )
-        return pa.field(field.name, common, known.nullable or field.nullable)
-
-
-def find_objects(store: StoreFolder, name: str) -> list[ObjectInfo]:
-    """Find what a key, a folder or a glob stands for, in reading order."""
-    if has_magic(name):
-        folder = re.split(r"[*?\[]", name)[0].rpartition("/")[0]
-        pattern = _glob(name)
-        found = (info for info in data_objects(store, folder) if pattern.match(info.key))
-        return sorted(found, key=_natural)
-    if name and not name.endswith("/"):
+    def _united(self, known: InferredColumn | None, column: InferredColumn, name: str, key: str) -> InferredColumn:
         try:
-            return [store.head(name)]
-        except NotFoundError:
-            pass
-    return sorted(data_objects(store, name.rstrip("/")), key=_natural)
+            return column if known is None else known | column
+        except SchemaError as error:
+            raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
 
 
-def _glob(name: str) -> re.Pattern[str]:
-    """Compile a glob over keys: `*`, `?` and `[...]` within a name, `**` across folders.
+class _SameStart:
+    """A file whose start has to be what it was when the file was opened before: types are inferred from that.
 
-    >>> _glob("a/**/*-[!0].csv").match("a/b/c/d-1.csv") is not None
-    True
+    A reader that comes to the end has compared all of it with the store's checksum; inference stops long before.
 
-    Raises:
-        InvalidInputError: `**` is only a part of a name.
+    Args:
+        file: The file, read from its start.
+        seen: Length and CRC-32 of a start that was read before, if any.
+        place: What messages call the file.
     """
-    from fsspec.utils import glob_translate
 
-    try:
-        regex = glob_translate(name)
-    except ValueError as error:
-        raise InvalidInputError(f"Invalid glob {name!r:.200}: '**' has to stand between slashes.") from error
-    # As everywhere, a set matches no slash; the library sees to that for `*` and `?` only.
-    return re.compile(re.sub(r"(?<!\\)\[\^(?!/\])", "(?!/)[^", regex))
+    def __init__(self, file: BinaryIO, seen: list[tuple[int, int]], place: str) -> None:
+        self._file, self._seen, self._place = file, seen, place
+        self._length = self._crc = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def read(self, size: int = -1, /) -> bytes:
+        """Read on.
+
+        Raises:
+            DamagedError: It is not what was read before.
+        """
+        at, data = self._file.tell(), self._file.read(size)
+        before = self._seen[0] if self._seen else None
+        if at == self._length and (before is None or at < before[0]):
+            known = data if before is None else memoryview(data)[: before[0] - at]
+            self._length, self._crc = at + len(known), zlib.crc32(known, self._crc)
+            if before and self._length == before[0] and self._crc != before[1]:
+                raise DamagedError(
+                    f"Could not read {self._place}: its start is not what it was when its types were inferred. "
+                    "Either it was damaged on its way, or the file was replaced."
+                )
+        return data
+
+    def close(self) -> None:
+        """Close the file, and keep what was seen of it for the next one."""
+        if not self._seen and self._length:
+            self._seen.append((self._length, self._crc))
+        self._file.close()
+
+
+def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:
+    """Find what a key, a folder or a glob stands for, in reading order; see `scan` for `glob`."""
+    if isinstance(glob, str):
+        folder, pattern = name.rstrip("/"), Glob(glob)
+        below = len(folder) + 1 if folder else 0
+        return sorted((info for info in data_objects(store, folder) if pattern.matches(info.key[below:])), key=_natural)
+    found: ObjectInfo | None = None
+    if name and not name.endswith("/"):
+        with contextlib.suppress(NotFoundError):
+            found = store.head(name)
+    if found is not None and found.size:
+        return [found]
+    # An empty object may be the marker of a folder of its name, as tools for Hadoop leave it.
+    objects = sorted(data_objects(store, name.rstrip("/")), key=_natural)
+    if found is None and not objects and glob and has_magic(name):
+        pattern = Glob(name)
+        objects = [info for info in data_objects(store, pattern.folder) if pattern.matches(info.key)]
+        objects.sort(key=_natural)
+    return objects or ([] if found is None else [found])
+
+
+def _checked_glob(glob: object) -> bool | str:
+    if isinstance(glob, bool | str) and glob != "":
+        return glob
+    raise InvalidInputError(f"glob is True, False or a pattern such as '*.csv', not {glob!r:.50}.")
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:

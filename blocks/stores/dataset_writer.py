@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 import time
 import uuid
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 from urllib.parse import quote
 
@@ -28,11 +26,13 @@ from blocks.base.arguments import names_of
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
+from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.stores.hive import NULL_PARTITION, data_objects
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
     from typing import BinaryIO
 
     import pyarrow as pa
@@ -153,8 +153,8 @@ def write_table(
     source = as_scan(data).settled()
     rejects = Rejects()
     name = _part_name(mode, load_id)
-    with tempfile.TemporaryDirectory(prefix="etl-") as temporary:
-        parts = _Parts(Path(temporary), folder, name, _Form(format, compression, options), max_file_bytes)
+    with TemporaryFolder() as temporary:
+        parts = _Parts(temporary, folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
             rows = _fill(parts, source, rejects, list(names), max_rejected)
             if rows == 0 and mode == "replace":
@@ -162,7 +162,7 @@ def write_table(
         files = _upload(store, parts)
         partitions = sorted({part.partition for part in parts.done})
         quarantined = f"{folder}/_quarantine/{quarantine or _quarantine_name(mode, load_id, partitions)}.jsonl"
-        kept = _quarantine(store, rejects, quarantined, Path(temporary))
+        kept = _quarantine(store, rejects, quarantined, temporary)
     stale = _stale(store, folder, mode, name, partitions)
     removed = sorted(stale - {file.key for file in files})
     if removed:

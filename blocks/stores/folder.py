@@ -45,6 +45,10 @@ class StoreFolder:
         """Return the address of an object, or of the folder, for messages."""
         return self.client.uri(self.whole_key(key) if key else self._folder)
 
+    def place(self, key: str = "") -> str:
+        """Return the address of an object, or of the folder, that no other server has."""
+        return f"{self.client.server} {self.uri(key)}".strip()
+
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
         """Look up what the store knows about an object."""
         return self._relative(self.client.head(self.whole_key(key), version))

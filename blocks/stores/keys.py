@@ -53,17 +53,22 @@ def whole_folder(value: object) -> str:
         raise ValueError(str(error)) from None
 
 
+LONGEST_KEY = 1_024
+"""The most bytes of a key on S3 and Google Cloud Storage."""
+
 Folder = Annotated[str, BeforeValidator(whole_folder)]
 """The type of a block's field for the folder that it stands for; empty is the whole bucket."""
 
 
-def _key_problem(key: object) -> str | None:
+def _key_problem(key: object) -> str | None:  # noqa: PLR0911 (one rule a line)
     if not isinstance(key, str):
         return f"{type(key).__name__} instead of str"
     if any(ord(char) < 32 or ord(char) == 127 for char in key):  # noqa: PLR2004 (the ASCII control characters)
         return "control character"
     if any(0xD800 <= ord(char) <= 0xDFFF or ord(char) in {0xFFFE, 0xFFFF} for char in key):  # noqa: PLR2004
         return "code point that is not a character"
+    if len(key.encode()) > LONGEST_KEY:
+        return f"longer than {LONGEST_KEY} bytes"
     segments = key.split("/")
     if "" in segments:
         return "empty path segment"

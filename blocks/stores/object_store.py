@@ -18,7 +18,7 @@ from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
-from blocks.arrow.load_id import with_load_id
+from blocks.arrow.load_id import Target, with_load_id
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
+    from blocks.base.arguments import Count, Identity, Position, Share
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import StoreClient
     from blocks.stores.dataset import Condition, WriteMode, WriteReport
@@ -92,10 +93,15 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
         return self.objects.uri(key)
 
+    def _stands_for(self) -> str:
+        return f"{self._block_type_slug} {self.objects.place()}"
+
     # Prefect's names
 
     @operation
-    def read_path(self, path: str, *, start: int = 0, length: int | None = None, version: str | None = None) -> bytes:
+    def read_path(
+        self, path: str, *, start: Position = 0, length: Position | None = None, version: str | None = None
+    ) -> bytes:
         """Read an object, or `length` bytes of it from `start` on.
 
         What is read whole is compared with the checksum that the store keeps.
@@ -182,7 +188,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @operation
     def list_objects(
-        self, folder: str = "", delimiter: str = "", page_size: int | None = None, max_items: int | None = None
+        self, folder: str = "", delimiter: str = "", page_size: Count | None = None, max_items: Position | None = None
     ) -> list[dict[str, Any]]:
         """List the objects in a folder, sorted by key.
 
@@ -460,6 +466,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         where: Sequence[Condition] | pc.Expression | None = None,
         on_error: OnError = "fail",
         extra_columns: ExtraColumns = "ignore",
+        glob: bool | str = True,
     ) -> Scan:
         """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
@@ -467,7 +474,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         that start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
 
         Args:
-            keys: A key, a folder, a glob (`*` and `?` within a name, `**` across folders), or a list of those.
+            keys: A key, a folder, a glob, or a list of those. In a glob `*`, `?`, `[a-z]` and `[!a-z]` stand for
+                characters of one name, `**` between slashes for any folders; `[[]`, `[*]` and `[?]` for themselves. A
+                key that exists is that key, whatever characters it has.
             schema: Columns and exact types; a file that lacks one is an error, and a column that is not nullable has
                 to have a value. Without it the types are what the files say, the union by name of several.
             format: What the files are, where their names do not say it: CSV, JSON Lines, Parquet or Arrow IPC.
@@ -478,6 +487,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 an Arrow expression. Partitions and row groups that it rules out are not read.
             on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
             extra_columns: What to do where a file has columns that `schema` lacks.
+            glob: Whether keys may be globs. A glob of its own, such as "*.csv", takes what matches it of the folders
+                in `keys`, which are then taken as they are.
         """
         return dataset.scan(
             self.objects,
@@ -490,6 +501,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             where=where,
             on_error=on_error,
             extra_columns=extra_columns,
+            glob=glob,
         )
 
     @operation
@@ -500,14 +512,16 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         schema: pa.Schema | None = None,
         columns: Sequence[str] | None = None,
         where: Sequence[Condition] | pc.Expression | None = None,
+        glob: bool | str = True,
     ) -> pa.Table:
         """Read objects as one Arrow table into memory; see `scan`."""
-        return self.scan(keys, schema=schema, columns=columns, where=where).to_arrow()
+        return self.scan(keys, schema=schema, columns=columns, where=where, glob=glob).to_arrow()
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
             return arguments
-        return with_load_id(arguments, self.uri(arguments["prefix"]))
+        prefix = arguments["prefix"].strip("/")
+        return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 
     @operation(prepare=_fix_load_id)
     def write_table(
@@ -520,9 +534,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         format: Format = "parquet",  # noqa: A002 (what everybody calls it)
         compression: Compression | None = None,
         options: FileOptions | None = None,
-        load_id: str | None = None,
-        max_file_bytes: int = 128 * 2**20,
-        max_rejected: float = 0.1,
+        load_id: Identity | None = None,
+        max_file_bytes: Count = 128 * 2**20,
+        max_rejected: Share = 0.1,
     ) -> WriteReport:
         """Write a dataset of files `<prefix>/<column>=<value>/part-0.parquet`. A retry doubles nothing.
 
@@ -537,7 +551,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             format: The files' format.
             compression: Defaults to the format's own: zstd for Parquet, none for the others.
             options: ParquetOptions for Parquet, CsvOptions for CSV.
-            load_id: The identity of the write. Derived like that of `Warehouse.load` where not given.
+            load_id: The identity of an append. Derived like that of `Warehouse.load` where not given.
             max_file_bytes: A part that has reached this size is followed by another one.
             max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go to
                 `<prefix>/_quarantine/`, one JSON object a line.

@@ -1,4 +1,8 @@
-"""The ledger: one row for every load that was committed, written in the transaction of the load itself."""
+"""The ledger: one row for every load that was committed, written in the transaction of the load itself.
+
+Its columns have a version. A ledger of an older one gets the columns that it lacks, also while others load: who does
+not know them leaves them null. A ledger of a newer one is refused, as this version cannot tell what its rows mean.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,26 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from prefect.context import FlowRunContext
+from pydantic import ValidationError
 
-from blocks.base.errors import AlreadyExistsError, NotFoundError, TerminalError, TransientError
+from blocks.base.errors import (
+    AlreadyExistsError,
+    ConnectorError,
+    NotFoundError,
+    SchemaError,
+    TerminalError,
+    TransientError,
+)
 from blocks.base.optional import lazy
 from blocks.warehouses.load import LoadReport
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from datetime import datetime
 
     import pyarrow as pa
 
+    from blocks.arrow.load_id import Call
     from blocks.warehouses.load import LoadPlan
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Column, Dialect
@@ -29,11 +43,22 @@ QUARANTINE = "_etl_quarantine"
 """The table beside the data that holds the rows that loads refused."""
 
 
+VERSION = 2
+"""The version of the ledger's columns; the first one had neither `version` nor `call_id` nor `attempt`."""
+
+OLDEST = ("load_id", "table_name", "mode", "report")
+"""Without these columns it is no ledger."""
+
+LOOKED_AT = 100
+"""So many rows are looked at for their version; who makes a ledger newer raises it in all of them."""
+
+
 class Ledger:
     """The ledger of the warehouse's own schema, in the SQL of its engine."""
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self._lacks: set[str] = set()
 
     def find(self, session: Session, load_id: str) -> LoadReport | None:
         """Return the report of a committed load.
@@ -43,22 +68,108 @@ class Ledger:
         """
         query = f"SELECT report FROM {self._dialect.table(LEDGER)} WHERE load_id = :load_id"
         rows = session.fetch(query, {"load_id": load_id})
-        return LoadReport.model_validate_json(rows[0][0]) if rows else None
+        return _report(rows[0][0], load_id) if rows else None
+
+    def calls(self, session: Session, call_id: str) -> list[tuple[str, str]]:
+        """Return the load_id and the record of each load of a call, in whatever attempt."""
+        table = self._dialect.table(LEDGER)
+        query = f"SELECT load_id, attempt FROM {table} WHERE call_id = :call_id AND attempt IS NOT NULL"
+        return [] if self._lacks else [(row[0], row[1]) for row in session.fetch(query, {"call_id": call_id})]
+
+    def replaced_after(self, session: Session, load_id: str, table: str, root: str) -> list[tuple[str, str]]:
+        """Return the mode and the record of the loads of a root run that replaced rows of a table after this load."""
+        query = (
+            f"SELECT load_id, mode, attempt, finished_at FROM {self._dialect.table(LEDGER)} WHERE load_id = :load_id "
+            "OR (table_name = :name AND mode IN ('replace', 'replace_partition') AND attempt LIKE :root)"
+        )
+        rows = session.fetch(query, {"load_id": load_id, "name": table, "root": f'%"{root}"%'})
+        finished = next(row[3] for row in rows if row[0] == load_id)
+        return [(row[1], row[2]) for row in rows if row[3] > finished]
+
+    def open(self, session: BulkSession, uri: str, *, whole: bool) -> None:
+        """Create the ledger where there is none, and give one of an older version the columns that it lacks.
+
+        Args:
+            session: A session outside of a transaction.
+            uri: Where the ledger is, for messages.
+            whole: Whether all of its columns are needed now. Else one that another load holds is left as it is.
+
+        Raises:
+            SchemaError: It is no ledger, or one of a newer version, or may not be altered.
+            TransientError: It could not be altered now.
+        """
+        columns = session.columns(LEDGER)
+        if columns is None:
+            self.create(session)
+            return
+        names = _names(columns)
+        if missing := [name for name in OLDEST if name not in names]:
+            raise SchemaError(
+                f"{uri}: the table {LEDGER} is no ledger of loads: it lacks {', '.join(missing)}. Nothing was loaded. "
+                "Rename it, and the next load creates the ledger."
+            )
+        known = {column.name: column for column in self._columns(ledger_schema())}
+        if foreign := [
+            column.name
+            for column in columns
+            if column.name.lower() not in known and not column.nullable and not column.has_default
+        ]:
+            raise SchemaError(f"{uri}: {self._newer()}: its column {foreign[0]} has to be filled. Nothing was loaded.")
+        self._lacks = known.keys() - names
+        for name in [name for name in known if name in self._lacks]:
+            statement = self._dialect.add_column(LEDGER, known[name])
+            try:
+                with contextlib.suppress(AlreadyExistsError):  # another loader was faster
+                    session.alter(statement)
+                self._lacks.discard(name)
+            except TransientError:
+                if whole:
+                    raise
+                self._lacks = known.keys() - _names(session.columns(LEDGER) or [])
+                break
+            except ConnectorError as error:
+                raise SchemaError(
+                    f"{uri}: the ledger {LEDGER} is of an older version, and this login may not change it "
+                    f"({type(error).__name__}). Nothing was loaded. Have its owner run: {statement}."
+                ) from error
+        if "version" not in self._lacks:
+            self._check_version(session, uri)
+
+    def _check_version(self, session: Session, uri: str) -> None:
+        rows = session.fetch(f"SELECT version FROM {self._dialect.table(LEDGER)}", size=LOOKED_AT)
+        newest = max((row[0] or 0 for row in rows), default=0)
+        if newest > VERSION:
+            raise SchemaError(f"{uri}: {self._newer()} (version {newest}, and this is {VERSION}). Nothing was loaded.")
+
+    def _newer(self) -> str:
+        return f"the ledger {LEDGER} was made by a newer version of etl-blocks; install that one here"
 
     def create(self, session: Session) -> None:
-        """Create the quarantine and the ledger where they do not exist; where there is a ledger, there are both."""
-        loads = self._dialect.create_table(LEDGER, self._columns(ledger_schema()), key=["load_id"], unique=True)
-        for statement in (self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads):
+        """Create the quarantine and the ledger where they do not exist."""
+        for statement in self.ddl():
             with contextlib.suppress(AlreadyExistsError):  # another loader was faster
                 session.execute(statement)
 
-    def claim(self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime) -> None:
+    def ddl(self) -> list[str]:
+        """Return the statements that create the quarantine and the ledger."""
+        loads = self._dialect.create_table(LEDGER, self._columns(ledger_schema()), key=["load_id"], unique=True)
+        return [self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads]
+
+    def create_quarantine(self, session: BulkSession) -> None:
+        """Create the quarantine again where somebody dropped it."""
+        if session.columns(QUARANTINE) is None:
+            with contextlib.suppress(AlreadyExistsError):
+                session.execute(self._dialect.create_table(QUARANTINE, self.quarantine_columns()))
+
+    def claim(
+        self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None
+    ) -> None:
         """Take the load's row, so that no other attempt can commit the same load.
 
         Raises:
             TransientError: Another attempt has it. The next look into the ledger finds that attempt's report.
         """
-        values = claimed(load_id, plan, started)
+        values = self.fitting(claimed(load_id, plan, started, call))
         names, parameters = ", ".join(values), ", ".join(f":{name}" for name in values)
         statement = f"INSERT INTO {self._dialect.table(LEDGER)} ({names}) VALUES ({parameters})"
         try:
@@ -77,6 +188,10 @@ class Ledger:
         if changed not in (1, -1):
             raise TerminalError(f"The ledger row of load {report.load_id} is gone; nothing was applied.")
 
+    def fitting(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Return of a row what this ledger has columns for."""
+        return {name: value for name, value in row.items() if name not in self._lacks}
+
     def quarantine_columns(self) -> list[Column]:
         """Return the columns of the quarantine table."""
         return self._columns(quarantine_schema())
@@ -85,7 +200,22 @@ class Ledger:
         return [self._dialect.column(field.name, field.type) for field in schema]
 
 
-def claimed(load_id: str, plan: LoadPlan, started: datetime) -> dict[str, Any]:
+def _names(columns: Sequence[Column]) -> set[str]:
+    return {column.name.lower() for column in columns}
+
+
+def _report(text: str | None, load_id: str) -> LoadReport:
+    try:
+        return LoadReport.model_validate_json(text or "")
+    except ValidationError as error:
+        fields = ", ".join(sorted({".".join(map(str, each["loc"])) or "all of it" for each in error.errors()}))
+        raise SchemaError(
+            f"The ledger has load {load_id}, so it was committed, and this version cannot read its report ({fields}). "
+            "Nothing was loaded. To load it once more, take its rows out of the table and delete its row of the ledger."
+        ) from None
+
+
+def claimed(load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None) -> dict[str, Any]:
     """Return what a row of the ledger holds from the claim on."""
     run = FlowRunContext.get()
     return {
@@ -94,6 +224,9 @@ def claimed(load_id: str, plan: LoadPlan, started: datetime) -> dict[str, Any]:
         "mode": plan.mode,
         "flow_run_id": str(run.flow_run.id) if run and run.flow_run else None,
         "started_at": started,
+        "version": VERSION,
+        "call_id": call.id if call else None,
+        "attempt": call.record if call else None,
     }
 
 
@@ -128,6 +261,9 @@ def ledger_schema() -> pa.Schema:
             "started_at": pa.timestamp("us", "UTC"),
             "finished_at": pa.timestamp("us", "UTC"),
             "report": pa.string(),
+            "version": pa.int64(),
+            "call_id": pa.string(),
+            "attempt": pa.string(),
         }
     )
 

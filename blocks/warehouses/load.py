@@ -13,6 +13,7 @@ from blocks.base.optional import lazy
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from blocks.arrow.load_id import Call
     from blocks.arrow.scan import Scan
 else:
     pa = lazy("pyarrow")
@@ -45,6 +46,7 @@ class LoadPlan(BaseModel):
     creates_table: bool
     ddl: tuple[str, ...] = Field(description="The statements that change the table's shape, in order.")
     columns: tuple[ColumnPlan, ...]
+    notes: tuple[str, ...] = Field(default=(), description="What else is to be known of how the rows get there.")
 
     @property
     def losses(self) -> dict[str, str]:
@@ -61,7 +63,7 @@ class LoadPlan(BaseModel):
             types = f"{column.source_type or '(absent)'} -> {column.target_type or '(not loaded)'}"
             loss = f"  LOSES: {column.loss}" if column.loss else ""
             lines.append(f"  {column.action:<7} {column.name}: {types}{loss}")
-        return "\n".join([*lines, *(f"  {statement}" for statement in self.ddl)])
+        return "\n".join([*lines, *(f"  {statement}" for statement in self.ddl), *(f"  {note}" for note in self.notes)])
 
 
 class LoadReport(BaseModel):
@@ -116,7 +118,7 @@ class LoadReport(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What a caller asks for; the fields are those of `Warehouse.load`."""
+    """What a caller asks for; the fields are those of `Warehouse.load`, and `call` where the load_id was derived."""
 
     scan: Scan
     table: str
@@ -126,3 +128,4 @@ class LoadRequest:
     on_new_columns: OnNewColumns
     allow_loss: tuple[str, ...] = ()
     max_rejected: float = 0.0
+    call: Call | None = None

@@ -41,7 +41,7 @@ from blocks.base.progress import progress
 from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
-from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step
+from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step, TableChangedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,10 +56,6 @@ else:
 REJECTS_A_BATCH = 10_000
 MOST_PLANS = 10
 """So often in a row a table may change under a load before it counts as another error that passes."""
-
-
-class TableChangedError(TransientError):
-    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
 
 
 class Loader:
@@ -91,7 +87,7 @@ class Loader:
             with progress(draft.plan.table) as tick:
                 if not direct:
                     self._stage(draft, tick)
-                    self._check_staged_keys(draft.plan)
+                    self._check_staged_keys(draft)
                 try:
                     return self._commit(draft, started, tick if direct else None)
                 except (InvalidInputError, NotFoundError, SchemaError) as error:
@@ -132,7 +128,7 @@ class Loader:
         if self._dialect.ddl_commits:
             draft = self._shape_before(draft)
         with session.load_transaction():
-            self._ledger.claim(session, self._load_id, draft.plan, started)
+            self._ledger.claim(session, self._load_id, draft.plan, started, self._request.call)
             planned = self._lock(draft)
             plan = planned.plan
             if direct is None:
@@ -213,7 +209,8 @@ class Loader:
             self._load_id,
             tuple(steps),
             self._rows,
-            claimed(self._load_id, plan, started) | recorded(self._report(plan, started, unknown)),
+            self._ledger.fitting(claimed(self._load_id, plan, started, self._request.call))
+            | recorded(self._report(plan, started, unknown)),
             rewrites=None if plan.mode == "append" else plan.table,
         )
         try:
@@ -243,16 +240,21 @@ class Loader:
         return [*steps, Step(dialect.insert(plan.table, columns, stage), "inserted")]
 
     def _find(self) -> LoadReport | None:
-        try:
-            report = self._ledger.find(self._session, self._load_id)
-        except NotFoundError:
-            self._ledger.create(self._session)
-            return None
+        call = self._request.call
+        self._ledger.open(self._session, self._uri, whole=call is not None and call.needs_the_ledger)
+        report = self._ledger.find(self._session, self._load_id)
+        if call and self._request.mode == "append":
+            if report is not None:
+                call.check_found(self._load_id, self._ledger.calls(self._session, call.id))
+            elif call.needs_the_ledger:
+                call.check_new(self._ledger.calls(self._session, call.id))
         if report is None and not self._session.has_unique_key(LEDGER, ["load_id"]):  # a copy or a backup, perhaps
             raise SchemaError(
                 f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
                 f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
             )
+        if report is None:
+            self._ledger.create_quarantine(self._session)
         return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
@@ -292,9 +294,7 @@ class Loader:
         """Send the data, compare the counts, and stage what was refused."""
 
         def counted() -> Iterator[pa.RecordBatch]:
-            batches = self._request.scan.batches(self._rejects)
-            cast = (cast_batch(batch, planned.schema, lossy=self._request.allow_loss) for batch in batches)
-            for batch in read_ahead(cast, size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -305,6 +305,13 @@ class Loader:
                 f"{self._uri}: {self._rows} rows were sent and the server counted {count}. Nothing was committed."
             )
         self._stage_rejects()
+
+    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+        """Return the rows in the types of the table."""
+        row, lossy = 1, self._request.allow_loss
+        for batch in self._request.scan.batches(self._rejects):
+            yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
+            row += batch.num_rows
 
     def _stage_rejects(self) -> None:
         """Compare what was refused with what the caller allows, and stage it for the quarantine."""
@@ -336,7 +343,8 @@ class Loader:
         if rows:
             yield pa.RecordBatch.from_pylist(rows, schema=quarantine_schema())
 
-    def _check_staged_keys(self, plan: LoadPlan) -> None:
+    def _check_staged_keys(self, planned: Planned) -> None:
+        plan = planned.plan
         columns = {"upsert": plan.key, "replace_partition": plan.partition_by}.get(plan.mode, ())
         if not columns or not self._rows:
             return
@@ -347,7 +355,8 @@ class Loader:
                 f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
             )
         if plan.mode == "upsert":
-            repeated = f"SELECT 1 FROM {stage} GROUP BY {self._dialect.names(columns)} HAVING count(*) > 1"
+            keys = ", ".join(self._dialect.staged(each) for each in planned.columns if each.name in columns)
+            repeated = f"SELECT 1 FROM {stage} AS s GROUP BY {keys} HAVING count(*) > 1"
             if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
                 raise InvalidInputError(
                     f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "

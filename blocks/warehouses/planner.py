@@ -6,7 +6,9 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from blocks.arrow.exact import casts_exactly
 from blocks.arrow.types import plain_type, type_loss
+from blocks.base.arguments import text_problem
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
 from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
@@ -29,6 +31,8 @@ class Planned:
     plan: LoadPlan
     columns: tuple[Column, ...]
     schema: pa.Schema
+    inferred: frozenset[str]
+    """The columns whose types were inferred from text, and that become the table's value by value."""
 
     @property
     def table_shape(self) -> tuple[Any, ...]:
@@ -50,6 +54,8 @@ class Planner:
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
         self.schema = request.scan.schema
+        self.inferred = request.scan.inferred
+        self.allow_loss = set(request.allow_loss)
         self.table = request.table
         self.mode: Mode = request.mode
         self.key = request.key
@@ -66,9 +72,12 @@ class Planner:
         self._check_arguments()
         columns: list[Column] = []
         plans: list[ColumnPlan] = []
+        inferred, exact = set(self.inferred()) - self.allow_loss, frozenset[str]()
         for field in self.schema:
             column, action = self._column(field)
             loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
+            if loss and column and field.name in inferred and casts_exactly(field.type, column.arrow_type):
+                exact, loss = exact | {field.name}, None
             if column:
                 columns.append(column)
             plans.append(
@@ -95,8 +104,12 @@ class Planner:
             creates_table=self.creates,
             ddl=tuple(ddl),
             columns=tuple(plans),
+            notes=tuple(
+                f"rows are staged and inserted from there, because the table has {reason}"
+                for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+            ),
         )
-        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]))
+        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
 
     def _alike(self, name: str) -> str:
         """Return what names have in common that are one name to the engine."""
@@ -142,6 +155,9 @@ class Planner:
             raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
         if not names:
             raise SchemaError("The data has no columns.")
+        for name in names_within(self.schema):
+            if problem := text_problem(name, allowed="\t\n"):
+                raise SchemaError(f"{self.uri}: the name {name!r:.200} of a column of the data {problem}. Rename it.")
         for mode, argument, value in (
             ("upsert", "key", self.key),
             ("replace_partition", "partition_by", self.partition_by),
@@ -149,10 +165,17 @@ class Planner:
             if self.mode == mode and not value:
                 raise InvalidInputError(f"mode={mode!r} needs {argument}: the columns that tell rows apart.")
             check_names(value, names, argument)
-        if self.mode not in ("append", "replace", "upsert", "replace_partition"):
-            raise InvalidInputError(
-                f"Unknown mode {self.mode!r}. The modes are append, replace, upsert and replace_partition."
-            )
+
+
+def names_within(fields: Iterable[pa.Field]) -> Iterator[str]:
+    """Return the names of columns, and those within the columns that are structs."""
+    for field in fields:
+        yield field.name
+        kind = field.type
+        while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+            kind = kind.value_type
+        if pa.types.is_struct(kind):
+            yield from names_within(kind)
 
 
 def check_names(names: Iterable[str], known: Iterable[str], what: str) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.base.errors import AmbiguousError, ConnectorError
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -26,6 +26,10 @@ STAGED_REJECTS = "_etl_staged_rejects"
 """The same for the rows that a load refused."""
 STAGED_KEYS = "_etl_staged_keys"
 """The same for the keys of the rows that are not to be published."""
+
+
+class TableChangedError(TransientError):
+    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
 
 
 class Session(ABC):
@@ -137,6 +141,14 @@ class BulkSession(Session):
         """
         self.execute(sql, parameters)
 
+    def alter(self, sql: str) -> None:
+        """Change a table's shape, outside of a transaction, unless others hold the table for long.
+
+        Raises:
+            TransientError: They do.
+        """
+        self.execute(sql)
+
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
         """Keep out, until the transaction ends, the loads that must not change the table beside this one.
 
@@ -145,6 +157,7 @@ class BulkSession(Session):
 
         Raises:
             TransientError: Somebody has held the table for too long.
+            TableChangedError: It is to be planned anew, in another transaction.
         """
 
     def upsert(self, dialect: Dialect, table: str, columns: Sequence[Column], key: Sequence[str]) -> tuple[int, int]:

@@ -42,6 +42,10 @@ class Column:
     """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
     any_decimal: bool = False
     """Whether it holds decimals of any precision and scale, so that data keeps its own."""
+    equals: str = "="
+    """How its values are compared; an operator whose schema is not searched has to be named with it."""
+    staged_because: str | None = None
+    """Why rows are staged and inserted from there, although the driver could fill the column itself."""
 
 
 class Dialect(ABC):
@@ -131,7 +135,7 @@ class Dialect(ABC):
 
     def same_key(self, columns: Sequence[Column], key: Sequence[str]) -> str:
         """Return the condition that a row of the table `t` and a staged row `s` have the same key."""
-        return " AND ".join(f"t.{self.name(c.name)} = {self.staged(c)}" for c in columns if c.name in key)
+        return " AND ".join(f"t.{self.name(c.name)} {c.equals} {self.staged(c)}" for c in columns if c.name in key)
 
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
         """Return the statement that deletes the rows of every partition that the staged rows touch."""
@@ -161,11 +165,39 @@ def _pattern(literals: str, forms: str) -> re.Pattern[str]:
     return re.compile(f"{literals}|{forms}", re.VERBOSE | re.DOTALL)
 
 
+_CODE = re.compile(r"'(?:[^']|'')*' | --[^\n]* | /\*.*?\*/", re.VERBOSE | re.DOTALL)
+_NAME = re.compile(r'"((?:[^"]|"")+)" | `([^`]+)` | ([^\W\d][\w$]*)', re.VERBOSE)
+_CHANGES_NO_ROWS = re.compile(
+    r"""
+    [\s(]*(?: (?:grant|revoke|comment|analyze|vacuum|show|describe|desc|explain(?!\s*\(?\s*analyze)) \b
+      | create \b (?:\s+\w+)*? \s+ if \s+ not \s+ exists \b
+      | (?:select|values|from|table) \b (?! .* \b into \b )
+      | with \b (?! .* \b (?:insert|update|delete|merge|into) \b )
+    )
+    """,
+    re.VERBOSE | re.DOTALL | re.IGNORECASE,
+)
+
+
+def changed_names(sql: str) -> set[str]:
+    """Return the names in those of the statements that may change what a table holds, in small letters.
+
+    >>> sorted(changed_names("select 1 from orders; delete from shop.Orders where day = 'monday' -- all of it"))
+    ['day', 'delete', 'from', 'orders', 'shop', 'where']
+    >>> changed_names("create table if not exists orders (id int)")
+    set()
+    """
+    statements = _CODE.sub(" ", sql).split(";")
+    names = [match for each in statements if not _CHANGES_NO_ROWS.match(each) for match in _NAME.findall(each)]
+    return {part.lower() for match in names for part in "".join(match).replace('""', '"').split(".")}
+
+
 _COLON = r"""
     :: | :=                                      # casts and assignments
     | (?<![\w:"\])]):(?P<name>[A-Za-z_]\w*)      # a parameter; after a name it is a path into a value
 """
 _PERCENT = r"""
+    %% |                                         # a percent sign, as it is written beside the others
     %\((?P<name>[A-Za-z_]\w*)\)s                # a parameter by name
     | (?P<next>%s)\b                             # the next one in order
 """
@@ -216,12 +248,19 @@ def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) 
     >>> named("insert into t values (%s, %s)", (1, "x"))
     ('insert into t values (:p1, :p2)', {'p1': 1, 'p2': 'x'})
 
+    Where they are used, `%%` is a percent sign, in strings too.
+
+    >>> named("select n %% %(a)s, 'half: 50%%'", {"a": 2})
+    ("select n % :a, 'half: 50%'", {'a': 2})
+
     Raises:
         InvalidInputError: Not as many parameters are given in order as are used.
     """
     if parameters is None or "%" not in sql:
         return sql, None if parameters is None else _by_name(parameters)
     used = 0
+    forms = [match for match in _pattern(literals, _PERCENT).finditer(sql) if match["name"] or match["next"]]
+    doubled = any(match["name"] or not isinstance(parameters, Mapping) for match in forms)
 
     def colon(match: re.Match[str]) -> str:
         nonlocal used
@@ -230,7 +269,7 @@ def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) 
         if match["next"] and not isinstance(parameters, Mapping):
             used += 1
             return f":p{used}"
-        return match[0]
+        return match[0].replace("%%", "%") if doubled else match[0]
 
     text = _pattern(literals, _PERCENT).sub(colon, sql)
     if not isinstance(parameters, Mapping) and used != len(parameters):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
 
-from blocks.arrow.load_id import with_load_id
+from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.scan import Scan, as_scan
-from blocks.base.arguments import names_of, one_of
+from blocks.base.arguments import has_surrogates
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -24,10 +24,11 @@ from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
-from blocks.warehouses.load import LoadRequest, OnNewColumns
-from blocks.warehouses.loader import MOST_PLANS, Loader, TableChangedError, plan_load
+from blocks.warehouses.load import LoadRequest
+from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.publisher import Publisher
-from blocks.warehouses.sql import named
+from blocks.warehouses.session import TableChangedError
+from blocks.warehouses.sql import changed_names, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -35,7 +36,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from blocks.warehouses.load import LoadPlan, LoadReport, Mode
+    from blocks.base.arguments import Count, Identity, Name, Share, TableName
+    from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters
 else:
@@ -67,8 +69,21 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         """Open a session for Arrow data; the server can tell by `load_id` which load it belongs to."""
 
+    @property
+    def _database(self) -> str:
+        """The database in which one statement may name the tables of several blocks."""
+        return self.uri()
+
+    def _stands_for(self) -> str:
+        return f"{self._block_type_slug} {self.uri('_')}"
+
     def _named(self, sql: str, parameters: Parameters | None) -> tuple[str, dict[str, Any] | None]:
-        return named(sql, parameters, literals=self.dialect.literals)
+        bound, values = named(sql, parameters, literals=self.dialect.literals)
+        texts = {"The statement": sql} | {f"Parameter {name!r}": each for name, each in (values or {}).items()}
+        for what, text in texts.items():
+            if isinstance(text, str) and has_surrogates(text):
+                raise InvalidInputError(f"{what} has half of a surrogate pair, which is no character.")
+        return bound, values
 
     def _session(self) -> contextlib.closing[Session]:
         return contextlib.closing(self._connect())
@@ -78,7 +93,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     # --- Prefect's DatabaseBlock: its names; operations serve sync and async where it declares async methods ---
 
-    @operation
+    def _note_statement(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arguments.get("operation"), str):
+            note_change(self._database, changed_names(arguments["operation"]))
+        return arguments
+
+    @operation(prepare=_note_statement)
     def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
         """Run one statement and commit it.
 
@@ -88,28 +108,28 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._session() as session:
             session.execute(*self._named(operation, parameters))
 
-    @operation
+    @operation(prepare=_note_statement)
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
         """Run the statement once for each item, all in one transaction."""
         with self._session() as session, session.transaction():
             for parameters in seq_of_parameters:
                 session.execute(*self._named(operation, parameters))
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
         """Return the first row of a query; None where it has none."""
         with self._session() as session:
             return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_many(  # type: ignore[override]
-        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
+        self, operation: str, parameters: Parameters | None = None, size: Count = 1_000
     ) -> list[tuple[Any, ...]]:
         """Return the first `size` rows of a query. The same call twice returns the same rows."""
         with self._session() as session:
             return session.fetch(*self._named(operation, parameters), size=size)
 
-    @operation
+    @operation(prepare=_note_statement)
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
         """Return all rows of a query, as tuples."""
         with self._session() as session:
@@ -128,7 +148,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return await self.fetch_one.aio(operation, parameters)
 
     async def fetch_many_async(
-        self, operation: str, parameters: Parameters | None = None, size: int = 1_000
+        self, operation: str, parameters: Parameters | None = None, size: Count = 1_000
     ) -> list[tuple[Any, ...]]:
         """Run `fetch_many.aio`."""
         return await self.fetch_many.aio(operation, parameters, size)
@@ -142,7 +162,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     # --- reading ---
 
-    def scan(self, table: str) -> Scan:
+    def scan(self, table: TableName) -> Scan:
         """Describe a table as a Scan with exact Arrow types; for a query there is `scan_query`.
 
         Nothing is opened yet. Each time the scan is opened, it reads on a connection of its own; memory stays bounded.
@@ -195,7 +215,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        return Scan(find_schema, open_batches, source=source, fingerprint=lambda: f"{sql} {values}")
+        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}")
 
     @contextlib.contextmanager
     def _reading_table(self, table: str) -> Iterator[None]:
@@ -219,13 +239,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             return False
 
     @operation
-    def read_table(self, table: str, columns: Sequence[str] | None = None) -> pa.Table:
+    def read_table(self, table: TableName, columns: Sequence[Name] | None = None) -> pa.Table:
         """Read a whole table, or some of its columns, into one Arrow table."""
         names = self.dialect.names(columns) if columns else "*"
         return self.scan_query(f"SELECT {names} FROM {self.dialect.table(table)}").to_arrow()
 
     @operation
-    def table_schema(self, table: str) -> pa.Schema:
+    def table_schema(self, table: TableName) -> pa.Schema:
         """Return the Arrow schema of a table; its field metadata holds the warehouse's own type names.
 
         Raises:
@@ -243,10 +263,18 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         )
 
     @operation
-    def load_report(self, load_id: str) -> LoadReport | None:
+    def load_report(self, load_id: Identity) -> LoadReport | None:
         """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
             return find_report(Ledger(self.dialect), session, load_id)
+
+    def ledger_ddl(self) -> list[str]:
+        """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
+
+        Where the owner of the schema runs them beforehand, and grants SELECT, INSERT and UPDATE on the ledger and
+        SELECT and INSERT on the quarantine, a load creates neither. Nothing is opened.
+        """
+        return Ledger(self.dialect).ddl()
 
     # --- loading ---
 
@@ -254,7 +282,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     def plan(
         self,
         data: Any,
-        table: str,
+        table: TableName,
         *,
         mode: Mode = "append",
         key: Sequence[str] = (),
@@ -271,34 +299,34 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=as_scan(data).settled(),
             table=table,
             mode=mode,
-            key=names_of(key, "key"),
-            partition_by=names_of(partition_by, "partition_by"),
-            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
         )
         with self._bulk_session() as session:
             return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        return with_load_id(arguments, self.uri(arguments["table"]))
+        table = arguments["table"]
+        return with_load_id(arguments, Target(table, self.uri(table), self._database), self.logger)
 
     def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        data = {"data": self.scan(arguments["source_table"])}
-        fixed = with_load_id(arguments | data, self.uri(arguments["table"]))
+        fixed = self._fix_load_id(arguments | {"data": self.scan(arguments["source_table"])})
         return {name: value for name, value in fixed.items() if name != "data"}
 
     @instance_operation(prepare=_fix_load_id)
     def load(  # type: ignore[override]  # on the class it is still Prefect's
         self,
         data: Any,
-        table: str,
+        table: TableName,
         *,
         mode: Mode = "append",
-        key: Sequence[str] = (),
-        partition_by: Sequence[str] = (),
-        load_id: str | None = None,
+        key: Sequence[Name] = (),
+        partition_by: Sequence[Name] = (),
+        load_id: Identity | None = None,
         on_new_columns: OnNewColumns = "add",
         allow_loss: Sequence[str] = (),
-        max_rejected: float = 0.1,
+        max_rejected: Share = 0.1,
     ) -> LoadReport:
         """Load data into a table. A retry, and any later call with the same `load_id`, neither loses nor doubles a row.
 
@@ -329,11 +357,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=as_scan(data).settled(),
             table=table,
             mode=mode,
-            key=names_of(key, "key"),
-            partition_by=names_of(partition_by, "partition_by"),
-            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
-            allow_loss=names_of(allow_loss, "allow_loss"),
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+            allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
+            call=load_id.call if isinstance(load_id, DerivedId) else None,
         )
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
@@ -344,17 +373,17 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     @operation(prepare=_fix_publish_id)
     def publish(
         self,
-        source_table: str,
-        table: str,
+        source_table: TableName,
+        table: TableName,
         *,
         mode: Mode = "append",
-        key: Sequence[str] = (),
-        partition_by: Sequence[str] = (),
-        load_id: str | None = None,
+        key: Sequence[Name] = (),
+        partition_by: Sequence[Name] = (),
+        load_id: Identity | None = None,
         on_new_columns: OnNewColumns = "add",
         allow_loss: Sequence[str] = (),
         rejected: Any = None,
-        max_rejected: float = 0.1,
+        max_rejected: Share = 0.1,
     ) -> LoadReport:
         """Load the rows of one table of this warehouse into another, as `load` would, without leaving the warehouse.
 
@@ -383,11 +412,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             scan=self.scan(source_table),
             table=table,
             mode=mode,
-            key=names_of(key, "key"),
-            partition_by=names_of(partition_by, "partition_by"),
-            on_new_columns=one_of(on_new_columns, OnNewColumns, "on_new_columns"),
-            allow_loss=names_of(allow_loss, "allow_loss"),
+            key=tuple(key),
+            partition_by=tuple(partition_by),
+            on_new_columns=on_new_columns,
+            allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
+            call=load_id.call if isinstance(load_id, DerivedId) else None,
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
 
@@ -404,8 +434,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
 
-    @operation
-    def drop_table(self, table: str) -> None:
+    def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if isinstance(arguments.get("table"), str):
+            note_change(self._database, {arguments["table"].rpartition(".")[2].lower()})
+        return arguments
+
+    @operation(prepare=_note_drop)
+    def drop_table(self, table: TableName) -> None:
         """Drop a table if it exists."""
         with self._session() as session:
             session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
@@ -425,12 +460,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         Raises:
             InvalidInputError: The ledger has the load_id from a load of another table, mode, key or partition.
         """
-        if not load_id:
-            raise InvalidInputError("load_id is empty.")
-        try:
-            report = self._work(load_id, work)
-        except AmbiguousError as lost:
-            report = self._resolve(load_id, lost)
+        if load_id is None:
+            raise InvalidInputError("load_id is missing: it is fixed before the first attempt.")
+        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
+        while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
+            load_id.take_next()
+            report = self._resolved(load_id.current, work)
         if report.already_loaded:
             found = (self.uri(report.table), report.mode, report.key, report.partition_by)
             asked = (self.uri(table), mode, tuple(key), tuple(partition_by))
@@ -447,6 +482,22 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 )
         self.logger.info("%s", report)
         return report
+
+    def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
+        """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""
+        with self._bulk_session() as session:
+            if session.columns(table) is None:
+                return True
+            ledger, call = Ledger(self.dialect), load_id.call
+            ledger.open(session, self.uri(), whole=True)
+            return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
+
+    def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+        """Do the work, and where the answer to COMMIT is lost return what the ledger says."""
+        try:
+            return self._work(load_id, work)
+        except AmbiguousError as lost:
+            return self._resolve(load_id, lost)
 
     def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         """Do the work on a session of its own, and on another one where the table was changed meanwhile."""

@@ -24,6 +24,7 @@ from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     AlreadyExistsError,
     InvalidInputError,
+    ObjectNotFoundError,
     TransientError,
     UnsupportedError,
     service_error,
@@ -32,7 +33,7 @@ from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.azure import azure_error, told_apart
 from blocks.stores.client import WRITE_ID, ObjectInfo, WriteOptions
-from connectors.azure.errors import ERRORS, SIGNED, advice_for, checked_metadata, refuse_version
+from connectors.azure.errors import ERRORS, SIGNED, advice_for, refuse_version
 from connectors.shared.obstore import Identity, ObstoreClient, comes_from_obstore, obstore_error
 
 if TYPE_CHECKING:
@@ -58,6 +59,9 @@ class AzureStoreClient(ObstoreClient):
 
     extra: ClassVar[str] = "azure"
     max_parts: ClassVar[int] = MAX_BLOCKS
+    # https://learn.microsoft.com/rest/api/storageservices/setting-and-retrieving-properties-and-metadata-for-blob-resources
+    metadata_names: ClassVar[str] = "[A-Za-z_][A-Za-z0-9_]*"
+    metadata_names_are: ClassVar[str] = "letters, digits and underscores"
 
     def __init__(
         self,
@@ -73,6 +77,11 @@ class AzureStoreClient(ObstoreClient):
         self._credentials = credentials
         self._verify_checksums = verify_checksums
         self._max_concurrency = max_concurrency
+
+    @property
+    @override
+    def server(self) -> str:
+        return self._credentials.account().url
 
     @live
     def service(self) -> Any:
@@ -104,7 +113,10 @@ class AzureStoreClient(ObstoreClient):
         refuse_version(version)
         blob = self.blob(key)
         with self._errors("read", key):
-            return _info(key, blob.get_blob_properties())
+            found = blob.get_blob_properties()
+        if _marks_folder(found):
+            raise ObjectNotFoundError(f"Could not read {self.uri(key)}: it is a folder.")
+        return _info(key, found)
 
     @override
     def get_range(
@@ -116,8 +128,9 @@ class AzureStoreClient(ObstoreClient):
         blob, condition = self.blob(key), _condition(WriteOptions(if_match=if_match))
         try:
             with self._errors("read", key):
-                # Without the driver's own attempts, which leave the connections of refused ones open.
-                found = blob.download_blob(0, length, retry_total=0, **condition)
+                # Without the driver's own attempts, which leave the connections of refused ones open; and the bytes as
+                # they are stored, also where their encoding is gzip: sizes, ranges and checksums are of these.
+                found = blob.download_blob(0, length, retry_total=0, decompress=False, **condition)
                 content = found.readall()
         except AlreadyExistsError as error:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
@@ -291,10 +304,6 @@ class AzureStoreClient(ObstoreClient):
             )
 
     @override
-    def _metadata(self, options: WriteOptions) -> dict[str, str]:
-        return checked_metadata(options)
-
-    @override
     def _write_id(self, key: str) -> str | None:
         with self._errors("read", key):
             return cast("str | None", self.blob(key).get_blob_properties().metadata.get(WRITE_ID))
@@ -345,7 +354,7 @@ class AzureStoreClient(ObstoreClient):
                 known = azure_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise known from self._credentials.shown(error)
             if comes_from_obstore(error):
-                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refusal() if type(error).__name__ == "UnauthenticatedError" else None
                 table = told_apart(str(error), ERRORS)
                 known = obstore_error(verb, self.uri(key), error, table=table, advice=advice_for(verb))
                 raise refused or known from error
@@ -383,8 +392,12 @@ def _is_object(found: Any) -> bool:
     """
     if not hasattr(found, "blob_type") or found.name.endswith("/"):
         return False
+    return not _marks_folder(found)
+
+
+def _marks_folder(found: Any) -> bool:
     metadata = {name.lower(): value.lower() for name, value in (found.metadata or {}).items()}
-    return metadata.get("hdi_isfolder") != "true"
+    return metadata.get("hdi_isfolder") == "true"
 
 
 def _condition(options: WriteOptions) -> dict[str, Any]:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
-from typing import TYPE_CHECKING
-
 from blocks.base.errors import (
     ConnectorError,
-    InvalidInputError,
     NoSuchStoreError,
     TransientError,
     UnsupportedError,
 )
 from blocks.credentials.azure import AZURE_ADVICE, AZURE_ERRORS
 from connectors.shared.obstore import OBSTORE_ERRORS
-
-if TYPE_CHECKING:
-    from blocks.stores.client import WriteOptions
 
 ERRORS: dict[str, type[ConnectorError]] = (
     AZURE_ERRORS | OBSTORE_ERRORS | {"ContainerNotFound": NoSuchStoreError, "InvalidBlobOrBlock": TransientError}
@@ -52,24 +45,6 @@ def advice_for(verb: str) -> dict[str, str]:
     return ADVICE | dict.fromkeys(
         ("AuthorizationPermissionMismatch", "403"), f"The identity needs {PERMISSIONS[verb]}."
     )
-
-
-def checked_metadata(options: WriteOptions) -> dict[str, str]:
-    """Return the metadata, which has to fit into HTTP's headers.
-
-    https://learn.microsoft.com/rest/api/storageservices/setting-and-retrieving-properties-and-metadata-for-blob-resources
-    """
-    metadata = dict(options.metadata or {})
-    for name, value in metadata.items():
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            raise InvalidInputError(
-                f"{name!r:.100} is not a name for metadata on Azure: use letters, digits and underscores."
-            )
-        if not value.isascii() or not value.isprintable():
-            raise InvalidInputError(f"The metadata {name!r} has to be printable ASCII on Azure; encode it first.")
-    if options.content_type and not (options.content_type.isascii() and options.content_type.isprintable()):
-        raise InvalidInputError("content_type has to be printable ASCII, such as 'text/csv'.")
-    return metadata
 
 
 def refuse_version(version: str | None) -> None:

@@ -107,6 +107,10 @@ class BigQuery(Warehouse):
         return f"bigquery://{project}/{name or self.dataset}"
 
     @property
+    def _database(self) -> str:
+        return self.uri().rpartition("/")[0]  # a statement may name the table of another dataset
+
+    @property
     def dialect(self) -> Dialect:
         """The SQL of BigQuery."""
         return BigQueryDialect()
@@ -330,7 +334,7 @@ class BigQuery(Warehouse):
             with self._reading_table(table), contextlib.closing(BigQuerySession(self)) as session:
                 yield from session.stream_table(table, columns)[1]
 
-        return Scan(find_schema, open_batches, source=self.uri(table), fingerprint=lambda: f"{table} {columns}")
+        return Scan(find_schema, open_batches, source=self.uri(table), query=f"{columns}")
 
     def _connect(self) -> Session:
         return BigQuerySession(self)

@@ -81,7 +81,7 @@ def parquet_files(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Itera
         with contextlib.ExitStack() as stack:
             file = stack.enter_context(tempfile.TemporaryFile(prefix="etl-"))
             rows = 0
-            with pq.ParquetWriter(file, schema, compression="zstd") as writer:
+            with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
                 for batch in itertools.chain([first], unread):
                     arrays = []
                     for field, column in zip(schema, batch, strict=True):

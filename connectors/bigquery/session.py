@@ -23,7 +23,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.base.interruption import Calls, NoAnswerError
+from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
@@ -310,7 +310,7 @@ class BigQuerySession(ScriptedSession):
             raise NotFoundError(f"There is no table {self._dataset.uri(table)}.")
         if file_format != "parquet":  # from text a load job fills a JSON column itself
             columns = [dataclasses.replace(column, stage_type=None) for column in columns]
-        ledger.create(self)
+        ledger.open(self, self._dataset.uri(), whole=False)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         try:
             self.create_stage(self._dialect, self.stage, columns)
@@ -328,7 +328,7 @@ class BigQuerySession(ScriptedSession):
                 load_id,
                 (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
                 rows,
-                claimed(load_id, plan, started) | recorded(report),
+                ledger.fitting(claimed(load_id, plan, started)) | recorded(report),
             )
             try:
                 self.run_script(script)
@@ -372,14 +372,15 @@ class BigQuerySession(ScriptedSession):
                 unknown = True
                 job = self.jobs.wait(self.jobs.start(sql, parameters, self._job_id(script.load_id, generation)))
                 unknown = False
-                if not job.error_result:
+                if not job.error_result and (self._is_mine(job) or self._is_recorded(script.load_id)):
                     return job
+                # It failed, or its row was deleted since, with which the load is forgotten.
                 generation += 1
-                if self._is_mine(job):
+                if job.error_result and self._is_mine(job):
                     error = job_error(job, self._dataset.uri())
                     if not isinstance(error, ConflictError) or time.monotonic() > deadline:
                         raise error
-                    time.sleep(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
+                    pause(random.uniform(0, pause_s))  # noqa: S311 (jitter, not a secret)
                     pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
 
         try:
@@ -417,6 +418,9 @@ class BigQuerySession(ScriptedSession):
         while (job := self.jobs.look_up(self._job_id(load_id, generation))) is not None:
             self.jobs.wait(job)
             generation += 1
+
+    def _is_recorded(self, load_id: str) -> bool:
+        return find_report(Ledger(self._dialect), self, load_id) is not None
 
     def _is_mine(self, job: Any) -> bool:
         return self.stage in (job.query or "")

@@ -11,7 +11,7 @@ from blocks.base.errors import InvalidInputError
 from blocks.base.optional import require
 from blocks.warehouses.ledger import LEDGER
 from blocks.warehouses.session import COUNT_UNKNOWN
-from blocks.warehouses.sql import bind
+from blocks.warehouses.sql import bind, strip_literals
 from connectors.bigquery.dialect import LITERALS
 from connectors.bigquery.errors import CLAIMED, UNEQUAL
 
@@ -119,12 +119,14 @@ def _parameter_type(name: str, value: Any) -> str:
 
 
 def is_query(sql: str) -> bool:
-    r"""Tell whether the statement only reads.
+    r"""Tell whether the statement is a query alone, which cannot write in BigQuery's grammar.
 
-    >>> is_query("-- all of it\n(SELECT 1)"), is_query("INSERT INTO t SELECT 1")
+    >>> is_query("-- all of it\n(SELECT ';')"), is_query("INSERT INTO t SELECT 1")
     (True, False)
+    >>> is_query("SELECT '--'; DROP TABLE t")
+    False
     """
-    code = re.sub(r"(--|#)[^\n]*|/\*.*?\*/", " ", sql, flags=re.DOTALL)
+    code = strip_literals(sql, LITERALS)
     return re.match(r"[\s(]*(SELECT|WITH|FROM)\b", code, re.IGNORECASE) is not None and ";" not in code.rstrip(" \n;")
 
 

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import sys
-import tempfile
 import threading
 from collections import defaultdict
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from pydantic import SecretStr
 
 from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
 from blocks.base.interruption import pause
+from blocks.base.temporary import TemporaryFolder
 from blocks.files.local import part_file
 from blocks.jobs.process import Process
 from connectors.dbt.log import ARTIFACTS, DBT, Package
@@ -97,8 +97,7 @@ def workplace(
     environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
     arguments = []
     exclusive, adapter = None, None
-    with tempfile.TemporaryDirectory(prefix="etl-dbt-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
+    with TemporaryFolder() as folder:
         if warehouse is None:
             arguments += [f"--profiles-dir={profiles_dir.expanduser().resolve()}"] if profiles_dir else []
             arguments += [f"--target={target_name}"] if target_name else []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import uuid
 from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -136,6 +137,14 @@ class DuckDB(Warehouse):
     def _own_locks(self) -> Locks:
         return Locks()
 
+    @live
+    def _memory_id(self) -> str:
+        return uuid.uuid4().hex
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to; a database in memory is one of its own for as long as it lives."""
+        return super().cache_identity() + (self._memory_id if self.path == ":memory:" else "")
+
     @property
     def _config(self) -> dict[str, Any]:
         return {"memory_limit": self.memory_limit} if self.memory_limit else {}
@@ -165,8 +174,16 @@ class DuckDB(Warehouse):
 
         With a `load_id`: the one that it holds while it does that load.
         """
+        return self._lock_of("load", load_id) if load_id else self._lock_of()
+
+    def creation_lock(self, table: str) -> Any:
+        """Return the lock that a transaction of this process holds while it creates a table, before others see it."""
+        schema, _, name = table.rpartition(".")
+        return self._lock_of("table", (schema or "main").lower(), name.lower())
+
+    def _lock_of(self, *what: str) -> Any:
         locks, file = (self._own_locks, "") if self.path == ":memory:" else (_locks, self._file)
-        return locks.of(file, load_id)
+        return locks.of(file, *what)
 
     def close_client(self, client: Any) -> None:
         """Close a connection of `get_client`; the last one of this process closes the file."""

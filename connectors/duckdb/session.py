@@ -10,7 +10,7 @@ from blocks.arrow.types import cast_array, check_in_range
 from blocks.base.errors import ConnectorError, TerminalError, TransientError
 from blocks.base.interruption import SLICE_S, Calls, NoAnswerError, interruption
 from blocks.base.optional import lazy, require
-from blocks.warehouses.session import BulkSession, Feed
+from blocks.warehouses.session import BulkSession, Feed, TableChangedError
 from blocks.warehouses.sql import Column, bind
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
@@ -46,6 +46,9 @@ class Database(Protocol):
 
     def writer_lock(self, load_id: str | None = None) -> Any:
         """Return the lock that a transaction holds while it writes; with a load_id, that of the load."""
+
+    def creation_lock(self, table: str) -> Any:
+        """Return the lock that a transaction holds while it creates a table."""
 
 
 class DuckDBSession(BulkSession):
@@ -92,17 +95,13 @@ class DuckDBSession(BulkSession):
         with self._translated("run a query"):
             bound, values = self._bound(sql, parameters)
             relation = self._calls.run(lambda: self._connection.sql(bound, params=values))
-            casts = [readable(kind) for kind in relation.types]
-            if any(casts):
-                names = [f"c{number}" for number in range(len(casts))]  # those of the query may come twice
-                columns = ", ".join(
-                    (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
-                    for name, cast, column in zip(names, casts, relation.columns, strict=True)
-                )
-                query = f"SELECT {columns} FROM ({bound}\n) AS q ({', '.join(names)})"
+            if any(casts := [readable(kind) for kind in relation.types]):
+                query = self._cast(bound, casts, relation.columns)
                 relation = self._calls.run(lambda: self._connection.sql(query, params=values))
             reader = self._calls.run(lambda: relation.to_arrow_reader(BATCH_ROWS))
-        types = map(str, relation.types)
+        types = [str(kind) for kind in relation.types]
+        if len(types) != len(reader.schema):
+            raise TransientError(f"What is read from {self._database.uri()} was changed at the same time.")
         schema = pa.schema(
             [pa.field(field.name, exact_type(sql, field.type)) for sql, field in zip(types, reader.schema, strict=True)]
         )
@@ -116,6 +115,15 @@ class DuckDBSession(BulkSession):
                     yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
         return schema, batches()
+
+    def _cast(self, sql: str, casts: list[str | None], columns: list[str]) -> str:
+        """Return the query with the columns cast that Arrow does not hold; their names may come twice."""
+        names = [f"c{number}" for number in range(len(casts))]
+        values = ", ".join(
+            (f"CAST(q.{name} AS {cast})" if cast else f"q.{name}") + f" AS {self._dialect.name(column)}"
+            for name, cast, column in zip(names, casts, columns, strict=True)
+        )
+        return f"SELECT {values} FROM ({sql}\n) AS q ({', '.join(names)})"
 
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to a table."""
@@ -169,18 +177,40 @@ class DuckDBSession(BulkSession):
         Raises:
             TransientError: Another one has done so for too long.
         """
-        until = time.monotonic() + self._database.lock_timeout_s
         try:
             for lock in (self._load, self._writer):
                 if lock is not None:
-                    self._hold(lock, until)
+                    self._acquire(lock)
             self.execute("BEGIN")
         except BaseException:
             self._end()
             raise
 
-    def _hold(self, lock: Any, until: float) -> None:
-        mine = interruption()
+    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
+        """Let others write beside a load that only adds rows, which conflicts with none and may take its time.
+
+        Its source may load into other tables, too. Where it creates the table, the others that would do so wait for it,
+        and let go of the file before.
+        """
+        if plan.creates_table:
+            creation = self._database.creation_lock(plan.table)
+            if not creation.acquire(blocking=False):
+                self.rollback()
+                self._acquire(creation)
+                self._end()
+                raise TableChangedError(f"{self._database.uri(plan.table)} was created by another load meanwhile.")
+            self._held.append(creation)
+        if plan.mode == "append" and (plan.creates_table or not plan.ddl) and self._writer in self._held:
+            self._held.remove(self._writer)
+            self._writer.release()
+
+    def _acquire(self, lock: Any) -> None:
+        """Wait for a lock of this process, and hold it until the transaction ends.
+
+        Raises:
+            TransientError: Another thread has had it for too long.
+        """
+        mine, until = interruption(), time.monotonic() + self._database.lock_timeout_s
         while not lock.acquire(timeout=SLICE_S):
             mine.check()
             if time.monotonic() >= until:
@@ -189,12 +219,6 @@ class DuckDBSession(BulkSession):
                     f"{self._database.lock_timeout_s:g} s. Nothing was applied."
                 )
         self._held.append(lock)
-
-    def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:  # noqa: ARG002 (the file is locked as a whole)
-        """Let others write beside a load that only adds rows, which conflicts with none and may take its time."""
-        if plan.mode == "append" and not plan.ddl and self._writer in self._held:
-            self._held.remove(self._writer)
-            self._writer.release()
 
     def commit(self) -> None:
         """Commit it. DuckDB answers from within this process: a commit that fails was not made."""

@@ -58,6 +58,8 @@ QUICK_RETRY_S = 10
 UPLOAD_RETRY_S = 30
 """The same for a chunk of a large upload, which would have to start from its beginning otherwise."""
 OVERWRITE_ATTEMPTS = 10
+DAMAGED = "doesn't match calculated"
+"""The service's words where content has another checksum than the one that came with it."""
 LONGEST_URL = dt.timedelta(days=7)
 PAGE = 1_000
 LISTED = "items(name,size,generation,updated,crc32c),nextPageToken"
@@ -417,6 +419,8 @@ class GcsStoreClient(StoreClient):
             if type(error).__module__.partition(".")[0] not in {"google", "requests", "urllib3"}:
                 raise
             known = google_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
+            if DAMAGED in str(known):
+                raise DamagedError(f"Could not {verb} {self.uri(key)}: what arrived is not what was sent.") from error
             if isinstance(known, NotFoundError) and (target or "No such object" not in str(known)):
                 # Not every answer says whether it is the object that is missing or the bucket, or which of two.
                 for store in (self, target):

@@ -6,7 +6,6 @@ import contextlib
 import datetime as dt
 import difflib
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -17,6 +16,7 @@ from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import ConnectorError, InvalidInputError, QualityError
 from blocks.base.operation import operation
+from blocks.base.temporary import TemporaryFolder
 from blocks.quality.report import Audit, QualityReport
 from blocks.stores.object_store import ObjectStore
 from blocks.warehouses.warehouse import Warehouse
@@ -311,8 +311,7 @@ class DataQuality(ConnectorBlock):
             (expected.to_gx(), shown_in_docs(outcome, check, samples=self.docs_samples))
             for expected, outcome, check in zip(self.expectations, outcomes, report.checks, strict=False)
         ]
-        with tempfile.TemporaryDirectory(prefix="etl-docs-") as name:
-            folder = Path(name)
+        with TemporaryFolder() as folder:
             page = render_docs(folder, self.suite_name, shown, run_name=report.run_name, started_at=report.started_at)
             if page is None:
                 self.logger.warning("Great Expectations could not render the Data Docs of %s.", self.suite_name)

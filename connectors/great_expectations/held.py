@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blocks.base.errors import ConnectorError, InvalidInputError, TerminalError
 from blocks.base.optional import lazy, require
+from blocks.base.temporary import TemporaryFolder
 from blocks.warehouses.session import Feed
 from connectors.shared.duckdb_engine import SETTINGS, create_engine
 
@@ -38,11 +37,11 @@ def held(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str) -> Ite
         memory_limit: The most memory DuckDB uses, such as "100MB"; what does not fit it keeps in the file.
     """
     duckdb = require("duckdb", extra="great-expectations")
-    with tempfile.TemporaryDirectory(prefix="etl-quality-") as folder:
-        config = {"memory_limit": memory_limit, "threads": THREADS, "temp_directory": str(Path(folder) / "spill")}
+    with TemporaryFolder() as folder:
+        config = {"memory_limit": memory_limit, "threads": THREADS, "temp_directory": str(folder / "spill")}
 
         def connect() -> Any:
-            database = duckdb.connect(str(Path(folder) / "data.duckdb"), config=config)
+            database = duckdb.connect(str(folder / "data.duckdb"), config=config)
             for setting in (*SETTINGS, "preserve_insertion_order = false"):
                 database.execute(f"SET {setting}")
             return database

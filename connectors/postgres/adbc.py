@@ -58,11 +58,14 @@ class WatchedConnection:
         """Open a cursor, a context manager."""
         return WatchedCursor(self, self._connection.cursor())
 
-    def begin(self, settings: str) -> None:
-        """Start a transaction by its first statement, a SELECT that makes its settings."""
+    def begin(self, settings: str, *, isolation: str = "") -> None:
+        """Start a transaction by a SELECT that makes its settings, after the statement that sets its isolation."""
 
         def begin() -> None:
             with self._connection.cursor() as cursor:
+                if isolation:
+                    cursor.adbc_statement.set_sql_query(isolation)
+                    cursor.adbc_statement.execute_update()
                 cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
                 cursor.execute(f"{settings}, pg_backend_pid()")
                 self._pid = cursor.fetchone()[-1]

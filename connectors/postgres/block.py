@@ -14,11 +14,14 @@ from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
 from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.bulk_session import PostgresBulkSession
+from connectors.postgres.database import AdbcDatabases
 from connectors.postgres.session import PostgresSession, setting
 from connectors.shared.libpq.block import LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -52,7 +55,15 @@ class Postgres(LibpqWarehouse):
     @operation
     def check(self) -> str:
         """Prove in one sentence that the server is reached, the login works and tables may be made in the schema."""
-        version, access = self._access("current_setting('server_version')")
+        with self._session() as session:
+            standby, read_only = session.fetch(
+                "SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only') = 'on'"
+            )[0]
+        version, access = self._access("current_setting('server_version')", writes=not (standby or read_only))
+        if standby:
+            access += " It is a hot standby, which takes no writes: load into its primary."
+        elif read_only:
+            access += " Its transactions are read-only (default_transaction_read_only), so loads are refused."
         return f"{self.uri()} answers (PostgreSQL {version}); {access}"
 
     def get_client(self, client_type: Literal["engine", "connection"] | None = None, **options: Any) -> Any:
@@ -177,18 +188,28 @@ class Postgres(LibpqWarehouse):
 
     def connect_adbc(self, label: str = "") -> WatchedConnection:
         """Open a WatchedConnection of ADBC, whose transactions the caller begins and ends; and it closes it."""
-        adbc = require("adbc_driver_postgresql.dbapi", extra="postgres")
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings(label).items())
-        try:
-            connection = adbc.connect(f"postgresql://?{query}")
-        except adbc.Error as error:
-            raise self.translate(error, "connect to") from None
         return WatchedConnection(
-            connection,
+            self._with_databases(AdbcDatabases.connect),
             self.read_timeout_s,
             is_working=lambda pid, sql: self.is_working(label, pid=pid, sql=sql),
             terminate=lambda pid: self.terminate(label, pid),
         )
+
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+        return bool(self._with_databases(lambda databases: databases.refresh(unknown)))
+
+    def _with_databases(self, call: Callable[[AdbcDatabases], Any]) -> Any:
+        adbc = require("adbc_driver_manager", extra="postgres")
+        try:
+            return call(self._databases)
+        except adbc.Error as error:
+            raise self.translate(error, "connect to") from None
+
+    @live
+    def _databases(self) -> AdbcDatabases:
+        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
+        return AdbcDatabases(f"postgresql://?{query}")
 
 
 def _create_engine(block: Postgres, **options: Any) -> Any:

@@ -10,13 +10,22 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, UnsupportedError
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import with_literals
-from connectors.postgres.reading import as_text, check_fit, exact_batch, exact_type, is_numeric, readable, unfit
+from connectors.postgres.reading import (
+    as_text,
+    check_fit,
+    exact_batch,
+    exact_type,
+    is_numeric,
+    readable,
+    unfit,
+    unknown_types,
+)
 from connectors.postgres.session import setting
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
@@ -32,14 +41,33 @@ else:
     pa = lazy("pyarrow")
 
 # ADBC counts the rows that it sent. Where triggers or row security may hold some back, they go through the stage,
-# because INSERT counts those that arrived.
-SWALLOWS = """c.relrowsecurity OR c.relkind NOT IN ('r', 'p') OR EXISTS (
-    SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
-    AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal)"""  # on INSERT; BEFORE or INSTEAD OF
+# because INSERT counts those that arrived; and COPY knows nothing of rules.
+RULE = "a rule"
+BY_INSERT = f"""CASE
+    WHEN EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_type = '3') THEN '{RULE}'
+    WHEN c.relkind NOT IN ('r', 'p') THEN 'no plain table'
+    WHEN c.relrowsecurity THEN 'row security'
+    WHEN EXISTS (
+        SELECT FROM pg_trigger WHERE (tgrelid = c.oid OR tgrelid IN (SELECT relid FROM pg_partition_tree(c.oid)))
+        AND (tgtype & 4) <> 0 AND (tgtype & 66) <> 0 AND NOT tgisinternal
+    ) THEN 'a trigger' END"""  # on INSERT; BEFORE or INSTEAD OF
 
+# What the indexes of a type take for equal, named with its schema where that is not searched: citext's, for example.
+EQUALS = """coalesce((
+    SELECT format('OPERATOR(%I.%s)', n.nspname, o.oprname) FROM pg_opclass AS oc
+    JOIN pg_amop AS ao ON ao.amopfamily = oc.opcfamily AND ao.amopstrategy = 3
+        AND ao.amoplefttype = oc.opcintype AND ao.amoprighttype = oc.opcintype
+    JOIN pg_operator AS o ON o.oid = ao.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace
+    JOIN pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'btree'
+    WHERE oc.opcdefault AND oc.opcintype = atttypid AND n.nspname <> 'pg_catalog'), '=')"""
+
+ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
-LOCK_WAIT_S = 0.5
-"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it."""
+READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
+"""What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
+LOCK_WAIT_S, LONGEST_LOCK_WAIT_S = 0.5, 1.5
+"""So long a lock that keeps readers out is waited for at a time; those who come meanwhile wait behind it. In the end it
+is longer than the second after which PostgreSQL looks for a deadlock: of two that publish a table into itself."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 """Between two such waits readers pass."""
 TRY_LOCK = """
@@ -81,6 +109,9 @@ class BulkServer(Protocol):
     def connect_adbc(self, label: str = "") -> WatchedConnection:
         """Open an ADBC connection, whose transactions the caller begins and ends; and it closes it."""
 
+    def refresh_types(self, unknown: set[str]) -> bool:
+        """Have the next ADBC connections know types that were made since; False if these are known to no driver."""
+
     def transaction_settings(self, label: str = "") -> Mapping[str, str]:
         """Return what each transaction sets for itself, by the server's names."""
 
@@ -92,9 +123,11 @@ class PostgresBulkSession(BulkSession):
 
     def __init__(self, server: BulkServer, load_id: str | None) -> None:
         self._server = server
-        self._settings = server.transaction_settings(_label(load_id))
-        self._connection = server.connect_adbc(_label(load_id))
+        self._label = _label(load_id)
+        self._settings = server.transaction_settings(self._label)
+        self._connection = server.connect_adbc(self._label)
         self._in_transaction = False
+        self._reads_only = False
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
@@ -105,6 +138,7 @@ class PostgresBulkSession(BulkSession):
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
         with self._reading(), self._cursor("run a query") as cursor:
+            cursor.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
             cursor.execute(with_literals(sql, parameters))
             return cursor.fetch(size)
 
@@ -118,8 +152,7 @@ class PostgresBulkSession(BulkSession):
         if alone:
             self.begin(read_only=True)
         sql = with_literals(sql, parameters)
-        with self._cursor("describe a query") as cursor:
-            described = cursor.describe(sql)
+        described = self._describe("describe a query", sql)
         exact = [exact_type(field) if is_numeric(field.type) else None for field in described]
         casts = [readable(field) or as_text(field) for field in described]
         names = [f"q.c{number}" for number in range(len(described))]  # those of the query may come twice
@@ -135,8 +168,7 @@ class PostgresBulkSession(BulkSession):
             columns += [f"coalesce({flags[number]}, false)" for number in flagged]
             known = ", ".join(name.removeprefix("q.") for name in names)
             sql = f"SELECT {', '.join(columns)} FROM ({sql}) AS q ({known})"
-            with self._cursor("describe a query") as cursor:
-                described = list(cursor.describe(sql))[: len(names)]
+            described = list(self._describe("describe a query", sql))[: len(names)]
         schema = pa.schema(
             [(field.name, kind or exact_type(field)) for field, kind in zip(described, exact, strict=True)]
         )
@@ -153,6 +185,18 @@ class PostgresBulkSession(BulkSession):
                 self.rollback()
 
         return schema, batches()
+
+    def _describe(self, action: str, sql: str) -> pa.Schema:
+        """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
+        with self._cursor(action) as cursor:
+            described = cursor.describe(sql)
+        unknown = unknown_types(described)
+        if unknown and self._reads_only and self._server.refresh_types(unknown):
+            self.close()
+            self._connection = self._server.connect_adbc(self._label)
+            self.begin(read_only=True)
+            return self._describe(action, sql)
+        return described
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
         with self._cursor("read a result") as cursor:
@@ -188,14 +232,14 @@ class PostgresBulkSession(BulkSession):
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
-            f"attgenerated <> '', {SWALLOWS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+            f"attgenerated <> '', {BY_INSERT}, {EQUALS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
             "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"name": dialect.table(table)},
         )
         if not rows:
             return None
-        with self._cursor("describe a table") as cursor:
-            described = cursor.describe(f"SELECT * FROM {dialect.table(table)}")
+        with self._waiting(table):
+            described = self._describe("describe a table", f"SELECT * FROM {dialect.table(table)}")
         if described.names != [row[0] for row in rows]:  # a lock of the load's own keeps that from happening
             raise TransientError(f"{self._server.uri(table)} was altered while it was described.")
         return [
@@ -205,10 +249,13 @@ class PostgresBulkSession(BulkSession):
                 arrow_type=pa.string() if readable(field) else exact_type(field),
                 nullable=nullable,
                 has_default=has_default,
-                stage_type="text" if readable(field) else sql_type if swallows else None,
+                stage_type="text" if readable(field) else sql_type if by_insert else None,
                 any_decimal=sql_type == "numeric",
+                equals=equals,
+                staged_because=by_insert,
             )
-            for (name, sql_type, nullable, has_default, generated, swallows), field in zip(rows, described, strict=True)
+            for row, field in zip(rows, described, strict=True)
+            for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
             if not generated
         ]
 
@@ -222,6 +269,12 @@ class PostgresBulkSession(BulkSession):
             self.rollback()
             self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
+
+    def alter(self, sql: str) -> None:
+        """Change a table's shape; who waits for its lock would hold off all others that come after."""
+        with self.transaction():
+            self.execute(f"SET LOCAL lock_timeout = {_milliseconds(ALTER_TIMEOUT_S)}")
+            self.execute(sql)
 
     def lock_target(self, dialect: Dialect, plan: LoadPlan) -> None:
         """Lock the table, or its name where it is to be created, and bound the wait for every lock from here on.
@@ -252,17 +305,18 @@ class PostgresBulkSession(BulkSession):
         Whoever comes after a lock that waits has to wait behind it, readers too. So it waits for moments only, and
         lets them pass in between.
         """
-        deadline, pause_s = time.monotonic() + self._server.lock_timeout_s, FIRST_PAUSE_S
+        deadline = time.monotonic() + self._server.lock_timeout_s
+        wait_s, pause_s = LOCK_WAIT_S, FIRST_PAUSE_S
         while True:
             left_s = deadline - time.monotonic()
-            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(LOCK_WAIT_S, left_s)))
+            attempt = TRY_LOCK.format(name=name, wait=_milliseconds(min(wait_s, left_s)))
             self.execute("DO '" + attempt.replace("'", "''") + "'")
             if self.fetch("SELECT current_setting('etl.locked')")[0][0] == "yes":
                 return
-            if left_s < LOCK_WAIT_S:
+            if left_s < wait_s:
                 raise self._locked(table)
             pause(random.uniform(pause_s / 2, pause_s))  # noqa: S311 (jitter, not a secret)
-            pause_s = min(pause_s * 2, LONGEST_PAUSE_S)
+            wait_s, pause_s = min(wait_s * 1.2, LONGEST_LOCK_WAIT_S), min(pause_s * 2, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def _waiting(self, table: str) -> Iterator[None]:
@@ -293,7 +347,15 @@ class PostgresBulkSession(BulkSession):
         """Merge the staged rows into the table: by its unique index on the key, else statement by statement.
 
         Rows go in by the order of their key, so that two upserts at once lock theirs in one order.
+
+        Raises:
+            UnsupportedError: The table has a rule, which would see the rows as they are after the upsert.
         """
+        if any(column.staged_because == RULE for column in columns):
+            raise UnsupportedError(
+                f"{self._server.uri(table)} has a rule on INSERT, with which PostgreSQL does not merge rows. Make a "
+                "trigger of the rule, or load with another mode."
+            )
         if not self.has_unique_key(table, key):
             return super().upsert(dialect, table, columns, key)
         names = [column.name for column in columns if column.name not in key] or list(key)
@@ -334,8 +396,8 @@ class PostgresBulkSession(BulkSession):
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         with self._translated("start a transaction"):
-            self._in_transaction = True
-            self._connection.begin(setting(settings))
+            self._in_transaction, self._reads_only = True, read_only
+            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -398,6 +460,8 @@ class PostgresBulkSession(BulkSession):
             "AND i.indpred IS NULL AND i.indexprs IS NULL "
             # a partitioned table does not tell the rows that ON CONFLICT updated from those that it inserted
             "AND NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = i.indrelid) "
+            # and ON CONFLICT is refused where there is a rule on UPDATE
+            "AND NOT EXISTS (SELECT FROM pg_rewrite WHERE ev_class = i.indrelid AND ev_type = '2') "
             "GROUP BY i.indexrelid, i.indnkeyatts "
             "HAVING count(*) = i.indnkeyatts",
             {"name": PostgresDialect().table(table)},

@@ -36,6 +36,12 @@ def readable(field: pa.Field) -> str | None:
     return "text" if pa.types.is_struct(inner) else None
 
 
+def unknown_types(schema: pa.Schema) -> set[str]:
+    """Return the types that the driver has not heard of; it reads them all when it connects for the first time."""
+    names = {field.type.type_name for field in schema if isinstance(field.type, pa.OpaqueType)}
+    return {name for name in names if name.startswith("unnamed")}
+
+
 def unfit(field: pa.Field, value: str) -> str | None:
     """Return the condition of values that Arrow has no place for and ADBC flattens or stops at; None where none is.
 

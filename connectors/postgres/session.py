@@ -1,7 +1,7 @@
 """A session by psycopg whose statements are never run blindly again, behind a pooler too.
 
 * Each statement runs in a transaction, whose COMMIT is sent only when the answer to the statement is here. If the
-  answer is lost, the server undoes the statement, whatever it called: it can run again.
+  answer is lost, the server undoes the statement: it can run again, unless it calls what no transaction undoes.
 * If the answer to COMMIT is lost, the server is asked what became of the transaction.
   https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-PG-SNAPSHOT
 * What a statement needs of its session is set in its transaction: a pooler keeps nothing else.
@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from blocks.base.errors import AmbiguousError, TransientError, UnsupportedError
+from blocks.base.errors import AmbiguousError, ConnectorError, TransientError, UnsupportedError
 from blocks.base.interruption import pause
 from blocks.base.optional import require
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.sql import strip_literals
+from connectors.postgres import outside
 from connectors.postgres.literals import literal, with_literals
 from connectors.shared.libpq.dialect import PostgresDialect
 from connectors.shared.libpq.session import LibpqSession, Server
@@ -94,8 +95,10 @@ class PostgresSession(LibpqSession):
     def _complete(self, action: str, sql: str, parameters: Mapping[str, Any] | None, read: Callable[[Any], T]) -> T:
         text, psycopg = with_literals(sql, parameters), require("psycopg", extra="postgres")
         if self._in_transaction:
-            with self._translated(action):
+            try:
                 return read(self._run(text))
+            except psycopg.Error as error:
+                raise self._undone(error, action, text) from None
         if ENDS_TRANSACTION.search(_code(text)):
             return self._complete_alone(action, text, read)
         self.begin()
@@ -105,7 +108,7 @@ class PostgresSession(LibpqSession):
             self.rollback()
             if error.sqlstate in NOT_IN_A_TRANSACTION:
                 return self._complete_alone(action, text, read)
-            raise self._server.translate(error, action) from None
+            raise self._undone(error, action, text) from None
         except BaseException:
             self.rollback()
             raise
@@ -141,6 +144,30 @@ class PostgresSession(LibpqSession):
                     )
         with self._translated(action, sent=True):
             return read(self._connection.execute(text))
+
+    def _undone(self, error: BaseException, action: str, text: str) -> ConnectorError:
+        """Return the error of a statement that the server undoes; what it did elsewhere stays done."""
+        found = self._server.translate(error, action)
+        if not self._is_lost():
+            return found
+        try:
+            called = call_with_retry(self._server.retry, lambda: self._find_outside(text))
+        except TransientError as other:
+            return AmbiguousError(f"{found} Nor could the server be asked whether it can run again ({other}).")
+        if called is None:
+            return found
+        return AmbiguousError(
+            f"{found} Its transaction is undone, but it may have run {called}, which acts outside of it: look before "
+            "you run it again."
+        )
+
+    def _find_outside(self, text: str) -> str | None:
+        """Return what the statement leads to that acts outside of its transaction; None where nothing does."""
+        if outside.runs_program(text):
+            return "a program"
+        with self._translated("look up functions"), self._server.open_psycopg() as connection:
+            row = connection.execute(*outside.query(text)).fetchone()
+        return row and f"{row[0]}()"
 
     def _resolve(self, lost: AmbiguousError) -> None:
         """Return if the transaction whose COMMIT was not answered is committed."""

@@ -8,15 +8,14 @@ import hashlib
 import itertools
 import json
 import re
-import tempfile
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blocks.base.concurrency import Pool, result_of
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
 from blocks.base.interruption import pause
 from blocks.base.optional import lazy, require
+from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.session import BulkSession
@@ -28,6 +27,7 @@ from connectors.shared.libpq.session import LibpqSession, Server
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from concurrent.futures import Future
+    from pathlib import Path
 
     import pyarrow as pa
 
@@ -143,10 +143,10 @@ class RedshiftSession(LibpqSession, BulkSession):
             path.unlink()
             return key, size
 
-        with tempfile.TemporaryDirectory(prefix="etl-") as temporary, Pool(PARTS_IN_FLIGHT) as pool:
+        with TemporaryFolder() as temporary, Pool(PARTS_IN_FLIGHT) as pool:
             rows = filter(lambda batch: batch.num_rows, batches)
             for first in rows:
-                key, path = f"{folder}-{len(uploads)}.parquet", Path(temporary, str(len(uploads)))
+                key, path = f"{folder}-{len(uploads)}.parquet", temporary / str(len(uploads))
                 with path.open("wb") as file:
                     writer = open_writer(file, wire, format="parquet", compression="snappy")
                     writer.write(_wire(first, wire))

@@ -18,7 +18,14 @@ from urllib.parse import urlencode
 from typing_extensions import override
 
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import ObjectNotFoundError, service_error
+from blocks.base.errors import (
+    AccessDeniedError,
+    InvalidInputError,
+    NotFoundError,
+    ObjectNotFoundError,
+    UnsupportedError,
+    service_error,
+)
 from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.aws import aws_error
@@ -47,6 +54,7 @@ FULL_CHECKSUMS = {
     "ChecksumCRC32C": "crc32c",
     "ChecksumSHA256": "sha256",
     "ChecksumSHA1": "sha1",
+    "ChecksumCRC64NVME": "crc64nvme",
 }
 
 
@@ -54,6 +62,9 @@ class S3StoreClient(ObstoreClient):
     """A bucket of Amazon S3 or of a server that speaks its protocol."""
 
     extra: ClassVar[str] = "s3"
+    # https://docs.aws.amazon.com/AmazonS3/latest/userguide/UsingMetadata.html: names become lower case
+    metadata_names: ClassVar[str] = "[a-z0-9_.-]+"
+    metadata_names_are: ClassVar[str] = "lower-case letters, digits, '-', '_' and '.'"
 
     def __init__(
         self,
@@ -69,15 +80,18 @@ class S3StoreClient(ObstoreClient):
         self._credentials = credentials
         self._max_concurrency = max_concurrency
         self._verify_checksums = verify_checksums
-        self._reads_checksums = verify_checksums and not bucket.endswith(
-            "--x-s3"
-        )  # a directory bucket's etags are none
+        self._etags_are_md5 = verify_checksums and not bucket.endswith("--x-s3")  # those of directory buckets are not
 
     @property
     def endpoint(self) -> str | None:
         """The server to ask: that of the credentials, else of the environment; None is AWS itself."""
         given = self._credentials.endpoint_url
         return given or os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or None
+
+    @property
+    @override
+    def server(self) -> str:
+        return self.endpoint or ""
 
     @property
     def region(self) -> str:
@@ -122,6 +136,10 @@ class S3StoreClient(ObstoreClient):
 
     @override
     def head(self, key: str, version: str | None = None) -> ObjectInfo:
+        return self._head(key, version)[0]
+
+    def _head(self, key: str, version: str | None) -> tuple[ObjectInfo, Mapping[str, Any]]:
+        """Return what the store knows about an object, and the whole answer."""
         which = {"Bucket": self.bucket, "Key": key} | ({"VersionId": version} if version else {})
         client = self.boto3
         with self._errors("read", key):
@@ -131,7 +149,7 @@ class S3StoreClient(ObstoreClient):
                 # The answer to HEAD has no body, and so no word on whether the key, the bucket or the right is missing.
                 client.get_object(**which, Range="bytes=0-0")["Body"].close()
                 raise error from None
-        return ObjectInfo(
+        info = ObjectInfo(
             key,
             found["ContentLength"],
             found["ETag"],
@@ -139,15 +157,59 @@ class S3StoreClient(ObstoreClient):
             found["LastModified"].astimezone(dt.UTC),
             found.get("ContentType"),
             {name: value for name, value in found["Metadata"].items() if name != WRITE_ID},
-            _full_checksum(found) if self._reads_checksums else None,
+            _full_checksum(found, etag_is_md5=self._etags_are_md5) if self._verify_checksums else None,
         )
+        return info, found
 
     @override
     def stored_checksum(self, info: ObjectInfo) -> str | None:
         if not self._verify_checksums:
             return None
-        now = self.head(info.key, info.version)
-        return now.checksum if now.etag == info.etag else None
+        now, head = self._head(info.key, info.version)
+        if now.etag != info.etag:
+            return None
+        if now.checksum is not None:
+            return now.checksum
+        try:
+            return self._checksum_of_parts(now, head)
+        except (AccessDeniedError, UnsupportedError, NotFoundError, InvalidInputError):
+            return None  # these are asked for by rights of their own, and not every server knows them
+
+    def _checksum_of_parts(self, info: ObjectInfo, head: Mapping[str, Any]) -> str | None:
+        """Return the checksum of the checksums of the object's parts, where the store tells how long the parts are.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/checking-object-integrity-upload.html
+        """
+        which = {"Bucket": self.bucket, "Key": info.key} | ({"VersionId": info.version} if info.version else {})
+        told = re.fullmatch(r'"?([0-9a-f]{32})-(\d+)"?', info.etag or "")
+        parts = int(told[2]) if told else 0
+        for name, algorithm in FULL_CHECKSUMS.items():
+            if composite := re.fullmatch(r"([\w+/=]+)-(\d+)", head.get(name, "")):
+                with self._errors("read", info.key):
+                    sizes = self._part_sizes(which)
+                if len(sizes) != int(composite[2]) or sum(sizes) != info.size:
+                    return None
+                lengths = ",".join(map(str, sizes))
+                return f"{algorithm}/{lengths}:{base64.b64decode(composite[1]).hex()}"
+        if told is None or _has_own_key(head) or not self._etags_are_md5:
+            return None
+        # The etag is an MD5 of the parts' MD5s. The first and the last part tell how long the others are.
+        with self._errors("read", info.key):
+            first, last = (self.boto3.head_object(**which, PartNumber=number)["ContentLength"] for number in (1, parts))
+        if first * (parts - 1) + last != info.size or last > first:
+            return None
+        return f"md5/{first}:{told[1]}"
+
+    def _part_sizes(self, which: Mapping[str, str]) -> list[int]:
+        sizes: list[int] = []
+        marker: dict[str, Any] = {}
+        while True:
+            asked = {"ObjectAttributes": ["ObjectParts"], **which, **marker}
+            found = self.boto3.get_object_attributes(**asked).get("ObjectParts", {})
+            sizes += [part["Size"] for part in found.get("Parts", [])]
+            if not found.get("IsTruncated"):
+                return sizes
+            marker = {"PartNumberMarker": found["NextPartNumberMarker"]}
 
     @override
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
@@ -267,7 +329,7 @@ class S3StoreClient(ObstoreClient):
     @override
     def _found(self, key: str, meta: Mapping[str, Any]) -> ObjectInfo:
         info = super()._found(key, meta)
-        return replace(info, checksum=_md5(info.etag)) if self._reads_checksums else info
+        return replace(info, checksum=_md5(info.etag)) if self._etags_are_md5 else info
 
     @override
     def _put_parts(
@@ -354,7 +416,7 @@ class S3StoreClient(ObstoreClient):
             if driver in {"botocore", "boto3", "s3transfer"}:
                 raise aws_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb)) from error
             if comes_from_obstore(error):
-                refused = self._identity.refused if type(error).__name__ == "UnauthenticatedError" else None
+                refused = self._identity.refusal() if type(error).__name__ == "UnauthenticatedError" else None
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise refused or known from error
             raise
@@ -373,15 +435,19 @@ def _md5(etag: str | None) -> str | None:
     return f"md5:{found[1]}" if found else None
 
 
-def _full_checksum(head: Mapping[str, Any]) -> str | None:
+def _full_checksum(head: Mapping[str, Any], *, etag_is_md5: bool) -> str | None:
     """Return the checksum of the whole content that an answer to HEAD tells."""
-    own_key = head.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in head
-    if not own_key and (md5 := _md5(head["ETag"])):
+    if etag_is_md5 and not _has_own_key(head) and (md5 := _md5(head["ETag"])):
         return md5
     for name, algorithm in FULL_CHECKSUMS.items():
-        if name in head and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT":
+        if name in head and head.get("ChecksumType", "FULL_OBJECT") == "FULL_OBJECT" and "-" not in head[name]:
             return f"{algorithm}:{base64.b64decode(head[name]).hex()}"
     return None
+
+
+def _has_own_key(head: Mapping[str, Any]) -> bool:
+    """Tell whether the object is under a key of KMS or of the caller's own, so that its etag says nothing."""
+    return head.get("ServerSideEncryption", "").startswith("aws:kms") or "SSECustomerAlgorithm" in head
 
 
 def _crc32(content: bytes) -> str:

@@ -7,6 +7,8 @@ For these, and for all the rest, a child uses its vendor's own client.
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import datetime as dt
 import itertools
 import re
@@ -35,8 +37,7 @@ from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.client import AS_IT_IS, WRITE_ID, ObjectInfo, StoreClient
 
 if TYPE_CHECKING:
-    import contextlib
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from blocks.files.local import Source
     from blocks.stores.client import WriteOptions
@@ -67,6 +68,11 @@ class ObstoreClient(StoreClient):
     max_parts: ClassVar[int] = 10_000
     """In how many parts an object may be written."""
 
+    metadata_names: ClassVar[str]
+    """A pattern of the names of metadata that come back from the service as they were sent."""
+    metadata_names_are: ClassVar[str]
+    """The same in words."""
+
     def __init__(self, *, read_timeout_s: float) -> None:
         super().__init__()
         self._read_timeout_s = read_timeout_s
@@ -95,7 +101,7 @@ class ObstoreClient(StoreClient):
         if version is not None:
             options["version"] = version
         try:
-            with self._errors("read", key):
+            with self._errors("read", key), without_panic("read", self.uri(key)):
                 found = self._obstore.get(self._store, key, options=options)
                 return bytes(found.bytes()), self._found(key, found.meta)
         except AlreadyExistsError as error:
@@ -160,18 +166,32 @@ class ObstoreClient(StoreClient):
         return ObjectInfo(key, meta["size"], meta["e_tag"], meta["version"], meta["last_modified"])
 
     def _metadata(self, options: WriteOptions) -> dict[str, str]:
-        """The metadata as the service stores it.
+        """The metadata as the service stores it: both it and the content type are sent in HTTP's headers.
 
         Raises:
             InvalidInputError: It takes no such names or values.
         """
-        return dict(options.metadata or {})
+        metadata = dict(options.metadata or {})
+        for name, value in metadata.items():
+            if not re.fullmatch(self.metadata_names, name):
+                raise InvalidInputError(
+                    f"{name!r:.100} is not a name for metadata here, which has {self.metadata_names_are}. Nothing was "
+                    "written."
+                )
+            if not _is_plain(value) or value != value.strip():
+                raise InvalidInputError(
+                    f"The metadata {name!r} has to be printable ASCII without spaces at its ends; encode it first, for "
+                    "example by urllib.parse.quote. Nothing was written."
+                )
+        if options.content_type and not _is_plain(options.content_type):
+            raise InvalidInputError("content_type has to be printable ASCII, such as 'text/csv'.")
+        return metadata
 
     def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
         """Write an object in one request."""
         attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
-        with self._errors("write", key):
+        with self._errors("write", key), without_panic("write", self.uri(key)):
             put = self._obstore.put(
                 self._store,
                 key,
@@ -200,8 +220,34 @@ class Identity:
         try:
             return self._credentials()
         except ConnectorError as error:
-            self.refused = error
+            self.refused = copy.copy(error)  # without its traceback, whose frames hold the client
             raise
+
+    def refusal(self) -> ConnectorError | None:
+        """Return why there were no credentials the last time, as an error of its own to raise."""
+        return copy.copy(self.refused)
+
+
+@contextlib.contextmanager
+def without_panic(verb: str, place: str) -> Iterator[None]:
+    """Make an error of what obstore's Rust code gives up at, which no `except Exception` would catch.
+
+    Raises:
+        InvalidInputError: It did; this happens to arguments that it does not check.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise InvalidInputError(
+            f"Could not {verb} {place}: the driver cannot send one of the arguments. Check them for characters beyond "
+            "printable ASCII."
+        ) from None
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
 
 
 def obstore_error(

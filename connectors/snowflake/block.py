@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from pydantic import Field, PrivateAttr
 
 from blocks.base import errors
+from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import ConnectorError, UnsupportedError
 from blocks.base.live import live
 from blocks.base.operation import operation
@@ -65,8 +66,8 @@ class Snowflake(Warehouse):
     )
 
     credentials: SnowflakeCredentials = Field(description="Who logs in, and to which account.")
-    database: str = Field(description="The database.")
-    schema_: str = Field(
+    database: Identity = Field(description="The database.")
+    schema_: Identity = Field(
         default="public", alias="schema", description="The schema of tables that are named without one."
     )
     warehouse: str | None = Field(

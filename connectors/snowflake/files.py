@@ -88,7 +88,9 @@ def write_parts(
         path, rows = folder / f"part-{number:06d}.parquet", 0
         with (
             path.open("wb") as file,
-            pq.ParquetWriter(file, schema, compression="snappy", store_schema=False) as writer,
+            pq.ParquetWriter(
+                file, schema, compression="snappy", store_schema=False, write_page_checksum=True
+            ) as writer,
         ):
             while batch is not None and file.tell() < part_bytes:
                 writer.write_batch(pa.RecordBatch.from_arrays([_storage(column) for column in batch], schema=schema))

@@ -9,10 +9,8 @@ import contextlib
 import datetime as dt
 import functools
 import re
-import tempfile
 import time
 import uuid
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blocks.arrow.types import cast_array
@@ -20,16 +18,18 @@ from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
 from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
-from blocks.credentials.snowflake import snowflake_error
+from blocks.base.temporary import TemporaryFolder
+from blocks.credentials.snowflake import snowflake_error, transport_errors
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import BulkSession
-from blocks.warehouses.sql import Column, Dialect, bind
+from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type, described, stored_name
 from connectors.snowflake.files import FILE_FORMATS, Uploads, write_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import pyarrow as pa
 else:
@@ -39,7 +39,10 @@ PAUSE_S = 30
 """After a longer pause within a transaction it counts as lost: Snowflake may have aborted it, and what came next would
 commit by itself. With `network_timeout_s` it stays below the 5 minutes after which that happens."""
 
-READS = re.compile(r"\s*(select|with|show|desc|describe|values|explain|list)\b", re.IGNORECASE)
+READS = re.compile(
+    r"[\s(]*(select|with|show|desc|describe|values|explain|list)\b(?!.*system\$)", re.IGNORECASE | re.DOTALL
+)
+"""What cannot write in Snowflake's grammar: neither its queries nor the functions in them do, but for the system's."""
 
 
 class Account(Protocol):
@@ -104,10 +107,10 @@ class SnowflakeSession(BulkSession):
         kinds = [getattr(field.type, "storage_type", field.type) for field in schema]
         stored = pa.schema(list(zip(map(stored_name, schema.names), kinds, strict=True)))
         with (
-            tempfile.TemporaryDirectory(prefix="etl-snowflake-") as folder,
+            TemporaryFolder() as folder,
             Uploads(functools.partial(self.put, place=place)) as uploads,
         ):
-            for file in write_parts(Path(folder), stored, batches, self._account.part_bytes):
+            for file in write_parts(folder, stored, batches, self._account.part_bytes):
                 uploads.add(*file)
         if not uploads.sent:
             return 0
@@ -130,7 +133,7 @@ class SnowflakeSession(BulkSession):
         ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
         if (report := find_report(ledger, self, load_id)) is not None:
             return report.model_copy(update={"already_loaded": True})
-        ledger.create(self)
+        ledger.open(self, self._account.uri(), whole=False)
         plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
         with self.load_transaction():
             ledger.claim(self, load_id, plan, started)
@@ -242,7 +245,7 @@ class SnowflakeSession(BulkSession):
             cursor.execute(f"SELECT SYSTEM$CANCEL_ALL_QUERIES({self._connection.session_id})")
 
     def _disconnect(self) -> None:
-        with contextlib.suppress(self._error):
+        with contextlib.suppress(*self._error):
             self._connection.close(retry=False)
 
     def rows(self, sql: str) -> list[dict[str, Any]]:
@@ -258,7 +261,7 @@ class SnowflakeSession(BulkSession):
         values: list[Any] = []
 
         def placeholder(name: str) -> str:
-            values.append(_bound((parameters or {})[name]))
+            values.append(_bound(name, (parameters or {})[name]))
             return "?"
 
         text = bind(sql, parameters, placeholder, literals=LITERALS) if parameters else sql
@@ -278,9 +281,8 @@ class SnowflakeSession(BulkSession):
             )
 
     @property
-    def _error(self) -> type[Exception]:
-        error: type[Exception] = require("snowflake.connector", extra="snowflake").Error
-        return error
+    def _error(self) -> tuple[type[Exception], ...]:
+        return require("snowflake.connector", extra="snowflake").Error, *transport_errors()
 
     @contextlib.contextmanager
     def _translated(self, action: str, *, sql: str = "") -> Iterator[None]:
@@ -291,14 +293,28 @@ class SnowflakeSession(BulkSession):
         except self._error as error:
             place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)
-            alone = sql and not READS.match(sql) and not self._in_transaction and self._load_id is None
+            alone = (
+                sql
+                and not READS.match(strip_literals(sql, LITERALS))
+                and not self._in_transaction
+                and self._load_id is None
+            )
             if alone and isinstance(known, TransientError) and _is_lost(error):
                 known = AmbiguousError(f"{known} It may have run: look before you run it again.")
             raise known from None
 
 
-def _bound(value: Any) -> Any:
-    """Return a value as the driver binds it: a time with a zone keeps it."""
+def _bound(name: str, value: Any) -> Any:
+    """Return a value as the driver binds it: a time with a zone keeps it.
+
+    Raises:
+        InvalidInputError: The driver binds no such value.
+    """
+    if isinstance(value, (list, tuple, set, dict)):
+        raise errors.InvalidInputError(
+            f"Parameter {name!r}: a {type(value).__name__} cannot be a parameter of Snowflake. Give it as JSON text, "
+            "and take it apart by PARSE_JSON."
+        )
     if isinstance(value, dt.datetime):
         return ("TIMESTAMP_TZ" if value.tzinfo else "TIMESTAMP_NTZ", value)
     return str(value) if isinstance(value, uuid.UUID) else value
@@ -306,6 +322,8 @@ def _bound(value: Any) -> Any:
 
 def _is_lost(error: BaseException) -> bool:
     """Tell whether an error is the driver's own, so that the service may have done what it was asked to."""
+    if isinstance(error, OSError):
+        return True
     number = getattr(error, "errno", None)
     return number is None or number < 0 or f"{number:06d}".startswith(("25", "29", "58"))
 

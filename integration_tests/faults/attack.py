@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import re
 import shutil
 import signal
@@ -39,7 +38,7 @@ SIGNALS = {
     "SIGINT": signal.SIGINT,
     "SIGSTOP": signal.SIGSTOP,
 }
-STOPPED_S, RACE_S, REACH_S = 0.3, 0.1, 30.0
+STOPPED_S, RACE_S, REACH_S = 0.3, 0.3, 30.0
 RESTART_S = 1
 BEFORE = 60
 """How many rows are there before the load, where some are."""
@@ -429,7 +428,6 @@ class Attack:
         self, place: Place, threads: set[threading.Thread], outcomes: list[Outcome], result: Result
     ) -> None:
         temporary = place.folder / "tmp"
-        gc.collect()
 
         def look() -> list[str]:
             return place.leftovers() + checks.left_here(temporary, threads, place.wires)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OURS = ("etl-", "ThreadPoolExecutor", "read-ahead")
 """Begins the names of threads that a load may start."""
 PATIENCE_S = 5.0
+LOOKS_A_COLLECTION = 20
 
 
 class Captured(logging.Handler):
@@ -98,10 +99,12 @@ def left_here(folder: Path, threads: set[threading.Thread], wires: Sequence[Wire
 
 def eventually_empty(look: Callable[[], list[str]], patience_s: float = PATIENCE_S) -> list[str]:
     """What it still finds after a while."""
-    deadline, pause = time.monotonic() + patience_s, threading.Event()
+    deadline, looks = time.monotonic() + patience_s, 0
     while (found := look()) and time.monotonic() < deadline:
-        gc.collect()
-        pause.wait(0.05)
+        if looks % LOOKS_A_COLLECTION == 0:  # which takes as long as some cases
+            gc.collect()
+        looks += 1
+        time.sleep(0.05)
     return found
 
 

@@ -10,8 +10,12 @@ from unittest.mock import patch
 from blocks.arrow import scan
 from blocks.base.errors import AlreadyExistsError, AmbiguousError
 from blocks.warehouses.ledger import Ledger, claimed, recorded
+from blocks.warehouses.loader import Loader
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.warehouse import Warehouse
+from connectors.bigquery.session import BigQuerySession
+from connectors.postgres.bulk_session import PostgresBulkSession
+from connectors.redshift.session import RedshiftSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,9 +90,55 @@ def reader_read_twice() -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def no_staging_clean_up() -> Iterator[None]:
+    """What was staged stays where it is."""
+
+    def discard(self: BulkSession, table: str) -> None:
+        """Nothing."""
+
+    with patch.object(RedshiftSession, "discard", discard), patch.object(BigQuerySession, "discard", discard):
+        yield
+
+
+@contextlib.contextmanager
+def no_lock() -> Iterator[None]:
+    """Two loads change one table at a time."""
+
+    def lock_target(self: BulkSession, dialect: Any, plan: Any) -> None:
+        """Nothing."""
+
+    with patch.object(PostgresBulkSession, "lock_target", lock_target):
+        yield
+
+
+@contextlib.contextmanager
+def plan_before_the_claim() -> Iterator[None]:
+    """The table that was there before the load waited for another one is taken for the one that is there afterwards."""
+
+    def lock(self: Loader, draft: Any) -> Any:
+        self._session.lock_target(self._dialect, draft.plan)
+        return draft
+
+    def shape(self: Loader, plan: Any) -> None:
+        for statement in plan.ddl:
+            self._session.execute(statement.replace("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"))
+
+    with patch.object(Loader, "_lock", lock), patch.object(Loader, "_shape", shape):
+        yield
+
+
 MUTANTS: dict[str, Callable[[], contextlib.AbstractContextManager[None]]] = {
     each.__wrapped__.__name__.replace("_", " "): each  # type: ignore[attr-defined]
-    for each in (ledger_outside_the_transaction, blind_retry, load_id_per_attempt, reader_read_twice)
+    for each in (
+        ledger_outside_the_transaction,
+        blind_retry,
+        load_id_per_attempt,
+        no_staging_clean_up,
+        no_lock,
+        plan_before_the_claim,
+        reader_read_twice,
+    )
 }
 
 

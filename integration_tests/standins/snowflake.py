@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 PYTHON = ROOT / ".venv-snowflake/bin/python"
 """An environment of its own: the versions that fakesnow needs are not those that dlt needs."""
-Kind = Literal["drop answer", "refuse", "stall"]
+Kind = Literal["drop answer", "cut answer", "refuse", "stall"]
 USER, PASSWORD = "LOADER", "l0ader"
 READER, READER_PASSWORD = "READER", "r3ader"
 OAUTH_TOKEN = "oauth-token"
@@ -114,8 +114,8 @@ class SnowflakeProxy(HttpFaultProxy):
     def lose(self, kind: Kind, statement: str = "", *, number: int | None = None) -> None:
         """Lose the next request whose statement matches, or the one of this number.
 
-        `kind` is "drop answer" (the server does it), "refuse" (it never hears of it) or "stall" (it does it, and
-        nothing comes back and nothing closes).
+        `kind` is "drop answer" (the server does it), "cut answer" (the same, and some of the answer comes), "refuse"
+        (it never hears of it) or "stall" (it does it, and nothing comes back and nothing closes).
         """
         self._plans.append((kind, statement, number))
 
@@ -132,7 +132,11 @@ class SnowflakeProxy(HttpFaultProxy):
         kind = self._seen[key]
         if kind is None:
             return None
-        fault = Fault(kind, "", "", 0, 0, whole_response(503) if kind == "refuse" else None)
+        response = whole_response(503) if kind == "refuse" else None
+        if kind == "cut answer":
+            fault = Fault("reset answer", "", "", 0, 0, after_bytes=9)
+        else:
+            fault = Fault(kind, "", "", 0, 0, response)
         self._faults.append(fault)  # so that what it holds back is let go in the end
         return fault
 

@@ -217,6 +217,32 @@ def test_metadata_is_kept_or_refused(store: ObjectStore) -> None:
         assert store.head_object("copy").metadata == described["metadata"]
 
 
+@pytest.mark.parametrize(
+    "described",
+    [
+        {"metadata": {"name": "Zo\N{LATIN SMALL LETTER E WITH DIAERESIS}"}},
+        {"metadata": {"name": "two\nlines"}},
+        {"metadata": {"name": "two\r\nlines"}},
+        {"metadata": {"name": " ends "}},
+        {"metadata": {"Name": "x"}},
+        {"metadata": {"a b": "x"}},
+        {"content_type": "text/csv\nx"},
+    ],
+    ids=str,
+)
+def test_metadata_comes_back_as_it_went_in_or_is_refused(store: ObjectStore, described: dict[str, Any]) -> None:
+    """What the service would change is an error before anything is sent, of small and large objects."""
+    for key, size in (("small", 10), ("large", LARGE)):
+        try:
+            store.write_path(key, b"x" * size, **described)
+        except (InvalidInputError, UnsupportedError):
+            assert not store.exists(key)
+        else:
+            found = store.head_object(key)
+            assert found.metadata == described.get("metadata", {})
+            assert found.content_type in {None, described.get("content_type", found.content_type)}
+
+
 # Large objects and ranges
 
 
@@ -576,6 +602,45 @@ def test_a_folder_is_listed_each_time_that_a_scan_is_opened(store: ObjectStore) 
         assert ids == {name: list(range(1, day + 1)) for name in scans}
     store.write_path("days/4.csv", b"id,note\n4,new\n")
     assert found.schema.names == ["id", "note"]
+
+
+def test_a_key_with_glob_characters_is_that_key(store: ObjectStore) -> None:
+    """A key or a folder that exists is meant before a glob; a glob can be escaped, or given apart."""
+    names = {
+        "report[1].csv": 1,
+        "report1.csv": 2,
+        "in[1]/a.csv": 3,
+        "in1/a.csv": 4,
+        "in1/b!.csv": 5,
+        "in1/deep/c.csv": 6,
+    }
+    for key, number in names.items():
+        store.write_path(key, b"id\n%d\n" % number)
+
+    def ids(keys: str, glob: bool | str = True) -> list[int]:
+        return sorted(store.scan(keys, glob=glob).to_arrow()["id"].to_pylist())
+
+    assert (ids("report[1].csv"), ids("report[[]1].csv"), ids("report?.csv")) == ([1], [1], [2])
+    assert (ids("in[1]"), ids("in[1]/a.csv"), ids("in[0-9]/a.csv")) == ([3], [3], [4])
+    assert (ids("in1/[!a]*.csv"), ids("in1/**/*.csv"), ids("in1/**")) == ([5], [4, 5, 6], [4, 5, 6])
+    assert (ids("in[1]", "*.csv"), ids("in1", "*.csv"), ids("in1", "**/[!b]*")) == ([3], [4, 5], [4, 6])
+    with pytest.raises(NotFoundError):
+        ids("report[2].csv", glob=False)
+    with pytest.raises(InvalidInputError, match="glob is True, False or a pattern"):
+        store.scan("in1", glob="")
+
+
+def test_a_folder_marker_is_no_data(store: ObjectStore) -> None:
+    """An empty object with the name of a folder does not stand for the folder's rows."""
+    store.write_path("in/orders/1.csv", b"id\n1\n")
+    try:
+        store.write_path("in/orders", b"")
+    except InvalidInputError:
+        assert isinstance(store, LocalFiles)  # where a file cannot be where a folder is
+    else:
+        store.write_path("in/orders_$folder$", b"")
+    for keys in ("in/orders", "in", "in/**"):
+        assert store.scan(keys).to_arrow()["id"].to_pylist() == [1]
 
 
 def test_a_settled_scan_reads_what_was_there(store: ObjectStore) -> None:

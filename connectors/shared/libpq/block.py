@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from blocks.base import errors
+from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
@@ -29,14 +30,14 @@ class LibpqWarehouse(Warehouse):
 
     host: str = Field(default="localhost", description="The server's name or address. Defaults to localhost.")
     port: int = Field(default=5432, ge=1, le=65535, description="The server's port. Defaults to 5432.")
-    database: str = Field(default="postgres", description="The database. Defaults to postgres.")
+    database: Identity = Field(default="postgres", description="The database. Defaults to postgres.")
     username: str | None = Field(
         default=None, description="The role to log in as. Defaults to PGUSER, then to the user of this process."
     )
     password: SecretStr | None = Field(
         default=None, description="The role's password. Defaults to PGPASSWORD, then to the password file, then none."
     )
-    schema_: str = Field(
+    schema_: Identity = Field(
         default="public",
         alias="schema",
         description="The schema of tables that are named without one. Defaults to public.",
@@ -75,6 +76,9 @@ class LibpqWarehouse(Warehouse):
         """Return `scheme://host:port/database/schema.table`."""
         name = table if not table or "." in table else f"{self.schema_}.{table}"
         return f"{self._scheme}://{self.host}:{self.port}/{self.database}" + (f"/{name}" if name else "")
+
+    def _stands_for(self) -> str:
+        return f"{super()._stands_for()} as {self.username}"  # whom the server may show other rows
 
     def connect_psycopg(self, label: str = "") -> Any:
         """Open a psycopg connection; the caller closes it."""
@@ -131,8 +135,8 @@ class LibpqWarehouse(Warehouse):
         }
         return {name: value for name, value in settings.items() if value}
 
-    def _access(self, version: str) -> tuple[str, str]:
-        """Return what the server answers to `version`, and what the login may do in the schema.
+    def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
+        """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
 
         Raises:
             AccessDeniedError: It may not even use it.
@@ -147,7 +151,7 @@ class LibpqWarehouse(Warehouse):
             raise errors.AccessDeniedError(
                 f"{user} may not use schema {self.schema_} in {self.uri()}. Grant it: GRANT USAGE, CREATE ON SCHEMA."
             )
-        rights = "reads and writes" if create else "reads, and may not create tables,"
+        rights = ("reads and writes" if create else "reads, and may not create tables,") if writes else "reads"
         return found, f"{user} {rights} in schema {self.schema_}."
 
 

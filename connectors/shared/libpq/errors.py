@@ -106,6 +106,7 @@ TOO_MANY = "Fewer loads at once, or a higher limit on the server."
 # first pattern that is found counts: what passes comes before what its words resemble.
 CONNECT_ERRORS: tuple[tuple[str, type[ConnectorError], str], ...] = (
     (r"database system is (starting up|shutting down|in recovery|not (yet )?accepting)", errors.TransientError, ""),
+    (r"terminating connection|server closed the connection|connection to server was lost", errors.TransientError, ""),
     (r"too many (clients|connections for (role|database))", errors.TransientError, TOO_MANY),
     (r"remaining connection slots|no more connections allowed", errors.TransientError, TOO_MANY),
     (r"password authentication failed|no password supplied", errors.AuthError, LOGIN),
@@ -152,6 +153,8 @@ def _place(action: str, uri: str) -> str:
 
 
 def _first_line(text: str) -> str:
+    if "failed to execute query '" in text.partition("\n")[0].lower():  # one of ADBC's own, quoted before the reason
+        text = text.rpartition("': ")[2]
     line = next((line for line in text.splitlines() if line.strip()), "no reason given")
     return " ".join(line.rsplit("failed: ", 1)[-1].split()).rstrip(".")
 
