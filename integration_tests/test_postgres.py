@@ -157,7 +157,9 @@ def test_what_a_server_says_while_connecting(words: str, error: type[Exception])
 def test_a_session_that_ends_while_it_begins_passes() -> None:
     """ADBC asks the catalogue of types as it connects, and quotes that query before the server's words."""
     words = "IO: [libpq] Failed to execute query '\nSELECT attrelid\nFROM pg_attribute': FATAL:  terminating connection"
-    error = translate(psycopg.OperationalError(f"{words} due to administrator command\n"), "connect to", "postgres://db")
+    error = translate(
+        psycopg.OperationalError(f"{words} due to administrator command\n"), "connect to", "postgres://db"
+    )
     assert isinstance(error, TransientError)
     assert str(error).endswith("postgres://db: FATAL: terminating connection due to administrator command.")
 
