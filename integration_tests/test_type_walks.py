@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from blocks.base.errors import SchemaError
+from blocks.base.errors import SchemaError, TypeLossError
 from connectors.duckdb import DuckDB
+from connectors.local import LocalFiles, MemoryFiles
 from connectors.postgres import Postgres
 from integration_tests.type_walk import (
     DUCKDB,
@@ -28,6 +29,7 @@ from integration_tests.type_walk import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from integration_tests.standins.postgres import Address
 
@@ -110,3 +112,30 @@ def test_what_arrow_cannot_hold_of_postgres_is_refused(postgres: Postgres, sql_t
     postgres.execute(f"CREATE TABLE src AS SELECT {literal(value, sql_type)} AS x UNION ALL SELECT NULL")
     with pytest.raises(SchemaError, match=r"Column 'x' .* Cast it in the query"):
         postgres.scan("src").to_arrow()
+
+
+def test_the_intervals_of_a_parquet_file_are_intervals(duckdb: DuckDB, tmp_path: Path) -> None:
+    """Arrow reads them as twelve bytes; those within a list are refused by the column's name."""
+    query = "SELECT INTERVAL '1 year 2 days 3.5 seconds' AS x UNION ALL SELECT NULL"
+    duckdb.execute(f"COPY ({query}) TO '{tmp_path}/flat.parquet'")
+    duckdb.execute(f"COPY (SELECT [INTERVAL '1 day'] AS x) TO '{tmp_path}/nested.parquet'")
+    files = LocalFiles(basepath=str(tmp_path))
+    duckdb.load(files.scan("flat.parquet"), "dst")
+    assert duckdb.read_table("dst").equals(duckdb.scan_query(query).to_arrow())
+    with pytest.raises(SchemaError, match="column 'x' has intervals within it"):
+        files.scan("nested.parquet").to_arrow()
+
+
+@pytest.mark.parametrize("value", ["'00112233-4455-6677-8899-aabbccddeeff'::UUID", "'[1]'::JSON"])
+def test_uuid_and_json_go_into_parquet_and_back(duckdb: DuckDB, value: str) -> None:
+    """Arrow has no kernels for them, and the writer needs none."""
+    scan, files = duckdb.scan_query(f"SELECT {value} AS x"), MemoryFiles()
+    files.write_table(scan, "t")
+    assert files.read_table("t").equals(scan.to_arrow())
+
+
+@pytest.mark.parametrize("value", ["INTERVAL '1 day'", "[INTERVAL '1 day']", "{'a': INTERVAL '1 day'}"])
+def test_an_interval_is_not_written_to_parquet(duckdb: DuckDB, value: str) -> None:
+    """Parquet keeps milliseconds of it, so the column is refused by its name."""
+    with pytest.raises(TypeLossError, match="column 'x'"):
+        MemoryFiles().write_table(duckdb.scan_query(f"SELECT {value} AS x"), "t")

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 from pyarrow import types
 
 from blocks.arrow.columns import NOTHING, ExtraColumns, completed, fit, present_fields
-from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, TypeLossError
+from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, SchemaError, TypeLossError
 from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ class ParquetReader:
     def infer(self) -> dict[str, TypedColumn]:
         """Read the schema in the file's footer."""
         with closing(self.open()) as file, self._parquet(file) as parquet:
-            return typed_columns(parquet.schema_arrow)
+            return typed_columns(self._schema(parquet))
 
     def batches(
         self,
@@ -69,7 +70,7 @@ class ParquetReader:
             SchemaError: The file lacks a column, or a cast would lose something.
         """
         with closing(self.open()) as file, self._parquet(file) as parquet, ExitStack() as opened:
-            own = parquet.schema_arrow
+            own = self._schema(parquet)
             wanted = present_fields(own.names, schema, absent, self.source, self.extra_columns)
             wanted = wanted or pa.schema([own.field(0)])
             names = wanted.names
@@ -90,13 +91,32 @@ class ParquetReader:
                     read = 0
                     for batch in batches:
                         read += batch.num_rows
-                        yield completed(fit(batch, wanted, self.source), schema, absent)
+                        yield completed(fit(with_intervals(batch, own), wanted, self.source), schema, absent)
                     if read != size.num_rows:
                         raise self._damaged(f"row group {group} has {read} of {size.num_rows} rows")
             except ConnectorError:
                 raise  # also an OSError, some of them
             except (pa.ArrowInvalid, OSError) as error:
                 raise self._damaged(error) from error
+
+    def _schema(self, parquet: pq.ParquetFile) -> pa.Schema:
+        """Return the file's columns; Arrow takes Parquet's INTERVAL for twelve bytes.
+
+        Raises:
+            SchemaError: There is one within a list, a struct or a map.
+        """
+        schema = parquet.schema_arrow
+        leaves = (parquet.schema.column(number) for number in range(len(parquet.schema.names)))
+        for leaf in leaves:
+            if leaf.converted_type == "INTERVAL":
+                if leaf.path not in schema.names:
+                    raise SchemaError(
+                        f"{self.source}: column {leaf.path.partition('.')[0]!r} has intervals within it, which Arrow "
+                        "does not read. Write them as text."
+                    )
+                at = schema.get_field_index(leaf.path)
+                schema = schema.set(at, schema.field(at).with_type(pa.month_day_nano_interval()))
+        return schema
 
     def _parquet(self, file: BinaryIO, int96_unit: str = "us") -> pq.ParquetFile:
         options: dict[str, Any] = {
@@ -166,6 +186,20 @@ class ParquetReader:
             return [group.id for group in fragment.subset(expression, schema=known).row_groups]
         except (pa.ArrowInvalid, NotImplementedError):
             return None
+
+
+def with_intervals(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the batch with Parquet's intervals as Arrow's: months, days and milliseconds, of 32 bits each.
+
+    https://github.com/apache/parquet-format/blob/master/LogicalTypes.md#interval
+    """
+    for at, field in enumerate(batch.schema):
+        kind = schema.field(field.name).type
+        if types.is_interval(kind) and not types.is_interval(field.type):
+            parts = (None if value is None else struct.unpack("<III", value) for value in batch.column(at).to_pylist())
+            found = [part and pa.MonthDayNano([part[0], part[1], part[2] * 1_000_000]) for part in parts]
+            batch = batch.set_column(at, field.with_type(kind), pa.array(found, kind))
+    return batch
 
 
 class ParquetWriter:
