@@ -22,9 +22,11 @@ DRIVERS = {
     "sqlalchemy",
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
-ALLOWED = {"prefect", "pydantic", "typing_extensions", "blocks", "connectors", "etl_blocks", *sys.stdlib_module_names}
+OURS = {"blocks", "connectors", "etl_blocks"}
+ALLOWED = {"annotated_types", "anyio", "prefect", "pydantic", "typing_extensions", *OURS, *sys.stdlib_module_names}
 ARROW = {"pyarrow", "numpy"}
 COMMAND_LINE = {"cyclopts"}
+TESTING = {"cloudpickle", "pytest"}
 TESTING = {"cloudpickle", "pytest"}  # Prefect brings the one; whoever names the plugin has the other
 
 CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
@@ -86,7 +88,8 @@ def test_the_command_starts_light(option):
 def test_no_driver_at_module_level(path):
     """Drivers are imported in functions, through `require`, so that what is not installed is not needed."""
     folders = path.relative_to(ROOT).parts
-    allowed = ALLOWED | (ARROW if "blocks" in folders else set()) | (COMMAND_LINE if "cli" in folders else set())
+    allowed = ALLOWED | (ARROW if "blocks" in folders else set())
+    allowed |= {"cli": COMMAND_LINE, "testing": TESTING}.get(folders[1], set())
     allowed |= TESTING if "testing" in folders else set()
     assert {name.split(".")[0] for name in imports(path)} <= allowed
 
