@@ -96,6 +96,7 @@ class Attack:
         place = None
         try:
             place = self.target.place(folder)
+            place.impatient = case.fault == "no answer"
             with temporary_files_in(folder / "tmp"):
                 self._attack(case, place, result)
         except TimeoutError as error:

@@ -140,10 +140,11 @@ class Campaign:
             if number in state.done:
                 continue
             case = draw(seed, number, self.targets)
-            with watchdog.over(case):
-                result = self.run(case)
-            if result is None:
+            attack = self.attack(case.target)  # starts servers, which is no part of the case
+            if attack is None:
                 continue
+            with watchdog.over(case):
+                result = attack.run(case)
             state.add(result)
             if result.wrong:
                 say(describe(result))

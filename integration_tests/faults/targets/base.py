@@ -108,6 +108,7 @@ class Place:
     Attributes:
         folder: For files of the case; the temporary files of its loads go to `folder/tmp`.
         direct: A block that reaches it without a proxy.
+        impatient: Whether a block behind the proxy gives up soon where no answer comes.
     """
 
     folder: Path
@@ -116,6 +117,7 @@ class Place:
     behind: Callable[[RetryPolicy], Any] | None = None
     leftovers: Callable[[], list[str]] = list
     drop: Callable[[], object] = lambda: None
+    impatient: bool = False
 
     def block(self, retry: RetryPolicy) -> Any:
         """A new block, as of another process, that reaches the place through the proxies, if there are any."""

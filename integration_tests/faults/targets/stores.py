@@ -41,8 +41,8 @@ class StoreTarget(Target):
     proxy: HttpFaultProxy
 
     @abstractmethod
-    def block(self, folder: str, url: str | None, retry: RetryPolicy) -> Any:
-        """A block over a folder, through the proxy where its URL is given."""
+    def block(self, folder: str, url: str | None, retry: RetryPolicy, **options: Any) -> Any:
+        """A block over a folder, through the proxy where its URL is given, with these options."""
 
     @abstractmethod
     def uploads(self, folder: str) -> list[str]:
@@ -58,13 +58,12 @@ class StoreTarget(Target):
             strange = [key for key in keys if not key.startswith(("t/", "source"))]
             return [f"object {key}" for key in strange] + [f"upload {each}" for each in self.uploads(name)]
 
-        return Place(
-            folder,
-            direct,
-            wires=[HttpWire(self.proxy)],
-            behind=lambda retry: self.block(name, self.proxy.url, retry),
-            leftovers=leftovers,
-        )
+        def behind(retry: RetryPolicy) -> Any:
+            options = {"request_timeout_s": IMPATIENT_S} if place.impatient else {}
+            return self.block(name, self.proxy.url, retry, **options)
+
+        place = Place(folder, direct, wires=[HttpWire(self.proxy)], behind=behind, leftovers=leftovers)
+        return place
 
 
 class S3Target(StoreTarget):
@@ -79,7 +78,7 @@ class S3Target(StoreTarget):
         self.bucket = self.s3.make_bucket()
         self.proxy = self._stack.enter_context(HttpFaultProxy(self.s3.endpoint))
 
-    def block(self, folder: str, url: str | None, retry: RetryPolicy) -> Any:
+    def block(self, folder: str, url: str | None, retry: RetryPolicy, **options: Any) -> Any:
         """A block over a folder."""
         keys = AwsCredentials(
             aws_access_key_id=self.s3.access_key,
@@ -87,7 +86,6 @@ class S3Target(StoreTarget):
             endpoint_url=url or self.s3.endpoint,
             region_name=self.s3.region,
         )
-        options = {"request_timeout_s": IMPATIENT_S} if url else {}
         return S3Bucket(bucket_name=self.bucket, bucket_folder=folder, credentials=keys, retry=retry, **options)
 
     def uploads(self, folder: str) -> list[str]:
@@ -107,10 +105,9 @@ class GcsTarget(StoreTarget):
         self.bucket = self.gcs.make_bucket()
         self.proxy = self._stack.enter_context(HttpFaultProxy(self.gcs.endpoint))
 
-    def block(self, folder: str, url: str | None, retry: RetryPolicy) -> Any:
+    def block(self, folder: str, url: str | None, retry: RetryPolicy, **options: Any) -> Any:
         """A block over a folder."""
         nobody = GcpCredentials(project=self.gcs.project, anonymous=True, endpoint_url=url or self.gcs.endpoint)
-        options = {"request_timeout_s": IMPATIENT_S} if url else {}
         return GcsBucket(bucket=self.bucket, gcp_credentials=nobody, bucket_folder=folder, retry=retry, **options)
 
     def uploads(self, folder: str) -> list[str]:
@@ -130,11 +127,10 @@ class AzureTarget(StoreTarget):
         self.container = self.azure.make_container()
         self.proxy = self._stack.enter_context(HttpFaultProxy(self.azure.url.rpartition("/")[0]))
 
-    def block(self, folder: str, url: str | None, retry: RetryPolicy) -> Any:
+    def block(self, folder: str, url: str | None, retry: RetryPolicy, **options: Any) -> Any:
         """A block over a folder."""
         account_url = f"{url}/{self.azure.account}" if url else self.azure.url
         account = AzureBlobStorageCredentials(account_url=account_url, account_key=self.azure.key)
-        options = {"request_timeout_s": IMPATIENT_S} if url else {}
         return AzureBlobContainer(
             container_name=self.container, credentials=account, base_folder=folder, retry=retry, **options
         )
