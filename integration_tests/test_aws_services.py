@@ -212,7 +212,7 @@ def test_secrets_show_nowhere(
     aws.refuse_call("PutSecretValue", "InvalidParameterException", "bad value")
     with pytest.raises(InvalidInputError) as refused:
         secret.write_secret(CANARY.encode())
-    with pytest.raises(InvalidInputError, match="SecretBinary") as wrong:
+    with pytest.raises(InvalidInputError, match="secret_data is bytes") as wrong:
         secret.write_secret({"password": CANARY})  # type: ignore[arg-type]
     for text in (caplog.text, everything_of(refused.value), everything_of(wrong.value), repr(secret)):
         assert CANARY not in text

@@ -35,7 +35,7 @@ from blocks.warehouses.ledger import LEDGER
 from connectors.redshift import Redshift, session
 from connectors.redshift.block import _hex_loader
 from connectors.redshift.dialect import VARBYTE
-from connectors.redshift.session import _literal
+from connectors.redshift.session import STAGING, _literal
 from connectors.s3 import S3Bucket
 from integration_tests.standins.redshift import RedshiftCursor, RedshiftOnPostgres, stand_in
 from tests.contracts.warehouse import *  # noqa: F403
@@ -268,6 +268,21 @@ def test_a_load_that_fails_leaves_no_parts(warehouse: Redshift, staging: S3Bucke
     with pytest.raises(InvalidInputError):
         warehouse.load(pa.table({"id": [1], "day": pa.array([None], pa.string())}), "u")
     assert written(staging) == []
+
+
+def test_parts_of_a_load_that_is_never_called_again_are_swept(
+    warehouse: Redshift, staging: S3Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any later load removes them once they are old, unless their session is still there; others stay."""
+    monkeypatch.setattr(session, "LEFT_FOR", dt.timedelta())
+    with warehouse._bulk_session("x") as running:
+        for name in (running._name, "4711-20260430T120000000000"):
+            staging.write_path(f"{running._load_folder('x')}/{name}/_etl_stage-0.parquet", b"PAR1")
+        others = f"{STAGING}/0123456789abcdef/x/4711/_etl_stage-0.parquet"
+        staging.write_path(others, b"PAR1")
+        warehouse.load(table_of([1]), "t", load_id="another")
+        assert sorted(key.split("/")[-2] for key in written(staging)) == sorted([running._name, "4711"])
+    staging.delete_objects([others])
 
 
 def test_parts_of_dead_tries_are_swept(warehouse: Redshift, staging: S3Bucket) -> None:

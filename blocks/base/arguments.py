@@ -292,7 +292,7 @@ def _misfit(value: Any, kind: Any, name: str) -> str | None:  # noqa: C901, PLR0
         return _no_tuple(value, get_args(kind), name)
     if origin in MAPPINGS or kind in MAPPINGS:
         return _no_mapping(value, get_args(kind) or (Any, Any), name)
-    fits = FITS.get(kind)
+    fits = FITS.get(kind) or FITS.get(origin)
     if fits is None:
         kind = origin or kind
         if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):
@@ -328,6 +328,7 @@ FITS: dict[Any, Callable[[Any], bool]] = {
     bytes: lambda value: isinstance(value, bytes | bytearray | memoryview),
     Path: lambda value: isinstance(value, os.PathLike),
     BinaryIO: lambda value: hasattr(value, "read") or hasattr(value, "write"),
+    typing.IO: lambda value: hasattr(value, "read") or hasattr(value, "write"),
     typing.Self: lambda value: hasattr(value, "_block_type_slug"),
 }
 """When a value is of a type that more than its instances fit."""
@@ -340,6 +341,7 @@ CALLED: dict[Any, str] = {
     bytes: "bytes",
     Path: "a path",
     BinaryIO: "a binary file",
+    typing.IO: "a file",
     typing.Self: "a block",
     type(None): "None",
 }
@@ -366,6 +368,8 @@ def _article(value: Any) -> str:
 
 
 def _hint(value: Any, kind: Any, name: str) -> str:
+    if kind is bytes and isinstance(value, str):
+        return f" Text has to be encoded: write {name}=text.encode()."
     if getattr(kind, "__name__", "") == "Schema" and isinstance(value, dict | list | tuple):
         return f" Write {name}=pyarrow.schema(...) around it."
     if isinstance(kind, type) and issubclass(kind, Options) and isinstance(value, dict):

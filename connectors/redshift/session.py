@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt  # noqa: TC003 (a doctest takes it)
+import datetime as dt
 import hashlib
 import itertools
 import json
@@ -43,6 +43,8 @@ PARTS_IN_FLIGHT = 4
 BATCH_ROWS, CHUNK_ROWS = 8_192, 1_024
 CLAIM_TIMEOUT_S = 1_800
 END_POLLS, END_POLL_S = 200, 0.05
+LEFT_FOR = dt.timedelta(days=1)
+"""For how long the parts of another load's attempt stay, whose session is not listed."""
 
 T = TypeVar("T")
 
@@ -251,16 +253,21 @@ class RedshiftSession(LibpqSession, BulkSession):
         self._remove(itertools.chain(*tries.values()))
 
     def _sweep(self, load_id: str) -> None:
-        """Remove what tries of this load left whose session has ended."""
-        if tries := self._tries(load_id):
+        """Remove what attempts whose session has ended left: of this load at once, of others after a day.
+
+        Redshift lists a session late, so one of another load that it does not list may have begun just now.
+        """
+        folder, left = self._load_folder(load_id), dt.datetime.now(dt.UTC) - LEFT_FOR
+        pages = self._server.bucket().objects.list(self._database_folder)
+        found = [info for page in pages for info in page if info.key.startswith(folder) or info.last_modified < left]
+        if found:
             running = self._running()
-            self._remove(itertools.chain(*(keys for name, keys in tries.items() if name not in running)))
+            self._remove(info.key for info in found if info.key.split("/")[-2] not in running)
 
     def _tries(self, load_id: str) -> dict[str, list[str]]:
         """Return the keys of the parts of a load, by the name of the session that wrote them."""
-        folder = self._load_folder(load_id)
         tries: dict[str, list[str]] = {}
-        for page in self._server.bucket().objects.list(folder):
+        for page in self._server.bucket().objects.list(self._load_folder(load_id)):
             for info in page:
                 tries.setdefault(info.key.split("/")[-2], []).append(info.key)
         return tries
@@ -279,8 +286,14 @@ class RedshiftSession(LibpqSession, BulkSession):
         pid = self.fetch("SELECT pg_backend_pid()")[0][0]
         return next((name for name, process in self._running().items() if process == pid), _session_name(pid, None))
 
+    @property
+    def _database_folder(self) -> str:
+        """Where this user's loads into this database stage; those of others are not ours to sweep."""
+        whose = f"{self._server.uri('_')} {self._server.username}"
+        return f"{STAGING}/{hashlib.sha256(whose.encode()).hexdigest()[:16]}"
+
     def _load_folder(self, load_id: str) -> str:
-        return f"{STAGING}/{self._load_hash(load_id)}"
+        return f"{self._database_folder}/{self._load_hash(load_id)}"
 
     def _load_hash(self, load_id: str) -> str:
         """A load's short name, whatever its load_id looks like; that of another database or user has another one."""
