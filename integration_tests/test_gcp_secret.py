@@ -178,7 +178,7 @@ def test_wrong_secrets(secret: GcpSecret, secret_as: Callable[..., GcpSecret]) -
         secret_as("owner", secret_version="7").read_secret()
     with pytest.raises(InvalidInputError, match="64KiB"):
         secret.write_secret(bytes(MAX_BYTES + 1))
-    with pytest.raises(InvalidInputError, match="bytes, not str"):
+    with pytest.raises(InvalidInputError, match="secret_data is bytes, not a value of type str"):
         secret.write_secret(CANARY)  # type: ignore[arg-type]
     with pytest.raises(ValidationError, match="name alone"):
         secret_as("owner", secret_name="projects/p/secrets/s")

@@ -130,7 +130,7 @@ def stores(request: pytest.FixtureRequest) -> Iterator[Callable[[str], tuple[Obj
         store.close()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[KINDS[0], *(pytest.param(kind, marks=pytest.mark.thorough) for kind in KINDS[1:])])
 def far(request: pytest.FixtureRequest, stores: Callable[[str], Any]) -> tuple[ObjectStore, HttpFaultProxy]:
     """The store of a kind, and the proxy before it without faults."""
     store, proxy = stores(request.param)

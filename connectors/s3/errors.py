@@ -55,6 +55,7 @@ ERRORS: dict[str, type[ConnectorError]] = (
         "OperationAborted": TransientError,
         "NoSuchUpload": TransientError,
         "BadDigest": TransientError,
+        "MalformedXML": TransientError,  # what the driver sends is not; it was damaged on its way
         "IncompleteBody": TransientError,
         "XAmzContentSHA256Mismatch": TransientError,
     }
