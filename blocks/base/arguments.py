@@ -292,7 +292,7 @@ def _misfit(value: Any, kind: Any, name: str) -> str | None:  # noqa: C901, PLR0
         return _no_tuple(value, get_args(kind), name)
     if origin in MAPPINGS or kind in MAPPINGS:
         return _no_mapping(value, get_args(kind) or (Any, Any), name)
-    fits = FITS.get(kind) or FITS.get(origin)
+    fits = FITS.get(kind if origin is None else origin)
     if fits is None:
         kind = origin or kind
         if not isinstance(kind, type) or getattr(kind, "_is_protocol", False):

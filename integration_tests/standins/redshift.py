@@ -11,6 +11,7 @@ import io
 import json
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import psycopg
 import pyarrow as pa
@@ -51,7 +52,7 @@ class RedshiftCursor(psycopg.Cursor[Any]):
     s3: ClassVar[Any]
     statements: ClassVar[list[str]]
     manifests: ClassVar[list[Any]]
-    copied: ClassVar[dict[Any, int]]
+    copied: ClassVar[WeakKeyDictionary[Any, int]]
     counts_too_few: ClassVar[int] = 0
 
     def execute(self, query: Any, params: Any = None, **options: Any) -> Any:
@@ -128,6 +129,6 @@ def stand_in(s3: Any, monkeypatch: pytest.MonkeyPatch) -> type[RedshiftCursor]:
     """A new kind of cursor, which keeps the statements that it sees, for `RedshiftOnPostgres._cursor`."""
     for oid, name in OIDS.items():
         monkeypatch.setitem(dialect.OIDS, oid, name)
-    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "manifests": [], "copied": {}})
+    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "manifests": [], "copied": WeakKeyDictionary()})
     monkeypatch.setattr(RedshiftOnPostgres, "_cursor", kind, raising=False)
     return kind
