@@ -298,7 +298,9 @@ def test_a_query_is_checked_and_limited(warehouse: BigQuery) -> None:
     """Each job carries the limit of bytes, the block's labels and the load's."""
     limited = warehouse.model_copy(update={"maximum_bytes_billed": 10**9, "labels": {"team": "x"}})
     limited.load(table_of([1]), "t", load_id="Monday")
-    jobs = [job for job in limited.get_client().list_jobs(max_results=20) if job.labels.get("team") == "x"]
+    client = limited.get_client()
+    found = [client.get_job(job.job_id, location=job.location) for job in client.list_jobs(max_results=20)]
+    jobs = [job for job in found if job.labels.get("team") == "x"]
     assert jobs
     assert all(job.labels == {"team": "x", "etl_load": "monday"} for job in jobs)
     assert {job.maximum_bytes_billed for job in jobs if job.job_type == "query"} == {10**9}

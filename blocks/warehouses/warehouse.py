@@ -460,8 +460,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         Raises:
             InvalidInputError: The ledger has the load_id from a load of another table, mode, key or partition.
         """
-        if load_id is None:
-            raise InvalidInputError("load_id is missing: it is fixed before the first attempt.")
+        if not load_id:
+            raise InvalidInputError("load_id is empty.")
         report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
         while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
             load_id.take_next()

@@ -129,6 +129,7 @@ def stand_in(s3: Any, monkeypatch: pytest.MonkeyPatch) -> type[RedshiftCursor]:
     """A new kind of cursor, which keeps the statements that it sees, for `RedshiftOnPostgres._cursor`."""
     for oid, name in OIDS.items():
         monkeypatch.setitem(dialect.OIDS, oid, name)
-    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, "statements": [], "manifests": [], "copied": WeakKeyDictionary()})
+    seen: dict[str, Any] = {"statements": [], "manifests": [], "copied": WeakKeyDictionary()}
+    kind = type("Cursor", (RedshiftCursor,), {"s3": s3, **seen})
     monkeypatch.setattr(RedshiftOnPostgres, "_cursor", kind, raising=False)
     return kind
