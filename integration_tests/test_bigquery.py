@@ -294,16 +294,22 @@ def test_nothing_is_left_of_a_load(warehouse: BigQuery) -> None:
     assert tables_of(warehouse) == {"t", LEDGER, QUARANTINE}
 
 
-def test_a_query_is_checked_and_limited(warehouse: BigQuery) -> None:
-    """Each job carries the limit of bytes, the block's labels and the load's."""
+def test_a_query_is_checked_and_limited(warehouse: BigQuery, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each job carries the limit of bytes, the block's labels and the load's; the stand-in forgets those of queries."""
     limited = warehouse.model_copy(update={"maximum_bytes_billed": 10**9, "labels": {"team": "x"}})
+    client, sent = limited.get_client(), []
+    query = type(client).query
+
+    def noted(self: Any, sql: str, config: Any, **options: Any) -> Any:
+        sent.append(config)
+        return query(self, sql, config, **options)
+
+    monkeypatch.setattr(type(client), "query", noted)
     limited.load(table_of([1]), "t", load_id="Monday")
-    client = limited.get_client()
-    found = [client.get_job(job.job_id, location=job.location) for job in client.list_jobs(max_results=20)]
-    jobs = [job for job in found if job.labels.get("team") == "x"]
-    assert jobs
-    assert all(job.labels == {"team": "x", "etl_load": "monday"} for job in jobs)
-    assert {job.maximum_bytes_billed for job in jobs if job.job_type == "query"} == {10**9}
+    loads = [job for job in client.list_jobs(max_results=20) if job.job_type == "load"]
+    assert len(sent) > len(loads) >= 1
+    assert all(job.labels == {"team": "x", "etl_load": "monday"} for job in [*sent, *loads])
+    assert {config.maximum_bytes_billed for config in sent} == {10**9}
 
 
 def test_the_cost_of_a_query_is_estimated(warehouse: BigQuery) -> None:
