@@ -191,9 +191,10 @@ class S3StoreClient(ObstoreClient):
                     return None
                 lengths = ",".join(map(str, sizes))
                 return f"{algorithm}/{lengths}:{base64.b64decode(composite[1]).hex()}"
-        if told is None or _has_own_key(head) or not self._etags_are_md5:
+        if told is None or _has_own_key(head) or not self._etags_are_md5 or self.endpoint is not None:
             return None
-        # The etag is an MD5 of the parts' MD5s. The first and the last part tell how long the others are.
+        # AWS's etag is an MD5 of the parts' MD5s; other servers have their own ways, such as for a part that was copied.
+        # The first and the last part tell how long the others are.
         with self._errors("read", info.key):
             first, last = (self.boto3.head_object(**which, PartNumber=number)["ContentLength"] for number in (1, parts))
         if first * (parts - 1) + last != info.size or last > first:
