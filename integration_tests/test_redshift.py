@@ -230,7 +230,7 @@ def test_sessions_are_set_up(warehouse: Redshift, sent: type[RedshiftCursor]) ->
     )
     assert sent.statements[0] == (
         "SET enable_case_sensitive_identifier TO true; SET timezone TO 'UTC'; SET extra_float_digits TO 2; "
-        'SET search_path TO "my ""odd"" schema"'
+        'SET search_path TO "my ""odd"" schema"; RESET statement_timeout'
     )
     settings = there._settings()
     assert settings["client_encoding"] == "utf8"

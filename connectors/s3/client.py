@@ -193,7 +193,7 @@ class S3StoreClient(ObstoreClient):
                 return f"{algorithm}/{lengths}:{base64.b64decode(composite[1]).hex()}"
         if told is None or _has_own_key(head) or not self._etags_are_md5 or self.endpoint is not None:
             return None
-        # AWS's etag is an MD5 of the parts' MD5s; other servers have their own ways, such as for a part that was copied.
+        # AWS's etag is an MD5 of the parts' MD5s; other servers have ways of their own, for a part that was copied say.
         # The first and the last part tell how long the others are.
         with self._errors("read", info.key):
             first, last = (self.boto3.head_object(**which, PartNumber=number)["ContentLength"] for number in (1, parts))
