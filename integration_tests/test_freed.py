@@ -200,13 +200,6 @@ def use(block: Any) -> None:
 
 
 IN_EVERY_RUN = {"etl-duckdb", "etl-lambda-function", "etl-local-files", "etl-postgres", "etl-s3-bucket"}
-    "etl-duckdb",
-    "etl-gcs-bucket",
-    "etl-lambda-function",
-    "etl-local-files",
-    "etl-postgres",
-    "etl-s3-bucket",
-}
 
 
 @pytest.fixture(autouse=True)

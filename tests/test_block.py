@@ -76,7 +76,7 @@ def safe() -> Safe:
         ({"hots": "x"}, "Safe has no field 'hots'; did you mean 'host'?"),
         ({"passwort": CANARY}, "Safe has no field 'passwort'; did you mean 'password'?"),
         ({"zzz": "x"}, "Safe has no field 'zzz'; its fields are: host, key, options, password, retry."),
-        ({"retry": {"atempts": 3}}, "Extra inputs are not permitted"),
+        ({"retry": {"atempts": 3}}, "RetryPolicy has no field 'atempts'; did you mean 'attempts'?"),
     ],
 )
 def test_a_misspelt_field_is_an_error(wrong, message):

@@ -15,7 +15,7 @@ from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
-from blocks.base.arguments import check_methods, checked, nearest
+from blocks.base.arguments import check_methods, nearest
 from blocks.base.errors import InvalidInputError, NotFoundError
 from blocks.base.live import close_live, live
 from blocks.base.operation import Operation
@@ -262,7 +262,6 @@ def _types_of(kind: type[B]) -> list[type[B]]:
     ]
 
 
-@checked
 def resolve(value: Block | str, kind: Callable[..., T]) -> T:
     """Return the block itself, or load the saved block that `"type-slug/name"` names.
 
