@@ -103,7 +103,7 @@ def test_the_client_is_of_the_administrative_api() -> None:
             assert client.base_url == "https://cloud.getdbt.com/api/v2/accounts/1/"
     for other in ("metadata", "semantic"):
         with pytest.raises(UnsupportedError, match=f"no client of type '{other}'"):
-            credentials().get_client(other)  # type: ignore[arg-type]
+            credentials().get_client(other)
 
 
 def test_an_address_is_a_host() -> None:

@@ -482,8 +482,8 @@ def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
         kind = parameter.annotation
         if isinstance(kind, str):
             try:
-                kind = eval(kind, {"__builtins__": builtins}, _Names(function.__module__))  # noqa: S307 (our own text)
-            except (AttributeError, ImportError, NameError):
+                kind = eval(kind, {"__builtins__": builtins}, _Names(function))  # noqa: S307 (the code's own text)
+            except Exception:  # noqa: BLE001 (it may be of a library that is not installed, or of anybody's making)
                 kind = Any
         if kind is not inspect.Parameter.empty:
             found[name] = kind
@@ -491,11 +491,11 @@ def _hints(function: Callable[..., Any]) -> Mapping[str, Any]:
 
 
 class _Names(dict[str, Any]):
-    """What the names in a module's annotations mean: its globals, and what it imports for type checkers only."""
+    """What the names in a function's annotations mean: its globals, and what its module imports for type checkers."""
 
-    def __init__(self, module: str) -> None:
-        super().__init__(vars(sys.modules[module]))
-        self._module = module
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(getattr(function, "__globals__", {}))
+        self._module = function.__module__
 
     def __missing__(self, name: str) -> Any:
         source, attribute = _type_checking_imports(self._module)[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import urlsplit
 
 from prefect.blocks.abstract import CredentialsBlock
@@ -174,7 +174,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def _authorities(self) -> Any:
         return _authorities()
 
-    def get_client(self, client_type: Literal["administrative"] = "administrative") -> httpx.Client:
+    def get_client(self, client_type: str = "administrative") -> httpx.Client:
         """Return a new `httpx.Client` for the account's part of the Administrative API, which the caller closes.
 
         Args:
