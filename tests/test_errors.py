@@ -45,12 +45,24 @@ MODULES = [
     for module in pkgutil.walk_packages([str(ROOT / package)], f"{package}.")
     if not module.name.endswith("__main__")
 ]
+AMONG_OURSELVES = {
+    "ConflictError",
+    "Cut",
+    "LockTimeoutError",
+    "NoAnswerError",
+    "TableChangedError",
+    "_Cut",
+    "_WritesError",
+}
+"""What one part of ours tells another, as a class of its own; to users those that leave are TransientErrors."""
 EXCEPTIONS = sorted(
     {
         each
         for module in MODULES
         for _, each in inspect.getmembers(module, inspect.isclass)
-        if issubclass(each, BaseException) and each.__module__ == module.__name__
+        if issubclass(each, BaseException)
+        and each.__module__ == module.__name__
+        and each.__name__ not in AMONG_OURSELVES
     },
     key=lambda each: each.__name__,
 )

@@ -268,7 +268,7 @@ def test_clients_have_what_the_fields_say() -> None:
     """Each service's client has the identity, the project and the endpoint; an unknown service is an error."""
     pytest.importorskip("google.auth")
     credentials = GcpCredentials(access_token="given", project="shop", endpoint_url="http://127.0.0.1:1")
-    with pytest.raises(InvalidInputError, match="cloud_storage, bigquery, secret_manager"):
+    with pytest.raises(InvalidInputError, match="'cloud_storage', 'bigquery', 'secret_manager'"):
         credentials.get_client("pubsub")  # type: ignore[arg-type]
     pytest.importorskip("google.cloud.storage")
     client = credentials.get_client("cloud_storage", project="other")
