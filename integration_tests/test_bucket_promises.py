@@ -43,7 +43,7 @@ def race(store: ObjectStore, runner: str, barrier: Barrier, won: Any) -> None:
     won.put(None)
 
 
-@pytest.mark.parametrize("kind", ["local", *S3_FIRST])
+@pytest.mark.parametrize("kind", ["local", *(pytest.param(kind, marks=pytest.mark.thorough) for kind in SERVICES)])
 def test_two_processes_race_for_a_key(kind: str, request: pytest.FixtureRequest) -> None:
     """Of two processes that write a key if it is absent exactly one wins, each of 200 times, and the object is its."""
     store = new_store(kind, request)
@@ -109,7 +109,7 @@ def test_folders_are_transferred_on_a_bounded_number_of_connections(
 @pytest.mark.parametrize(
     ("kind", "count"),
     [
-        ("s3", 1_100),
+        ("s3", 300),
         pytest.param("s3", 3_000, marks=pytest.mark.thorough),
         pytest.param("gcs", 1_100, marks=pytest.mark.thorough),
         pytest.param("azure", 1_100, marks=pytest.mark.thorough),

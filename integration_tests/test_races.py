@@ -563,7 +563,8 @@ def test_a_lock_is_not_waited_for_for_ever(postgres: Postgres, mode: Mode, lock:
     assert postgres.load_report("x") is None
 
 
-@pytest.mark.parametrize("new_column", [False, pytest.param(True, marks=pytest.mark.thorough)])
+@pytest.mark.thorough
+@pytest.mark.parametrize("new_column", [False, True])
 def test_readers_pass_a_load_that_waits(postgres: Postgres, new_column: bool) -> None:
     """While one reader keeps a load from emptying or altering the table, the readers after it are not stopped."""
     postgres.load(data(BEFORE), "t")

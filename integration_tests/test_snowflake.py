@@ -222,9 +222,10 @@ def test_the_statements_of_a_load_are_few(warehouse: Snowflake, snowflake_server
         return [" ".join(re.sub(r"etl_\w+", "", sql.lower()).split()[:2]) for sql in texts]
 
     appended = sent("append")
-    assert [word.split()[0] for word in appended] == (
-        ["select", "describe", "create", "create", "put", "put", "copy", "begin", "merge", "insert", "update", "commit"]
-    )
+    # the ledger and the quarantine are looked at, and the table again once the claim is made
+    looks = "describe select select describe describe"
+    work = "create create put put copy begin merge describe insert update commit"
+    assert " ".join(word.split()[0] for word in appended) == f"{looks} {work}"
     assert len(sent("upsert")) == len(appended) + 2  # the key is looked at
 
 
