@@ -120,7 +120,6 @@ def test_types_have_a_column(kind: pa.DataType, sql_type: str, stored: pa.DataTy
     [
         pa.decimal256(39, 0),
         pa.decimal128(38, 38),
-        pa.decimal128(5, -2),
         pa.timestamp("ns"),
         pa.time64("ns"),
         pa.duration("us"),

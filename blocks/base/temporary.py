@@ -30,6 +30,8 @@ except ImportError:  # Windows
 
 PREFIX = "etl-blocks-"
 LOCK = "owner.lock"
+FILES = "files"
+"""The folder beside the lock that is handed out: what is in it may be copied as a whole."""
 ELSEWHERE_S = 86_400.0
 """After so long without a change, in seconds, what was made on another machine counts as left behind."""
 BEING_MADE_S = 3_600.0
@@ -85,10 +87,12 @@ class TemporaryFolder:
 
     def __init__(self) -> None:
         _sweep_once()
-        self.path = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{machine()}-"))
-        self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{machine()}-"))
+        self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         lock_file(self._lock, wait=True)
-        self._end = weakref.finalize(self, _remove_own, self.path, self._lock, os.getpid())
+        self._end = weakref.finalize(self, _remove_own, folder, self._lock, os.getpid())
+        self.path = folder / FILES
+        self.path.mkdir(mode=0o700)
 
     def __enter__(self) -> Path:
         return self.path
