@@ -221,7 +221,7 @@ from connectors.s3 import S3Bucket
 import pickle
 events = []
 def note(name, args):
-    if name in {"open", "socket.connect", "import"} and not str(args[0]).endswith(".py"):  # annotations are in the source
+    if name in {"open", "socket.connect", "import"} and not str(args[0]).endswith(".py"):  # for its annotations
         events.append((name, args))
 sys.addaudithook(note)
 keys = AwsCredentials(aws_access_key_id="a", aws_secret_access_key="b", endpoint_url="http://127.0.0.1:1")

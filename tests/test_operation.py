@@ -206,7 +206,7 @@ def test_wrong_arguments_are_named(shelf):
     """With the nearest right one, before anything is tried."""
     with pytest.raises(InvalidInputError, match="key"):
         shelf.take()
-    with pytest.raises(InvalidInputError, match="has no argument 'kye'.*'key'"):
+    with pytest.raises(InvalidInputError, match=r"has no argument 'kye'.*'key'"):
         shelf.take("key", kye="a")
     assert calls[shelf.name] == 0
 
