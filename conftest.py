@@ -50,10 +50,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if config.getoption("--without-server"):
         left_out |= {item for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
     if not config.getoption("--thorough"):
-        left_out |= {item for item in items if item.get_closest_marker("thorough")}
+        left_out |= {item for item in items if item.get_closest_marker("thorough") or _is_shown_elsewhere(item)}
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
+
+
+def _is_shown_elsewhere(item: pytest.Item) -> bool:
+    """Tell whether the module of a test lists it as one of a contract that another module runs in every run."""
+    return getattr(item, "originalname", "") in getattr(getattr(item, "module", None), "SHOWN_ELSEWHERE", ())
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,17 @@ if TYPE_CHECKING:
     from integration_tests.standins.postgres import Address, PostgresServer
     from integration_tests.standins.s3 import S3Server
 
+SHOWN_ELSEWHERE = {
+    "test_a_scan_is_read_batch_by_batch",
+    "test_a_table_is_published_as_it_would_be_loaded",
+    "test_any_value_comes_back_exactly",
+    "test_columns_may_have_any_name",
+    "test_loaders_of_one_key_end_in_one_row",
+    "test_tables_and_schemas_may_have_any_name",
+    "test_types_that_lose_something_are_refused",
+    "test_upsert_of_a_hundred_thousand_into_a_million",
+}
+"""Of the contract: what takes seconds here, and is the planner's or PostgreSQL's, on which the stand-in is built."""
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 ROLE = "arn:aws:iam::123456789012:role/redshift-reads-staging"
 
