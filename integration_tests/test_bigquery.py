@@ -636,7 +636,7 @@ def test_a_transaction_whose_end_nobody_saw_is_resolved(
     monkeypatch.setattr("connectors.bigquery.jobs.QUICK_RETRY_S", 0.05)
     warehouse.load(table_of([]), "t", load_id="first")
     impatient = behind.model_copy(update={"retry": RetryPolicy(attempts=2, first_delay_s=0.01)})
-    wait_for_others = BigQuerySession.end_other_tries
+    wait_for_others = BigQuerySession.end_other_attempts
 
     def answer_again(self: BigQuerySession, load_id: str) -> None:
         proxy._faults.clear()
@@ -648,7 +648,7 @@ def test_a_transaction_whose_end_nobody_saw_is_resolved(
         proxy.drop_answer("POST", "/jobs", skip=1, times=100)
         proxy.refuse("GET", "/jobs/", status=503, times=1_000)
 
-    monkeypatch.setattr(BigQuerySession, "end_other_tries", answer_again)
+    monkeypatch.setattr(BigQuerySession, "end_other_attempts", answer_again)
     report = impatient.load(opened(table_of([0, 1]), fail), "t", load_id="monday")
     assert (report.rows, report.resolved_from_ledger) == (2, True)
     assert_loaded_once(warehouse, 2, loads=2)

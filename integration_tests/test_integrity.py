@@ -182,7 +182,7 @@ def test_an_object_is_never_read_as_another(
     content = CONTENT[name, size]
     for skip, after in places(len(content)):
         proxy.clear()
-        proxy.flip_answer("GET", READS, after_bytes=after, skip=skip)
+        proxy.flip_bit("GET", READS, at=after, skip=skip)
         assert BYTES[way](store, name, tmp_path) == content, (skip, after)
 
 
@@ -198,7 +198,7 @@ def test_rows_are_never_read_as_others(
     for number, (skip, after) in enumerate(places(len(CONTENT[name, size]))):
         way = list(TABLES)[number % len(TABLES)]
         proxy.clear()
-        proxy.flip_answer("GET", READS, after_bytes=after, skip=skip)
+        proxy.flip_bit("GET", READS, at=after, skip=skip)
         try:
             found = TABLES[way](store, name)
         except ConnectorError:
@@ -216,7 +216,7 @@ def test_nothing_of_damaged_rows_is_committed(
     store, proxy = within(far[0], "several requests"), far[1]
     warehouse = DuckDB(path=str(tmp_path / "db"), retry=store.retry.model_copy(update={"attempts": 2}))
     warehouse.load(ROWS["one request"].slice(0, 1), "rows")
-    proxy.flip_answer("GET", READS, after_bytes=1_000_000, times=10_000)
+    proxy.flip_bit("GET", READS, at=1_000_000, times=10_000)
     with pytest.raises(ConnectorError, match=name.replace(".", r"\.")):
         warehouse.load(store.scan(name, schema=SCHEMA), "rows")
     assert proxy.faults_fired
@@ -229,7 +229,7 @@ def test_an_arrow_dataset_over_a_scan(far: tuple[ObjectStore, HttpFaultProxy]) -
     store, proxy = within(far[0], "several requests"), far[1]
     for name in NAMES:
         proxy.clear()
-        proxy.flip_answer("GET", READS, after_bytes=2**19, times=10_000)
+        proxy.flip_bit("GET", READS, at=2**19, times=10_000)
         with pytest.raises(Exception, match=r"checksum|does not have|not valid|not a valid|two contents|its start"):
             ds.dataset(store.scan(name, schema=SCHEMA).to_arrow()).to_table()
 
@@ -242,7 +242,7 @@ def test_parquet_of_others_without_page_checksums(far: tuple[ObjectStore, HttpFa
     store.write_path("a.parquet", file.getvalue())
     for after in range(0, len(file.getvalue()), len(file.getvalue()) // 20):
         proxy.clear()
-        proxy.flip_answer("GET", READS, after_bytes=after)
+        proxy.flip_bit("GET", READS, at=after)
         assert store.read_table("a.parquet").equals(ROWS["one request"])
         assert len(proxy.faults_fired) == 1
 
@@ -261,7 +261,7 @@ def test_what_goes_up_damaged_is_sent_again(far: tuple[ObjectStore, HttpFaultPro
     store, proxy = within(far[0], "up"), far[1]
     content = random.Random(size).randbytes(size)
     requests = r"/key($|\?)|upload_id|uploadType|comp=block"
-    proxy.flip_request("PUT|POST", requests, after_bytes=5, times=1, skip=1 if size > CHUNK_BYTES else 0)
+    proxy.flip_bit("PUT|POST", requests, at=5, in_request=True, times=1, skip=1 if size > CHUNK_BYTES else 0)
     store.write_path(f"{size}/key", content)
     assert store.read_path(f"{size}/key") == content
     assert proxy.faults_fired

@@ -36,7 +36,7 @@ from integration_tests import test_bigquery, test_redshift, test_snowflake_fault
 from integration_tests.standins.redshift import stand_in
 from integration_tests.standins.snowflake import SnowflakeProxy
 from integration_tests.stores import new_store, server_url
-from integration_tests.test_load_faults import assert_loaded_once, eventually, table_of
+from integration_tests.test_load_faults import assert_loaded_once, block, eventually, table_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from integration_tests.standins.postgres import Address, PostgresServer
+    from integration_tests.standins.postgres import Address
 
 ENDS_IN_S = 10.0
 ONCE = RetryPolicy(attempts=1)
@@ -63,25 +63,19 @@ each_step = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def proxy(postgres_server: PostgresServer) -> Iterator[FaultProxy]:
-    with FaultProxy(postgres_server.host, postgres_server.port) as running:
-        yield running
+def direct(pg_database: Address) -> Postgres:
+    """The database without the proxy."""
+    return postgres(pg_database)
 
 
 @pytest.fixture
 def behind(pg_database: Address, proxy: FaultProxy) -> Postgres:
-    """The database as a loader sees it, through the proxy."""
+    """The same database as a loader sees it, through the proxy."""
     return postgres(pg_database.through(proxy.port))
 
 
-@pytest.fixture
-def direct(pg_database: Address) -> Postgres:
-    """The same database without the proxy."""
-    return postgres(pg_database)
-
-
 def postgres(address: Address, **options: Any) -> Postgres:
-    return Postgres(**address.fields(), ssl_mode="disable", retry=ONCE, **options)
+    return block(address, retry=ONCE, **options)
 
 
 # What ends a wait

@@ -60,7 +60,7 @@ def direct(pg_database: Address) -> Postgres:
 
 
 def block(address: Address, **options: Any) -> Postgres:
-    return Postgres(**address.fields(), ssl_mode="disable", retry=RETRY, **options)
+    return Postgres(**address.fields(), ssl_mode="disable", **{"retry": RETRY, **options})
 
 
 def table_of(size: int, *, text: str = "x") -> pa.Table:

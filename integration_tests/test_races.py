@@ -13,7 +13,7 @@ import random
 import threading
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,7 +25,6 @@ from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
 from blocks.credentials.gcp import GcpCredentials
 from blocks.credentials.snowflake import SnowflakeCredentials
-from blocks.warehouses.load import Mode
 from connectors.bigquery import BigQuery
 from connectors.bigquery.session import BigQuerySession
 from connectors.duckdb import DuckDB
@@ -35,23 +34,16 @@ from connectors.snowflake import Snowflake
 from integration_tests.standins import snowflake
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.redshift import RedshiftOnPostgres, stand_in
-from tests.contracts.warehouse import together
+from tests.contracts.warehouse import ARGUMENTS, MODES, together
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from blocks.warehouses.load import LoadReport
+    from blocks.warehouses.load import LoadReport, Mode
     from blocks.warehouses.warehouse import Warehouse
     from integration_tests.standins.postgres import Address
 
-MODES: tuple[Mode, ...] = get_args(Mode)
-ARGUMENTS: dict[Mode, dict[str, Any]] = {
-    "append": {},
-    "replace": {},
-    "upsert": {"key": ["id"]},
-    "replace_partition": {"partition_by": ["day"]},
-}
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.2)
 WAITS_S = 0.25
 """A load that has not ended by then waits for the other one."""

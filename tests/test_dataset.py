@@ -56,12 +56,12 @@ def rows(found):
 
 def test_an_unknown_mode_writes_nothing() -> None:
     """Also one that other tools know; the message names ours."""
-    store = MemoryFiles().objects
-    write_table(store, ORDERS, "orders")
-    before = {info.key: info.etag for page in store.list() for info in page}
-    with pytest.raises(InvalidInputError, match=r"Unknown mode 'overwrite'\. The modes are replace, "):
-        write_table(store, ORDERS.slice(0, 1), "orders", mode="overwrite")
-    assert before == {info.key: info.etag for page in store.list() for info in page}
+    store = MemoryFiles()
+    store.write_table(ORDERS, "orders")
+    before = {info.key: info.etag for page in store.objects.list() for info in page}
+    with pytest.raises(InvalidInputError, match=r"Invalid mode 'overwrite': .*The choices: 'replace', "):
+        store.write_table(ORDERS.slice(0, 1), "orders", mode="overwrite")
+    assert before == {info.key: info.etag for page in store.objects.list() for info in page}
 
 
 def test_one_file_without_partitions(store):

@@ -94,7 +94,6 @@ def test_the_base_install_is_small():
         "cloudpickle",
         "cyclopts",
         "fastapi",
-        "fsspec",
         "pyarrow",
         "duckdb",
         "numpy",

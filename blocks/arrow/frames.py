@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
-from blocks.base.arguments import has_surrogates
 from blocks.base.errors import InvalidInputError
+from blocks.base.names import has_surrogates
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The identity of a load whose caller gave none: with it a later attempt of a run recognises what was done before.
+"""The identity of a load whose caller gave none: with it a later attempt of a run recognizes what was done before.
 
 What is repeated by one call carries one load_id, whatever the data. Across the calls of a run it depends on the data:
 
@@ -61,7 +61,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a load within a run, and how it is recognised in another attempt.
+    """One call of a load within a run, and how it is recognized in another attempt.
 
     Attributes:
         id: The same for this call in every attempt, whatever its source gives then.
@@ -70,7 +70,7 @@ class Call:
         attempts: The runs that it is within, and the attempt of each.
         flow_run: The innermost flow run.
         within: The innermost run.
-        known: The loads of such a call that this attempt has recognised, or made.
+        known: The loads of such a call that this attempt has recognized, or made.
         advice: What to write, for a refusal.
     """
 
@@ -222,7 +222,7 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
         if not has_context() and flow_is_running():
             raise InvalidInputError(
                 f"{target.place}: a flow is running, and this thread does not have Prefect's context, so a retry would "
-                "not recognise the load. Nothing was loaded. Give the thread the context, with "
+                "not recognize the load. Nothing was loaded. Give the thread the context, with "
                 "pool.submit(contextvars.copy_context().run, warehouse.load, ...), or the load a load_id=..."
             )
         return uuid.uuid4().hex

@@ -41,7 +41,7 @@ class Scan:
         source: Where the data comes from, without secrets; for messages.
         reopenable: Whether `open_batches` works more than once.
         fingerprint: Proves what the data is: by the content of memory, or the names and versions of files. Data with
-            the same one is the same data, so that a retried run recognises what it loaded. Without it, what a second
+            the same one is the same data, so that a retried run recognizes what it loaded. Without it, what a second
             reading gives may be something else: a query of a live database, a one-pass reader, an API.
         query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
         inferred: The columns whose types were inferred from text: a load casts them to the types of the table.

@@ -19,7 +19,6 @@ import os
 import sys
 import types
 import typing
-import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, Union, cast, get_args, get_origin
@@ -30,86 +29,9 @@ from pydantic import AfterValidator, BaseModel, model_validator
 from blocks.base.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
-T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
-
-Share = typing.Annotated[float, annotated_types.Interval(ge=0, le=1)]
-"""A share of rows, from 0 to 1."""
-Count = typing.Annotated[int, annotated_types.Ge(1)]
-"""A number of which there is at least one."""
-Position = typing.Annotated[int, annotated_types.Ge(0)]
-"""A number of bytes to skip, for example."""
-
-
-def check_name(name: str) -> str:
-    """Return the name of a column, if a database can take it.
-
-    Raises:
-        ValueError: It cannot; the message says what about it.
-    """
-    if problem := text_problem(name, allowed="\t\n"):
-        raise ValueError(problem)
-    return name
-
-
-def check_table(table: str) -> str:
-    """Return the name of a table, `table` or `schema.table`, if a database can take it.
-
-    Raises:
-        ValueError: It cannot; the message says what about it.
-    """
-    if problem := text_problem(table, allowed="\t\n"):
-        raise ValueError(problem)
-    if "" in table.split("."):
-        raise ValueError("has an empty part beside a dot")
-    return table
-
-
-def check_id(text: str) -> str:
-    """Return the identity of a load, or the name of a schema, if it can be sent and kept.
-
-    Raises:
-        ValueError: It cannot; the message says what about it.
-    """
-    if problem := text_problem(text):
-        raise ValueError(problem)
-    if len(text) > LONGEST_ID:
-        raise ValueError(f"is longer than {LONGEST_ID} characters")
-    return text
-
-
-def text_problem(text: str, *, allowed: str = "") -> str | None:
-    r"""Return why a text cannot be a name, None where it can.
-
-    >>> text_problem("a\0b")
-    'has the control character U+0000'
-    """
-    if not text:
-        return "is empty"
-    if has_surrogates(text):
-        return "has half of a surrogate pair, which is no character"
-    for char in text:
-        if unicodedata.category(char) == "Cc" and char not in allowed:
-            return f"has the control character U+{ord(char):04X}"
-    return None
-
-
-def has_surrogates(text: str) -> bool:
-    """Tell whether a text cannot be sent at all, as it has a surrogate of UTF-16 on its own."""
-    return any(0xD800 <= ord(char) <= 0xDFFF for char in text)  # noqa: PLR2004 (the surrogates)
-
-
-LONGEST_ID = 600
-"""So many characters of four bytes fit into an entry of PostgreSQL's indexes."""
-
-Name = typing.Annotated[str, AfterValidator(check_name)]
-"""The name of a column."""
-TableName = typing.Annotated[str, AfterValidator(check_table)]
-"""The name of a table, with or without its schema."""
-Identity = typing.Annotated[str, AfterValidator(check_id)]
-"""A load_id, or the name of a schema or a database."""
 
 ELSEWHERE = {
     "dtype": "schema",
@@ -236,37 +158,6 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
     for name, value in arguments.items():
         if name in hints and (words := _misfit(value, hints[name], name)):
             raise InvalidInputError(words)
-
-
-def one_of(value: T, choices: Any, what: str) -> T:
-    """Check that a value is one of a Literal's.
-
-    >>> one_of("add", Literal["add", "fail"], "on_new_columns")
-    'add'
-
-    Raises:
-        InvalidInputError: It is not; the error names the nearest one.
-    """
-    if words := _misfit(value, choices, what):
-        raise InvalidInputError(words)
-    return value
-
-
-def names_of(value: Sequence[str], what: str) -> tuple[str, ...]:
-    """Return names as a tuple.
-
-    >>> names_of(["id", "day"], "key")
-    ('id', 'day')
-
-    Raises:
-        InvalidInputError: It is a single text, whose letters would be taken for names, or holds something else.
-    """
-    if isinstance(value, str):
-        raise InvalidInputError(_single_text(value, what))
-    found = tuple(value)
-    if words := _misfit(found, collections.abc.Sequence[str], what):
-        raise InvalidInputError(words)
-    return found
 
 
 # What fits an annotation
@@ -414,7 +305,7 @@ def _no_list(value: Any, kind: Any, name: str) -> str | None:
         if _misfit(each, plain, name):
             what = "column names" if name in COLUMNS else _plural(kind)
             return f"{name} is a list of {what}, and has {_article(each)}."
-        if words := _misfit(each, kind, f"A name in {name}"):
+        if plain is not kind and (words := _misfit(each, kind, f"A name in {name}")):
             return words
     return None
 

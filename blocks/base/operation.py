@@ -210,7 +210,7 @@ class BoundOperation(Generic[P, R]):
         failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, for its next attempt
 
         def should_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
-            # Prefect honours a plain function only, and reads `retry_delay_seconds` right after asking it.
+            # Prefect honors a plain function only, and reads `retry_delay_seconds` right after asking it.
             error = state.data
             delay_s = policy.delay_s(max(run.run_count, 1), cast("BaseException", error))
             if not is_transient(error) or time.monotonic() - started + delay_s >= policy.deadline_s:

@@ -16,7 +16,6 @@ from glob import has_magic
 from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
-from blocks.base.arguments import names_of, one_of
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
@@ -87,21 +86,19 @@ def scan(
         glob: Whether keys may be globs; or a glob of its own, and then keys are taken as they are: of a folder it
             takes the objects whose key below the folder matches.
     """
-    from blocks.arrow.columns import ExtraColumns as Choices  # which imports pyarrow
-
     dataset = _Dataset(
         store=store,
         keys=(keys,) if isinstance(keys, str) else tuple(keys),
         alone=isinstance(keys, str),
-        glob=_checked_glob(glob),
+        glob=glob,
         declared=schema,
         format=format,
         compression=compression,
         options=options,
-        columns=None if columns is None else list(names_of(columns, "columns")),
+        columns=None if columns is None else list(columns),
         where=where,
-        on_error=one_of(on_error, OnError, "on_error"),
-        extra_columns=one_of(extra_columns, Choices, "extra_columns"),
+        on_error=on_error,
+        extra_columns=extra_columns,
     )
     return GrowingScan(dataset.settled, source=dataset.source)
 
@@ -420,12 +417,6 @@ def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list
         objects = [info for info in data_objects(store, pattern.folder) if pattern.matches(info.key)]
         objects.sort(key=_natural)
     return objects or ([] if found is None else [found])
-
-
-def _checked_glob(glob: object) -> bool | str:
-    if isinstance(glob, bool | str) and glob != "":
-        return glob
-    raise InvalidInputError(f"glob is True, False or a pattern such as '*.csv', not {glob!r:.50}.")
 
 
 def _natural(info: ObjectInfo) -> list[tuple[int, int, str]]:

@@ -15,7 +15,7 @@ import time
 import uuid
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from blocks.arrow.load_id import HALF, DerivedId
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
-from blocks.base.arguments import names_of
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.optional import lazy
@@ -146,9 +145,6 @@ def write_table(
     folder = prefix.strip("/")
     if not folder:
         raise InvalidInputError("A dataset needs a folder of its own: pass its name as prefix.")
-    if mode not in get_args(WriteMode):
-        raise InvalidInputError(f"Unknown mode {mode!r:.50}. The modes are {', '.join(get_args(WriteMode))}.")
-    names = names_of(partition_by, "partition_by")
     if mode == "append" and load_id is None:
         load_id = uuid.uuid4().hex
     if mode == "append" and isinstance(load_id, DerivedId) and load_id.call.needs_the_ledger:
@@ -159,7 +155,7 @@ def write_table(
     with TemporaryFolder() as temporary:
         parts = _Parts(temporary, folder, name, _Form(format, compression, options), max_file_bytes)
         with closing(parts):
-            rows = _fill(parts, source, rejects, list(names), max_rejected)
+            rows = _fill(parts, source, rejects, list(partition_by), max_rejected)
             if rows == 0 and mode == "replace":
                 parts.write("", empty_batch(source.schema))
         files = _upload(store, parts)

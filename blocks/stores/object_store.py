@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
-    from blocks.base.arguments import Count, Identity, Position, Share
+    from blocks.base.names import Count, Identity, Position, Share
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import StoreClient
     from blocks.stores.dataset import Condition, WriteMode, WriteReport

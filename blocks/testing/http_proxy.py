@@ -80,8 +80,6 @@ class Fault:
         "repeat",
         "flip request",
         "flip answer",
-        "flip any request",
-        "flip any answer",
         "reset answer",
         "reset request",
         "stall",
@@ -197,7 +195,7 @@ class HttpFaultProxy:
         self, method: str, path: str, *, at: int = 0, in_request: bool = False, times: int = 1, skip: int = 0
     ) -> None:
         """Flip one bit of the body, in the byte at this position modulo the length; an empty body passes."""
-        kind: Literal["flip any request", "flip any answer"] = "flip any request" if in_request else "flip any answer"
+        kind: Literal["flip request", "flip answer"] = "flip request" if in_request else "flip answer"
         self._faults.append(Fault(kind, method, path, times, skip, after_bytes=at))
 
     def call_before(
@@ -228,14 +226,6 @@ class HttpFaultProxy:
     def reset_request(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
         """Reset the client's connection after so many bytes of the request's body, all of which the server got."""
         self._faults.append(Fault("reset request", method, path, times, skip, after_bytes=after_bytes))
-
-    def flip_answer(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
-        """Change one bit of the answer's body, that of the byte behind so many others. A shorter body passes."""
-        self._faults.append(Fault("flip answer", method, path, times, skip, after_bytes=after_bytes))
-
-    def flip_request(self, method: str, path: str, *, after_bytes: int, times: int = 1, skip: int = 0) -> None:
-        """Change one bit of the request's body on its way to the server."""
-        self._faults.append(Fault("flip request", method, path, times, skip, after_bytes=after_bytes))
 
     def clear(self) -> None:
         """Forget the faults that are left, and what struck."""
@@ -388,9 +378,9 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.record(fault, request)
             self.close_connection |= fault.response is None
             return fault.response
-        if fault.kind in {"call", "repeat", "flip any request"}:
+        if fault.kind in {"call", "repeat", "flip request"}:
             self._prepare(fault, request)
-        if fault.kind in {"reset request", "flip request"}:
+        if fault.kind == "reset request":
             request.body = self._until(fault, request, request.body)
         response = proxy.intercept(request) or proxy.forward(request)
         if fault.kind in {"deny", "drop answer"}:
@@ -399,12 +389,12 @@ class _Handler(BaseHTTPRequestHandler):
             proxy.record(fault, request)
             self.close_connection |= fault.response is None
             return fault.response
-        if fault.kind == "flip any answer":
+        if fault.kind == "flip answer":
             content = b"".join(response.body)
             response.body = [self._flipped(fault, request, content)]
         elif fault.kind == "stall" and fault.after_bytes is None:
             self._strike(fault, request)
-        elif fault.kind in {"stall", "reset answer", "flip answer"}:
+        elif fault.kind in {"stall", "reset answer"}:
             response.body = self._until(fault, request, response.body)
         return response
 
@@ -414,7 +404,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault.action is not None:
             proxy.record(fault, request)
             fault.action()
-        elif fault.kind == "flip any request":
+        elif fault.kind == "flip request":
             request.body = iter([self._flipped(fault, request, request.read())])
         else:
             proxy.record(fault, request)
@@ -435,12 +425,7 @@ class _Handler(BaseHTTPRequestHandler):
         left = fault.after_bytes
         for data in body:
             rest = data
-            if left is not None and fault.kind in {"flip request", "flip answer"}:
-                if left < len(data):
-                    self.server.proxy.record(fault, request)
-                    rest = data[:left] + bytes([data[left] ^ 1]) + data[left + 1 :]
-                left = None if left < len(data) else left - len(data)
-            elif left is not None and left <= len(data):
+            if left is not None and left <= len(data):
                 yield data[:left]
                 self._strike(fault, request)
                 rest, left = data[left:], None

@@ -136,7 +136,7 @@ class Ledger:
             self._check_version(session, uri)
 
     def _check_version(self, session: Session, uri: str) -> None:
-        rows = session.fetch(f"SELECT version FROM {self._dialect.table(LEDGER)}", size=LOOKED_AT)
+        rows = session.fetch(f"SELECT version FROM {self._dialect.table(LEDGER)} LIMIT {LOOKED_AT}")
         newest = max((row[0] or 0 for row in rows), default=0)
         if newest > VERSION:
             raise SchemaError(f"{uri}: {self._newer()} (version {newest}, and this is {VERSION}). Nothing was loaded.")
@@ -175,7 +175,7 @@ class Ledger:
         try:
             session.claim(statement, values, load_id)
         except AlreadyExistsError:
-            raise TransientError(f"Another try of load {load_id} was faster; its report is in the ledger.") from None
+            raise faster_error(load_id) from None
 
     def record(self, session: Session, report: LoadReport) -> None:
         """Complete the claimed row."""
@@ -198,6 +198,11 @@ class Ledger:
 
     def _columns(self, schema: pa.Schema) -> list[Column]:
         return [self._dialect.column(field.name, field.type) for field in schema]
+
+
+def faster_error(load_id: str) -> TransientError:
+    """Return the error for a load that another attempt committed meanwhile; the next look finds its report."""
+    return TransientError(f"Another attempt of load {load_id} was faster; its report is in the ledger.")
 
 
 def _names(columns: Sequence[Column]) -> set[str]:

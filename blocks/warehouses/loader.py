@@ -33,12 +33,11 @@ from blocks.base.errors import (
     NotFoundError,
     SchemaError,
     TerminalError,
-    TransientError,
     TypeLossError,
 )
 from blocks.base.optional import lazy
 from blocks.base.progress import progress
-from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, quarantine_schema, recorded
+from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger, claimed, faster_error, quarantine_schema, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport, LoadRequest
 from blocks.warehouses.planner import Planned, Planner
 from blocks.warehouses.session import COUNT_UNKNOWN, Script, ScriptedSession, Step, TableChangedError
@@ -216,9 +215,7 @@ class Loader:
         try:
             session.run_script(script)
         except AlreadyExistsError:
-            raise TransientError(
-                f"Another try of load {self._load_id} was faster; its report is in the ledger."
-            ) from None
+            raise faster_error(self._load_id) from None
         report = self._ledger.find(session, self._load_id)
         if report is None:
             raise TerminalError(f"{self._uri}: the script of load {self._load_id} ended, and the ledger lacks it.")

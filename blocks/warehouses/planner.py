@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.exact import casts_exactly
 from blocks.arrow.types import plain_type, type_loss
-from blocks.base.arguments import text_problem
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.base.names import text_problem
 from blocks.base.optional import lazy
 from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
 

@@ -172,7 +172,7 @@ class BulkSession(Session):
     def discard(self, table: str) -> None:
         """Drop a staging table, where it does not go with its session."""
 
-    def end_other_tries(self, load_id: str) -> None:
+    def end_other_attempts(self, load_id: str) -> None:
         """End what a lost attempt of this load may still be doing on the server, and wait until it is gone."""
 
 

@@ -10,7 +10,6 @@ from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.scan import Scan, as_scan
-from blocks.base.arguments import has_surrogates
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -20,6 +19,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from blocks.base.arguments import Count, Identity, Name, Share, TableName
+    from blocks.base.names import Count, Identity, Name, Share, TableName
     from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters
@@ -512,7 +512,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         def look() -> LoadReport | None:
             with self._bulk_session() as session:
-                session.end_other_tries(load_id)
+                session.end_other_attempts(load_id)
                 return find_report(Ledger(self.dialect), session, load_id)
 
         try:

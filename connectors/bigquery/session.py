@@ -26,7 +26,7 @@ from blocks.base.errors import (
 from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
-from blocks.warehouses.ledger import Ledger, claimed, find_report, recorded
+from blocks.warehouses.ledger import Ledger, claimed, faster_error, find_report, recorded
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import Script, ScriptedSession, Step
 from blocks.warehouses.sql import Column
@@ -333,9 +333,7 @@ class BigQuerySession(ScriptedSession):
             try:
                 self.run_script(script)
             except AlreadyExistsError:
-                raise TransientError(
-                    f"Another try of load {load_id} was faster; its report is in the ledger."
-                ) from None
+                raise faster_error(load_id) from None
         finally:
             with contextlib.suppress(ConnectorError):
                 self.discard(self.stage)
@@ -391,7 +389,7 @@ class BigQuerySession(ScriptedSession):
             self._staged.clear()  # the job may still read them: they go by themselves after a day
             raise AmbiguousError(str(error)) from None
         if not self._is_mine(job):
-            raise AlreadyExistsError(f"Job {job.job_id} of another try has committed load {script.load_id}.")
+            raise AlreadyExistsError(f"Job {job.job_id} of another attempt has committed load {script.load_id}.")
 
     def _lock_of(self, table: str | None) -> str | None:
         """Return the table whose only row the loads that rewrite a table change, so that BigQuery lets one be done.
@@ -412,7 +410,7 @@ class BigQuerySession(ScriptedSession):
             )
         return lock
 
-    def end_other_tries(self, load_id: str) -> None:
+    def end_other_attempts(self, load_id: str) -> None:
         """Wait until no job of this load runs."""
         generation = 0
         while (job := self.jobs.look_up(self._job_id(load_id, generation))) is not None:

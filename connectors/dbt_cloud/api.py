@@ -100,7 +100,7 @@ class Api:
         )
 
     def safe(self, text: str) -> str:
-        """Return words of dbt Cloud without the token, without colours, and without what looks like a secret."""
+        """Return words of dbt Cloud without the token, without colors, and without what looks like a secret."""
         return without_secrets(self.credentials.hide(text))
 
 
@@ -117,7 +117,7 @@ def _quoted(path: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    r"""A log without colours, and without what looks like a secret; dbt Cloud itself hides DBT_ENV_SECRET values.
+    r"""A log without colors, and without what looks like a secret; dbt Cloud itself hides DBT_ENV_SECRET values.
 
     >>> without_secrets("\x1b[31mpostgres://me:pw@db/x\x1b[0m password: 'hunter 2', aws_secret_key=abc")
     'postgres://***@db/x password: ***, aws_secret_key=***'

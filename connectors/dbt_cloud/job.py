@@ -323,7 +323,7 @@ class DbtCloudJob(Job):
                 raise
 
     def _end_of(self, log: str) -> str:
-        """The last lines of a log, without colours and secrets."""
+        """The last lines of a log, without colors and secrets."""
         lines = [line for line in log.splitlines() if line.strip()]
         return self.api.safe("\n".join(lines[len(lines) - min(self.log_lines, len(lines)) :]))[-LONGEST_LOG:]
 

@@ -267,7 +267,7 @@ class PostgresBulkSession(BulkSession):
             self.execute(sql, parameters)
         except TransientError:
             self.rollback()
-            self.end_other_tries(load_id, silent_s=CLAIM_TIMEOUT_S)
+            self.end_other_attempts(load_id, silent_s=CLAIM_TIMEOUT_S)
             raise
 
     def alter(self, sql: str) -> None:
@@ -369,7 +369,7 @@ class PostgresBulkSession(BulkSession):
         inserted, updated = self.fetch(f"WITH m AS ({merge}) {counts}")[0]
         return inserted, updated
 
-    def end_other_tries(self, load_id: str, *, silent_s: float = 0) -> None:
+    def end_other_attempts(self, load_id: str, *, silent_s: float = 0) -> None:
         """End the server's side of attempts of this load whose client has said nothing for `silent_s` seconds."""
         mine = (
             "application_name = :label AND pid <> pg_backend_pid() AND usename = current_user "
@@ -382,7 +382,7 @@ class PostgresBulkSession(BulkSession):
             if not self.fetch(f"SELECT 1 FROM pg_stat_activity WHERE {mine}", label):
                 return
             self.fetch(f"SELECT pg_sleep({END_POLL_S})")
-        raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
+        raise TransientError(f"An earlier attempt of load {load_id} still runs in {self._server.uri()}.")
 
     def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
         """Make a staging table, in the transaction of the load: behind a pooler the next one may be elsewhere."""

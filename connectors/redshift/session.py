@@ -185,7 +185,7 @@ class RedshiftSession(LibpqSession, BulkSession):
         try:
             self._lock(QUARANTINE, wait_s)
         except LockTimeoutError:
-            self.end_other_tries(load_id)
+            self.end_other_attempts(load_id)
             raise TransientError(f"Another load into {self._server.uri()} took longer than {wait_s:g} s.") from None
         look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
         if self.fetch(look, {"load_id": load_id}):
@@ -237,20 +237,20 @@ class RedshiftSession(LibpqSession, BulkSession):
         if table == self.stage and self._parts and not self._commit_lost:
             self._remove(self._parts)
 
-    def end_other_tries(self, load_id: str) -> None:
+    def end_other_attempts(self, load_id: str) -> None:
         """End the sessions of other attempts of this load, and remove their parts."""
         own = self._name if self._parts else None
-        tries = {name: keys for name, keys in self._tries(load_id).items() if name != own}
+        attempts = {name: keys for name, keys in self._attempts(load_id).items() if name != own}
         for _ in range(END_POLLS):
-            running = [pid for name, pid in self._running().items() if name in tries] if tries else []
+            running = [pid for name, pid in self._running().items() if name in attempts] if attempts else []
             if not running:
                 break
             for pid in running:
                 self.fetch("SELECT pg_terminate_backend(:pid)", {"pid": pid})
             pause(END_POLL_S)
         else:
-            raise TransientError(f"An earlier try of load {load_id} still runs in {self._server.uri()}.")
-        self._remove(itertools.chain(*tries.values()))
+            raise TransientError(f"An earlier attempt of load {load_id} still runs in {self._server.uri()}.")
+        self._remove(itertools.chain(*attempts.values()))
 
     def _sweep(self, load_id: str) -> None:
         """Remove what attempts whose session has ended left: of this load at once, of others after a day.
@@ -264,13 +264,13 @@ class RedshiftSession(LibpqSession, BulkSession):
             running = self._running()
             self._remove(info.key for info in found if info.key.split("/")[-2] not in running)
 
-    def _tries(self, load_id: str) -> dict[str, list[str]]:
+    def _attempts(self, load_id: str) -> dict[str, list[str]]:
         """Return the keys of the parts of a load, by the name of the session that wrote them."""
-        tries: dict[str, list[str]] = {}
+        attempts: dict[str, list[str]] = {}
         for page in self._server.bucket().objects.list(self._load_folder(load_id)):
             for info in page:
-                tries.setdefault(info.key.split("/")[-2], []).append(info.key)
-        return tries
+                attempts.setdefault(info.key.split("/")[-2], []).append(info.key)
+        return attempts
 
     def _remove(self, keys: Iterable[str]) -> None:
         self._server.bucket().objects.delete(keys)

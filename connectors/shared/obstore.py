@@ -1,6 +1,6 @@
 """ObstoreClient: what the clients have in common whose bytes move through obstore (Rust's object_store).
 
-obstore reads, and writes what fits in one request. It does not list: it normalises keys, so that a folder marker and
+obstore reads, and writes what fits in one request. It does not list: it normalizes keys, so that a folder marker and
 an object look the same, and one key with a double slash fails a whole page. Nor can it make a large write conditional.
 For these, and for all the rest, a child uses its vendor's own client.
 """

@@ -13,9 +13,9 @@ from prefect.context import FlowRunContext
 from pydantic import Field, PrivateAttr
 
 from blocks.base import errors
-from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import ConnectorError, UnsupportedError
 from blocks.base.live import live
+from blocks.base.names import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error

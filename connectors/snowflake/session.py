@@ -199,14 +199,14 @@ class SnowflakeSession(BulkSession):
         row = self.rows(self._dialect.merge(table, columns, key, self.stage))[0]
         return int(row["number of rows inserted"]), int(row["number of rows updated"])
 
-    def end_other_tries(self, load_id: str) -> None:
+    def end_other_attempts(self, load_id: str) -> None:
         """Abort the transactions of this process whose COMMIT was not answered; other processes end themselves."""
         lost = self._account.lost_commits.get(load_id, set())
         for row in self.rows("SHOW TRANSACTIONS") if lost else ():
             if row["name"] in lost:
                 self.fetch(f"SELECT SYSTEM$ABORT_TRANSACTION({int(row['id'])})")
         if lost and any(row["name"] in lost for row in self.rows("SHOW TRANSACTIONS")):
-            raise TransientError(f"An earlier try of load {load_id} still runs in {self._account.uri()}.")
+            raise TransientError(f"An earlier attempt of load {load_id} still runs in {self._account.uri()}.")
 
     def begin(self) -> None:
         """Start a transaction, under a name that no other has."""

@@ -17,7 +17,10 @@ import os
 import re
 import sys
 import tempfile
+import threading
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -311,6 +314,17 @@ def resolve_read_target(read_session: Any, context: Any) -> Any:
     return project, dataset, table, f'"{table}"', list(read_session.read_options.selected_fields) or None
 
 
+def create_read_session(self: Any, *arguments: Any) -> bytes:
+    """Read what a read session is of, while no request of HTTP runs."""
+    with turn:
+        return read_original(self, *arguments)
+
+
+# The emulator's requests share one connection, in threads that would take each other's rows.
+turn = threading.Lock()
+read_original = read_servicer.BigQueryReadHandler._handle_create_read_session
+read_servicer.BigQueryReadHandler._handle_create_read_session = create_read_session
+
 app_context: list[Any] = []
 resolve_original = read_servicer._resolve_read_target
 read_servicer._resolve_read_target = resolve_read_target
@@ -359,6 +373,7 @@ class Extended:
         self.hold: re.Pattern[str] | None = None
         self.held: dict[str, tuple[dict[str, Any], asyncio.Event]] = {}
         self.tasks: set[asyncio.Task[Any]] = set()
+        self.one_by_one = asyncio.Lock()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: D102 (ASGI)
         if scope["type"] != "http":
@@ -383,7 +398,8 @@ class Extended:
         elif (found := JOB.fullmatch(path)) and found["id"] in self.held:
             answer = self.running(found["id"], found["kind"])
         else:
-            await self.app(scope, receive, send)
+            async with self.in_turn():
+                await self.app(scope, receive, send)
             return
         await respond(send, *answer)
 
@@ -409,14 +425,23 @@ class Extended:
 
     async def run(self, project: str, job: dict[str, Any], data: bytes | None) -> Any:
         """The answer of the emulator."""
-        url = f"/bigquery/v2/projects/{project}/jobs"
-        if data is None:
-            return reworded(await self.client.post(url, json=job))
         with tempfile.NamedTemporaryFile(prefix="upload-") as file:
-            file.write(data)
-            file.flush()
-            job["configuration"]["load"]["sourceUris"] = [f"file://{file.name}"]
-            return reworded(await self.client.post(url, json=job))
+            if data is not None:
+                file.write(data)
+                file.flush()
+                job["configuration"]["load"]["sourceUris"] = [f"file://{file.name}"]
+            async with self.in_turn():
+                return reworded(await self.client.post(f"/bigquery/v2/projects/{project}/jobs", json=job))
+
+    @asynccontextmanager
+    async def in_turn(self) -> AsyncIterator[None]:
+        """While no other request, of HTTP or gRPC, is with the emulator."""
+        async with self.one_by_one:
+            await asyncio.to_thread(turn.acquire)
+            try:
+                yield
+            finally:
+                turn.release()
 
     async def run_later(self, project: str, job: dict[str, Any], data: bytes | None) -> None:
         """Run a held job once it is released."""

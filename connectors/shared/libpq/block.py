@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, SecretStr
 
 from blocks.base import errors
-from blocks.base.arguments import Identity  # noqa: TC001 (pydantic reads it)
+from blocks.base.names import Identity  # noqa: TC001 (pydantic reads it)
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection

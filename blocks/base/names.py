@@ -1,0 +1,92 @@
+"""Names and numbers in signatures: the types that say what text can be a name, and what range a number has.
+
+`blocks.base.arguments` checks them at the call, pydantic where they are fields of a block.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated
+
+import annotated_types
+from pydantic import AfterValidator
+
+Share = Annotated[float, annotated_types.Interval(ge=0, le=1)]
+"""A share of rows, from 0 to 1."""
+Count = Annotated[int, annotated_types.Ge(1)]
+"""A number of which there is at least one."""
+Position = Annotated[int, annotated_types.Ge(0)]
+"""A number of bytes to skip, for example."""
+
+
+def check_name(name: str) -> str:
+    """Return the name of a column, if a database can take it.
+
+    Raises:
+        ValueError: It cannot; the message says what about it.
+    """
+    if problem := text_problem(name, allowed="\t\n"):
+        raise ValueError(problem)
+    return name
+
+
+def check_table(table: str) -> str:
+    """Return the name of a table, `table` or `schema.table`, if a database can take it.
+
+    Raises:
+        ValueError: It cannot; the message says what about it.
+    """
+    if problem := text_problem(table, allowed="\t\n"):
+        raise ValueError(problem)
+    if "" in table.split("."):
+        raise ValueError("has an empty part beside a dot")
+    return table
+
+
+def check_id(text: str) -> str:
+    """Return the identity of a load, or the name of a schema, if it can be sent and kept.
+
+    Raises:
+        ValueError: It cannot; the message says what about it.
+    """
+    if problem := text_problem(text):
+        raise ValueError(problem)
+    if len(text) > LONGEST_ID:
+        raise ValueError(f"is longer than {LONGEST_ID} characters")
+    return text
+
+
+def text_problem(text: str, *, allowed: str = "") -> str | None:
+    r"""Return why a text cannot be a name, None where it can.
+
+    >>> text_problem("a\0b")
+    'has the control character U+0000'
+    """
+    if not text:
+        return "is empty"
+    if has_surrogates(text):
+        return "has half of a surrogate pair, which is no character"
+    for char in text:
+        if unicodedata.category(char) == "Cc" and char not in allowed:
+            return f"has the control character U+{ord(char):04X}"
+    return None
+
+
+def has_surrogates(text: str) -> bool:
+    """Tell whether a text cannot be sent at all, as it has a surrogate of UTF-16 on its own."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return True
+    return False
+
+
+LONGEST_ID = 600
+"""So many characters of four bytes fit into an entry of PostgreSQL's indexes."""
+
+Name = Annotated[str, AfterValidator(check_name)]
+"""The name of a column."""
+TableName = Annotated[str, AfterValidator(check_table)]
+"""The name of a table, with or without its schema."""
+Identity = Annotated[str, AfterValidator(check_id)]
+"""A load_id, or the name of a schema or a database."""
