@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from integration_tests.standins.postgres import Address
+    from integration_tests.standins.postgres import Address, PostgresServer
 
 ENDS_IN_S = 10.0
 ONCE = RetryPolicy(attempts=1)
@@ -66,6 +66,12 @@ each_step = pytest.mark.parametrize(
 def direct(pg_database: Address) -> Postgres:
     """The database without the proxy."""
     return postgres(pg_database)
+
+
+@pytest.fixture
+def proxy(postgres_server: PostgresServer) -> Iterator[FaultProxy]:
+    with FaultProxy(postgres_server.host, postgres_server.port) as running:
+        yield running
 
 
 @pytest.fixture

@@ -86,6 +86,8 @@ def scan(
         glob: Whether keys may be globs; or a glob of its own, and then keys are taken as they are: of a folder it
             takes the objects whose key below the folder matches.
     """
+    if glob == "":
+        raise InvalidInputError("glob is True, False or a pattern such as '*.csv', not an empty text.")
     dataset = _Dataset(
         store=store,
         keys=(keys,) if isinstance(keys, str) else tuple(keys),

@@ -19,11 +19,10 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import pyarrow as pa
@@ -38,6 +37,9 @@ from bqemulator.grpc_api import read_servicer
 from bqemulator.jobs import executor
 from bqemulator.storage.sql_identifiers import quoted_table_ref
 from bqemulator.versioning.snapshots import SnapshotManager
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 JOBS = re.compile(r"(?P<upload>/upload|/resumable/upload)?/bigquery/v2/projects/(?P<project>[^/]+)/jobs")
 JOB = re.compile(r"/bigquery/v2/projects/[^/]+/(?P<kind>jobs|queries)/(?P<id>[^/]+)")
