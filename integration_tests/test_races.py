@@ -491,6 +491,7 @@ def in_time(call: Callable[[], Any]) -> Any:
 once_more = [pytest.param(mode, marks=pytest.mark.thorough) for mode in ("upsert", "replace_partition")]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("mode", ["append", "replace", "publish", *once_more])
 def test_a_load_may_read_its_own_target(warehouse: Warehouse, mode: Any) -> None:
     """Also with a column that the target lacks, through another block and a function: it does not wait for itself."""

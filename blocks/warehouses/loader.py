@@ -250,8 +250,6 @@ class Loader:
                 f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
                 f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
             )
-        if report is None:
-            self._ledger.create_quarantine(self._session)
         return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
@@ -316,6 +314,7 @@ class Loader:
             accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
         )
         if self._rejects.total:
+            self._ledger.create_quarantine(self._session)
             rejects = self._session.staged_rejects
             self._session.create_stage(self._dialect, rejects, self._ledger.quarantine_columns())
             self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)
