@@ -764,6 +764,22 @@ def test_nothing_can_be_retried_before_a_build(project: DbtProject) -> None:
         project.retry_failed()
 
 
+def test_a_hook_that_failed_alone_cannot_be_retried(project: DbtProject) -> None:
+    """It is said which one, and what to call: dbt runs hooks with nodes only."""
+    rows = [record.new_row("model.shop.a", "success"), record.new_row("operation.shop.shop-on-run-end-0", "error")]
+    folder = project.project_dir / "target"
+    folder.mkdir()
+    results = record.new_results({"which": "build"}) | {"results": rows}
+    (folder / "run_results.json").write_text(json.dumps(results))
+    with pytest.raises(InvalidInputError, match=r"only shop-on-run-end-0 failed, .* Call build\(\) again"):
+        project.retry_failed()
+    kept = record.Record(folder, {"args": {"which": "build"}, "listing": [], "continues": None}, ["model.shop.a"])
+    kept.start("model.shop.a")
+    with pytest.raises(InvalidInputError, match="still runs"):
+        project.retry_failed()
+    kept.close(is_complete=True)
+
+
 @pytest.mark.usefixtures("prefect_server")
 def test_it_is_saved_with_its_target(tmp_path: Path) -> None:
     """By the name of a saved warehouse, or with a saved one; one that is not saved would show its secrets."""
