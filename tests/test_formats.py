@@ -315,6 +315,7 @@ def test_quarantine_without_a_place_is_an_error():
 def test_lines_are_right_across_blocks(monkeypatch):
     """Line numbers count physical lines, quoted line ends and blank lines too, in whatever block the row is."""
     monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 256)
+    monkeypatch.setattr("blocks.files.csv.SAMPLED_RECORDS", 2)
     lines, expected = ["id,day,amount,note"], []
     for row in range(200):
         if row % 7 == 0:
@@ -344,8 +345,9 @@ def test_blocks_never_change_the_rows(size, data):
         except InvalidInputError as error:
             return str(error)
 
-    whole = outcome()
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocks.files.csv.SAMPLED_RECORDS", 2)
+        whole = outcome()
         patch.setattr("blocks.files.text.BLOCK_BYTES", size)
         assert outcome() == whole
 
@@ -521,6 +523,7 @@ def test_types_are_inferred_with_sense():
 def test_a_wrong_guess_says_that_it_was_one(monkeypatch):
     """A value that does not fit an inferred type asks for a schema."""
     monkeypatch.setattr("blocks.files.text.BLOCK_BYTES", 8)
+    monkeypatch.setattr("blocks.files.csv.SAMPLED_RECORDS", 2)
     with pytest.raises(InvalidInputError, match=r"line 8: a is not .*declare a schema"):
         read(b"a,b\n" + b"1,2\n" * 6 + b"x,2\n", "csv").to_arrow()
 
