@@ -30,7 +30,7 @@ from blocks.base.errors import (
 )
 from blocks.base.operation import operation
 from blocks.base.retry import RetryPolicy, retry_if_transient
-from blocks.files.options import CsvOptions, ParquetOptions
+from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
@@ -56,6 +56,7 @@ __all__ = [
     "InvalidInputError",
     "JobFailedError",
     "JobStatus",
+    "JsonOptions",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",

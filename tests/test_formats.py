@@ -204,6 +204,9 @@ def test_rewriting_gives_the_same_bytes():
         ("raw/orders.csv", ("csv", "none")),
         ("raw/orders.CSV.gz", ("csv", "gzip")),
         ("orders.jsonl.zst", ("jsonl", "zstd")),
+        ("orders.json.bz2", ("json", "bz2")),
+        ("orders.tsv.xz", ("csv", "xz")),
+        ("orders.csv.zip", ("csv", "zip")),
         ("a.b/orders.parquet", ("parquet", "zstd")),
         ("orders.arrows", ("arrows", "none")),
     ],
@@ -216,18 +219,19 @@ def test_names_say_the_format(name, expected):
 def test_a_name_without_format_says_what_to_pass():
     """The error lists the formats."""
     with pytest.raises(InvalidInputError, match="Pass format=, one of: csv, jsonl"):
+        detect("orders.dat")
+    with pytest.raises(InvalidInputError, match=r"'orders.xlsx' is a spreadsheet: save it as CSV"):
         detect("orders.xlsx")
     assert detect("orders", "csv", "gzip") == ("csv", "gzip")
     assert [extension("csv", "gzip"), extension("parquet", "zstd")] == [".csv.gz", ".parquet"]
 
 
 def test_json_lines_have_one_name():
-    """Whoever says "json" is told the word: of reading, of writing and of warehouses that read files themselves."""
+    """Whoever says "json" is told the word, where it is written, and of warehouses that read files themselves."""
     login = SnowflakeCredentials(account="a", user="u", password="p")
     bucket, snowflake = MemoryFiles(), Snowflake(credentials=login, database="d", schema="s")
     copied = {"load_id": "1", "file_format": "json"}
     for refused in (
-        lambda: detect("orders", "json"),
         lambda: written(pa.table({"a": [1]}), "json"),
         lambda: BigQuery(dataset="d").copy_from(bucket, "raw", "t", **copied),
         lambda: BigQuery(dataset="d").create_external_table("t", bucket, "raw", file_format="json"),

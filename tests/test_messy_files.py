@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
+import gzip
 import io
+import json
+import lzma
+import zipfile
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from blocks import CsvOptions
+from blocks import CsvOptions, JsonOptions
 from blocks.arrow.rejects import Rejects
 from blocks.base.errors import ConnectorError, InvalidInputError, SchemaError
 from blocks.files.formats import open_scan
@@ -314,3 +319,172 @@ def test_options_that_cannot_be_are_refused(options: dict[str, Any]) -> None:
     """Where they are written down, not when the file is read."""
     with pytest.raises(ValidationError):
         CsvOptions(**options)
+
+
+# JSON
+
+
+def read_json(content: str | bytes, schema: pa.Schema | None = None, form: Any = "json", **options: Any) -> list[Any]:
+    data = content.encode() if isinstance(content, str) else content
+    chosen = JsonOptions(**options) if options else None
+    scan = open_scan(lambda: io.BytesIO(data), source="a.json", format=form, schema=schema, options=chosen)
+    return scan.to_arrow().to_pylist()
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+OBJECTS = st.lists(
+    st.dictionaries(
+        st.sampled_from(["a", "b\n", 'c"', "[", "\\"]),
+        st.none()
+        | st.booleans()
+        | st.text(max_size=5)
+        | st.lists(st.sampled_from(["x,", "}]", "\\", '"']), max_size=2),
+        min_size=1,
+        max_size=3,
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(OBJECTS, st.sampled_from([None, 1, "\t"]), st.booleans(), st.integers(1, 40))
+@settings(deadline=None)
+def test_every_layout_of_objects_is_the_same_rows(objects: list[Any], indent: Any, ascii: bool, block: int) -> None:  # noqa: A002
+    """One a line, as an array, or one after the other over several lines; in blocks of any size."""
+    keys = dict.fromkeys(key for each in objects for key in each)
+    schema = pa.schema([(key, pa.json_()) for key in keys])
+    lines = "\n".join(json.dumps(each, ensure_ascii=ascii) for each in objects)
+    expected = read_json(lines, schema, "jsonl")
+    assert [{key: json.loads(text) for key, text in row.items() if text} for row in expected] == [
+        {key: value for key, value in each.items() if value is not None} for each in objects
+    ]
+    array = json.dumps(objects, ensure_ascii=ascii, indent=indent)
+    spread = " ".join(json.dumps(each, ensure_ascii=ascii, indent=indent) for each in objects)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocks.files.text.BLOCK_BYTES", block)
+        for form, text in (
+            ("json", lines),
+            ("json", array),
+            ("jsonl", array),
+            ("json", f"  {array}\n"),
+            ("json", spread),
+        ):
+            if text is spread and len(objects) > 1 and indent is None:
+                continue  # several objects in one line are none
+            got = read_json(text, schema, form)
+            assert [{key: text and json.loads(text) for key, text in row.items()} for row in got] == [
+                {key: text and json.loads(text) for key, text in row.items()} for row in expected
+            ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('[{"a": 1}, {"a": 2}', "it ends within a value"),
+        ('[{"a": 1}]]', "a bracket is closed|something follows"),
+        ('[{"a": 1}] x', "something follows the array"),
+        ('[{"a": "x]', "it ends within a value"),
+        ('[{"a": 1}, 5, {"a": 2}]', "object 2: not a JSON object"),
+        ('[{"a": 1}, {"a": "x"}]', "the key 'a' is number and string.*pa.json_"),
+        ('{\n"a": 1', "it ends within a value"),
+        ("[" * 20_000 + "]" * 20_000, "not JSON objects|nested too deeply|not a JSON object"),
+        ('{"a": ' * 20_000 + "1" + "}" * 20_000, "not JSON objects|nested too deeply|not a JSON object"),
+        ("[]", "is empty"),
+        ("x", "not JSON objects"),
+    ],
+)
+def test_json_that_is_none_says_so(content: str, words: str) -> None:
+    """What is cut short or not an object is an error that names the place, never fewer rows."""
+    with pytest.raises(ConnectorError, match=words):
+        read_json(content)
+
+
+def test_mixed_values_are_kept_as_they_are_written() -> None:
+    """As JSON, every value; as text, what is none; digits and spaces stay as they are in the file."""
+    objects = [
+        '{"a": 1.50, "b": "x"}',
+        '{"a": {"k": [1, 2.0]}, "b": 12345678901234567890.10}',
+        '{"a": "t", "b": null}',
+        '{"b": true}',
+    ]
+    text = f"[{', '.join(objects)}]"
+    rows = read_json(text, pa.schema([("a", pa.json_()), ("b", pa.string())]))
+    assert [row["a"] for row in rows] == ["1.50", '{"k": [1, 2.0]}', '"t"', None]
+    assert [row["b"] for row in rows] == ["x", "12345678901234567890.10", None, "true"]
+
+
+def test_an_inferred_text_takes_no_number() -> None:
+    """Only a schema makes texts of numbers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("blocks.files.text.BLOCK_BYTES", 8)
+        with pytest.raises(InvalidInputError, match=r"line 3: a is not a text.*declare a schema"):
+            read_json('{"a": "x"}\n{"a": "y"}\n{"a": 5}\n', form="jsonl")
+
+
+def test_options_of_json() -> None:
+    """Encoding, epochs (as numbers or texts) and formats, in lines and in arrays."""
+    text = '{"d": "30.04.2026", "t": 1777500000.5, "n": "\u00e9"}'
+    schema = pa.schema([("d", pa.date32()), ("t", pa.timestamp("ms", "UTC")), ("n", pa.string())])
+    options = {"encoding": "utf-16", "epoch": "s", "timestamp_formats": ("%d.%m.%Y",)}
+    for form, content in (
+        ("jsonl", text),
+        ("json", f"[{text}]"),
+        ("jsonl", f"{text}\n{text.replace('1777500000.5', chr(34) + '1777500000.5' + chr(34))}"),
+    ):
+        for row in read_json(content.encode("utf-16"), schema, form, **options):
+            assert row == {"d": date(2026, 4, 30), "t": datetime(2026, 4, 29, 22, 0, 0, 500_000, UTC), "n": "\u00e9"}
+    assert read_json(text.encode("cp1252"), encoding="cp1252", timestamp_formats=("%d.%m.%Y",))[0]["d"] == date(
+        2026, 4, 30
+    )
+
+
+# Compression
+
+
+@pytest.mark.parametrize(
+    ("compression", "content"),
+    [
+        ("gzip", gzip.compress(b"a\n1\n", mtime=0) + b"\0" * 512),
+        ("gzip", gzip.compress(b"a\n", mtime=0) + gzip.compress(b"1\n", mtime=0)),
+        ("bz2", bz2.compress(b"a\n") + bz2.compress(b"1\n")),
+        ("xz", lzma.compress(b"a\n1\n")),
+        ("zip", zipped({"data/orders": b"a\n1\n"})),
+        ("zip", zipped({"orders": b"a\n1\n", "__MACOSX/x": b"", "data/": b""})),
+    ],
+)
+def test_compressed_files_are_read(compression: Any, content: bytes) -> None:
+    """Whole, also where several streams follow each other or zeros fill up a block; cut short, they are an error."""
+
+    def table(data: bytes) -> list[Any]:
+        scan = open_scan(lambda: io.BytesIO(data), source="a", format="csv", compression=compression)
+        return scan.to_arrow().to_pylist()
+
+    assert table(content) == [{"a": 1}]
+    stripped = content.rstrip(b"\0") if compression == "gzip" else content
+    with pytest.raises(InvalidInputError, match=f"not a valid {compression} file"):
+        table(stripped[:-7])
+
+
+def test_a_zip_of_several_files_says_which() -> None:
+    """Which one is meant is not guessed."""
+    archive = io.BytesIO(zipped({"a": b"x", "b": b"y"}))
+    with pytest.raises(InvalidInputError, match=r"zip archive of 2 files.*'a'.*'b'"):
+        scan = open_scan(lambda: archive, source="z", format="csv", compression="zip")
+        scan.to_arrow()
+            lambda: io.BytesIO(zipped({"a": b"x", "b": b"y"})), source="z", format="csv", compression="zip"
+        ).to_arrow()
+
+
+@pytest.mark.parametrize("compression", ["bz2", "xz", "zip"])
+def test_data_that_is_compressed_without_a_name_for_it_says_how(compression: Any) -> None:
+    """The error has the argument to pass."""
+    contents = {"bz2": bz2.compress(b"a\n1\n"), "xz": lzma.compress(b"a\n1\n"), "zip": zipped({"a": b"a\n1\n"})}
+    with pytest.raises(InvalidInputError, match=f"Pass compression='{compression}'"):
+        read(contents[compression])
