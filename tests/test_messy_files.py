@@ -14,6 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -445,6 +446,42 @@ def test_options_of_json() -> None:
     )
 
 
+# Files that say their types
+
+
+def parquet_bytes(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    pq.write_table(table, file, compression="none", use_dictionary=False)
+    return file.getvalue()
+
+
+def arrow_bytes(table: pa.Table) -> bytes:
+    file = io.BytesIO()
+    with pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("form", "write"), [("parquet", parquet_bytes), ("arrow", arrow_bytes)])
+def test_foreign_typed_files_are_rows_or_an_error_of_ours(form: str, write: Any) -> None:
+    """Names twice, names and texts that are not UTF-8: by file and column; what is not asked for does not matter."""
+    twice = write(pa.table([pa.array([1]), pa.array([2]), pa.array([3])], names=["a", "a", "b"]))
+    with pytest.raises(SchemaError, match=r"a\.csv has these columns more than once: 'a'"):
+        read(twice, form=form)
+    assert read(twice, pa.schema([("b", pa.int64())]), form).to_pylist() == [{"b": 3}]
+    content = write(pa.table({"name": ["text"]}))
+    for part, words in ((b"name", "not UTF-8"), (b"text", "column 'name' is text, and a value of it is not UTF-8")):
+        with pytest.raises(InvalidInputError, match=words):
+            read(content.replace(part, b"\xff\xfe\xfd\xfc"), form=form)
+
+
+@pytest.mark.thorough
+def test_a_wide_file_is_read_in_time() -> None:
+    """20,000 columns: what is quadratic in them takes minutes."""
+    text = ",".join(f"c{place}" for place in range(20_000)) + "\n" + ",".join(["1"] * 20_000)
+    assert read(text).num_columns == 20_000
+
+
 # Compression
 
 
@@ -475,11 +512,9 @@ def test_compressed_files_are_read(compression: Any, content: bytes) -> None:
 def test_a_zip_of_several_files_says_which() -> None:
     """Which one is meant is not guessed."""
     archive = io.BytesIO(zipped({"a": b"x", "b": b"y"}))
+    scan = open_scan(lambda: archive, source="z", format="csv", compression="zip")
     with pytest.raises(InvalidInputError, match=r"zip archive of 2 files.*'a'.*'b'"):
-        scan = open_scan(lambda: archive, source="z", format="csv", compression="zip")
         scan.to_arrow()
-            lambda: io.BytesIO(zipped({"a": b"x", "b": b"y"})), source="z", format="csv", compression="zip"
-        ).to_arrow()
 
 
 @pytest.mark.parametrize("compression", ["bz2", "xz", "zip"])

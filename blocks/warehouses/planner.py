@@ -140,8 +140,9 @@ class Planner:
             raise TypeLossError(f"{self.uri}, column {field.name!r}: {error}") from None
 
     def _absent(self) -> Iterator[ColumnPlan]:
+        present = set(self.schema.names)
         for name, column in self.existing.items():
-            if name in self.schema.names:
+            if name in present:
                 continue
             if not column.nullable and not column.has_default:
                 raise SchemaError(
