@@ -105,7 +105,7 @@ class JsonReader:
         else:
             fault = f"the key {key!r:.200} is {found['one']} and {found['other']} in the first objects"
         return SchemaError(
-            f"{self.source.name}: {fault}. Declare a schema, in which pa.json_() or pa.string() takes values of all types."
+            f"{self.source.name}: {fault}. Declare a schema, in which pa.json_() or pa.string() takes any value."
         )
 
     def _chunks(self) -> tuple[bool, Generator[bytes]]:
