@@ -288,8 +288,10 @@ class Loader:
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
 
+        opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
+
         def counted() -> Iterator[pa.RecordBatch]:
-            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(opened, planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -301,10 +303,10 @@ class Loader:
             )
         self._stage_rejects()
 
-    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+    def _cast(self, batches: Iterator[pa.RecordBatch], planned: Planned) -> Iterator[pa.RecordBatch]:
         """Return the rows in the types of the table."""
         row, lossy = 1, self._request.allow_loss
-        for batch in self._request.scan.batches(self._rejects):
+        for batch in batches:
             yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
             row += batch.num_rows
 
