@@ -60,7 +60,7 @@ def warehouse(pg_database: Address) -> Iterator[Postgres]:
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    return {"timestamp ns", "timestamp ns zoned", "time ns", "list of list", "struct", "map"}
+    return set()
 
 
 def sql(warehouse: Postgres, *statements: str) -> None:

@@ -25,8 +25,8 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.inference import TextColumn
 from blocks.files.text import BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
