@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 LAST_YEAR = 9999
+UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+"""How many digits of a second a timestamp's unit holds."""
 TRUE, FALSE = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
 DIRECTIVES = {
     "Y": r"(?P<Y>\d{4})",
@@ -47,7 +49,9 @@ def applicable(kind: pa.DataType, formats: Sequence[str]) -> list[str]:
     return []
 
 
-def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str = ".") -> Cast:
+def caster(  # noqa: PLR0911 (one kind of type a line)
+    kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str = "."
+) -> Cast:
     """Make a function from a string array to an array of `kind`, with the rules of Arrow's CSV reader.
 
     Blanks around numbers, dates and times do not count. The function raises `pa.ArrowInvalid` where a value does not
@@ -63,6 +67,8 @@ def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str
         return lambda values: pc.cast(iso(values, own), kind)
     if types.is_date(kind):
         return lambda values: pc.cast(_trimmed(values), kind)
+    if types.is_timestamp(kind):
+        return lambda values: _moments(values, kind)
     return lambda values: pc.cast(values, kind)
 
 
@@ -88,6 +94,16 @@ def _booleans(values: pa.Array) -> pa.Array:
     if not pc.all(pc.or_(known, pc.is_null(values)), min_count=0).as_py():
         raise pa.ArrowInvalid("not a boolean")
     return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), truth)
+
+
+def _moments(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast timestamps; digits of a second that the type does not hold may be zeros, as other systems print them."""
+    try:
+        return pc.cast(values, kind)
+    except pa.ArrowInvalid:
+        digits = UNIT_DIGITS[kind.unit]
+        held = rf"(\.\d{{{digits}}})" if digits else r"()\."
+        return pc.cast(pc.replace_substring_regex(values, rf"{held}0+(Z|[-+]\d\d:?\d\d)?$", r"\1\2"), kind)
 
 
 def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -209,6 +225,8 @@ def _fault(value: str, kind: pa.DataType) -> str:
         return "is not true or false"
     if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
         return "has no time zone"
+    if types.is_timestamp(kind) and re.match(rf"^[^.]*\.\d{{{UNIT_DIGITS[kind.unit] + 1},9}}", value):
+        return f"has more digits of a second than a {kind} holds"
     words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
     return f"is not a {next((word for word, matches in words.items() if matches(kind)), kind)}"
 
