@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import pickle
 import weakref
 from collections.abc import Mapping
 from functools import cache
@@ -83,6 +84,28 @@ class Scan:
     def __repr__(self) -> str:
         return f"Scan({self.source})"
 
+    def __reduce__(self) -> tuple[Callable[[bytes], Scan], tuple[bytes]]:
+        """Return what another process makes the same scan of; by value, as most scans hold functions of their own.
+
+        Raises:
+            InvalidInputError: It can be read only once, or one of its functions holds what no process can pass on.
+        """
+        if not self.reopenable:
+            raise InvalidInputError(
+                f"{self.source} can be read only once, and only in this process. Pass a table, a frame or a scan."
+            )
+        import cloudpickle
+
+        try:
+            return _unpickled, (cloudpickle.dumps((type(self), self.__dict__)),)
+        except ConnectorError:
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                f"{self!r} cannot be passed to another process: one of its functions holds an object that cannot be "
+                f"pickled ({type(error).__name__}). Make that object within the function."
+            ) from error
+
     @checked
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
         """Open a new stream of record batches of `schema`, read ahead in a thread.
@@ -149,8 +172,8 @@ class Scan:
         """
 
         def make(scan: Scan) -> Scan:
-            def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-                for batch in scan.batches(rejects):
+            def kept(batches: Iterator[pa.RecordBatch], rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+                for batch in batches:
                     bad = pc.fill_null(where(batch), fill_value=False)
                     if not pc.any(bad).as_py():
                         yield batch
@@ -160,7 +183,7 @@ class Scan:
                     rejects.add_rows(filter_batch(batch, bad), reason, column=column)
                     yield filter_batch(batch, pc.invert(bad))
 
-            return scan.over(lambda: scan.schema, kept)
+            return scan.over(lambda: scan.schema, lambda rejects: kept(scan.batches(rejects), rejects))
 
         return self.derive(make)
 
@@ -247,6 +270,13 @@ class GrowingScan(Scan):
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return a scan that grows as this one does."""
         return GrowingScan(lambda: make(self._settle()), source=self.source)
+
+
+def _unpickled(pickled: bytes) -> Scan:
+    kind, state = pickle.loads(pickled)  # noqa: S301 (part of a pickle itself)
+    scan: Scan = kind.__new__(kind)
+    scan.__dict__.update(state)
+    return scan
 
 
 def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)

@@ -32,6 +32,7 @@ and what to do next. It never holds a row value or a secret.
 
 from __future__ import annotations
 
+import copyreg
 import datetime as dt
 import re
 import time
@@ -47,6 +48,10 @@ LONGEST_RETRY_AFTER_S = 86_400.0
 
 class ConnectorError(Exception):
     """Base of every error of this package."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As Exception has it, but without a call of __init__, which may take more than the message.
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]
 
 
 class TransientError(ConnectorError):

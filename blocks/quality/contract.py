@@ -163,11 +163,10 @@ class Contract(Parameter):
         Raises:
             ChecksFailedError: From the scan: a check of severity 'fail' does not hold; the error has the report.
         """
-        logger, context = _logger(), contextvars.copy_context()
 
         def end(run: _Pass) -> None:
             report = run.report()
-            context.copy().run(_tell, report, logger)  # the stream is read in a thread that knows of no run
+            _tell(report, _logger())
             if on_report:
                 on_report(report)
             report.raise_for_failures()
@@ -183,19 +182,23 @@ class Contract(Parameter):
                     run.report().raise_for_failures()
                 return run.schema
 
-        def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        def checked_batches(rejects: Rejects | None, context: contextvars.Context) -> Iterator[pa.RecordBatch]:
             with _Pass(self, scan) as run:
                 if run.misfits:
-                    end(run)
+                    context.run(end, run)
                 for batch in scan.batches(rejects):
                     found = run.look(batch)
                     for rule, mask in found.refused:
                         _set_aside(batch, rule, mask, rejects, scan.source)
                     if (kept := found.kept()).num_rows:
                         yield kept
-                end(run)
+                context.run(end, run)
 
-        return scan.over(find_schema, batches)
+        def open_batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+            # They are read in a thread that does not know of the run that opens them, which the report is of.
+            return checked_batches(rejects, contextvars.copy_context())
+
+        return scan.over(find_schema, open_batches)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """Return what follows where the check does not hold."""

@@ -254,8 +254,6 @@ class Loader:
                 f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
                 f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
             )
-        if report is None:
-            self._ledger.create_quarantine(self._session)
         return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
@@ -297,9 +295,10 @@ class Loader:
 
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
+        opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
 
         def counted() -> Iterator[pa.RecordBatch]:
-            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(opened, planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -311,10 +310,10 @@ class Loader:
             )
         self._stage_rejects()
 
-    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+    def _cast(self, batches: Iterator[pa.RecordBatch], planned: Planned) -> Iterator[pa.RecordBatch]:
         """Return the rows in the types of the table."""
         row, lossy = 1, self._request.allow_loss
-        for batch in self._request.scan.batches(self._rejects):
+        for batch in batches:
             yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
             row += batch.num_rows
 
@@ -324,6 +323,7 @@ class Loader:
             accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
         )
         if self._rejects.total:
+            self._ledger.create_quarantine(self._session)
             rejects = self._session.staged_rejects
             self._session.create_stage(self._dialect, rejects, self._ledger.quarantine_columns())
             self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from blocks.arrow.types import has_json_form
 from blocks.base.optional import lazy
@@ -136,12 +136,12 @@ def stage_type(kind: pa.DataType) -> str | None:
     return TEXT if pa.types.is_time(kind) or isinstance(kind, pa.JsonType) else None
 
 
-def arrow_type(column: Any) -> pa.DataType:
-    """Return the Arrow type of a column of a result, as psycopg describes it."""
-    name = OIDS.get(column.type_code, "string")
+def arrow_type(oid: int, modifier: int) -> pa.DataType:
+    """Return the Arrow type of a type by its OID and modifier, in which a decimal has its precision and scale."""
+    name = OIDS.get(oid, "string")
     if name == "decimal":
-        precision, scale = (column.precision, column.scale) if column.precision else UNCONSTRAINED
-        return pa.decimal128(precision, scale)
+        digits = modifier - 4  # https://github.com/postgres/postgres/blob/REL_15_STABLE/src/backend/utils/adt/numeric.c
+        return pa.decimal128(*(divmod(digits, 1 << 16) if digits > 0 else UNCONSTRAINED))
     others = {
         "time": pa.time64("us"),
         "timestamp": pa.timestamp("us"),

@@ -1167,6 +1167,17 @@ def test_too_many_refused_rows_stop_the_load(warehouse: Warehouse, mode: Mode) -
     assert (report.rows, report.rows_rejected) == (7, 3)
 
 
+def test_a_quarantine_that_was_dropped_is_made_again(warehouse: Warehouse) -> None:
+    """Loads go on, with rejected rows and without."""
+    warehouse.load(table_of([1]), "t")
+    warehouse.drop_table(QUARANTINE)
+    warehouse.load(table_of([2]), "t")
+    warehouse.drop_table(QUARANTINE)
+    scan = as_scan(table_of([3, 4])).reject(lambda rows: pc.equal(rows["id"], 4), "four")
+    assert warehouse.load(scan, "t", max_rejected=0.5).rejected == {"four": 1}
+    assert (count(warehouse), count(warehouse, QUARANTINE)) == (3, 1)
+
+
 @all_modes
 def test_a_retry_quarantines_once(warehouse: Warehouse, mode: Mode) -> None:
     """Refused rows are counted and kept once, however often the load is tried or called."""
