@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sqlite3
 import threading
 import weakref
 from collections.abc import Iterator, Mapping, Sequence, ValuesView
@@ -148,7 +149,7 @@ class Staged:
 
     @classmethod
     def of(cls, stream: Iterator[Any], source: str) -> Staged:
-        """Return the rows of a stream; they are read when they are asked for the first time.
+        """Return the rows of a stream, which are read now, or were before.
 
         Raises:
             InvalidInputError: The stream has no rows, or an earlier reading of it broke off.
@@ -159,9 +160,11 @@ class Staged:
                 staged = cls._of[id(stream)] = cls()
                 try:
                     weakref.finalize(stream, cls._of.pop, id(stream), None)
-                except TypeError:  # not every object can be watched; then nobody else may get its id
+                except TypeError:  # not every object can be watched; then nobody else may get its id if it breaks off
                     staged._kept = stream
         staged._fill(stream, source)
+        if staged._kept is not None:  # it is at its end, and has no rows for whoever comes again
+            cls._of.pop(id(stream), None)
         return staged
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -258,6 +261,16 @@ def _fetched(cursor: Any, source: str) -> Iterator[Any]:
     names = [column[0] for column in cursor.description]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InvalidInputError(f"The result of the cursor has more than one column {twice[0]!r}. Rename all but one.")
-    while rows := cursor.fetchmany(FIRST_ROWS):
+    while rows := _next_rows(cursor):
         for row in rows:
             yield dict(zip(names, row, strict=True)) if type(row) in (tuple, list) else row
+
+
+def _next_rows(cursor: Any) -> list[Any]:
+    try:
+        return list(cursor.fetchmany(FIRST_ROWS))
+    except sqlite3.ProgrammingError:
+        raise InvalidInputError(
+            "The cursor of sqlite3 is closed, or belongs to another thread, as in a flow. Connect "
+            "with check_same_thread=False, or pass the rows: connection.row_factory = sqlite3.Row; cursor.fetchall()."
+        ) from None

@@ -8,7 +8,6 @@ import io
 import pickle
 import weakref
 from collections.abc import Mapping
-from functools import cache
 from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -317,18 +316,15 @@ def _in_memory(table: pa.Table, source: str) -> Scan:
 
 
 def _staged(stream: Any, source: str) -> Scan:
-    """Return a scan of the rows of a stream, which are put on disk when the first of them is asked for."""
+    """Return a scan of the rows of a stream, once they are on disk."""
+    staged = Staged.of(stream, source)
+    return Scan(staged.schema, lambda _: staged.batches(), source=source, fingerprint=staged.fingerprint)
 
-    @cache
-    def staged() -> Staged:
-        return Staged.of(stream, source)
 
-    return Scan(
-        lambda: staged().schema,
-        lambda _: staged().batches(),
-        source=source,
-        fingerprint=lambda: staged().fingerprint(),
-    )
+def with_stream_staged(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call with `data` as a scan where it is a stream, which may be bound to this thread."""
+    data = arguments.get("data")
+    return arguments | {"data": as_scan(data)} if is_stream(data) else arguments
 
 
 @contextlib.contextmanager
