@@ -542,7 +542,7 @@ def check_types(schema: pa.Schema) -> None:
         kind = field.type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        if not (is_text(kind) or any(fits(kind) for fits in HELD)):
+        if not (is_text(kind) or types.is_null(kind) or any(fits(kind) for fits in HELD)):
             raise TypeLossError(
                 f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
             )

@@ -1122,6 +1122,91 @@ def test_anything_with_an_arrow_stream_is_loaded(warehouse: Warehouse) -> None:
         warehouse.load(1, "t")
 
 
+def python(values: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values as Python has them, JSON parsed."""
+    if isinstance(values.type, pa.JsonType):
+        return [None if text is None else json.loads(text) for text in values.to_pylist()]
+    return list(values.to_pylist())
+
+
+def test_containers_of_rows_are_loaded(warehouse: Warehouse) -> None:
+    """Whatever Python holds rows in; each load is of the same rows."""
+    from tests import containers
+
+    for make in containers.CONTAINERS.values():
+        assert warehouse.load(make(), "t").rows == len(containers.ROWS)
+    expected = [tuple(row.values()) for row in containers.ROWS] * len(containers.CONTAINERS)
+    assert rows(warehouse, columns="id, name") == sorted(expected, key=repr)
+
+
+def test_values_of_python_come_back(warehouse: Warehouse) -> None:
+    """Columns whose values Arrow alone would refuse or change, in a new table and in that of the day before."""
+    from tests import containers
+
+    columns = {f"c{at}": values for at, (values, _) in enumerate(containers.VALUES.values())}
+    expected = {f"c{at}": values for at, (_, values) in enumerate(containers.VALUES.values())}
+    data = [{"row": row} | {name: values[row] for name, values in columns.items()} for row in range(2)]
+    for times in (1, 2):
+        try:
+            warehouse.load(iter(data), "t")
+        except SchemaError as error:  # BigQuery keeps no null instead of an array, and says so by the column's name
+            pytest.skip(str(error))
+        found = warehouse.read_table("t").sort_by("row")
+        for name, values in expected.items():
+            assert python(found[name])[::times] == values, name
+
+
+def test_a_field_that_is_new_is_kept(warehouse: Warehouse) -> None:
+    """Where nested data is JSON, or the engine can add fields to a struct; else the load is refused."""
+    days = [
+        [{"x": {"a": 1, "in": {"b": 1}}}],
+        [{"x": {"a": 2, "in": {"b": 2, "c": "new"}, "d": [1]}}],
+        [{"x": {"a": 3}}],
+    ]
+    warehouse.load(days[0], "t")
+    column = warehouse.dialect.column("d", pa.int64())
+    is_json = isinstance(warehouse.table_schema("t").field("x").type, pa.JsonType)
+    if not is_json and warehouse.dialect.add_field("t", ["x"], column) is None:
+        with pytest.raises(TypeLossError, match="x would lose its type"):
+            warehouse.load(days[1], "t")
+        return
+    if not is_json:
+        with pytest.raises(TypeLossError, match="x would lose its type"):
+            warehouse.load(days[1], "t", on_new_columns="fail")
+    for day in days[1:]:
+        warehouse.load(day, "t")
+
+    def without_nulls(value: Any) -> Any:
+        return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    found = sorted(map(without_nulls, python(warehouse.read_table("t")["x"])), key=lambda each: each["a"])
+    assert found == [day[0]["x"] for day in days]
+
+
+def test_a_column_without_values_is_text_and_says_so(warehouse: Warehouse) -> None:
+    """Its type is not known yet. In a table that is there it takes the type of its column."""
+    nothing = [{"id": 1, "x": None}]
+    assert any(note.startswith("x has no value") for note in warehouse.plan(nothing, "t").notes)
+    warehouse.load(nothing, "t")
+    with pytest.raises(TypeLossError, match=r"x would lose its type: int64 is not string.*drop_table\('t'\)"):
+        warehouse.load([{"id": 2, "x": 2}], "t")
+    make_table(warehouse, pa.schema({"id": pa.int64(), "x": pa.float64()}), table="typed")
+    warehouse.load(nothing, "typed")
+    assert rows(warehouse, "typed") == [(1, None)]
+
+
+def test_nanoseconds_are_cut_where_that_is_allowed(warehouse: Warehouse) -> None:
+    """Also in a new table; elsewhere they are refused by column and row, and allow_loss is what the error says."""
+    data = pa.table({"x": pa.array([1_000, 1_999], pa.int64()).cast(pa.timestamp("ns"))})
+    if warehouse.dialect.column("x", pa.timestamp("ns")).arrow_type == pa.timestamp("ns"):
+        make_table(warehouse, pa.schema({"x": pa.timestamp("us")}))
+    assert warehouse.plan(data, "t").checked == {"x": "nanoseconds"}
+    with pytest.raises(TypeLossError, match=r"Column 'x', row 2 of the data.*nanoseconds.*allow_loss=\['x'\]"):
+        warehouse.load(data, "t")
+    warehouse.load(data, "t", allow_loss=["x"])
+    assert warehouse.read_table("t")["x"].cast(pa.int64()).to_pylist() == [1, 1]
+
+
 def test_a_scan_is_read_batch_by_batch(warehouse: Warehouse) -> None:
     """A table read as a scan comes in batches, may be read again, and takes bound parameters."""
     size = 100_000
