@@ -289,7 +289,6 @@ class Loader:
 
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
-
         opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
 
         def counted() -> Iterator[pa.RecordBatch]:
