@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from blocks.arrow.casts import cast_batch
 from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
-from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.arrow.types import filter_batch, without_view
 from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError

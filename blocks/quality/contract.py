@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.rejects import bad_row_error
 from blocks.arrow.scan import Scan, as_scan
-from blocks.arrow.types import cast_array, filter_array, filter_batch
+from blocks.arrow.types import filter_array, filter_batch
 from blocks.base.arguments import checked
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import InvalidInputError
