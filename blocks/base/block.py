@@ -192,11 +192,23 @@ class ConnectorBlock(Block, ABC):
         document = super()._to_block_document(*args, **kwargs)
         for name in self._open_fields():
             if isinstance(inner := getattr(self, name), ConnectorBlock):
-                document.data[name] = inner._reference(name)  # noqa: SLF001 (one of us)
+                document.data[name] = inner.reference(name)
         return document
 
-    def _reference(self, field: str) -> str:
-        """Return the name under which this block is saved, which is what a form shows where it stands in a field."""
+    @classmethod
+    def is_open(cls, field: str) -> bool:
+        """Tell whether a field takes any block of some kind; when saved, and in forms, it is the name of a saved one."""
+        return field in cls._open_fields()
+
+    def reference(self, field: str) -> str:
+        """Return the name of this saved block, such as `etl-s3-bucket/raw`, as `resolve` takes it.
+
+        Args:
+            field: The field of another block that this one stands in, for the message.
+
+        Raises:
+            InvalidInputError: It is not saved.
+        """
         if self._block_document_name is None:
             # The schema does not say which fields of some block of a kind are secret: they would not be masked.
             raise InvalidInputError(
