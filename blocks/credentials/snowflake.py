@@ -11,6 +11,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
 from blocks.base import errors
+from blocks.base.addresses import Host, Url, check_encrypted
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import AuthError, ConnectorError, ThrottledError, lookup
 from blocks.base.optional import require
@@ -186,7 +187,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
 
-    account: str = Field(description="Account identifier, such as organization-account.")
+    account: Host = Field(description="Account identifier, such as organization-account.")
     user: str | None = Field(default=None, description="User to log in as. Not needed for workload_identity.")
     password: SecretStr | None = Field(
         default=None, description="Password of the user, or a programmatic access token."
@@ -219,18 +220,18 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
     workload_identity_provider: Literal["aws", "azure", "gcp", "oidc"] | None = Field(
         default=None, description="Provider of this machine's identity, for workload_identity."
     )
-    endpoint: str | None = Field(default=None, description="URL of Okta, for okta_endpoint.")
+    endpoint: Url | None = Field(default=None, description="URL of Okta, for okta_endpoint.")
     role: str | None = Field(
         default=None,
         description="Role to work in, unless a Snowflake block names one. Defaults to the default role of the user.",
     )
-    host: str | None = Field(
+    host: Host | None = Field(
         default=None,
         description="Host name of the server, for private links and tests. Defaults to that of the account.",
     )
     port: int = Field(default=443, ge=1, le=65535, description="Port of the server.")
     protocol: Literal["https", "http"] = Field(
-        default="https", description="Protocol of the server. Use http only for tests on this machine."
+        default="https", description="Protocol of the server; http only for tests on this machine. Defaults to https."
     )
 
     @model_validator(mode="after")
@@ -281,19 +282,19 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             TransientError: The service does not answer.
         """
         connector = require("snowflake.connector", extra="snowflake")
-        login = self._login()
         timeouts: dict[str, Any] = {
             "login_timeout": 60,
             "network_timeout": 300,
             "platform_detection_timeout_seconds": 0,
         }
-        arguments = timeouts | login | {name: value for name, value in connect_kwargs.items() if value is not None}
-        parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
-        arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
+        options = {name: value for name, value in connect_kwargs.items() if value is not None}
+        quiet = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
+        options["session_parameters"] = quiet | options.get("session_parameters", {})
+        check_encrypted(f"{self.protocol}://{self.host or self.account}:{self.port}", allow_http=None)
         # A filter that is there already is not added again.
         logging.getLogger("snowflake.connector.network").addFilter(without_data)
         try:
-            return connector.connect(**arguments)
+            return connector.connect(**timeouts | self._login() | options)  # the secrets are in no variable
         except (connector.Error, *transport_errors()) as error:
             raise snowflake_error("connect to", self.place, error) from None
 
