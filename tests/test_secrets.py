@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
-import traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from pydantic import ValidationError
-from rich.console import Console
-from rich.traceback import Traceback
 
 from blocks import ConnectorError, InvalidInputError, RetryPolicy
 from blocks.base.addresses import is_this_machine
@@ -31,6 +27,7 @@ from connectors.postgres import Postgres
 from connectors.redshift import Redshift
 from connectors.s3 import S3Bucket
 from connectors.snowflake import Snowflake
+from tests.shown import shown, shown_by_rich
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,25 +36,6 @@ SECRET = "hunter2-MARKER"
 ONCE = RetryPolicy(attempts=1)
 REMOTE = "http://192.0.2.1:9"
 KEYS = {"aws_access_key_id": "AKIA", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
-
-
-def shown(error: BaseException | None) -> str:
-    """All that tools show of an error: its chain, with the local variables of every frame, as rich prints them."""
-    file = io.StringIO()
-    console = Console(file=file, width=1_000)
-    seen: list[BaseException] = []
-    while error is not None and error not in seen:
-        seen.append(error)
-        trace = error.__traceback__
-        while trace is not None and "/tests/" in trace.tb_frame.f_code.co_filename:  # the test's own hold the marker
-            trace = trace.tb_next
-        # the last frame of ours that still runs is the first; what comes below has ended
-        console.print(
-            Traceback.from_exception(type(error), error, trace, show_locals=True, locals_max_string=None, max_frames=0)
-        )
-        file.write(f"{error!r} {error.args} {vars(error)} " + "".join(traceback.format_exception_only(error)))
-        error = error.__cause__ or error.__context__
-    return file.getvalue()
 
 
 MISPLACED: dict[str, Callable[[], Any]] = {
@@ -134,7 +112,7 @@ UNREACHABLE: dict[str, Callable[[], Any]] = {
         bucket="raw", gcp_credentials=GcpCredentials(access_token=SECRET, endpoint_url="http://127.0.0.1:9"), retry=ONCE
     ),
     "azure": lambda: AzureBlobContainer(
-        container="raw",
+        container_name="raw",
         credentials=azure(account_url="http://127.0.0.1:9/a", sas_token=f"sv=1&sig={SECRET}"),
         retry=ONCE,
     ),
@@ -149,7 +127,7 @@ def test_a_connection_that_fails_shows_no_secret(case: str) -> None:
     with pytest.raises(ConnectorError) as caught:
         block.load([{"a": 1}], "t") if "ADBC" in case else block.check()
     assert "\n" not in str(caught.value)
-    assert SECRET not in shown(caught.value)
+    assert SECRET not in shown(caught.value) + shown_by_rich(caught.value)
 
 
 PLAIN: dict[str, Callable[[], Any]] = {
@@ -167,7 +145,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "bigquery": lambda: GcpCredentials(access_token=SECRET, endpoint_url=REMOTE, project="p").get_bigquery_client(),
     "secret manager": lambda: GcpCredentials(access_token=SECRET, endpoint_url=REMOTE).get_secret_manager_client(),
     "azure": lambda: AzureBlobContainer(
-        container="raw", credentials=azure(account_url=f"{REMOTE}/a", sas_token=f"sig={SECRET}"), retry=ONCE
+        container_name="raw", credentials=azure(account_url=f"{REMOTE}/a", sas_token=f"sig={SECRET}"), retry=ONCE
     ).read_path("a"),
     "azure, a connection string": lambda: azure(
         connection_string=f"AccountName=a;AccountKey=eA==;BlobEndpoint={REMOTE}/a"

@@ -288,7 +288,7 @@ def _without_input(error: ValidationError) -> ValidationError:
     """Return the error without what was given, which may be a secret in a field that is misspelt."""
     found = [
         {
-            "type": PydanticCustomError(each["type"], "{message}", {"message": one_line(each["msg"])}),  # type: ignore[arg-type]
+            "type": PydanticCustomError(each["type"], "{message}", {"message": one_line(each["msg"])}),
             "loc": each["loc"],
             "input": None,
         }

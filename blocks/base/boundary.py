@@ -81,7 +81,7 @@ def bounded(function: F) -> F:
         try:
             result = function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (what it becomes is raised below)
-            found = as_shown(error, name_of(function, args), args[0] if args else None)
+            found = as_shown(error, name_of(function, args), block_of(args))
             args, kwargs = (), {}
         else:
             return bounded_items(result, name_of(function, args)) if inspect.isgenerator(result) else result
@@ -92,7 +92,7 @@ def bounded(function: F) -> F:
         try:
             return await function(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 (what it becomes is raised below)
-            found = as_shown(error, name_of(function, args), args[0] if args else None)
+            found = as_shown(error, name_of(function, args), block_of(args))
             args, kwargs = (), {}
         raise found
 
@@ -112,9 +112,16 @@ def bounded_items(items: Iterator[Y], name: str) -> Generator[Y, Any, None]:
 
 def name_of(function: Callable[..., Any], args: tuple[Any, ...]) -> str:
     """Return what a call is called in a message."""
+    if isinstance(name := getattr(args[0] if args else None, "name", None), str):  # an operation has one
+        return name
     if args and isinstance(args[0], BaseModel):
         return f"{type(args[0]).__name__}.{function.__name__}"
     return function.__qualname__
+
+
+def block_of(args: tuple[Any, ...]) -> object:
+    """Return the block of which a method was called; where it was none, anything else."""
+    return getattr(args[0], "_instance", args[0]) if args else None
 
 
 def as_shown(error: Exception, name: str, block: object = None) -> Exception:

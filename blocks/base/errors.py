@@ -66,6 +66,10 @@ SECRETS = (
 """How secrets look where no field is known to hold them, in the words of a driver or an address of the environment."""
 
 
+INTERNALS = re.compile(r"""["'`]?\b_etl_(?:stage|staged_rejects|staged_keys|feed)(?:_\w+)?\b["'`]?""")
+"""The tables by which a load is staged, which are nobody's but ours."""
+
+
 def one_line(text: str) -> str:
     r"""Return foreign text as it can stand in a message: on one line, control characters escaped, secrets masked.
 
@@ -75,7 +79,7 @@ def one_line(text: str) -> str:
     text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text.strip())
     for secret, mask in SECRETS:
         text = secret.sub(mask, text)
-    return text
+    return INTERNALS.sub("the staged rows", text)
 
 
 class ConnectorError(Exception):

@@ -139,7 +139,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def _only_a_host(cls, value: str) -> str:
         host = value.strip().removeprefix("https://").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", host):
-            raise ValueError("domain is a host without a path, such as ab123.us1.dbt.com")
+            raise ValueError("is not a host; give it without a path, such as ab123.us1.dbt.com")
         return host
 
     @field_validator("api_endpoint")

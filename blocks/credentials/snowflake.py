@@ -156,12 +156,20 @@ SNOWFLAKE_ADVICE: dict[str, str] = {
     "251011": "Is the account's name right, and its host reachable from here?",
 }
 
+AT = re.compile(r'Row (\d+), column "[^"]*"\["([^"]+)":\d+\]')
+"""Where in a file a COPY found what it cannot take."""
+
 WORDS_HOLD_VALUES = {
     "100072": "a row has no value in a column that is NOT NULL",
     "100078": "a text is longer than its column",
     "100090": "several rows have the key of one row",
     "22": "a value does not fit its type",
     "23": "a constraint would be violated",
+    "38": "a function failed",
+    "P0": "a script or a function raised an exception",
+    "100132": "a function failed",
+    "100183": "a function failed",
+    "100357": "a function failed",
 }
 """What is said in place of the service's words, by number or class of SQLSTATE, where those may quote a value."""
 
@@ -423,7 +431,9 @@ def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorErr
     found = (lookup(SNOWFLAKE_ERRORS, code) for code in (errno or None, state, *names))
     kind = next((kind for kind in found if kind), errors.TerminalError)
     if not errno.startswith("09"):  # those only name what the session lacks
-        words = WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2]) or words
+        if hidden := WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2]):
+            found_at = AT.search(words)
+            words = hidden + (f", column {found_at[2].lower()}, row {found_at[1]} of a file" if found_at else "")
     label = ", ".join(part for part in (errno, f"SQLSTATE {state}" if state and state != "n/a" else "") if part)
     message = f"Could not {verb} {place}: {words.rstrip('.')}" + (f" ({label})." if label else ".")
     message = f"{message} {SNOWFLAKE_ADVICE.get(errno, '')}".rstrip()

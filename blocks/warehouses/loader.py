@@ -383,4 +383,8 @@ class Loader:
 
 def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
     """Return what the load would do to the table as it is now."""
-    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()
+    planned = Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()
+    added = {column.name for column in planned.plan.columns if column.action == "add"}
+    if computed := sorted(added and added & session.computed_columns(request.table)):
+        raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")
+    return planned

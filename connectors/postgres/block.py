@@ -267,7 +267,7 @@ class Postgres(LibpqWarehouse):
             "options": self.options,
         }
         given = super()._login() | {name: value for name, value in own.items() if value}
-        return resolve(given, self.connection_string and self.connection_string.get_secret_value())
+        return resolve(given, self.connection_string.get_secret_value() if self.connection_string else None)
 
     def _stands_for(self) -> str:
         return f"{super(LibpqWarehouse, self)._stands_for()} as {self._login().get('user')}"
