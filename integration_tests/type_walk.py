@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base.errors import SchemaError, TypeLossError
 
 if TYPE_CHECKING:

@@ -367,6 +367,7 @@ SPELLED = st.one_of(
 KINDS = [kind for kind in PLAIN if kind not in {pa.string(), pa.large_string()}]
 
 
+@pytest.mark.sampled(12)
 @pytest.mark.parametrize("point", [".", ","])
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 @settings(deadline=None)

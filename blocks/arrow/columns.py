@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 from pyarrow import types
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base.errors import SchemaError, TypeLossError
 
 if TYPE_CHECKING:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import pickle
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
+from blocks.arrow.casts import cast_batch
 from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
 from blocks.arrow.rejects import Rejects, bad_row_error
-from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.arrow.types import filter_batch, without_view
 from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError
@@ -78,6 +80,28 @@ class Scan:
 
     def __repr__(self) -> str:
         return f"Scan({self.source})"
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Scan], tuple[bytes]]:
+        """Return what another process makes the same scan of; by value, as most scans hold functions of their own.
+
+        Raises:
+            InvalidInputError: It can be read only once, or one of its functions holds what no process can pass on.
+        """
+        if not self.reopenable:
+            raise InvalidInputError(
+                f"{self.source} can be read only once, and only in this process. Pass a table, a frame or a scan."
+            )
+        import cloudpickle
+
+        try:
+            return _unpickled, (cloudpickle.dumps((type(self), self.__dict__)),)
+        except ConnectorError:
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                f"{self!r} cannot be passed to another process: one of its functions holds an object that cannot be "
+                f"pickled ({type(error).__name__}). Make that object within the function."
+            ) from error
 
     @checked
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
@@ -145,8 +169,8 @@ class Scan:
         """
 
         def make(scan: Scan) -> Scan:
-            def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-                for batch in scan.batches(rejects):
+            def kept(batches: Iterator[pa.RecordBatch], rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+                for batch in batches:
                     bad = pc.fill_null(where(batch), fill_value=False)
                     if not pc.any(bad).as_py():
                         yield batch
@@ -156,7 +180,7 @@ class Scan:
                     rejects.add_rows(filter_batch(batch, bad), reason, column=column)
                     yield filter_batch(batch, pc.invert(bad))
 
-            return scan.over(lambda: scan.schema, kept)
+            return scan.over(lambda: scan.schema, lambda rejects: kept(scan.batches(rejects), rejects))
 
         return self.derive(make)
 
@@ -246,6 +270,13 @@ class GrowingScan(Scan):
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return a scan that grows as this one does."""
         return GrowingScan(lambda: make(self._settle()), source=self.source)
+
+
+def _unpickled(pickled: bytes) -> Scan:
+    kind, state = pickle.loads(pickled)  # noqa: S301 (part of a pickle itself)
+    scan: Scan = kind.__new__(kind)
+    scan.__dict__.update(state)
+    return scan
 
 
 def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)

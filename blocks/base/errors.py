@@ -88,6 +88,17 @@ class ConnectorError(Exception):
     def __init__(self, *args: Any) -> None:
         super().__init__(*(one_line(each) if isinstance(each, str) else each for each in args))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As Exception has it, but without a call of __init__, which may take more than the message.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[ConnectorError], args: tuple[Any, ...], state: dict[str, Any]) -> ConnectorError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
 
 class TransientError(ConnectorError):
     """Worth retrying as it is."""

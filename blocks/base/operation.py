@@ -141,6 +141,9 @@ class BoundOperation(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _bound, (self._instance, self._op.fn.__name__, self._options)
+
     @bounded
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it: as a task run if called in the body of a flow, else as a plain call with the same retries.
@@ -273,6 +276,10 @@ class BoundOperation(Generic[P, R]):
         method: Any = self._op.fn
         whose = self._instance.cache_identity() if hasattr(self._instance, "cache_identity") else repr(self._instance)
         return key and hash_objects(key, whose, self.name, method.__code__.co_code, raise_on_failure=True)
+
+
+def _bound(instance: Any, name: str, options: Mapping[str, Any]) -> Any:
+    return getattr(instance, name).with_options(**options)
 
 
 class OfOneBlock(CachePolicy):

@@ -25,11 +25,11 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.inference import TextColumn
-from blocks.files.text import BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
+from blocks.files.text import RECORD_BYTES, BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
 from blocks.files.values import caster, check_values, convert
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class JsonReader:
         """
         with closing(self.source.chunks()) as chunks:
             head, following = next(chunks, b""), next(chunks, b"")
-            blocks = split_blocks(itertools.chain([head, following], chunks), line=1, cut=_cut, source=self.source.name)
+            blocks = split_blocks(itertools.chain([head, following], chunks), line=1, cut=_cut, endless=self._endless)
             sample = itertools.islice(blocks, 1 if following else None)
             lines = [line for block in sample for line in bytes(block.data).split(b"\n") if line.strip()]
         if not lines:
@@ -113,13 +113,25 @@ class JsonReader:
         wanted = wanted or pa.schema([("", pa.string())])
         check_types(wanted)
         with closing(self.source.chunks()) as chunks:
-            blocks = split_blocks(chunks, line=1, cut=_cut, source=self.source.name)
+            blocks = split_blocks(chunks, line=1, cut=_cut, endless=self._endless)
             strict = bool(inferred) or self.extra_columns == "fail"  # a key that inference did not see is never dropped
             parsed = parse_in_order(blocks, _Parser(wanted, inferred, strict=strict).parse)
             with closing(parsed):
-                hint = INFERRED_HINT if inferred else ""
-                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                delivered = deliver(
+                    parsed,
+                    source=self.source.name,
+                    rejects=rejects,
+                    on_error=on_error,
+                    hint=lambda row: INFERRED_HINT if inferred and row.column is not None else "",
+                )
+                for batch in delivered:
                     yield completed(batch, schema, absent)
+
+    def _endless(self, line: int) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.source.name} line {line}: a line starts here that is longer than {RECORD_BYTES // 2**20} MiB. "
+            "JSON Lines has one object a line."
+        )
 
 
 class _Parser:

@@ -141,7 +141,7 @@ def split_blocks(
     *,
     line: int,
     cut: Callable[[bytes], tuple[int, bool]],
-    source: str,
+    endless: Callable[[int], InvalidInputError],
     line_end: bytes = b"\n",
 ) -> Iterator[Block]:
     """Cut `chunks` into blocks of whole records.
@@ -151,7 +151,7 @@ def split_blocks(
         line: The line of that start.
         cut: Takes text that starts with a record; returns where its last whole record ends (0 where none does), and
             whether the text up to there is suspect.
-        source: What messages call the file.
+        endless: Makes the error for a record, by its line, that does not end.
         line_end: What ends its lines.
 
     Raises:
@@ -162,7 +162,7 @@ def split_blocks(
         text = rest + chunk if rest else chunk
         end, suspect = cut(text)
         if end == 0 and len(text) > RECORD_BYTES:
-            raise endless(source, line)
+            raise endless(line)
         if end:
             data = memoryview(text)[:end]
             yield Block(data, line, suspect)
@@ -172,16 +172,31 @@ def split_blocks(
         # A line end makes it whole, unless a quote is open.
         end, suspect = cut(rest + line_end)
         if end <= len(rest):
-            raise endless(source, line + count_lines(memoryview(rest)[:end]))
+            raise endless(line + count_lines(memoryview(rest)[:end]))
         yield Block(rest, line, suspect)
 
 
-def endless(source: str, line: int) -> InvalidInputError:
-    """Make the error for a record without an end."""
-    return InvalidInputError(
-        f"{source} line {line}: a row starts here and does not end; a quote was opened and never closed. Rows "
-        "behind it cannot be told apart: correct the file."
-    )
+def without_footer(chunks: Generator[bytes], lines: int) -> Generator[bytes]:
+    """Return the text without its last lines, of which empty ones do not count."""
+    if not lines:
+        yield from chunks
+        return
+    held = b""
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            held += chunk
+            if end := _before_footer(held, lines):
+                yield held[:end]
+                held = held[end:]
+
+
+def _before_footer(text: bytes, lines: int) -> int:
+    end = len(text)
+    for _ in range(lines):
+        while text[end - 1 : end].isspace():
+            end -= 1
+        end = max(text.rfind(b"\n", 0, end), text.rfind(b"\r", 0, end)) + 1
+    return end
 
 
 def line_ends(data: memoryview | bytes) -> np.ndarray[Any, Any]:
@@ -220,7 +235,12 @@ def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) ->
 
 
 def deliver(
-    parsed: Iterable[Parsed], *, source: str, rejects: Rejects | None, on_error: OnError, hint: str = ""
+    parsed: Iterable[Parsed],
+    *,
+    source: str,
+    rejects: Rejects | None,
+    on_error: OnError,
+    hint: Callable[[BadRow], str],
 ) -> Iterator[pa.RecordBatch]:
     """Pass on the good rows; the bad ones go to `rejects` where the caller wants that, and are an error otherwise.
 
@@ -230,7 +250,7 @@ def deliver(
     for batch, bad in parsed:
         for row in bad:
             if rejects is None or on_error == "fail":
-                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line)}{hint}")
+                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line)}{hint(row)}")
             rejects.add(row.reason, row.text, line=row.line, column=row.column)
         if batch.num_rows:
             yield batch

@@ -164,10 +164,16 @@ class Ledger:
         return [self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads]
 
     def create_quarantine(self, session: BulkSession) -> None:
-        """Create the quarantine again where somebody dropped it."""
+        """Create the quarantine again where somebody dropped it.
+
+        Raises:
+            TransientError: Another loader did so at the same time.
+        """
         if session.columns(QUARANTINE) is None:
-            with contextlib.suppress(AlreadyExistsError):
+            try:
                 session.execute(self._dialect.create_table(QUARANTINE, self.quarantine_columns()))
+            except AlreadyExistsError:
+                raise TransientError(f"Another loader made {QUARANTINE} at the same time.") from None
 
     def claim(
         self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None

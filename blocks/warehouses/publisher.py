@@ -38,6 +38,7 @@ class Publisher(Loader):
     """
 
     may_go_direct: ClassVar[bool] = False
+    checks_values: ClassVar[bool] = False
 
     def __init__(
         self,

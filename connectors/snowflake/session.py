@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
 from blocks.base.interruption import Calls, NoAnswerError
