@@ -12,6 +12,9 @@ SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
 # What it makes a difference to whether an extra is there; a campaign runs all of tests without extras.
 MINIMAL = $(addprefix tests/test_,block.py block_standards.py cli.py errors.py imports.py object_store.py packaging.py)
 
+# A test that hangs fails, and says where.
+NO_HANG = -o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true
+
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
 export PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS = 120
@@ -27,7 +30,7 @@ run-elt: .venv/elt  ## raw files -> dbt -> Great Expectations on the data shippe
 	$(BIN)/etl run elt_with_dbt
 
 test: .venv/all azurite standins test-minimal  ## everything, against real servers on loopback
-	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder  # half of the time is spent waiting
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder $(NO_HANG)  # half of the time is spent waiting
 
 azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm; else its tests are skipped
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,11 +40,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Each property is tried with fewer examples in every run than with `--thorough`; a failure is one all the same."""
     config.addinivalue_line("markers", "thorough: runs with --thorough only; the cases beside it show the same promise")
+    config.addinivalue_line("markers", "sampled(n): of its cases, n run in every run, and all with --thorough")
     settings.register_profile("every run", max_examples=30)
     settings.register_profile("thorough", max_examples=100)
     settings.load_profile("thorough" if config.getoption("--thorough") else "every run")
 
 
+@pytest.hookimpl(trylast=True)  # of what -k has left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Deselect them, and what is for `--thorough`."""
     left_out: set[pytest.Item] = set()
@@ -51,6 +54,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out |= {item for item in items if "prefect_server" in getattr(item, "fixturenames", ())}
     if not config.getoption("--thorough"):
         left_out |= {item for item in items if item.get_closest_marker("thorough") or _is_shown_elsewhere(item)}
+        left_out |= _outside_of_samples([item for item in items if item not in left_out])
     if left_out:
         config.hook.pytest_deselected(items=list(left_out))
         items[:] = [item for item in items if item not in left_out]
@@ -59,6 +63,33 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _is_shown_elsewhere(item: pytest.Item) -> bool:
     """Tell whether the module of a test lists it as one of a contract that another module runs in every run."""
     return getattr(item, "originalname", "") in getattr(getattr(item, "module", None), "SHOWN_ELSEWHERE", ())
+
+
+def _outside_of_samples(items: list[pytest.Item]) -> set[pytest.Item]:
+    """Return the cases that no sample takes. Samples are spread over the cases, and differ by module."""
+    tables: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        tables.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    left_out: set[pytest.Item] = set()
+    for name, cases in tables.items():
+        if size := _sample_size(cases[0]):
+            first = zlib.crc32(name.encode())
+            taken = {(first + number * len(cases) // size) % len(cases) for number in range(size)}
+            left_out |= {case for number, case in enumerate(cases) if number not in taken}
+    return left_out
+
+
+def _sample_size(item: pytest.Item) -> int | None:
+    """Return how many cases of a test run in every run; a module says it for what the contract shows in each mode."""
+    if marker := item.get_closest_marker("sampled"):
+        return int(marker.args[0])
+    if "mode" in getattr(getattr(item, "callspec", None), "params", ()) and _is_of_contract(item):
+        return getattr(getattr(item, "module", None), "CASES_OF_MODES", None)
+    return None
+
+
+def _is_of_contract(item: pytest.Item) -> bool:
+    return str(getattr(getattr(item, "function", None), "__module__", "")).startswith("tests.contracts.")
 
 
 @pytest.fixture(scope="session")

@@ -511,6 +511,7 @@ def filled(far_store: GcsBucket, proxy: HttpFaultProxy) -> GcsBucket:
     return far_store
 
 
+@pytest.mark.sampled(9)
 @pytest.mark.parametrize("verb", verbs(GcsBucket(bucket="none")))
 @pytest.mark.parametrize("fault", ["refused twice", "answer lost", "throttled"])
 def test_every_verb_survives(verb: str, fault: str, filled: GcsBucket, proxy: HttpFaultProxy) -> None:

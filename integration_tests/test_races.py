@@ -491,6 +491,7 @@ def in_time(call: Callable[[], Any]) -> Any:
 once_more = [pytest.param(mode, marks=pytest.mark.thorough) for mode in ("upsert", "replace_partition")]
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize("mode", ["append", "replace", "publish", *once_more])
 def test_a_load_may_read_its_own_target(warehouse: Warehouse, mode: Any) -> None:
     """Also with a column that the target lacks, through another block and a function: it does not wait for itself."""
@@ -592,8 +593,10 @@ def test_loads_that_add_columns_at_once_all_succeed(warehouse: Warehouse) -> Non
         return warehouse.load(pa.table({"id": [number + 1], **columns}), "t", load_id=str(number))
 
     reports = together(len(news), load)
-    assert len({statement for report in reports for statement in report.ddl}) == 3
-    assert sum(len(report.ddl) for report in reports) == 3
+    statements = [statement for report in reports for statement in report.ddl]
+    assert len(statements) == len(set(statements))
+    if not warehouse.dialect.ddl_commits:  # there an attempt that failed afterwards may have made one
+        assert len(statements) == 3
     assert set(warehouse.table_schema("t").names) == {"id", "a", "b", "c"}
     expected = {0: (None, None, None)}
     for number, names in enumerate(news):

@@ -71,6 +71,8 @@ SHOWN_ELSEWHERE = {
     "test_upsert_of_a_hundred_thousand_into_a_million",
 }
 """Of the contract: what takes seconds here, and is the planner's or PostgreSQL's, on which the stand-in is built."""
+CASES_OF_MODES = 1
+"""Of what the contract shows in each mode: DuckDB and PostgreSQL show all in every run."""
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 ROLE = "arn:aws:iam::123456789012:role/redshift-reads-staging"
 
@@ -140,9 +142,7 @@ def warehouse(request: pytest.FixtureRequest, staging: S3Bucket) -> Iterator[Red
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    times = {"timestamp ns", "timestamp ns zoned", "time ns", "duration"}
-    lists = {f"list of {kind}" for kind in ("int", "string", "decimal", "date", "list")}
-    return {"large decimal", "struct", "map"} | times | lists
+    return {"large decimal", "duration"}
 
 
 # What is sent
@@ -210,9 +210,8 @@ def test_a_load_is_one_transaction_under_a_lock(warehouse: Redshift, sent: type[
     insert = 'INSERT INTO "t" ("id", "day", "text") SELECT s."id", s."day", s."text" FROM "_etl_stage" AS s'
     leaving = 'DELETE FROM "t" USING "_etl_stage" WHERE "t"."day" = "_etl_stage"."day"'
     assert applied[5].startswith("SELECT attname, ")  # the table is planned again
-    assert applied[6] == 'SELECT * FROM (SELECT * FROM "t") AS q LIMIT 0'
     assert (
-        applied[7:-1]
+        applied[6:-1]
         == {
             "append": [insert],
             "replace": [count_rows, 'DELETE FROM "t"', insert],

@@ -87,6 +87,7 @@ def rows_of(size: int) -> pa.Table:
     return table_of(list(range(size)))
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("kind", ["drop answer", "cut answer"])
 @all_modes
 def test_the_answer_to_commit_is_lost(
@@ -247,6 +248,7 @@ def load_in_a_process(warehouse: Snowflake, mode: Mode, load_id: str) -> None:
     warehouse.load(rows_of(1_000), "t", mode=mode, load_id=load_id, **ARGUMENTS[mode])
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("moment", MOMENTS, ids=" at ".join)
 def test_a_loader_is_killed(
     snowflake_server: SnowflakeServer, direct: Snowflake, proxy: SnowflakeProxy, moment: tuple[Mode, str]

@@ -259,6 +259,7 @@ KEYS: dict[str, tuple[pa.DataType, Callable[[int], Any]]] = {
 }
 
 
+@pytest.mark.sampled(15)
 @pytest.mark.parametrize(("kind", "value"), KEYS.values(), ids=KEYS)
 @pytest.mark.parametrize("other", [None, pa.int16()], ids=["alone", "with another"])
 def test_repeats_are_exact(kind: pa.DataType, value: Callable[[int], Any], other: pa.DataType | None) -> None:

@@ -60,6 +60,9 @@ ALIKE_IN_MEMORY = {
 }
 """What is about SQL, names and types, for which it makes no difference where the database is."""
 
+CASES_OF_MODES = 5
+"""Of the eight, two places with four modes each."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every promise in memory, and but for those that are alike there in a file; `--thorough` has all in both."""
@@ -240,6 +243,7 @@ def test_types_of_duckdb_are_read(warehouse: DuckDB, query: str, kind: pa.DataTy
     assert warehouse.read_table("t")["x"].to_pylist() == [value]
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize(
     "error", [AccessDeniedError, InvalidInputError, NotFoundError, TransientError, OSError, KeyError]
 )

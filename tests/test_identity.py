@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, ClassVar, get_args
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pytest
 from prefect import flow, get_client, task, unmapped
 from prefect.flow_engine import run_flow
@@ -945,15 +944,6 @@ def test_a_column_that_the_ledger_lacks_is_added(warehouse: DuckDB, column: str)
     warehouse.execute(f"ALTER TABLE _etl_loads DROP COLUMN {column}")
     warehouse.load(frame(2), "t", load_id="after")
     assert ids(warehouse) == [1, 2]
-
-
-def test_a_quarantine_that_was_dropped_is_made_again(warehouse: DuckDB) -> None:
-    """Loads with rejected rows go on."""
-    warehouse.load(frame(1), "t")
-    warehouse.drop_table("_etl_quarantine")
-    scan = as_scan(frame(2, 3)).reject(lambda rows: pc.equal(rows["id"], 3), "three")
-    assert warehouse.load(scan, "t", max_rejected=0.5).rejected == {"three": 1}
-    assert warehouse.fetch_all("SELECT count(*) FROM _etl_quarantine") == [(1,)]
 
 
 def test_the_ledger_can_be_made_beforehand(warehouse: DuckDB) -> None:

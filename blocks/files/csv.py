@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.csv_records import COMMA, Dialect, Positions
 from blocks.files.header import named
@@ -574,7 +574,7 @@ def check_types(schema: pa.Schema) -> None:
         kind = field.type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        if not (is_text(kind) or any(fits(kind) for fits in HELD)):
+        if not (is_text(kind) or types.is_null(kind) or any(fits(kind) for fits in HELD)):
             raise TypeLossError(
                 f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
             )

@@ -26,8 +26,8 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.inference import TextColumn
 from blocks.files.json_values import as_lines, with_texts
@@ -363,7 +363,15 @@ def _has_form(kind: pa.DataType, *, nested: bool = False) -> bool:
         return not nested and _has_form(kind.value_type)
     if types.is_time(kind) or (types.is_timestamp(kind) and kind.unit == "ns"):
         return not nested
-    held = (types.is_boolean, types.is_integer, types.is_date, types.is_timestamp, is_text, types.is_decimal)
+    held = (
+        types.is_null,
+        types.is_boolean,
+        types.is_integer,
+        types.is_date,
+        types.is_timestamp,
+        is_text,
+        types.is_decimal,
+    )
     return any(fits(kind) for fits in held) or types.is_float32(kind) or types.is_float64(kind)
 
 
@@ -492,7 +500,18 @@ def _has_long_integers(name: str, kind: pa.DataType, objects: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     decimals = (part for part in _parts(table[name].combine_chunks()) if types.is_decimal(part.type))
-    return any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+    are_long = any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+    return are_long and not _has_floats(name, objects)
+
+
+def _has_floats(name: str, objects: bytes) -> bool:
+    """Tell whether a number within a key is written with a point or an exponent, as no integer is."""
+
+    def holds_float(value: Any) -> bool:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return isinstance(value, float) or any(map(holds_float, inner))
+
+    return any(holds_float(json.loads(line).get(name)) for line in objects.split(b"\n"))
 
 
 def _parts(values: pa.Array) -> Iterator[pa.Array]:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.rejects import bad_row_error
 from blocks.arrow.scan import Scan, as_scan
-from blocks.arrow.types import cast_array, filter_array, filter_batch
+from blocks.arrow.types import filter_array, filter_batch
 from blocks.base.arguments import checked
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import InvalidInputError
@@ -162,11 +163,10 @@ class Contract(Parameter):
         Raises:
             ChecksFailedError: From the scan: a check of severity 'fail' does not hold; the error has the report.
         """
-        logger, context = _logger(), contextvars.copy_context()
 
         def end(run: _Pass) -> None:
             report = run.report()
-            context.copy().run(_tell, report, logger)  # the stream is read in a thread that knows of no run
+            _tell(report, _logger())
             if on_report:
                 on_report(report)
             report.raise_for_failures()
@@ -182,19 +182,23 @@ class Contract(Parameter):
                     run.report().raise_for_failures()
                 return run.schema
 
-        def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        def checked_batches(rejects: Rejects | None, context: contextvars.Context) -> Iterator[pa.RecordBatch]:
             with _Pass(self, scan) as run:
                 if run.misfits:
-                    end(run)
+                    context.run(end, run)
                 for batch in scan.batches(rejects):
                     found = run.look(batch)
                     for rule, mask in found.refused:
                         _set_aside(batch, rule, mask, rejects, scan.source)
                     if (kept := found.kept()).num_rows:
                         yield kept
-                end(run)
+                context.run(end, run)
 
-        return scan.over(find_schema, batches)
+        def open_batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+            # They are read in a thread that does not know of the run that opens them, which the report is of.
+            return checked_batches(rejects, contextvars.copy_context())
+
+        return scan.over(find_schema, open_batches)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """Return what follows where the check does not hold."""

@@ -19,6 +19,7 @@ from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
 from blocks.arrow.load_id import Target, with_load_id
+from blocks.arrow.scan import with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -523,7 +524,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
-            return arguments
+            return with_stream_staged(arguments)
         prefix = arguments["prefix"].strip("/")
         return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 

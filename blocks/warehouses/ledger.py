@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from pydantic import ValidationError
 
 from blocks.base.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConnectorError,
     NotFoundError,
@@ -100,7 +101,14 @@ class Ledger:
         """
         columns = session.columns(LEDGER)
         if columns is None:
-            self.create(session)
+            try:
+                self.create(session)
+            except AccessDeniedError:
+                raise AccessDeniedError(
+                    f"{uri}: there is no ledger of loads ({LEDGER}) yet, and this login may not create tables in its "
+                    "schema. Nothing was loaded. Grant it CREATE on the schema, or have the owner run: "
+                    f"{'; '.join(self.ddl())}; and grant SELECT, INSERT and UPDATE on both tables."
+                ) from None
             return
         names = _names(columns)
         if missing := [name for name in OLDEST if name not in names]:
@@ -156,10 +164,16 @@ class Ledger:
         return [self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads]
 
     def create_quarantine(self, session: BulkSession) -> None:
-        """Create the quarantine again where somebody dropped it."""
+        """Create the quarantine again where somebody dropped it.
+
+        Raises:
+            TransientError: Another loader did so at the same time.
+        """
         if session.columns(QUARANTINE) is None:
-            with contextlib.suppress(AlreadyExistsError):
+            try:
                 session.execute(self._dialect.create_table(QUARANTINE, self.quarantine_columns()))
+            except AlreadyExistsError:
+                raise TransientError(f"Another loader made {QUARANTINE} at the same time.") from None
 
     def claim(
         self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None

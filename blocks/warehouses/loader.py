@@ -22,9 +22,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.casts import cast_batch
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import AHEAD_BYTES
-from blocks.arrow.types import cast_batch
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import (
     AlreadyExistsError,
@@ -62,6 +62,8 @@ class Loader:
 
     may_go_direct: ClassVar[bool] = True
     """Whether rows may be written into the target without a stage, where the session can."""
+    checks_values: ClassVar[bool] = True
+    """Whether rows pass through here, so that each value can be looked at on its way."""
 
     def __init__(self, session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, load_id: str) -> None:
         self._session = session
@@ -100,7 +102,9 @@ class Loader:
 
     def _plan(self) -> Planned:
         """Plan the load for the table as it is now."""
-        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
+        planned = plan_load(
+            self._session, self._dialect, self._request, uri=self._uri, checks_values=self.checks_values
+        )
         self._refuse_losses(planned.plan)
         self._planned = planned
         return planned
@@ -250,19 +254,21 @@ class Loader:
                 f"{self._uri}: the ledger {LEDGER} has no primary key, so two loads of one load_id could both happen. "
                 f"Nothing was loaded. Run: ALTER TABLE {self._dialect.table(LEDGER)} ADD PRIMARY KEY (load_id)."
             )
-        if report is None:
-            self._ledger.create_quarantine(self._session)
         return report
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
         allowed = self._request.allow_loss
-        if losses := "; ".join(
-            f"{name} would lose {loss}" for name, loss in plan.losses.items() if name not in allowed
-        ):
-            raise TypeLossError(
-                f"{self._uri}: {losses}. Cast the data or change the column, or name the column in allow_loss to "
-                "accept it."
+        losses = {name: loss for name, loss in plan.losses.items() if name not in allowed}
+        if not losses:
+            return
+        words = "; ".join(f"{name} would lose {loss}" for name, loss in losses.items())
+        advice = "Cast the data or change the column, or name the column in allow_loss to accept it."
+        if any(loss.startswith("its type") for loss in losses.values()):
+            advice = (
+                "Convert the data to the table's types, load it into another table, or make this one anew: "
+                f"drop_table({plan.table!r}), then load. allow_loss={list(losses)} converts what can be converted."
             )
+        raise TypeLossError(f"{self._uri}: {words}. {advice}")
 
     def _shape(self, plan: LoadPlan) -> None:
         for statement in plan.ddl:
@@ -289,9 +295,10 @@ class Loader:
 
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
+        opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
 
         def counted() -> Iterator[pa.RecordBatch]:
-            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(opened, planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -303,10 +310,10 @@ class Loader:
             )
         self._stage_rejects()
 
-    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+    def _cast(self, batches: Iterator[pa.RecordBatch], planned: Planned) -> Iterator[pa.RecordBatch]:
         """Return the rows in the types of the table."""
         row, lossy = 1, self._request.allow_loss
-        for batch in self._request.scan.batches(self._rejects):
+        for batch in batches:
             yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
             row += batch.num_rows
 
@@ -316,6 +323,7 @@ class Loader:
             accepted=self._rows, max_rejected=self._request.max_rejected, source=self._request.scan.source
         )
         if self._rejects.total:
+            self._ledger.create_quarantine(self._session)
             rejects = self._session.staged_rejects
             self._session.create_stage(self._dialect, rejects, self._ledger.quarantine_columns())
             self._session.ingest(rejects, quarantine_schema(), self._reject_batches(), stage=True)
@@ -381,6 +389,13 @@ class Loader:
         return changes
 
 
-def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
+def plan_load(
+    session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, checks_values: bool = True
+) -> Planned:
     """Return what the load would do to the table as it is now."""
-    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()
+    existing = session.columns(request.table)
+    planned = Planner(dialect, request, existing=existing, uri=uri, checks_values=checks_values).plan()
+    added = {column.name for column in planned.plan.columns if column.action == "add"}
+    if computed := sorted(added and added & session.computed_columns(request.table)):
+        raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")
+    return planned

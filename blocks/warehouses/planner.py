@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.exact import casts_exactly
-from blocks.arrow.types import plain_type, type_loss
+from blocks.arrow.types import is_checked, plain_type, type_loss
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.names import text_problem
 from blocks.base.optional import lazy
@@ -48,14 +48,23 @@ class Planned:
 class Planner:
     """Compares the schema of the data with the table's."""
 
-    def __init__(self, dialect: Dialect, request: LoadRequest, *, existing: Sequence[Column] | None, uri: str) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        request: LoadRequest,
+        *,
+        existing: Sequence[Column] | None,
+        uri: str,
+        checks_values: bool = True,
+    ) -> None:
         self.dialect = dialect
         self.uri = uri
+        self.checks_values = checks_values
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
         self.source = request.scan.source
         self.schema = request.scan.schema
-        self.inferred = request.scan.inferred
+        self.inferred = set(request.scan.inferred())
         self.allow_loss = set(request.allow_loss)
         self.table = request.table
         self.mode: Mode = request.mode
@@ -73,12 +82,19 @@ class Planner:
         self._check_arguments()
         columns: list[Column] = []
         plans: list[ColumnPlan] = []
-        inferred, exact = set(self.inferred()) - self.allow_loss, frozenset[str]()
+        exact, ddl = frozenset[str](), list[str]()
         for field in self.schema:
             column, action = self._column(field)
-            loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
-            if loss and column and field.name in inferred and casts_exactly(field.type, column.arrow_type):
-                exact, loss = exact | {field.name}, None
+            if column and action == "keep" and self.on_new_columns == "add":
+                column, statements = self._with_new_fields(column, field.type)
+                ddl += statements
+            loss = type_loss(field.type, column.arrow_type) if column else None
+            checked = None
+            if loss and column and self._reads_text(field) and casts_exactly(field.type, column.arrow_type):
+                exact = exact | {field.name}
+                loss, checked = None, f"values that are no {column.sql_type} as they are written"
+            elif loss and column and self.checks_values and is_checked(field.type, column.arrow_type):
+                loss, checked = None, loss
             if column:
                 columns.append(column)
             plans.append(
@@ -88,10 +104,11 @@ class Planner:
                     target_type=column.sql_type if column else None,
                     action=action,
                     loss=loss,
+                    checked=checked,
                 )
             )
         plans += self._absent()
-        ddl = [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
+        ddl += [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
         if self.creates:
             key = self.key if self.mode == "upsert" else ()
             ddl = [
@@ -105,12 +122,44 @@ class Planner:
             creates_table=self.creates,
             ddl=tuple(ddl),
             columns=tuple(plans),
-            notes=tuple(
-                f"rows are staged and inserted from there, because the table has {reason}"
-                for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+            notes=(
+                *(
+                    f"rows are staged and inserted from there, because the table has {reason}"
+                    for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+                ),
+                *(
+                    f"{column.name} has no value, and so no type: its new column is {column.sql_type}"
+                    for column in columns
+                    if column.name not in self.existing and pa.types.is_null(self.schema.field(column.name).type)
+                ),
             ),
         )
         return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
+
+    def _reads_text(self, field: pa.Field) -> bool:
+        """Tell whether the type of a column is only what its text looks like."""
+        return field.name in self.inferred and field.name not in self.allow_loss
+
+    def _with_new_fields(self, column: Column, kind: pa.DataType) -> tuple[Column, list[str]]:
+        """Return a column that is a struct with the fields of the data that it lacks, and what adds them there."""
+        statements: list[str] = []
+
+        def widened(path: tuple[str, ...], known: pa.DataType, given: pa.DataType) -> pa.DataType:
+            if not (pa.types.is_struct(known) and pa.types.is_struct(given)):
+                return known
+            fields = {field.name: field.type for field in known}
+            for field in given:
+                if field.name in fields:
+                    fields[field.name] = widened((*path, field.name), fields[field.name], field.type)
+                elif statement := self.dialect.add_field(self.table, path, self.dialect.column(field.name, field.type)):
+                    statements.append(statement)
+                    fields[field.name] = self.dialect.column(field.name, field.type).arrow_type
+            return pa.struct(list(fields.items()))
+
+        kind = widened((column.name,), column.arrow_type, plain_type(kind))
+        if not statements:
+            return column, []
+        return replace(column, arrow_type=kind, sql_type=self.dialect.column(column.name, kind).sql_type), statements
 
     def _alike(self, name: str) -> str:
         """Return what names have in common that are one name to the engine."""
@@ -134,8 +183,9 @@ class Planner:
             raise SchemaError(f"{self.uri} has no column {field.name!r}, and on_new_columns is 'fail'.")
         if not self.creates and self.on_new_columns == "ignore":
             return None, "ignore"
+        kind = roomy(field.type) if field.name in self.inferred else field.type
         try:
-            return self.dialect.column(field.name, field.type), "create" if self.creates else "add"
+            return self.dialect.column(field.name, kind), "create" if self.creates else "add"
         except TypeLossError as error:
             raise TypeLossError(f"{self.uri}, column {field.name!r}: {error}") from None
 
@@ -172,6 +222,18 @@ class Planner:
             if self.mode == mode and not value:
                 raise InvalidInputError(f"mode={mode!r} needs {argument}: the columns that tell rows apart.")
             check_names(value, names, argument)
+
+
+def roomy(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a new column for decimals of which only some are known: those of the next day may be longer.
+
+    >>> import pyarrow as pa
+    >>> roomy(pa.decimal128(18, 2)), roomy(pa.decimal128(38, 12))
+    (Decimal128Type(decimal128(38, 9)), Decimal128Type(decimal128(38, 12)))
+    """
+    room = pa.decimal128(38, 9)
+    fits = pa.types.is_decimal128(kind) and type_loss(kind, room) is None
+    return room if fits else kind
 
 
 def names_within(fields: Iterable[pa.Field]) -> Iterator[str]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from blocks.base.errors import TypeLossError
+from blocks.arrow.types import has_json_form
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column
+from blocks.warehouses.sql import Column, no_type_error
 from connectors.shared.libpq.dialect import UNCONSTRAINED, PostgresDialect
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class RedshiftDialect(PostgresDialect):
             return sql_type
         if pa.types.is_decimal(kind) and kind.precision <= MOST_DIGITS and 0 <= kind.scale <= MOST_DECIMALS:
             return f"decimal({kind.precision},{kind.scale})"
-        raise TypeLossError(
-            f"{self.product} has no type that holds every {kind}. Cast it, to text or JSON for example."
-        )
+        raise no_type_error(self.product, kind)
 
     def _stored(self, kind: pa.DataType) -> pa.DataType:
+        if has_json_form(kind):
+            return pa.json_()
         stored = super()._stored(kind)
         if pa.types.is_float32(stored):
             return pa.float64()  # REAL is printed with 8 digits, and takes 9
@@ -136,12 +136,12 @@ def stage_type(kind: pa.DataType) -> str | None:
     return TEXT if pa.types.is_time(kind) or isinstance(kind, pa.JsonType) else None
 
 
-def arrow_type(column: Any) -> pa.DataType:
-    """Return the Arrow type of a column of a result, as psycopg describes it."""
-    name = OIDS.get(column.type_code, "string")
+def arrow_type(oid: int, modifier: int) -> pa.DataType:
+    """Return the Arrow type of a type by its OID and modifier, in which a decimal has its precision and scale."""
+    name = OIDS.get(oid, "string")
     if name == "decimal":
-        precision, scale = (column.precision, column.scale) if column.precision else UNCONSTRAINED
-        return pa.decimal128(precision, scale)
+        digits = modifier - 4  # https://github.com/postgres/postgres/blob/REL_15_STABLE/src/backend/utils/adt/numeric.c
+        return pa.decimal128(*(divmod(digits, 1 << 16) if digits > 0 else UNCONSTRAINED))
     others = {
         "time": pa.time64("us"),
         "timestamp": pa.timestamp("us"),

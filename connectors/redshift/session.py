@@ -12,12 +12,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from blocks.base.concurrency import Pool, result_of
-from blocks.base.errors import AlreadyExistsError, AmbiguousError, SchemaError, TransientError
+from blocks.base.errors import AlreadyExistsError, AmbiguousError, NotFoundError, SchemaError, TransientError
 from blocks.base.interruption import pause
 from blocks.base.optional import lazy, require
 from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
-from blocks.warehouses.ledger import LEDGER, QUARANTINE
+from blocks.warehouses.ledger import LEDGER, QUARANTINE, Ledger
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.redshift.dialect import REAL, RedshiftDialect, arrow_type, stage_type
@@ -89,7 +89,7 @@ class RedshiftSession(LibpqSession, BulkSession):
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query, streamed row by row."""
         described = self._describe(sql, parameters)
-        schema = pa.schema([(column.name, arrow_type(column)) for column in described])
+        schema = pa.schema([(column.name, arrow_type(column.type_code, _modifier(column))) for column in described])
         if any(column.type_code == REAL for column in described):  # of 9 digits it prints 8; of 17, all
             names = [f"c{number}" for number in range(len(described))]
             values = ", ".join(
@@ -162,21 +162,21 @@ class RedshiftSession(LibpqSession, BulkSession):
             return [result_of(done) for done in uploads]
 
     def columns(self, table: str) -> list[Column] | None:
-        """Return the columns of a table."""
+        """Return the columns of a table, from the catalog: a query of the table itself would wait for its locks."""
         schema_name, _, name = table.rpartition(".")
         rows = self.fetch(
-            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef FROM pg_attribute "
+            "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef, atttypid::int, atttypmod "
+            "FROM pg_attribute "
             "JOIN pg_class AS c ON c.oid = attrelid JOIN pg_namespace AS n ON n.oid = relnamespace "
             "WHERE nspname = :schema AND relname = :name AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"schema": schema_name or self._server.schema_, "name": name},
         )
         if not rows:
             return None
-        described = self._describe(f"SELECT * FROM {self._dialect.table(table)}")
-        types = [arrow_type(column) for column in described]
+        types = [arrow_type(oid, modifier) for *_, oid, modifier in rows]
         return [
             Column(column, sql_type, kind, nullable, has_default, stage_type(kind))
-            for (column, sql_type, nullable, has_default), kind in zip(rows, types, strict=True)
+            for (column, sql_type, nullable, has_default, *_), kind in zip(rows, types, strict=True)
         ]
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
@@ -187,6 +187,10 @@ class RedshiftSession(LibpqSession, BulkSession):
         except LockTimeoutError:
             self.end_other_attempts(load_id)
             raise TransientError(f"Another load into {self._server.uri()} took longer than {wait_s:g} s.") from None
+        except NotFoundError:
+            self.rollback()
+            Ledger(dialect).create_quarantine(self)
+            raise TransientError(f"{self._server.uri(QUARANTINE)} was dropped, and is made again.") from None
         look = f"SELECT 1 FROM {dialect.table(LEDGER)} WHERE load_id = :load_id"
         if self.fetch(look, {"load_id": load_id}):
             raise AlreadyExistsError(f"The ledger of {self._server.uri()} has load {load_id} already.")
@@ -404,3 +408,8 @@ def _session_name(pid: int, started: dt.datetime | None) -> str:
     '7-20260430T120000000000'
     """
     return f"{pid}-{started:%Y%m%dT%H%M%S%f}" if started else str(pid)
+
+
+def _modifier(column: Any) -> int:
+    """Return the modifier of the type of a result's column; psycopg shows what it means for a decimal."""
+    return ((column.precision << 16) | column.scale) + 4 if column.precision else -1

@@ -56,7 +56,7 @@ VANISHED_S = float(os.environ.get("STANDIN_VANISHED_S", "3"))
 ANSWERS_KEPT = 500
 BUCKETS = os.environ.get("STANDIN_BUCKETS", "")
 """A folder whose folders stand for the buckets that a storage integration reaches."""
-CONFLICT = 610
+CONFLICT, LOCKED = 610, 625
 UNSUPPORTED = 2
 DDL = re.compile(
     r"(create\s+(?!(or\s+replace\s+)?temp)|alter\s+(table|view|schema)|drop|truncate|grant|revoke)", re.IGNORECASE
@@ -263,7 +263,10 @@ class Service:
             if answer.status_code != HTTPStatus.OK:
                 raise Refused(UNSUPPORTED, "0A000", "The stand-in cannot run this statement.")
             said = json.loads(bytes(answer.body))
-            if said.get("code") != f"{CONFLICT:06d}" or session.transaction or time.monotonic() > deadline:
+            met_another = said.get("code") == f"{CONFLICT:06d}"
+            if met_another and (session.transaction or time.monotonic() > deadline):
+                raise Refused(LOCKED, "57014", "The lock on the table has not been released in time.")
+            if not met_another:
                 return answer if said["success"] else JSONResponse(said | {"message": reworded(said)})
             await asyncio.sleep(0.02)
 
@@ -281,7 +284,7 @@ class Service:
             if holder.has_vanished:
                 await self.end_transaction(holder, "ROLLBACK")
             elif time.monotonic() > deadline:
-                raise Refused(625, "57014", "The lock on the table has not been released in time.")
+                raise Refused(LOCKED, "57014", "The lock on the table has not been released in time.")
             await asyncio.sleep(0.01)
         self.locks[table] = session
 
