@@ -9,6 +9,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from blocks.arrow.casts import cast_array
+from blocks.arrow.types import is_checked
 from blocks.base.errors import SchemaError, TypeLossError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch
 
 
 def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
-    if not convertible(values.type, field.type):
+    if not (convertible(values.type, field.type) or is_checked(values.type, field.type)):
         raise SchemaError(
             f"{source}: column {field.name!r} is {values.type} and cannot become {field.type} by itself. "
             "Convert it with map_batches, or declare its own type."
