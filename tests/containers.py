@@ -105,7 +105,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
         "generator is not tabular data: its values are of type int",
     ),
     "empty list": (list, r"it has no rows, .*from_pylist\(rows, schema=...\)"),
-    "empty generator": (lambda: (each for each in ()), "generator is not tabular data: it has no rows"),
+    "empty generator": (lambda: (each for each in [1] if not each), "generator is not tabular data: it has no rows"),
     "asynchronous generator": (awaited, r"Collect what comes asynchronously first"),
     "one dictionary": (lambda: ROWS[0], r"'id' is of type int, which is no list. .* one row as \[row\]"),
     "dictionary of lists of several lengths": (lambda: {"a": [1], "b": [1, 2]}, "not of one length"),

@@ -74,6 +74,7 @@ class Scan:
         self.query = query
 
     @property
+    @checked
     def schema(self) -> pa.Schema:
         """The Arrow schema; if none was declared, the first access may read the start of the data."""
         if callable(self._schema):
@@ -207,15 +208,18 @@ class Scan:
         """Return the scan with only these columns, in this order."""
         return self.map_batches(lambda batch: batch.select(list(columns)))
 
+    @checked
     def to_arrow(self) -> pa.Table:
         """Read all of it as one Arrow table."""
         scan = self.settled()
         return pa.Table.from_batches(scan.batches(), schema=scan.schema)
 
+    @checked
     def to_pandas(self) -> pd.DataFrame:
         """Read all of it as a pandas frame."""
         return self.to_arrow().to_pandas()
 
+    @checked
     def to_reader(self) -> pa.RecordBatchReader:
         """Open a new one-pass Arrow reader."""
         scan = self.settled()

@@ -81,6 +81,8 @@ def caster(  # noqa: PLR0911 (one kind of type a line)
         return lambda values: pc.cast(_trimmed(values), kind)
     if types.is_timestamp(kind):
         return lambda values: _iso_moments(values, kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return lambda values: pa.ExtensionArray.from_storage(kind, pc.cast(values, kind.storage_type))
     return lambda values: pc.cast(values, kind)
 
 

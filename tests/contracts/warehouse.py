@@ -1346,7 +1346,7 @@ def test_too_many_rejected_rows_stop_it(warehouse: Warehouse) -> None:
     """Above max_rejected nothing is published, and no value is in the message."""
     warehouse.load(table_of([1], text="old"), "t")
     warehouse.load(table_of([1, 2], text=CANARY), "audited")
-    rejected = pa.table({"text": [CANARY], "reason": ["text is odd"]})
+    rejected = pa.table({"text": [CANARY] * 2, "reason": ["text is odd"] * 2})
     with pytest.raises(QualityError, match=r"2 of 2 rows were refused \(text is odd: 2\)") as caught:
         warehouse.publish("audited", "t", mode="replace", rejected=rejected, max_rejected=0.5)
     assert CANARY not in str(caught.value)
@@ -1368,6 +1368,15 @@ def test_rejected_rows_have_to_be_found(warehouse: Warehouse, rejected: dict[str
     warehouse.load(table_of([1]), "audited")
     with pytest.raises(InvalidInputError, match=words):
         warehouse.publish("audited", "t", rejected=pa.table(rejected))
+
+
+def test_no_good_row_stays_behind_with_a_bad_one(warehouse: Warehouse) -> None:
+    """A key that rejected and other rows share tells them not apart, and nothing is published by it."""
+    warehouse.load(pa.table({"id": [1, 1, 2], "text": ["good", "bad", "good"]}), "audited")
+    with pytest.raises(InvalidInputError, match=r"rejected is of 1 rows, and 2 of .*id does not"):
+        warehouse.publish("audited", "t", rejected=pa.table({"id": [1], "reason": ["bad"]}), max_rejected=1)
+    rejected = pa.table({"id": [1], "text": ["bad"], "reason": ["bad"]})
+    assert warehouse.publish("audited", "t", rejected=rejected, max_rejected=1).rows == 2
 
 
 def test_a_table_that_is_not_there_is_not_published(warehouse: Warehouse) -> None:
