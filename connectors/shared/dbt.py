@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
 from blocks.base.errors import JobFailedError, TransientError, lookup
 from blocks.credentials.snowflake import SNOWFLAKE_ERRORS
@@ -208,6 +209,7 @@ class DbtResult(BaseModel):
         """How long it took."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @checked
     def node(self, name: str) -> DbtNode:
         """Return the node of that name, or of that unique_id.
 
@@ -219,6 +221,7 @@ class DbtResult(BaseModel):
             raise KeyError(f"{len(found)} nodes are called {name!r}")
         return found[0]
 
+    @checked
     def raise_for_failures(self) -> Self:
         """Return the result itself, if nothing went wrong.
 
@@ -229,6 +232,7 @@ class DbtResult(BaseModel):
             raise DbtFailedError(str(self), self)
         return self
 
+    @checked
     def markdown(self) -> str:
         """Return the result as a page for people."""
         lines = [
