@@ -56,6 +56,7 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def run(kind: str, count: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:
+    request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))  # an upload's default is here
     with opened(kind, request) as block:
         is_warehouse = hasattr(block, "fetch_all")
         fill, state = (fill_warehouse, kept) if is_warehouse else (fill_store, stored)

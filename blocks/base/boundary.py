@@ -1,9 +1,9 @@
 """What leaves a method of ours: an error of `blocks.base.errors`, and nothing of what it was about.
 
 A traceback keeps the local variables of its frames, and an error those that it replaced: so tools that show both would
-send secrets and rows away. Where an error leaves, its frames are emptied (they stay, with their lines), its chain is cut
-to errors of ours, and the secrets of the block are masked in its words, should a driver have repeated them. An error
-that nobody expected becomes one of ours, without its words; what the user's own code raises passes as it is.
+send secrets and rows away. Where an error leaves, its frames are emptied (they stay, with their lines), its chain is
+cut to errors of ours, and the secrets of the block are masked in its words, should a driver have repeated them. An
+error that nobody expected becomes one of ours, without its words; what the user's own code raises passes as it is.
 """
 
 from __future__ import annotations
@@ -223,7 +223,8 @@ def _unexpected(error: Exception, name: str) -> ConnectorError:
     kind = InvalidInputError if isinstance(error, DATA_ERRORS) else TerminalError
     what = "an argument or the data has something that it cannot take" if kind is InvalidInputError else "it failed"
     return kind(
-        f"Could not run {name}: {what} ({_place(error)}). The words of the error may quote a value, so they are not shown."
+        f"Could not run {name}: {what} ({_place(error)}). The words of the error may quote a value, so they are not "
+        "shown."
     )
 
 
