@@ -34,9 +34,11 @@ class Here:
         self.address = address
 
     def postgres(self, **fields: Any) -> Postgres:
+        """Return a block of the server, with fields that are wrong."""
         return Postgres(**(self.address.fields() | {"retry": ONCE, "connect_timeout_s": 3} | fields))
 
     def load_by_comma(self) -> None:
+        """Load the file, whose delimiter is another one."""
         self.duckdb.load(self.files.scan("orders.csv", options=CsvOptions(delimiter=","), schema=SCHEMA), "orders")
 
 
@@ -61,7 +63,7 @@ STEPS: dict[str, tuple[Callable[[Here], Any], str]] = {
     ),
     "no such schema": (
         lambda here: here.postgres(schema="sales").load(ROWS, "orders"),
-        r"There is no schema 'sales' in postgres://.*, or this login may not use it\. Create it, or grant USAGE on it\.$",
+        r"There is no schema 'sales' in \S+, or this login may not use it\. Create it, or grant USAGE on it\.$",
     ),
     "a missing driver": (
         lambda here: here.duckdb.check(),

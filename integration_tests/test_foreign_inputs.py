@@ -31,10 +31,11 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         with Postgres(**fields, retry=ONCE, ssl_key_password=SECRET) as block:
             yield block
     elif kind == "redshift":
-        from integration_tests.test_redshift import block as redshift
+        from integration_tests import test_redshift as of_redshift
 
-        request.getfixturevalue("sent")
-        with redshift(request.getfixturevalue("pg_database"), new_store("s3", request)) as block:
+        server = request.getfixturevalue("s3_server")
+        of_redshift.stand_in(server.client(), request.getfixturevalue("monkeypatch"))
+        with of_redshift.block(request.getfixturevalue("pg_database"), new_store("s3", request)) as block:
             yield block.model_copy(update={"retry": ONCE})
     elif kind == "snowflake":
         from integration_tests import test_snowflake as of_snowflake

@@ -33,7 +33,7 @@ def works(warehouse: Postgres, address: Address) -> None:
         place = f"postgres://{address.host}:{address.port}/{address.database}"
         assert warehouse.uri() == place
         assert warehouse.fetch_one("SELECT current_database()") == (address.database,)
-        assert warehouse.load([{"a": 1}], "t").rows == 1
+        assert warehouse.load([{"a": 1}], "t", mode="replace").rows == 1
         assert warehouse.scan("t").to_arrow().num_rows == 1
         assert address.password not in f"{warehouse!r} {warehouse.model_dump(mode='json')}"
 
@@ -76,10 +76,9 @@ def test_options_and_limits_reach_the_server(pg_database: Address) -> None:
     """Settings of libpq's `options`, and the limits that have fields."""
     fields = pg_database.fields() | {"statement_timeout_s": 7.0, "lock_timeout_s": 3.0}
     with Postgres(**fields, options="-c work_mem=77MB") as warehouse:
-        query = (
-            "SELECT current_setting('work_mem'), current_setting('statement_timeout'), current_setting('lock_timeout')"
-        )
-        assert warehouse.fetch_one(query) == ("77MB", "7s", "3s")
+        names = ("work_mem", "statement_timeout", "lock_timeout")
+        values = ", ".join(f"current_setting('{name}')" for name in names)
+        assert warehouse.fetch_one(f"SELECT {values}") == ("77MB", "7s", "3s")
 
 
 def test_a_client_certificate_is_handed_over(pg_database: Address, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class Faulty(ConnectorBlock):
     def chained(self, data: Any) -> None:
         """Fail with an error of a driver behind ours, which quotes a row."""
         try:
-            raise LookupError(f"{data}")
+            {}[f"{data}"]
         except LookupError:
             raise TerminalError("Could not do it.") from None
 

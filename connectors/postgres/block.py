@@ -63,8 +63,8 @@ class Postgres(LibpqWarehouse):
     )
     connection_string: SecretStr | None = Field(
         default=None,
-        description="A URL such as postgresql://loader@db.example.com/shop, or libpq's keywords and values. Other fields "
-        "come before what it says.",
+        description="A URL such as postgresql://loader@db.example.com/shop, or libpq's keywords and values. Other "
+        "fields come before what it says.",
     )
     service: str | None = Field(
         default=None,

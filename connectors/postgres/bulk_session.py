@@ -504,8 +504,8 @@ class PostgresBulkSession(BulkSession):
                 ) from None
             if getattr(error, "sqlstate", None) == "3F000" and "no schema has been selected" in str(error):
                 raise NotFoundError(
-                    f"There is no schema {self._server.schema_!r} in {self._server.uri()}, or this login may not use it. "
-                    "Create it, or grant USAGE on it."
+                    f"There is no schema {self._server.schema_!r} in {self._server.uri()}, or this login may not use "
+                    "it. Create it, or grant USAGE on it."
                 ) from None
             raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 

@@ -132,7 +132,7 @@ NOT_ENCODED = re.compile(r"Error occurred writing COPY data:\s*$")
 """What ADBC says where it cannot write a value; were the connection lost, libpq's words would follow."""
 
 HIDDEN = ("22", "23", "38", "39", "HV", "P0")
-"""Classes of SQLSTATE whose messages may quote a value: data, constraints, and what functions and foreign servers say."""
+"""Classes of SQLSTATE whose messages may quote a value: data, constraints, functions and foreign servers."""
 OF_FUNCTION = re.compile(r"^PL/\w+ function (.+?)(?: line (\d+))?(?: at .*)?$", re.MULTILINE)
 """A line of the context: the function that the server was in. https://www.postgresql.org/docs/current/plpgsql.html"""
 OF_COPY = re.compile(r"^COPY .*?, line (\d+)(?:, column ((?:(?!: ).)+))?", re.MULTILINE)
@@ -165,8 +165,8 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
         return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
     if NOT_ENCODED.search(text):
         return errors.InvalidInputError(
-            f"Could not {action} {_place(action, uri)}: a value is beyond what the type of its column holds. Look at the "
-            "first and last of the times, dates and intervals."
+            f"Could not {action} {_place(action, uri)}: a value is beyond what the type of its column holds. Look at "
+            "the first and last of the times, dates and intervals."
         )
     if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
         return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
