@@ -80,7 +80,15 @@ def test_foreign_inputs(kind: str, request: pytest.FixtureRequest, caplog: pytes
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("postgres", 400), ("redshift", 150), ("s3", 250), ("gcs", 150), ("azure", 150), ("snowflake", 100)],
+    [
+        ("postgres", 400),
+        ("redshift", 150),
+        ("s3", 250),
+        ("gcs", 100),
+        ("azure", 150),
+        ("snowflake", 100),
+        ("bigquery", 50),
+    ],
 )
 def test_many_foreign_inputs(
     kind: str, count: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture

@@ -295,10 +295,14 @@ def stored(store: ObjectStore) -> list[tuple[str, int]]:
     return sorted((each["Key"], each["Size"]) for each in store.list_objects())
 
 
+COLUMNS = {"BigQuery": "id INT64 NOT NULL, note STRING NOT NULL"}
+
+
 def fill_warehouse(warehouse: Warehouse) -> None:
-    """Make the table that nothing fits."""
+    """Make the table that nothing fits, as far as the engine has constraints."""
+    columns = COLUMNS.get(type(warehouse).__name__, "id BIGINT PRIMARY KEY CHECK (id > 0), note VARCHAR(3) NOT NULL")
     warehouse.drop_table("orders")
-    warehouse.execute("CREATE TABLE orders (id BIGINT PRIMARY KEY CHECK (id > 0), note VARCHAR(3) NOT NULL)")
+    warehouse.execute(f"CREATE TABLE orders ({columns})")
     warehouse.execute("INSERT INTO orders (id, note) VALUES (3, 'old')")
 
 
