@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TransientError, UnsupportedError
+from blocks.base.errors import (
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TransientError,
+    UnsupportedError,
+)
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
@@ -494,6 +501,11 @@ class PostgresBulkSession(BulkSession):
                 raise InvalidInputError(
                     f"Could not {action} in {self._server.uri()}: it writes, and a scan only reads, as it may be read "
                     "again. Run it by fetch_all or execute, or have it fill a table first."
+                ) from None
+            if getattr(error, "sqlstate", None) == "3F000" and "no schema has been selected" in str(error):
+                raise NotFoundError(
+                    f"There is no schema {self._server.schema_!r} in {self._server.uri()}, or this login may not use "
+                    "it. Create it, or grant USAGE on it."
                 ) from None
             raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 
