@@ -31,7 +31,7 @@ from blocks.base.errors import (
 from blocks.base.operation import operation
 from blocks.base.outcome import conclude, scheduled_day
 from blocks.base.retry import RetryPolicy, retry_if_transient
-from blocks.files.options import CsvOptions, ParquetOptions
+from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
@@ -58,6 +58,7 @@ __all__ = [
     "InvalidInputError",
     "JobFailedError",
     "JobStatus",
+    "JsonOptions",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",

@@ -346,6 +346,7 @@ READ = [
     ("'1.5'::numeric", pa.decimal128(38, 9), Decimal("1.5")),
     ("1234567::numeric(5,-2)", pa.decimal128(5, -2), Decimal(1234600)),
     ("('1' || repeat('0', 59))::numeric(60,0)", pa.decimal256(60, 0), Decimal(10**59)),
+    ("1.25::numeric(100,2)", pa.decimal256(76, 2), Decimal("1.25")),
     ("ARRAY[1.5, NULL]::numeric(10,2)[]", pa.list_(pa.decimal128(38, 9)), [Decimal("1.5"), None]),
     ("'12.34'::money", pa.decimal128(38, 9), Decimal("12.34")),
     ("TIMESTAMPTZ '2026-04-30 12:00+02'", UTC, dt.datetime(2026, 4, 30, 10, tzinfo=dt.UTC)),
@@ -389,6 +390,7 @@ def test_types_of_postgres_are_read_exactly(warehouse: Postgres) -> None:
         ("'294276-12-31'::timestamp", "too late"),
         ("'NaN'::numeric", "NaN"),
         ("0.12345678901::numeric", "more digits"),
+        ("(repeat('9', 90))::numeric(100,2)", "more digits"),
         ("ARRAY['infinity'::date]", "infinity"),
     ],
 )
@@ -410,6 +412,7 @@ WRITTEN = [
     ("mood[]", pa.array([["ok"]]), ["{ok}"]),
     ("numeric", pa.array([Decimal("1.234567890123456789")]), [Decimal("1.234567890123456789")]),
     ("numeric", pa.array([2**62]), [Decimal(2**62)]),
+    ("numeric(100,2)", pa.array([Decimal("1.25")]), [Decimal("1.25")]),
     ("numeric(30,10)", pa.array([7], pa.int32()), [Decimal(7)]),
     ("positive", pa.array([1], pa.int32()), [1]),
     ("citext_like", pa.array(["Ü"]), ["Ü"]),

@@ -110,8 +110,8 @@ def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
 def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR0911 (a table of rules)
     """Return whether a cast that checks every value cannot lose anything.
 
-    >>> [convertible(pa.int64(), kind) for kind in (pa.int32(), pa.decimal128(12, 2), pa.float64())]
-    [True, True, False]
+    >>> [convertible(pa.int64(), kind) for kind in (pa.int32(), pa.decimal128(12, 2), pa.float64(), pa.string())]
+    [True, True, True, False]
     """
     if kind == target or types.is_null(kind):
         return True
@@ -120,8 +120,8 @@ def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR091
     if types.is_dictionary(target):
         return is_text(kind) and is_text(target.value_type)
     if types.is_integer(kind):
-        exact = types.is_floating(target) and kind.bit_width < (64 if types.is_float64(target) else 32)
-        return bool(types.is_integer(target) or types.is_decimal(target) or (exact and not types.is_float16(target)))
+        wide = types.is_floating(target) and not types.is_float16(target)
+        return bool(types.is_integer(target) or types.is_decimal(target) or wide)
     if types.is_floating(kind):
         return bool(types.is_floating(target) and target.bit_width >= kind.bit_width)
     if types.is_timestamp(kind):
@@ -129,11 +129,8 @@ def convertible(kind: pa.DataType, target: pa.DataType) -> bool:  # noqa: PLR091
     if _is_list(kind):
         return bool(_is_list(target) and convertible(kind.value_type, target.value_type))
     if types.is_struct(kind):
-        return bool(
-            types.is_struct(target)
-            and [field.name for field in kind] == [field.name for field in target]
-            and all(convertible(field.type, other.type) for field, other in zip(kind, target, strict=True))
-        )
+        known = {field.name: field.type for field in target} if types.is_struct(target) else {}
+        return all(field.name in known and convertible(field.type, known[field.name]) for field in kind)
     families = (types.is_decimal, is_text, _is_binary, types.is_date, types.is_time, types.is_duration)
     return any(belongs(kind) and belongs(target) for belongs in families)
 

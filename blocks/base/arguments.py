@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, Union, cast, 
 import annotated_types
 from pydantic import AfterValidator, BaseModel, model_validator
 
+from blocks.base.boundary import bounded
 from blocks.base.errors import InvalidInputError
 from blocks.base.reference import reference
 
@@ -90,7 +91,7 @@ def nearest(name: str, known: Iterable[str], what: str, *, elsewhere: Mapping[st
 
 
 def checked(function: F) -> F:
-    """Check the arguments of a function or method at each call."""
+    """Check the arguments of a function or method at each call, and have what it raises be fit to be shown."""
     signature = inspect.signature(function)
 
     def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -107,7 +108,7 @@ def checked(function: F) -> F:
         check(args, kwargs)
         return await function(*args, **kwargs)
 
-    return cast("F", async_wrapper if inspect.iscoroutinefunction(function) else wrapper)
+    return bounded(cast("F", async_wrapper if inspect.iscoroutinefunction(function) else wrapper))
 
 
 def check_methods(owner: type) -> None:

@@ -15,11 +15,13 @@ from prefect.blocks.core import Block, schema_extra
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.utilities.collections import remove_nested_keys
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from blocks.base.arguments import check_methods, nearest
-from blocks.base.errors import InvalidInputError, NotFoundError
+from blocks.base.errors import InvalidInputError, NotFoundError, one_line
 from blocks.base.live import close_live, live
+from blocks.base.names import text_problem
 from blocks.base.operation import Operation
 from blocks.base.reference import reference
 from blocks.base.retry import RetryPolicy
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import PrefectClient
     from prefect.logging.loggers import LoggingAdapter
+    from pydantic import ModelWrapValidatorHandler
 
 T = TypeVar("T")
 B = TypeVar("B", bound="ConnectorBlock")
@@ -123,6 +126,18 @@ class ConnectorBlock(Block, ABC):
         def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
             """Load the saved block of that name; within an event loop Prefect returns an awaitable of it."""
 
+    else:  # type checkers take the fields from pydantic
+
+        def __init__(self, *args: Any, **values: Any) -> None:
+            try:
+                super().__init__(*args, **values)
+            except ValidationError as error:  # with a traceback of its own: the frames of this one hold the values
+                found = _without_input(error)
+                del self, args, values
+            else:
+                return
+            raise found
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         # Prefect's mixins stand after us among the bases, and pydantic takes the configuration of the last one.
@@ -163,6 +178,23 @@ class ConnectorBlock(Block, ABC):
         """Return the value of a field; None for the empty text or object that a form may send of an empty one."""
         empty = isinstance(value, str | dict) and not value
         return None if empty and name in cls.model_fields and cls.model_fields[name].default is None else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _show_no_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            found = _without_input(error)
+        raise found
+
+    @model_validator(mode="after")
+    def _texts_can_be_sent(self) -> Self:
+        for name, value in self:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if isinstance(text, str) and text and (problem := text_problem(text, allowed="\t\n\r")):
+                raise ValueError(f"{name.strip('_')} {problem}")
+        return self
 
     @classmethod
     def _open_fields(cls) -> dict[str, type[ConnectorBlock]]:
@@ -330,6 +362,19 @@ class ConnectorBlock(Block, ABC):
         other = type(self).__new__(type(self))
         other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return other
+
+
+def _without_input(error: ValidationError) -> ValidationError:
+    """Return the error without what was given, which may be a secret in a field that is misspelt."""
+    found = [
+        {
+            "type": PydanticCustomError(each["type"], "{message}", {"message": one_line(each["msg"])}),
+            "loc": each["loc"],
+            "input": None,
+        }
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ValidationError.from_exception_data(error.title, found, hide_input=True)  # type: ignore[arg-type]
 
 
 def _types_of(kind: type[B]) -> list[type[B]]:

@@ -24,8 +24,9 @@ from prefect.utilities.annotations import quote
 from prefect.utilities.hashing import hash_objects
 
 from blocks.base.arguments import bind, check_arguments
+from blocks.base.boundary import as_shown, bounded
 from blocks.base.call_options import CallOptions
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import InvalidInputError, TransientError
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient, retry_if_transient
 from blocks.base.runs import OperationTask
@@ -143,6 +144,7 @@ class BoundOperation(Generic[P, R]):
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return _bound, (self._instance, self._op.fn.__name__, self._options.given)
 
+    @bounded
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it: as a task run if called in the body of a flow, else as a plain call with the same retries.
 
@@ -162,6 +164,7 @@ class BoundOperation(Generic[P, R]):
         """Submit one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
         return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
 
+    @bounded
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await it: the work runs in a thread, and the event loop stays free."""
         arguments = self._arguments(args, kwargs)
@@ -219,7 +222,11 @@ class BoundOperation(Generic[P, R]):
 
     def _run(self, arguments: dict[str, Any]) -> R:
         method: Callable[..., R] = self._op.fn
-        return method(self._instance, **arguments)
+        try:
+            return method(self._instance, **arguments)
+        except Exception as error:  # noqa: BLE001 (Prefect logs what it becomes)
+            found = as_shown(error, self.name, self._instance)
+        raise found
 
     def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
         policy = self._policy

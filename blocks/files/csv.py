@@ -28,9 +28,9 @@ import pyarrow.compute as pc
 from pyarrow import csv, types
 
 from blocks.arrow.casts import cast_array
-from blocks.arrow.columns import NOTHING, check_names, completed, is_text, present_fields
-from blocks.base.errors import InvalidInputError, TypeLossError
-from blocks.files.csv_records import Dialect, Positions
+from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
+from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.files.csv_records import COMMA, Dialect, Positions
 from blocks.files.header import named
 from blocks.files.inference import TextColumn
 from blocks.files.options import CsvOptions
@@ -68,8 +68,11 @@ HELD = (
     types.is_timestamp,
 )
 NULL_MARK = b"\x1aN\x1a"
-DELIMITERS = {"\t": r"'\t'", ";": "';'", ",": "','", "|": "'|'"}
+DELIMITERS = ("\t", ";", "|", ",", " ")
+"""Looked for where none is given and the header has no comma; a space only where names are quoted, as R does."""
 SAMPLED_RECORDS = 100
+"""How many records at the start tell delimiter and columns."""
+AFTER_QUOTED = "text after a quoted field"
 TOO_FEW, TOO_MANY = RAGGED = ("too few fields", "too many fields")
 INFERRED_HINT = (
     " Its type was found at the start of the data, where it holds throughout; declare a schema, in which text "
@@ -90,7 +93,8 @@ class CsvReader:
         self.source = replace(source, encoding=options.encoding)
         self.options = options
         self.extra_columns = extra_columns
-        self.dialect = Dialect(options)
+        self.dialect = Dialect.of(options)
+        self._finds_delimiter = options.delimiter is None and options.header and not options.column_names
 
     def infer(self) -> dict[str, TextColumn]:
         """Find out the columns from the first block.
@@ -152,27 +156,27 @@ class CsvReader:
         """Return what to do about a bad row."""
         if row.column is None and row.reason in RAGGED:
             return self._ragged_hint(columns, head)
+        if row.column is None and row.reason == AFTER_QUOTED:
+            return (
+                f" A quoted field ends at {self.dialect.delimiter!r} or at the line's end, and a quote within it is "
+                "doubled: pass the file's delimiter, or its escape, in CsvOptions(delimiter=..., escape=...)."
+            )
         return INFERRED_HINT if is_inferred and row.column is not None and row.reason != NOT_UTF8 else ""
 
     def _ragged_hint(self, columns: int, head: bytes) -> str:
         """Return what rows that have another number of fields than the header may come from."""
-        data, quoted_by = head[self._skipped(head) :], self.options.delimiter
-        records, quotes = self.dialect.records(data)
-        records = records[records[:, 0] < records[:, 1]][:SAMPLED_RECORDS]
-        if other := self._better_delimiter([data[start:end].decode(errors="replace") for start, end in records]):
-            count, spelled = other
-            return (
-                f" The header has {columns} columns by {quoted_by!r}, and header and rows have {count} by {spelled}: "
-                f"pass options=CsvOptions(delimiter={spelled})."
-            )
-        if (self.dialect.field_counts(data, records[1:], quotes) == columns + 1).all():
-            return (
-                " Each row has one field more than the header has names, as R writes rows that have names: name all "
-                "columns in CsvOptions(column_names=(...)), and the header is skipped."
-            )
+        data = head[self._skipped(head) :]
+        for delimiter in DELIMITERS[:-1]:
+            dialect = replace(self.dialect, delimiter=delimiter)
+            records, counts = self._sample(data, dialect)
+            if delimiter != self.dialect.delimiter and counts[0] > 1 and len(records) > 1 and len(set(counts)) == 1:
+                return (
+                    f" By {delimiter!r} header and rows have {counts[0]} columns each: pass "
+                    f"options=CsvOptions(delimiter={delimiter!r})."
+                )
         return (
-            f" The header has {columns} columns; a field that holds {quoted_by!r} has to be quoted. Lines that are no "
-            "rows are left out by CsvOptions(skip_lines=..., skip_footer=..., comment=...)."
+            f" The header has {columns} columns; a field that holds {self.dialect.delimiter!r} has to be quoted. Lines "
+            "that are no rows are left out by CsvOptions(skip_lines=..., skip_footer=..., comment=...)."
         )
 
     def _chunks(self) -> Generator[bytes]:
@@ -187,15 +191,14 @@ class CsvReader:
                 yield Block(data, block.line + lines_before, block.suspect)
 
     def _endless(self, line: int) -> InvalidInputError:
-        options = self.options
         return InvalidInputError(
             f"{self.source.name} line {line}: a row starts here and does not end; a quote was opened and never closed. "
-            f"Where {options.quote!r} is a character like others, or fields are not separated by "
-            f"{options.delimiter!r}, pass CsvOptions(quote=None) or CsvOptions(delimiter=...); else correct the file."
+            f"Where {self.dialect.quote!r} is a character like others, pass CsvOptions(quote=None), where "
+            f"{self.dialect.delimiter!r} does not separate fields, CsvOptions(delimiter=...); else correct the file."
         )
 
     def _head(self, chunks: Iterator[bytes]) -> bytes:
-        """Read as far as the header and the first row go, and a record begins behind them."""
+        """Read as far as the header and the first rows go, and a record begins behind them."""
         head = next(chunks, b"")
         while len(head) < RECORD_BYTES and not self._holds_header(head) and (more := next(chunks, b"")):
             head += more
@@ -203,7 +206,7 @@ class CsvReader:
 
     def _holds_header(self, head: bytes) -> bool:
         records, _ = self.dialect.records(head[self._skipped(head) :])
-        return len(records) > 2  # noqa: PLR2004 (the header, the first row, the next one)
+        return len(records) > SAMPLED_RECORDS
 
     def _skipped(self, head: bytes) -> int:
         """Return how many bytes are before the header: those of `skip_lines`, comments and empty lines."""
@@ -231,52 +234,72 @@ class CsvReader:
         if not options.header:
             if not declared:
                 raise InvalidInputError(f"{name} has no header: pass a schema, or CsvOptions(column_names=...).")
-            return self._named(declared), skipped, line
+            return self._named(declared, schema), skipped, line
         if not head[skipped:].strip():
             raise InvalidInputError(f"{name} is empty: no header. Was it written to the end?")
         data = head[skipped:]
+        if self._finds_delimiter and (found := self._better_delimiter(data)):
+            self.dialect = replace(self.dialect, delimiter=found[0])
         records, quotes = self.dialect.records(data)
         start, end = records[0]
         if quotes.open and end == len(data):
             raise self._endless(line)
         names = declared or self._names(data[start:end])
-        if len(names) == 1 and not declared:
-            self._check_delimiter([data[first:last] for first, last in records[:100]])
         if not declared:
-            names = self._with_trailing(names, data, records, quotes)
+            names = self._checked(names, data)
         following = records[1][0] if len(records) > 1 else len(data)
         return (
-            self._named(names),
+            self._named(names, schema),
             skipped + following,
             line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
         )
 
-    def _with_trailing(self, names: list[str], data: bytes, records: Positions, quotes: Quotes) -> list[str]:
-        """Return the names, and an empty one where rows end in a delimiter that the header lacks."""
-        row = records[1:][records[1:, 0] < records[1:, 1]][:1]
-        ends_so = len(row) and data[row[0, 1] - 1] == ord(self.options.delimiter)
-        if ends_so and self.dialect.field_counts(data, row, quotes)[0] == len(names) + 1:
-            return [*names, ""]
-        return names
+    def _checked(self, names: list[str], data: bytes) -> list[str]:
+        """Return the names of the header, and an empty one where every row has a field more than there are names.
 
-    def _check_delimiter(self, records: list[bytes]) -> None:
-        """Refuse a header of one column that another delimiter splits, as it does every record after it."""
-        texts = [record.decode(errors="replace") for record in records if record]
-        if other := self._better_delimiter(texts):
-            count, spelled = other
+        That is the last one where rows end in a delimiter that the header lacks, and the first one where rows have
+        names, which R writes without a name of their own; R and pandas read them so.
+
+        Raises:
+            InvalidInputError: The delimiter that is given is not in the header, and another one is.
+        """
+        if len(names) == 1 and (other := self._better_delimiter(data)):
+            delimiter, count = other
             raise InvalidInputError(
-                f"{self.source.name}: the header has no {self.options.delimiter!r}, and {count} columns "
-                f"by {spelled}. Pass options=CsvOptions(delimiter={spelled}); if it is one column, name it in "
+                f"{self.source.name}: the header has no {self.dialect.delimiter!r}, and {count} columns by "
+                f"{delimiter!r}. Pass options=CsvOptions(delimiter={delimiter!r}); if it is one column, name it in "
                 "CsvOptions(column_names=(...,))."
             )
+        records, counts = self._sample(data, self.dialect)
+        rows = [data[start:end] for start, end in records[1:]]
+        if not rows or (counts[1:] != len(names) + 1).any():
+            return names
+        end = self.dialect.delimiter.encode()
+        if all(row.endswith(end) for row in rows):
+            return [*names, ""]
+        return ["", *names] if 1 < len({row.partition(end)[0] for row in rows}) == len(rows) else names
 
-    def _better_delimiter(self, records: list[str]) -> tuple[int, str] | None:
-        """Return how many columns each record, the header first, has by another delimiter, and how that is spelled."""
-        for delimiter, spelled in DELIMITERS.items():
-            if delimiter in records[0] and delimiter != self.options.delimiter:
-                counts = {len(row) for text in records for row in python_csv.reader([text], delimiter=delimiter)}
-                if len(counts) == 1:
-                    return counts.pop(), spelled
+    def _sample(self, data: bytes, dialect: Dialect) -> tuple[Positions, Positions]:
+        """Return the header and the first rows that are not empty, and how many fields each has."""
+        records, quotes = dialect.records(data)
+        records = records[records[:, 0] < records[:, 1]][:SAMPLED_RECORDS]
+        return records, dialect.field_counts(data, records, quotes)
+
+    def _better_delimiter(self, data: bytes) -> tuple[str, int] | None:
+        """Find another delimiter that is in the header and gives every row as many fields; and that number of them.
+
+        Where the header has the file's delimiter there is none; R's rows have a field more, their name.
+        """
+        header = data[: self._sample(data, self.dialect)[0][0, 1]]
+        if self.dialect.delimiter.encode() in header:
+            return None
+        for delimiter in DELIMITERS if header.startswith(b'"') else DELIMITERS[:-1]:
+            if delimiter != self.dialect.delimiter and delimiter.encode() in header:
+                dialect = replace(self.dialect, delimiter=delimiter)
+                _, counts = self._sample(data, dialect)
+                rows = set(counts[1:].tolist())
+                if rows <= {int(counts[0])} or rows == {int(counts[0]) + 1}:
+                    return delimiter, int(counts[0])
         return None
 
     def _names(self, header: bytes) -> list[str]:
@@ -292,7 +315,7 @@ class CsvReader:
             ) from None
         rows = python_csv.reader(
             [text],
-            delimiter=self.options.delimiter,
+            delimiter=self.dialect.delimiter,
             quotechar=self.options.quote,
             quoting=python_csv.QUOTE_NONE if self.options.quote is None else python_csv.QUOTE_MINIMAL,
             escapechar=self.options.escape,
@@ -302,8 +325,17 @@ class CsvReader:
         except python_csv.Error as error:
             raise InvalidInputError(f"{self.source.name}: its header cannot be read: {error}.") from None
 
-    def _named(self, names: list[str]) -> list[str]:
-        return named(names, self.source.name, rename_duplicates=self.options.rename_duplicates)
+    def _named(self, names: list[str], schema: pa.Schema | None) -> list[str]:
+        """Return a name for each column; of a declared schema, `schema`, none may stand for two."""
+        found = named(names, case_sensitive=self.options.case_sensitive_names)
+        repeated = {name for name, one in zip(found, names, strict=True) if name != one and one}
+        asked = set() if schema is None or repeated & set(schema.names) else set(schema.names)
+        if twice := sorted(asked & {one for name, one in zip(found, names, strict=True) if name in repeated}):
+            raise SchemaError(
+                f"{self.source.name} has these columns more than once: {listed(twice)}. Name the columns in "
+                f"CsvOptions(column_names=(...)), or ask for {listed(sorted(repeated))}, as the others are called."
+            )
+        return found
 
     def records(self, block: Block, names: Sequence[str]) -> Records:
         """Return the records of a block, and which of them have another number of fields than there are names."""
@@ -326,7 +358,7 @@ class CsvReader:
         """
         if self._null_mark is None or b"\\N" not in bytes(data):
             return data
-        delimiter = re.escape(self.options.delimiter).encode()
+        delimiter = re.escape(self.dialect.delimiter).encode()
         found = re.finditer(rb"(?:(?<=[" + delimiter + rb"\r\n])|\A)\\N(?=[" + delimiter + rb"\r\n]|\Z)", bytes(data))
         starts = np.array([match.start() for match in found], dtype=np.int64)
         # The border before it may itself be quoted or escaped; then it is no border.
@@ -354,7 +386,7 @@ class CsvReader:
                 pa.BufferReader(pa.py_buffer(data)),
                 read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
                 parse_options=csv.ParseOptions(
-                    delimiter=options.delimiter,
+                    delimiter=self.dialect.delimiter,
                     quote_char=options.quote or False,
                     escape_char=options.escape or False,
                     newlines_in_values=True,
@@ -461,7 +493,7 @@ class _Parser:
         }
         kept = np.flatnonzero(records.excess == 0)
         for position in records.quotes.junk:
-            faults.setdefault(_record_at(records.positions, int(position)), ("text after a quoted field", None))
+            faults.setdefault(_record_at(records.positions, int(position)), (AFTER_QUOTED, None))
         for position in np.flatnonzero(np.frombuffer(block.data, np.uint8) == 0):
             faults.setdefault(_record_at(records.positions, int(position)), ("holds a NUL byte", None))
         arrays = []
@@ -512,7 +544,7 @@ class CsvWriter:
         self._writer = csv.CSVWriter(
             file,
             self._wire,
-            write_options=csv.WriteOptions(include_header=options.header, delimiter=options.delimiter),
+            write_options=csv.WriteOptions(include_header=options.header, delimiter=options.delimiter or COMMA),
         )
 
     def write(self, batch: pa.RecordBatch) -> None:
@@ -542,7 +574,7 @@ def check_types(schema: pa.Schema) -> None:
         kind = field.type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        if not (is_text(kind) or any(fits(kind) for fits in HELD)):
+        if not (is_text(kind) or types.is_null(kind) or any(fits(kind) for fits in HELD)):
             raise TypeLossError(
                 f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
             )

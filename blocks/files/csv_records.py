@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 Positions = np.ndarray[Any, Any]
 """Byte positions in a block of a file."""
 
+COMMA = ","
 NONE: Positions = np.array([], dtype=np.int64)
 
 
@@ -46,8 +47,16 @@ class Quotes:
 class Dialect:
     """Finds records in CSV text exactly as Arrow's reader does."""
 
-    options: CsvOptions
+    delimiter: str
+    quote: str | None
+    escape: str | None
+    comment: str | None
     line_end: bytes = b"\n"
+
+    @classmethod
+    def of(cls, options: CsvOptions) -> Dialect:
+        """Return the dialect that options say."""
+        return cls(options.delimiter or COMMA, options.quote, options.escape, options.comment)
 
     def cut(self, text: bytes) -> tuple[int, bool]:
         """Return where the last whole record of `text` ends, and whether a record up to there is suspect."""
@@ -64,7 +73,7 @@ class Dialect:
 
     def without_comments(self, data: memoryview | bytes) -> list[tuple[int, memoryview | bytes]]:
         """Return the parts between the lines that are comments, each with the number of lines before it."""
-        if self.options.comment is None or self.options.comment.encode() not in bytes(data):
+        if self.comment is None or self.comment.encode() not in bytes(data):
             return [(0, data)]
         records, quotes = self.records(data)
         bounds = np.append(records[:, 0], len(data))
@@ -78,7 +87,7 @@ class Dialect:
 
     def field_counts(self, data: memoryview | bytes, records: Positions, quotes: Quotes) -> Positions:
         """Return how many fields each record has."""
-        delimiters = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(self.options.delimiter))
+        delimiters = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(self.delimiter))
         delimiters = delimiters[~quotes.hold(delimiters)]
         counts: Positions = np.searchsorted(delimiters, records[:, 1]) - np.searchsorted(delimiters, records[:, 0]) + 1
         return counts
@@ -100,10 +109,10 @@ class Dialect:
     def quotes(self, data: memoryview | bytes) -> Quotes:
         """Return where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
         codes = np.frombuffer(data, np.uint8)
-        if self.options.escape is None and self.options.comment is None:
-            if self.options.quote is None:
+        if self.escape is None and self.comment is None:
+            if self.quote is None:
                 return Quotes(NONE, NONE, NONE, open=False)
-            marks = np.flatnonzero(codes == ord(self.options.quote))
+            marks = np.flatnonzero(codes == ord(self.quote))
             starts, ends = marks[0::2], marks[1::2]
             borders = self._borders
             opening = borders[codes[starts - 1]]
@@ -135,13 +144,13 @@ class Dialect:
         return Quotes(places[0], places[1], places[2], unclosed, places[3])
 
     def _has_quotes(self, text: bytes) -> bool:
-        has_quote = self.options.quote is not None and self.options.quote.encode() in text
-        return has_quote or self.options.escape is not None
+        has_quote = self.quote is not None and self.quote.encode() in text
+        return has_quote or self.escape is not None
 
     @cached_property
     def _borders(self) -> Positions:
         borders = np.zeros(256, dtype=bool)
-        borders[[ord(mark) for mark in (self.options.delimiter, "\n", "\r", self.options.quote) if mark]] = True
+        borders[[ord(mark) for mark in (self.delimiter, "\n", "\r", self.quote) if mark]] = True
         return borders
 
     @cached_property
@@ -149,8 +158,7 @@ class Dialect:
         """Comments, quoted fields and escaped characters, whichever comes first."""
         never = r"(?!)"
         delimiter, comment, escape, quote = (
-            re.escape(mark) if mark else ""
-            for mark in (self.options.delimiter, self.options.comment, self.options.escape, self.options.quote)
+            re.escape(mark) if mark else "" for mark in (self.delimiter, self.comment, self.escape, self.quote)
         )
         plain = f"[^{quote}{escape}]*+"
         inner = f"{quote}{quote}|{escape}." if escape else f"{quote}{quote}"

@@ -115,7 +115,7 @@ class TextColumn:
         return {"bool": pa.bool_(), "date": pa.date32()}.get(kind, pa.string())
 
     def _number(self, kinds: set[str]) -> pa.DataType:
-        if kinds == {"integer"}:
+        if kinds <= {"integer", "inexact"}:
             return pa.int64()
         scales = {form.split()[1] for form in self.forms if form.startswith(("scale", "zeros"))}
         if kinds <= {"scale", "zeros", "inexact", "large"} and len(scales) == 1:
@@ -217,7 +217,10 @@ def _matching(texts: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array]:
 
 def _integers(texts: pa.Array) -> tuple[pa.Array, set[str]]:
     mask, matching = _matching(texts, INTEGER)
-    return mask, ({"integer"} if _can_be(matching, pa.int64()) else {TEXT}) if len(matching) else set()
+    if not len(matching):
+        return mask, set()
+    exact = set() if _is_exact(matching) else {"inexact"}
+    return mask, {"integer", *exact} if _can_be(matching, pa.int64()) else {TEXT}
 
 
 def _fractions(texts: pa.Array) -> tuple[pa.Array, set[str]]:

@@ -92,8 +92,12 @@ class CsvOptions(Options):
         "thousands_separator": "thousands",
     }
 
-    delimiter: str = Field(
-        default=",", min_length=1, max_length=1, description="The character between two fields. Defaults to a comma."
+    delimiter: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1,
+        description="The character between two fields. Defaults to a comma; where the header has none, to the tab, "
+        "semicolon, bar or (behind quoted names) space that gives header and rows as many fields.",
     )
     quote: str | None = Field(
         default='"',
@@ -142,12 +146,12 @@ class CsvOptions(Options):
     column_names: tuple[str, ...] | None = Field(
         default=None,
         description="The file's column names in order; where a header is there too, it is skipped. Defaults to those "
-        "of the header; a column without one is called column0, column1 and so on, by its place.",
+        "of the header; a column without one is called column0, column1 and so on, by its place from 0.",
     )
-    rename_duplicates: bool = Field(
-        default=False,
-        description="Whether columns whose names are the same, or differ only by case, get _1, _2 and so on behind "
-        "them. Defaults to false: two columns of one name are an error.",
+    case_sensitive_names: bool = Field(
+        default=True,
+        description="Whether column names that differ only by case are different. Where false, the second one gets _1 "
+        "behind it, as a repeated name always does. Defaults to true.",
     )
     skip_lines: int = Field(
         default=0, ge=0, description="How many lines to skip before the header or the first row. Defaults to 0."
@@ -177,7 +181,7 @@ class CsvOptions(Options):
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
-        marks = [mark for mark in (self.delimiter, self.quote, self.escape, self.comment) if mark is not None]
+        marks = [mark for mark in (self.delimiter or ",", self.quote, self.escape, self.comment) if mark]
         if len(set(marks)) < len(marks):
             raise ValueError("delimiter, quote, escape and comment have to be different characters")
         if self.thousands == self.decimal_point:

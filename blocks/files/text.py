@@ -7,18 +7,20 @@ import contextlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 
 from blocks.arrow.rejects import bad_row_error
 from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.files.compression import DAMAGED, MAGIC, decompressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
     from typing import BinaryIO
+
+    import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError
@@ -30,8 +32,6 @@ RECORD_BYTES = 16 * 2**20
 """A longer record is taken for a quote that was never closed."""
 
 WORKERS = 2
-
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BadRow:
     text: str
 
 
-Parsed = tuple[pa.RecordBatch, list[BadRow]]
+Parsed: TypeAlias = "tuple[pa.RecordBatch, list[BadRow]]"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class TextSource:
     def _decompressed(self, raw: BinaryIO) -> Iterator[bytes]:
         stream: Any = raw
         if self.compression != "none":
-            stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.compression)
+            with self._errors():
+                stream = decompressed(raw, self.compression, self.name)
         first = True
         while data := self._read(stream):
             if first and self.compression == "none":
@@ -105,20 +106,25 @@ class TextSource:
     def _read(self, stream: Any) -> bytes:
         parts: list[bytes] = []
         missing = BLOCK_BYTES
-        try:
+        with self._errors():
             while missing > 0 and (data := stream.read(missing)):
                 parts.append(data)
                 missing -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except ConnectorError:
             raise  # also an OSError, some of them
-        except OSError as error:
+        except DAMAGED as error:
             if self.compression == "none":
                 raise
             raise InvalidInputError(
                 f"{self.name} is not a valid {self.compression} file (truncated or corrupt): {error}. "
                 "Write it again, or pass its compression."
             ) from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _check_magic(self, data: bytes) -> None:
         for magic, compression in MAGIC.items():
@@ -241,6 +247,7 @@ def deliver(
     rejects: Rejects | None,
     on_error: OnError,
     hint: Callable[[BadRow], str],
+    unit: str = "line",
 ) -> Iterator[pa.RecordBatch]:
     """Pass on the good rows; the bad ones go to `rejects` where the caller wants that, and are an error otherwise.
 
@@ -250,7 +257,7 @@ def deliver(
     for batch, bad in parsed:
         for row in bad:
             if rejects is None or on_error == "fail":
-                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line)}{hint(row)}")
+                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line, unit)}{hint(row)}")
             rejects.add(row.reason, row.text, line=row.line, column=row.column)
         if batch.num_rows:
             yield batch

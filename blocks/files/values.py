@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
 EPOCH_NUMBER = r"^\s*(?P<whole>-?\d+)(?:\.(?P<fraction>\d*))?\s*$"
 UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+"""How many digits of a second a timestamp's unit holds."""
 LAST_YEAR = 9999
 NOT_UTF8 = "not UTF-8"
 TRUE, FALSE = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
@@ -78,6 +79,10 @@ def caster(  # noqa: PLR0911 (one kind of type a line)
         return lambda values: pc.cast(iso(values, own), kind)
     if types.is_date(kind):
         return lambda values: pc.cast(_trimmed(values), kind)
+    if types.is_timestamp(kind):
+        return lambda values: _iso_moments(values, kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return lambda values: pa.ExtensionArray.from_storage(kind, pc.cast(values, kind.storage_type))
     return lambda values: pc.cast(values, kind)
 
 
@@ -119,6 +124,16 @@ def _booleans(values: pa.Array) -> pa.Array:
     if not pc.all(pc.or_(known, pc.is_null(values)), min_count=0).as_py():
         raise pa.ArrowInvalid("not a boolean")
     return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), truth)
+
+
+def _iso_moments(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast timestamps; digits of a second that the type does not hold may be zeros, as other systems print them."""
+    try:
+        return pc.cast(values, kind)
+    except pa.ArrowInvalid:
+        digits = UNIT_DIGITS[kind.unit]
+        held = rf"(\.\d{{{digits}}})" if digits else r"()\."
+        return pc.cast(pc.replace_substring_regex(values, rf"{held}0+(Z|[-+]\d\d:?\d\d)?$", r"\1\2"), kind)
 
 
 def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -240,6 +255,8 @@ def _fault(value: str, kind: pa.DataType) -> str:
         return "is not true or false"
     if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
         return "has no time zone"
+    if types.is_timestamp(kind) and re.match(rf"^[^.]*\.\d{{{UNIT_DIGITS[kind.unit] + 1},9}}", value):
+        return f"has more digits of a second than a {kind} holds"
     words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
     return f"is not a {next((word for word, matches in words.items() if matches(kind)), kind)}"
 

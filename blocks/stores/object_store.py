@@ -19,6 +19,7 @@ from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
 from blocks.arrow.load_id import Target, with_load_id
+from blocks.arrow.scan import with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -481,9 +482,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 key that exists is that key, whatever characters it has.
             schema: Columns and exact types; a file that lacks one is an error, and a column that is not nullable has
                 to have a value. Without it the types are what the files say, the union by name of several.
-            format: What the files are, where their names do not say it: CSV, JSON Lines, Parquet or Arrow IPC.
+            format: What the files are, where their names do not say it: CSV, JSON, Parquet or Arrow IPC.
             compression: How they are compressed, where their names do not say it.
-            options: CsvOptions for CSV.
+            options: CsvOptions for CSV, JsonOptions for JSON.
             columns: Only these, in this order.
             where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them, or
                 an Arrow expression. Partitions and row groups that it rules out are not read.
@@ -521,7 +522,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
-            return arguments
+            return with_stream_staged(arguments)
         prefix = arguments["prefix"].strip("/")
         return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 

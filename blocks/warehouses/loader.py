@@ -394,4 +394,8 @@ def plan_load(
 ) -> Planned:
     """Return what the load would do to the table as it is now."""
     existing = session.columns(request.table)
-    return Planner(dialect, request, existing=existing, uri=uri, checks_values=checks_values).plan()
+    planned = Planner(dialect, request, existing=existing, uri=uri, checks_values=checks_values).plan()
+    added = {column.name for column in planned.plan.columns if column.action == "add"}
+    if computed := sorted(added and added & session.computed_columns(request.table)):
+        raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")
+    return planned

@@ -62,6 +62,7 @@ class Planner:
         self.checks_values = checks_values
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
+        self.source = request.scan.source
         self.schema = request.scan.schema
         self.inferred = set(request.scan.inferred())
         self.allow_loss = set(request.allow_loss)
@@ -201,8 +202,13 @@ class Planner:
     def _check_arguments(self) -> None:
         names = self.schema.names
         alike = Counter(self._alike(name) for name in names)
-        if repeated := {name for name in names if alike[self._alike(name)] > 1}:
-            raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
+        if repeated := sorted({name for name in names if alike[self._alike(name)] > 1}):
+            raise SchemaError(
+                f"{self.source}: the columns {', '.join(map(repr, repeated))} have one name to {self.uri}, where names "
+                "differ by more than case. Rename them, those of a CSV file by CsvOptions(case_sensitive_names=False)."
+            )
+        if "" in names:
+            raise SchemaError(f"{self.source}: column {names.index('') + 1} has no name. Give it one.")
         if not names:
             raise SchemaError("The data has no columns.")
         for name in names_within(self.schema):

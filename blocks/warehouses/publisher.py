@@ -78,7 +78,7 @@ class Publisher(Loader):
     def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
         """Return the condition of the rows `s` of the source that none of the keys is of; quarantine the others."""
         session, dialect = self._session, self._dialect
-        keys = keys_with_reasons(rejected, fields)
+        keys, rows = keys_with_reasons(rejected, fields)
         names = keys.schema.names[:-1]
         columns = [dialect.column(field.name, field.type) for field in keys.schema]
         schema = pa.schema([(column.name, column.arrow_type) for column in columns])
@@ -97,6 +97,18 @@ class Publisher(Loader):
             raise InvalidInputError(
                 f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
                 "which rows stay behind. Nothing was published. Audit the table as it is now."
+            )
+        there = sum(
+            session.fetch(
+                f"SELECT count(*) FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
+            )[0][0]
+            for kind in kinds
+        )
+        if there != rows:
+            raise InvalidInputError(
+                f"{self._uri}: rejected is of {rows} rows, and {there} of the source table have their keys: others "
+                "would stay behind with them. Nothing was published. Audit the table as it is now, by a key that tells "
+                f"rows apart; {', '.join(names)} does not, or the table was changed."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
         for kind in kinds:
@@ -156,8 +168,8 @@ def null_columns(keys: pa.Table) -> list[list[str]]:
     return sorted([name for name, null in each.items() if null] for each in found)
 
 
-def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table:
-    """Return the keys in the table's own types, each once, with its reasons in the last column.
+def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> tuple[pa.Table, int]:
+    """Return the keys in the table's own types, each once, with its reasons in the last column; and of how many rows.
 
     Raises:
         InvalidInputError: There is no key, no reason, or a column that the table lacks.
@@ -176,6 +188,8 @@ def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table
         raise InvalidInputError(
             f"The keys in rejected do not have the types of the table's columns {', '.join(names)}."
         ) from None
+    of_a_reason = typed.group_by([*names, REASON]).aggregate([([], "count_all")])
+    rows = pc.sum(of_a_reason.group_by(names).aggregate([("count_all", "max")])["count_all_max"]).as_py()
     grouped = typed.group_by(names).aggregate([(REASON, "distinct")])
     reasons = pa.array(["; ".join(sorted(each)) for each in grouped[f"{REASON}_distinct"].to_pylist()], pa.string())
-    return grouped.select(names).append_column(REASON, reasons)
+    return grouped.select(names).append_column(REASON, reasons), rows or 0

@@ -212,7 +212,7 @@ class PostgresBulkSession(BulkSession):
         if not stage:
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
-            with self._cursor(f"copy into {table}") as cursor:
+            with self._cursor("stage the rows" if stage else f"copy into {table}") as cursor:
                 return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
@@ -258,6 +258,14 @@ class PostgresBulkSession(BulkSession):
             for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
             if not generated
         ]
+
+    def computed_columns(self, table: str) -> set[str]:
+        """Return the columns that the server computes."""
+        rows = self.fetch(
+            "SELECT attname FROM pg_attribute WHERE attrelid = to_regclass(:name) AND attgenerated <> ''",
+            {"name": PostgresDialect().table(table)},
+        )
+        return {row[0] for row in rows}
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Insert the ledger row; another attempt that holds it is waited for, and ended if its client is gone."""

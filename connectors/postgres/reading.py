@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 else:
     pa = lazy("pyarrow")
 
+MOST_DIGITS = 76
+"""The digits of Arrow's largest decimal."""
 FIRST_DAY = -2_440_588
 """PostgreSQL's first day (24 November 4714 BC), in days since 1970."""
 
@@ -95,6 +97,8 @@ def exact_type(field: pa.Field) -> pa.DataType:
         precision, scale = UNCONSTRAINED
         if modifier >= 0:
             precision, scale = modifier >> 16, (modifier & 0x7FF ^ 1024) - 1024
+        # PostgreSQL has up to 1,000 digits and Arrow 76; a value of more is an error.
+        precision, scale = min(precision, MOST_DIGITS), max(-MOST_DIGITS, min(scale, MOST_DIGITS))
         return (pa.decimal128 if precision <= UNCONSTRAINED[0] else pa.decimal256)(precision, scale)
     if pa.types.is_list(field.type):
         return pa.list_(exact_type(field.type.value_field))

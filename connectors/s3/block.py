@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, HttpUrl, field_validator
 
+from blocks.base.addresses import check_encrypted
 from blocks.base.errors import InvalidInputError
 from blocks.base.live import live
 from blocks.base.operation import operation
@@ -144,6 +145,7 @@ class S3Bucket(ObjectStore):
     def get_bucket(self) -> Any:
         """Get the bucket as a boto3 resource, for everything that has no method here. It is the caller's own."""
         client = self._client
+        check_encrypted(client.endpoint, allow_http=self.credentials.allow_http)
         resource = self.credentials.get_boto3_session().resource(
             "s3", endpoint_url=client.endpoint, region_name=client.region
         )

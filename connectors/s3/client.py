@@ -2,6 +2,9 @@
 
 Objects are read and small ones written through obstore (Rust, 4 to 5 times boto3's rate on small objects). Listing,
 deleting, copying and multipart uploads go through boto3; docs/decisions/0008-s3-obstore-and-boto3.md says why.
+
+A server that is not AWS's own may redirect a request to any other. boto3 is told to follow none; obstore follows all,
+without the signature and with the session token: so with such a token boto3 does it all there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from urllib.parse import urlencode
 
 from typing_extensions import override
 
+from blocks.base.addresses import check_encrypted
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     AccessDeniedError,
@@ -120,7 +124,14 @@ class S3StoreClient(ObstoreClient):
             }
         config = require("botocore.config", extra="s3").Config(**settings)
         client = self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        if endpoint:
+            client.meta.events.register("before-call.s3", _stay)
         return give_up_on_silence(client, self._read_timeout_s)
+
+    @live
+    def _by_boto3(self) -> bool:
+        """Whether nothing goes through obstore."""
+        return self.endpoint is not None and self._credentials.frozen()["token"] is not None
 
     @override
     def uri(self, key: str = "") -> str:
@@ -328,6 +339,46 @@ class S3StoreClient(ObstoreClient):
             raise
 
     @override
+    def _get(
+        self, key: str, start: int, length: int, if_match: str | None, version: str | None
+    ) -> tuple[bytes, ObjectInfo]:
+        if not self._by_boto3:
+            return super()._get(key, start, length, if_match, version)
+        which = {"Bucket": self.bucket, "Key": key, "Range": f"bytes={start}-{start + length - 1}"}
+        given = {"IfMatch": if_match, "VersionId": version}
+        found = self.boto3.get_object(**which, **{name: value for name, value in given.items() if value is not None})
+        with contextlib.closing(found["Body"]) as body:
+            content: bytes = body.read()
+        meta = {
+            "size": int(found["ContentRange"].rpartition("/")[2]) if "ContentRange" in found else len(content),
+            "e_tag": found["ETag"],
+            "version": found.get("VersionId"),
+            "last_modified": found["LastModified"].astimezone(dt.UTC),
+        }
+        return content, self._found(key, meta)
+
+    @override
+    def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
+        if not self._by_boto3:
+            return super()._put_whole(key, content, options, metadata)
+        given = {
+            "ContentType": options.content_type,
+            "Tagging": urlencode(options.tags) if options.tags else None,
+            "IfNoneMatch": "*" if options.if_absent else None,
+            "IfMatch": options.if_match,
+            "ChecksumAlgorithm": "SHA256" if self._verify_checksums else None,
+        }
+        with self._errors("write", key):
+            done = self.boto3.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=content,
+                Metadata=dict(metadata),
+                **{name: value for name, value in given.items() if value is not None},
+            )
+        return ObjectInfo(key, len(content), done["ETag"], done.get("VersionId"), dt.datetime.now(dt.UTC))
+
+    @override
     def _found(self, key: str, meta: Mapping[str, Any]) -> ObjectInfo:
         info = super()._found(key, meta)
         return replace(info, checksum=_md5(info.etag)) if self._etags_are_md5 else info
@@ -388,6 +439,7 @@ class S3StoreClient(ObstoreClient):
     def _connect(self) -> Any:
         # obstore would mix keys given to it with a token of the environment: so it gets a provider.
         endpoint = self.endpoint
+        check_encrypted(endpoint, allow_http=self._credentials.allow_http)
         return require("obstore.store", extra="s3").S3Store(
             self.bucket,
             region=self.region,
@@ -421,6 +473,14 @@ class S3StoreClient(ObstoreClient):
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise refused or known from error
             raise
+
+
+def _stay(context: dict[str, Any], **_: Any) -> None:
+    """Tell botocore that a request was redirected already, after which it follows no other redirect.
+
+    It would ask for the bucket's region, be redirected there too, and so on to the limit of recursion.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _md5(etag: str | None) -> str | None:

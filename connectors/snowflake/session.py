@@ -178,6 +178,11 @@ class SnowflakeSession(BulkSession):
             if row["kind"] == "COLUMN"
         ]
 
+    def computed_columns(self, table: str) -> set[str]:
+        """Return the columns that the service computes."""
+        rows = self.rows(f"DESCRIBE TABLE {self._dialect.table(table)}")
+        return {self._dialect.known_as(row["name"]) for row in rows if row["kind"] != "COLUMN"}
+
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002
         """Insert the ledger row by a MERGE, whose lock on the ledger another load waits for.
 

@@ -1122,6 +1122,91 @@ def test_anything_with_an_arrow_stream_is_loaded(warehouse: Warehouse) -> None:
         warehouse.load(1, "t")
 
 
+def python(values: pa.Array | pa.ChunkedArray) -> list[Any]:
+    """The values as Python has them, JSON parsed."""
+    if isinstance(values.type, pa.JsonType):
+        return [None if text is None else json.loads(text) for text in values.to_pylist()]
+    return list(values.to_pylist())
+
+
+def test_containers_of_rows_are_loaded(warehouse: Warehouse) -> None:
+    """Whatever Python holds rows in; each load is of the same rows."""
+    from tests import containers
+
+    for make in containers.CONTAINERS.values():
+        assert warehouse.load(make(), "t").rows == len(containers.ROWS)
+    expected = [tuple(row.values()) for row in containers.ROWS] * len(containers.CONTAINERS)
+    assert rows(warehouse, columns="id, name") == sorted(expected, key=repr)
+
+
+def test_values_of_python_come_back(warehouse: Warehouse) -> None:
+    """Columns whose values Arrow alone would refuse or change, in a new table and in that of the day before."""
+    from tests import containers
+
+    columns = {f"c{at}": values for at, (values, _) in enumerate(containers.VALUES.values())}
+    expected = {f"c{at}": values for at, (_, values) in enumerate(containers.VALUES.values())}
+    data = [{"row": row} | {name: values[row] for name, values in columns.items()} for row in range(2)]
+    for times in (1, 2):
+        try:
+            warehouse.load(iter(data), "t")
+        except SchemaError as error:  # BigQuery keeps no null instead of an array, and says so by the column's name
+            pytest.skip(str(error))
+        found = warehouse.read_table("t").sort_by("row")
+        for name, values in expected.items():
+            assert python(found[name])[::times] == values, name
+
+
+def test_a_field_that_is_new_is_kept(warehouse: Warehouse) -> None:
+    """Where nested data is JSON, or the engine can add fields to a struct; else the load is refused."""
+    days = [
+        [{"x": {"a": 1, "in": {"b": 1}}}],
+        [{"x": {"a": 2, "in": {"b": 2, "c": "new"}, "d": [1]}}],
+        [{"x": {"a": 3}}],
+    ]
+    warehouse.load(days[0], "t")
+    column = warehouse.dialect.column("d", pa.int64())
+    is_json = isinstance(warehouse.table_schema("t").field("x").type, pa.JsonType)
+    if not is_json and warehouse.dialect.add_field("t", ["x"], column) is None:
+        with pytest.raises(TypeLossError, match="x would lose its type"):
+            warehouse.load(days[1], "t")
+        return
+    if not is_json:
+        with pytest.raises(TypeLossError, match="x would lose its type"):
+            warehouse.load(days[1], "t", on_new_columns="fail")
+    for day in days[1:]:
+        warehouse.load(day, "t")
+
+    def without_nulls(value: Any) -> Any:
+        return {k: without_nulls(v) for k, v in value.items() if v is not None} if isinstance(value, dict) else value
+
+    found = sorted(map(without_nulls, python(warehouse.read_table("t")["x"])), key=lambda each: each["a"])
+    assert found == [day[0]["x"] for day in days]
+
+
+def test_a_column_without_values_is_text_and_says_so(warehouse: Warehouse) -> None:
+    """Its type is not known yet. In a table that is there it takes the type of its column."""
+    nothing = [{"id": 1, "x": None}]
+    assert any(note.startswith("x has no value") for note in warehouse.plan(nothing, "t").notes)
+    warehouse.load(nothing, "t")
+    with pytest.raises(TypeLossError, match=r"x would lose its type: int64 is not string.*drop_table\('t'\)"):
+        warehouse.load([{"id": 2, "x": 2}], "t")
+    make_table(warehouse, pa.schema({"id": pa.int64(), "x": pa.float64()}), table="typed")
+    warehouse.load(nothing, "typed")
+    assert rows(warehouse, "typed") == [(1, None)]
+
+
+def test_nanoseconds_are_cut_where_that_is_allowed(warehouse: Warehouse) -> None:
+    """Also in a new table; elsewhere they are refused by column and row, and allow_loss is what the error says."""
+    data = pa.table({"x": pa.array([1_000, 1_999], pa.int64()).cast(pa.timestamp("ns"))})
+    if warehouse.dialect.column("x", pa.timestamp("ns")).arrow_type == pa.timestamp("ns"):
+        make_table(warehouse, pa.schema({"x": pa.timestamp("us")}))
+    assert warehouse.plan(data, "t").checked == {"x": "nanoseconds"}
+    with pytest.raises(TypeLossError, match=r"Column 'x', row 2 of the data.*nanoseconds.*allow_loss=\['x'\]"):
+        warehouse.load(data, "t")
+    warehouse.load(data, "t", allow_loss=["x"])
+    assert warehouse.read_table("t")["x"].cast(pa.int64()).to_pylist() == [1, 1]
+
+
 def test_a_scan_is_read_batch_by_batch(warehouse: Warehouse) -> None:
     """A table read as a scan comes in batches, may be read again, and takes bound parameters."""
     size = 100_000
@@ -1261,7 +1346,7 @@ def test_too_many_rejected_rows_stop_it(warehouse: Warehouse) -> None:
     """Above max_rejected nothing is published, and no value is in the message."""
     warehouse.load(table_of([1], text="old"), "t")
     warehouse.load(table_of([1, 2], text=CANARY), "audited")
-    rejected = pa.table({"text": [CANARY], "reason": ["text is odd"]})
+    rejected = pa.table({"text": [CANARY] * 2, "reason": ["text is odd"] * 2})
     with pytest.raises(QualityError, match=r"2 of 2 rows were refused \(text is odd: 2\)") as caught:
         warehouse.publish("audited", "t", mode="replace", rejected=rejected, max_rejected=0.5)
     assert CANARY not in str(caught.value)
@@ -1283,6 +1368,15 @@ def test_rejected_rows_have_to_be_found(warehouse: Warehouse, rejected: dict[str
     warehouse.load(table_of([1]), "audited")
     with pytest.raises(InvalidInputError, match=words):
         warehouse.publish("audited", "t", rejected=pa.table(rejected))
+
+
+def test_no_good_row_stays_behind_with_a_bad_one(warehouse: Warehouse) -> None:
+    """A key that rejected and other rows share tells them not apart, and nothing is published by it."""
+    warehouse.load(pa.table({"id": [1, 1, 2], "text": ["good", "bad", "good"]}), "audited")
+    with pytest.raises(InvalidInputError, match=r"rejected is of 1 rows, and 2 of .*id does not"):
+        warehouse.publish("audited", "t", rejected=pa.table({"id": [1], "reason": ["bad"]}), max_rejected=1)
+    rejected = pa.table({"id": [1], "text": ["bad"], "reason": ["bad"]})
+    assert warehouse.publish("audited", "t", rejected=rejected, max_rejected=1).rows == 2
 
 
 def test_a_table_that_is_not_there_is_not_published(warehouse: Warehouse) -> None:
