@@ -29,13 +29,15 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.base.operation import operation
+from blocks.base.outcome import conclude, scheduled_day
 from blocks.base.retry import RetryPolicy, retry_if_transient
-from blocks.files.options import CsvOptions, ParquetOptions
+from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
 from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
+from blocks.stores.newest import newest_day
 from blocks.stores.object_store import ObjectStore
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.warehouse import Warehouse
@@ -56,6 +58,7 @@ __all__ = [
     "InvalidInputError",
     "JobFailedError",
     "JobStatus",
+    "JsonOptions",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",
@@ -80,8 +83,11 @@ __all__ = [
     "UnsupportedError",
     "Warehouse",
     "WriteReport",
+    "conclude",
     "keep_markdown",
+    "newest_day",
     "operation",
     "resolve",
     "retry_if_transient",
+    "scheduled_day",
 ]

@@ -126,9 +126,6 @@ class FunctionError(JobFailedError):
         super().__init__(message, result)
         self.error_type = error_type
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.error_type, self.result)
-
 
 class LambdaFunction(AwsService):
     """A function of AWS Lambda.

@@ -23,6 +23,7 @@ import pyarrow as pa
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from blocks.arrow.rows import TAKEN  # noqa: E402
 from blocks.arrow.types import type_loss  # noqa: E402
 from blocks.base import errors  # noqa: E402
 from blocks.base.block import ConnectorBlock  # noqa: E402
@@ -93,8 +94,55 @@ TYPES_INTRODUCTION = """\
 <!-- Written by docs/tables.py. -->
 
 A column of a new table gets a type that holds every value of the Arrow type, and is read back as the Arrow type in the
-third column. Where there is no such type the load is refused and says so: nothing is rounded, cut or turned into text.
-For a table that exists already its own types count: [loading.md](loading.md#types)."""
+third column. *Checked* is a type that holds nearly every value: each is looked at while it is sent, and one that would
+become another is refused by column and row, unless the column is named in `allow_loss`, which rounds. Where there is no
+type the load is refused and says so: nothing is rounded, cut or turned into text unseen. For a table that exists
+already its own types count: [below](#values-that-are-checked), and [loading.md](loading.md#types).
+
+Where an engine has no type for a list, a struct or a map, and one for JSON, they become JSON: integers, floats, truth
+values, text and null are JSON's own; decimals are text, digit by digit; dates, times and moments are text in ISO 8601
+(moments with a zone in UTC), UUIDs text, maps objects. A float that is not finite has no form, and is refused by row;
+bytes and spans of time within them have none, and are refused by column."""
+
+
+CHECKED_INTRODUCTION = """\
+## Values that are checked
+
+Into a column that exists goes what is the same value there, whatever the types: `plan()` says *checked* and what a
+value may lose, and one that would is an error that names its column and row, never the value. A float and a decimal are
+the same where the shortest text of the float (what `print` shows) is the decimal."""
+
+CHECKED: tuple[tuple[str, str, str], ...] = (
+    ("integers", "narrower integers, decimals, floats", "an integer within the range, of which no digit is lost"),
+    ("decimals", "narrower decimals, integers, floats", "no more decimals and digits than the column has"),
+    ("floats", "decimals", "the shortest text of the float has no more decimals and digits than the column"),
+    ("floats", "integers, narrower floats", "a whole number, a float of the same value"),
+    ("timestamps, times, durations", "coarser ones, intervals", "what is finer is zero"),
+    ("timestamps without a zone", "dates", "midnight"),
+    ("lists, maps, structs", "those of other parts", "each part; a field that the data lacks is null"),
+    ("structs with new fields", "structs of DuckDB", "all; the fields are added, as `on_new_columns` says for columns"),
+    ("lists, maps, structs", "JSON", "floats are finite, no key comes twice in a map"),
+    ("text of CSV and JSON Lines, without a schema", "numbers, booleans, dates, times", "as it is written"),
+    ("a column without values", "anything", "null"),
+)
+"""From what, into what, and which values fit."""
+
+NOT_CHECKED = """\
+What is of another kind is refused before any row is sent, whatever the values: text into numbers and numbers into text,
+truth values into numbers, moments with a zone into columns without one and the other way round. Convert the data, or
+load into another table. A new column of decimals that were inferred, from text or from Python's own, has room for 38
+digits, 9 of them behind the point, so that the next day's fit too; a column that has no value yet is text."""
+
+PYTHON_INTRODUCTION = """\
+## Python's own
+
+What Python holds rows in is loaded, written and checked as a table is. A stream (a generator, an iterator, a cursor) is
+read once, when the call is made, and staged on disk some thousand rows at a time, so that a retry has all of them; its
+columns are those of all its rows. A dataclass, a model or a named tuple is a row of its fields, also within another
+one. Columns of values are what Arrow makes of them where each is the same there. What it would change is kept
+(nanoseconds of pandas) or refused by column and row: dates beside datetimes, text beside bytes, moments with and
+without a zone, times with one, enums that are neither text nor integers, integers beyond 64 bits, complex numbers, half
+a surrogate pair."""
 
 
 def project() -> dict[str, object]:
@@ -176,6 +224,28 @@ An array of PostgreSQL that does not begin at 1 is read as its elements. JSON nu
 are written; loaded into a column of VARIANT they are what DuckDB makes of JSON."""
 
 
+def checked_table() -> str:
+    """Which values fit into the columns of other types."""
+    return table([["From", "Into", "Which values"], *map(list, CHECKED)])
+
+
+def python_table() -> str:
+    """What becomes of the containers in which Python holds rows."""
+    from blocks.arrow.scan import as_scan
+    from tests import containers
+
+    rows = [["Container", "What it is"]]
+    for name, make in (containers.CONTAINERS | containers.COLUMNS).items():
+        kinds = ", ".join(f"{field.name} {spelt(field.type)}" for field in as_scan(make()).schema)
+        rows.append([name, f"`{kinds}`"])
+    for name, (make, _) in containers.REFUSED.items():
+        try:
+            as_scan(make())
+        except errors.InvalidInputError as error:
+            rows.append([name, str(error).replace(f" Pass {TAKEN}.", " It says what to pass.")])
+    return table(rows)
+
+
 def walks() -> Iterator[str]:
     """What became of every type of the engines' catalogues, and how many there are of each kind."""
     other = {"PostgreSQL": "DuckDB", "DuckDB": "PostgreSQL"}
@@ -197,8 +267,8 @@ def walks() -> Iterator[str]:
 FRAMES_INTRODUCTION = """\
 ## The dtypes of pandas and polars
 
-What a column of a frame is in Arrow, and what a new table has for it. *Refused* is an error that names the column; what
-is refused by a warehouse alone can be cast (`dt.as_unit("us")`, `astype(str)`). Missing values are null, NaN in a float
+What a column of a frame is in Arrow, and what a new table has for it. *Refused* is an error that names the column;
+*checked* is said above (`dt.as_unit("us")` cuts what is finer). Missing values are null, NaN in a float
 column of pandas among them. A named index of pandas becomes columns, one without a name is left out; columns of several
 names each (a MultiIndex), and columns without one, are refused."""
 
@@ -225,14 +295,16 @@ def frames() -> Iterator[str]:
 def column_in(dialect: Dialect, kind: pa.DataType) -> str:
     """The type of a new column, or that there is none."""
     try:
-        return f"`{dialect.column('x', kind).sql_type}`"
+        column = dialect.column("x", kind)
+        return f"`{column.sql_type}`" + (", checked" if type_loss(kind, column.arrow_type) else "")
     except TypeLossError:
         return "refused"
 
 
 def code(text: str) -> str:
     """A type as code, an outcome as it is."""
-    return text if text in ("equal", "refused") else f"`{text}`"
+    kind, found, _ = text.partition(" (checked)")
+    return text if text in ("equal", "refused") else f"`{kind}`{', checked' if found else ''}"
 
 
 def types_page() -> str:
@@ -241,6 +313,7 @@ def types_page() -> str:
     for block in block_types():
         if issubclass(block, Warehouse):
             parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
+    parts += [CHECKED_INTRODUCTION, checked_table(), NOT_CHECKED, PYTHON_INTRODUCTION, python_table()]
     parts += [FRAMES_INTRODUCTION, *frames(), WALKS_INTRODUCTION, *walks()]
     return "\n\n".join(parts) + "\n"
 
@@ -268,10 +341,10 @@ def types_table(dialect: Dialect) -> str:
 def lost(kind: pa.DataType, column: Column) -> str:
     """What is lost on the way, in a few words."""
     if loss := type_loss(kind, column.arrow_type):
-        return loss
+        return f"checked: {loss}"
     if pa.types.is_interval(kind):
         return "what is finer than a microsecond"
-    if column.sql_type == "jsonb":
+    if column.sql_type == "jsonb" and kind == pa.json_():
         return "blanks, the order of keys, all but the last of equal keys; values are kept"
     if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
         return "the name of the zone; the instant is kept"

@@ -60,7 +60,7 @@ def warehouse(pg_database: Address) -> Iterator[Postgres]:
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    return {"timestamp ns", "timestamp ns zoned", "time ns", "list of list", "struct", "map"}
+    return set()
 
 
 def sql(warehouse: Postgres, *statements: str) -> None:
@@ -346,6 +346,7 @@ READ = [
     ("'1.5'::numeric", pa.decimal128(38, 9), Decimal("1.5")),
     ("1234567::numeric(5,-2)", pa.decimal128(5, -2), Decimal(1234600)),
     ("('1' || repeat('0', 59))::numeric(60,0)", pa.decimal256(60, 0), Decimal(10**59)),
+    ("1.25::numeric(100,2)", pa.decimal256(76, 2), Decimal("1.25")),
     ("ARRAY[1.5, NULL]::numeric(10,2)[]", pa.list_(pa.decimal128(38, 9)), [Decimal("1.5"), None]),
     ("'12.34'::money", pa.decimal128(38, 9), Decimal("12.34")),
     ("TIMESTAMPTZ '2026-04-30 12:00+02'", UTC, dt.datetime(2026, 4, 30, 10, tzinfo=dt.UTC)),
@@ -389,6 +390,7 @@ def test_types_of_postgres_are_read_exactly(warehouse: Postgres) -> None:
         ("'294276-12-31'::timestamp", "too late"),
         ("'NaN'::numeric", "NaN"),
         ("0.12345678901::numeric", "more digits"),
+        ("(repeat('9', 90))::numeric(100,2)", "more digits"),
         ("ARRAY['infinity'::date]", "infinity"),
     ],
 )
@@ -396,6 +398,32 @@ def test_what_arrow_cannot_hold_is_an_error(warehouse: Postgres, expression: str
     """Nothing is rounded or turned into another value; the message names the column and what to do."""
     with pytest.raises(SchemaError, match=f"Column 'x' .*{words}.*Cast it in the query"):
         warehouse.scan_query(f"SELECT {expression} AS x").to_arrow()
+
+
+ROUNDED_BY_THE_SERVER = {
+    "timestamp(3)": (dt.datetime(2026, 4, 30, 12, 0, 0, 123000), dt.datetime(2026, 4, 30, 12, 0, 0, 123456)),  # noqa: DTZ001
+    "timestamptz(0)": (dt.datetime(2026, 4, 30, tzinfo=dt.UTC), dt.datetime(2026, 4, 30, 0, 0, 0, 600_000, dt.UTC)),
+    "time(3)": (dt.time(12, 0, 0, 123000), dt.time(12, 0, 0, 123456)),
+    "interval(0)": (dt.timedelta(seconds=1), dt.timedelta(microseconds=600_000)),
+    "numeric(10,2)[]": ([Decimal("1.25"), None], [Decimal("1.255")]),
+    "cents": (Decimal("1.25"), Decimal("1.255")),
+    "millis": (dt.datetime(2026, 4, 30, 12), dt.datetime(2026, 4, 30, 12, 0, 0, 1)),  # noqa: DTZ001
+    "timestamp(3)[]": ([dt.datetime(2026, 4, 30)], [dt.datetime(2026, 4, 30, 12, 0, 0, 1)]),  # noqa: DTZ001
+}
+
+
+@pytest.mark.parametrize("sql_type", ROUNDED_BY_THE_SERVER)
+def test_what_the_server_would_round_is_refused(warehouse: Postgres, sql_type: str) -> None:
+    """PostgreSQL rounds to the digits of a column without a word; what has no more of them is loaded, and published."""
+    fits, finer = ROUNDED_BY_THE_SERVER[sql_type]
+    sql(warehouse, "CREATE DOMAIN cents AS numeric(10,2)", "CREATE DOMAIN millis AS timestamp(3)")
+    sql(warehouse, f"CREATE TABLE t (x {sql_type})", f"CREATE TABLE other (x {sql_type})")
+    for mode in ("append", "replace"):  # straight into the table, and through the stage
+        warehouse.load(pa.table({"x": [fits, None]}), "t", mode=mode)
+        assert warehouse.fetch_all("SELECT x FROM t WHERE x IS NOT NULL") == [(fits,)]
+        with pytest.raises(TypeLossError, match="Column 'x', row 2 of the data"):
+            warehouse.load(pa.table({"x": [None, finer]}), "t", mode=mode)
+    assert warehouse.publish("t", "other").rows == 2
 
 
 WRITTEN = [
@@ -410,6 +438,7 @@ WRITTEN = [
     ("mood[]", pa.array([["ok"]]), ["{ok}"]),
     ("numeric", pa.array([Decimal("1.234567890123456789")]), [Decimal("1.234567890123456789")]),
     ("numeric", pa.array([2**62]), [Decimal(2**62)]),
+    ("numeric(100,2)", pa.array([Decimal("1.25")]), [Decimal("1.25")]),
     ("numeric(30,10)", pa.array([7], pa.int32()), [Decimal(7)]),
     ("positive", pa.array([1], pa.int32()), [1]),
     ("citext_like", pa.array(["Ü"]), ["Ü"]),

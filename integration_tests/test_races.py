@@ -593,8 +593,10 @@ def test_loads_that_add_columns_at_once_all_succeed(warehouse: Warehouse) -> Non
         return warehouse.load(pa.table({"id": [number + 1], **columns}), "t", load_id=str(number))
 
     reports = together(len(news), load)
-    assert len({statement for report in reports for statement in report.ddl}) == 3
-    assert sum(len(report.ddl) for report in reports) == 3
+    statements = [statement for report in reports for statement in report.ddl]
+    assert len(statements) == len(set(statements))
+    if not warehouse.dialect.ddl_commits:  # there an attempt that failed afterwards may have made one
+        assert len(statements) == 3
     assert set(warehouse.table_schema("t").names) == {"id", "a", "b", "c"}
     expected = {0: (None, None, None)}
     for number, names in enumerate(news):

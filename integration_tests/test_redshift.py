@@ -142,9 +142,7 @@ def warehouse(request: pytest.FixtureRequest, staging: S3Bucket) -> Iterator[Red
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    times = {"timestamp ns", "timestamp ns zoned", "time ns", "duration"}
-    lists = {f"list of {kind}" for kind in ("int", "string", "decimal", "date", "list")}
-    return {"large decimal", "struct", "map"} | times | lists
+    return {"large decimal", "duration"}
 
 
 # What is sent

@@ -118,8 +118,7 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Snowflake]:
 
 @pytest.fixture
 def unsupported_types() -> set[str]:
-    nested = {"list of int", "list of string", "list of decimal", "list of date", "list of list", "struct", "map"}
-    return {"large decimal", "timestamp ns", "timestamp ns zoned", "time ns", "duration", *nested}
+    return {"large decimal", "duration"}
 
 
 # What the deviations leave out

@@ -13,8 +13,6 @@ and the pages a local folder; pass the names of saved blocks to use others, such
 `--source etl-s3-bucket/raw --warehouse etl-postgres/prod --pages etl-s3-bucket/quality`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +26,7 @@ from blocks import (
     ObjectStore,
     QualityReport,
     Warehouse,
+    conclude,
     keep_markdown,
     resolve,
     retry_if_transient,
@@ -139,7 +138,7 @@ def elt_with_dbt(
     keep_markdown("shop", report.markdown())
     for checked in checks:
         checked.raise_for_failures()
-    return report
+    return conclude(report)
 
 
 if __name__ == "__main__":

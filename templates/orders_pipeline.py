@@ -12,8 +12,6 @@ the warehouse a DuckDB file; pass the names of saved blocks to use others, such 
 `--source etl-s3-bucket/raw --lake etl-s3-bucket/lake --warehouse etl-postgres/prod`.
 """
 
-from __future__ import annotations
-
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -31,8 +29,11 @@ from blocks import (
     Scan,
     Warehouse,
     WriteReport,
+    conclude,
+    newest_day,
     resolve,
     retry_if_transient,
+    scheduled_day,
 )
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
@@ -102,7 +103,7 @@ def load(ds: date, transformed: tuple[Scan, str], lake: ObjectStore, warehouse: 
 
 @flow
 def orders_pipeline(
-    ds: date = date(2026, 4, 30),
+    ds: date | None = None,
     source: str | ObjectStore = SOURCE,
     lake: str | ObjectStore = LAKE,
     warehouse: str | Warehouse = WAREHOUSE,
@@ -110,14 +111,15 @@ def orders_pipeline(
     """Load the orders of one day.
 
     Args:
-        ds: The day, such as 2026-04-30.
+        ds: The day, such as 2026-04-30. Defaults to the day of the schedule; without one to the newest with a file.
         source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.
         lake: The store that gets the Parquet files.
         warehouse: The warehouse that gets the table.
     """
-    extracted = extract(ds, resolve(source, ObjectStore))
-    transformed = transform(extracted, ds)
-    return load(ds, transformed, resolve(lake, ObjectStore), resolve(warehouse, Warehouse))
+    source, lake, warehouse = resolve(source, ObjectStore), resolve(lake, ObjectStore), resolve(warehouse, Warehouse)
+    ds = ds or scheduled_day() or newest_day(source, FILE)  # CHANGE: scheduled_day("Europe/Berlin"), the day before ...
+    transformed = transform(extract(ds, source), ds)
+    return conclude(load(ds, transformed, lake, warehouse))
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=4))  # type: ignore[arg-type]

@@ -13,8 +13,6 @@ Change: what is marked with CHANGE. Out of the box the source is the data beside
 file; pass the names of saved blocks to use others, such as `--source etl-s3-bucket/raw --warehouse etl-postgres/prod`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from datetime import date
 from pathlib import Path
@@ -23,7 +21,19 @@ import pyarrow as pa
 from prefect import flow, task
 from pydantic import BaseModel
 
-from blocks import Audit, CsvOptions, LoadReport, ObjectStore, QualityReport, Warehouse, resolve, retry_if_transient
+from blocks import (
+    Audit,
+    CsvOptions,
+    LoadReport,
+    ObjectStore,
+    QualityReport,
+    Warehouse,
+    conclude,
+    newest_day,
+    resolve,
+    retry_if_transient,
+    scheduled_day,
+)
 from connectors.duckdb import DuckDB
 from connectors.great_expectations import DataQuality, Expectation
 from connectors.local import LocalFiles
@@ -110,18 +120,19 @@ def publish(warehouse: Warehouse, staged: str, audited: Audit, load_id: str) -> 
 
 @flow
 def write_audit_publish(
-    ds: date = date(2026, 4, 30),
+    ds: date | None = None,
     source: str | ObjectStore = SOURCE,
     warehouse: str | Warehouse = WAREHOUSE,
 ) -> Published:
     """Publish the orders of one day after they were checked.
 
     Args:
-        ds: The day, such as 2026-04-30.
+        ds: The day, such as 2026-04-30. Defaults to the day of the schedule; without one to the newest with a file.
         source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.
         warehouse: The warehouse: a block, or the name of a saved one such as etl-postgres/prod.
     """
     source, warehouse = resolve(source, ObjectStore), resolve(warehouse, Warehouse)
+    ds = ds or scheduled_day() or newest_day(source, FILE)  # CHANGE: scheduled_day("Europe/Berlin"), the day before ...
     load_id, staged = identify(ds, source)
     report = None
     if done := warehouse.load_report(load_id):
@@ -131,7 +142,7 @@ def write_audit_publish(
         audited = audit(warehouse, staged)
         report, published = audited.report, publish(warehouse, staged, audited, load_id)
     warehouse.drop_table(staged)
-    return Published(ds=ds, audit=report, table=published)
+    return conclude(Published(ds=ds, audit=report, table=published))
 
 
 if __name__ == "__main__":

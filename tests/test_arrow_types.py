@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from blocks.arrow.types import cast_array, cast_batch, plain_type, type_loss
+from blocks.arrow.casts import cast_array, cast_batch
+from blocks.arrow.types import plain_type, type_loss
 from blocks.base.errors import SchemaError
 
 SIMPLE = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
+import gc
 import json
 import pickle
 import re
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from prefect import flow, task
 from prefect.blocks.core import Block
 from prefect.blocks.fields import SecretDict  # noqa: TC002 (of a field)
 from prefect.client.orchestration import get_client
@@ -200,6 +203,27 @@ def test_resolve_takes_a_block_or_the_name_of_a_saved_one(safe):
     for wrong in ("resolved", "a/b/c", 3, None):
         with pytest.raises(InvalidInputError, match=r"Safe\b.* the name of a saved one"):
             resolve(wrong, Safe)
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_resolve_returns_a_block_in_async_code_too(safe):
+    """In an async flow, task or function, where Prefect's `load` returns a coroutine."""
+    safe.save("resolved", overwrite=True)
+
+    @task
+    async def within() -> Any:
+        return resolve("etl-test-safe/resolved", Safe)
+
+    @flow
+    async def around() -> Any:
+        return [resolve("etl-test-safe/resolved", Safe), await within()]
+
+    async def plain() -> Any:
+        return resolve("etl-test-safe/resolved", Safe)
+
+    assert [*asyncio.run(around()), asyncio.run(plain())] == [safe] * 3
+    gc.collect()  # Prefect leaves its client's sockets to the collector
 
 
 def test_every_block_type_has_a_slug_of_ours():

@@ -393,6 +393,137 @@ def test_what_cannot_be_evaluated_fails_in_our_words(warehouse: DuckDB) -> None:
         ]
 
 
+UNASKABLE = {
+    "missing column": expect("column_values_to_be_between", column="nope", min_value=0),
+    "numbers of text": expect("column_values_to_be_between", column="status", min_value=0),
+    "parameter": expect("column_values_to_be_between", column="amount", min_value={"$PARAMETER": "least"}),
+    "SQL only": expect("column_values_to_match_like_pattern", column="status", like_pattern="n%"),
+    "pandas only": expect("column_values_to_match_strftime_format", column="status", strftime_format="%Y"),
+    "no such condition": expect("column_values_to_be_unique", column="order_id", row_condition="nope > 1"),
+    "another zone": expect("column_values_to_be_between", column="at", min_value="2026-01-01 00:00:00"),
+}
+ASKED_ANYWAY = {
+    ("SQL only", "scan"),
+    ("SQL only", "table"),
+    ("pandas only", "frame"),
+}
+
+
+@pytest.mark.sampled(7)
+@pytest.mark.parametrize("place", ["frame", "scan", "table"])
+@pytest.mark.parametrize("what", UNASKABLE)
+def test_never_evaluated_is_never_passed(tmp_path: Path, place: str, what: str) -> None:
+    """Whatever follows from a failure, an expectation that could not be asked refuses the data, and says why."""
+    data = ORDERS.append_column("at", pa.array([dt.datetime(2026, 4, 1, tzinfo=dt.UTC)] * 6, pa.timestamp("us", "UTC")))
+    with DuckDB(path=str(tmp_path / "shop.duckdb")) as warehouse:
+        warehouse.load(data, "orders")
+        given, where = {"frame": (data.to_pandas(), {}), "scan": (data, {}), "table": (warehouse, {"table": "orders"})}[
+            place
+        ]
+        for severity in ("quarantine", "warn", "fail"):
+            suite = quality(UNASKABLE[what] | {"severity": severity}, raise_on_failure=False, max_rejected=1)
+            report = suite.validate(given, **where)
+            if (what, place) in ASKED_ANYWAY:
+                assert report.checks[0].evaluated
+                continue
+            assert not report.passed
+            assert (report.failures, report.warnings) == (report.checks, ())
+            assert "could not be evaluated: " in str(report)
+            assert "not evaluated" in report.markdown()
+            with pytest.raises(ChecksFailedError, match="could not be evaluated"):
+                suite.audit(given, **where, raise_on_failure=True)
+
+
+@pytest.mark.sampled(6)
+@pytest.mark.parametrize("place", ["frame", "scan", "bucket", "table"])
+@pytest.mark.parametrize(
+    "expected",
+    [
+        expect("table_columns_to_match_ordered_list", column_list=["order_id", "amount", "status", "email"]),
+        expect("table_columns_to_match_set", column_set=["order_id", "amount", "status", "email"]),
+        expect("table_column_count_to_equal", value=4),
+        expect("table_column_count_to_be_between", max_value=4),
+        expect("column_to_exist", column="email", column_index=2),
+    ],
+    ids=lambda expected: expected["type"],
+)
+def test_the_columns_that_are_judged_are_those_of_the_data(
+    warehouse: DuckDB, bucket: MemoryFiles, place: str, expected: dict[str, Any]
+) -> None:
+    """A column too many, or in another place, is seen also where the other expectations need few columns."""
+    given, where = {"frame": (ORDERS.to_pandas(), {}), "scan": (ORDERS, {})}.get(place) or places(warehouse, bucket)[
+        place
+    ]
+    others = expect("column_values_to_not_be_null", column="email")
+    report = quality(expected, others, raise_on_failure=False).validate(given, **where)
+    assert [check.check for check in report.failures] == [expected["type"]]
+
+
+@pytest.mark.parametrize("place", ["frame", "scan", "table"])
+def test_what_has_checked_nothing_says_so(warehouse: DuckDB, place: str) -> None:
+    """No expectations, no rows, no row that meets the condition: the report and the log say it; it can be refused."""
+    unique = expect("column_values_to_be_unique", column="order_id")
+    of_none = unique | {"kwargs": {**unique["kwargs"], "row_condition": "order_id > 100"}}
+    warehouse.load(ORDERS.slice(0, 0), "nothing", mode="replace")
+    for rows, expectations, why in (
+        (ORDERS, [], "the suite has no checks"),
+        (ORDERS.slice(0, 0), [unique], "there are no rows"),
+        (ORDERS, [of_none], "had no row to look at"),
+    ):
+        table = "orders" if rows.num_rows else "nothing"
+        given, where = {"frame": (rows.to_pandas(), {}), "scan": (rows, {})}.get(place, (warehouse, {"table": table}))
+        report = quality(*expectations).validate(given, **where)
+        assert report.passed
+        assert f"nothing was checked: {why}" in str(report).replace("expect_column_values_to_be_unique(order_id) ", "")
+        with pytest.raises(QualityError, match="Rows are required"):
+            quality(*expectations, require_rows=True).validate(given, **where)
+    assert (
+        quality(expect("column_values_to_not_be_null", column="day"), require_rows=True).validate(ORDERS).unused == ()
+    )
+
+
+def test_parameters_take_their_place(warehouse: DuckDB) -> None:
+    """As in Great Expectations' own validation, also where rows are set aside."""
+    suite = quality(
+        expect("column_values_to_be_between", "quarantine", column="amount", min_value={"$PARAMETER": "least"}),
+        max_rejected=1,
+    )
+    for given, where in ((ORDERS.to_pandas(), {}), (ORDERS, {}), (warehouse, {"table": "orders"})):
+        audit = suite.audit(given, **where, parameters={"least": 3})
+        assert rejected_days(audit) == {"column_values_to_be_between(amount)": {1, 2, 4}}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    "condition",
+    [
+        'status == "paid"',
+        'col("status") == "paid"',
+        "status.notnull() and order_id in [2]",
+        "order_id > 1 and order_id < 5",
+        {"type": "comparison", "column": {"name": "status"}, "operator": "==", "parameter": "paid"},
+    ],
+    ids=str,
+)
+def test_a_condition_is_asked_of_any_data(warehouse: DuckDB, condition: Any) -> None:
+    """Comparisons in the words of pandas or of Great Expectations, and its own conditions; each can be stored."""
+    suite = quality(
+        expect("column_values_to_be_unique", column="order_id", row_condition=condition), raise_on_failure=False
+    )
+    suite = DataQuality.model_validate_json(suite.model_dump_json())
+    for given, where in ((ORDERS.to_pandas(), {}), (ORDERS, {}), (warehouse, {"table": "orders"})):
+        (check,) = suite.validate(given, **where).checks
+        assert (check.rows, check.failed_rows) == (2, 2)
+
+
+def test_a_key_that_the_data_lacks_is_named() -> None:
+    """Before anything is evaluated."""
+    suite = quality(expect("column_values_to_be_unique", "quarantine", column="order_id"), key=["nope"])
+    for given in (ORDERS, ORDERS.to_pandas()):
+        with pytest.raises(InvalidInputError, match="has no column nope, which key names"):
+            suite.validate(given)
+
+
 @pytest.mark.parametrize(
     ("data", "where"),
     [("frame", {"table": "orders"}), ("warehouse", {}), ("warehouse", {"table": "a", "query": "b"}), ("bucket", {})],

@@ -7,11 +7,14 @@ import gc
 import inspect
 import pickle
 import pydoc
+import re
 import threading
 import time
 import uuid
 import warnings
 from collections import Counter, defaultdict
+from datetime import timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -22,12 +25,15 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import StateType
 from prefect.client.schemas.sorting import TaskRunSort
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.tasks import TaskOptions
 from pydantic import Field
 
+from blocks.base import retry
 from blocks.base.block import ConnectorBlock
+from blocks.base.call_options import OF_RETRIES
 from blocks.base.errors import AmbiguousError, AuthError, InvalidInputError, ThrottledError, TransientError
 from blocks.base.operation import BoundOperation, Operation, operation
-from blocks.base.retry import RetryPolicy
+from blocks.base.retry import CallRetries, RetryPolicy
 from blocks.credentials import AwsCredentials
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
@@ -70,6 +76,11 @@ class Shelf(ConnectorBlock):
         """The identity of what arrived."""
         seen[self.name].append(labels)
         return id(data)
+
+    @operation
+    def fresh(self) -> str:
+        """Something else at each call."""
+        return uuid.uuid4().hex
 
     @operation
     def wait(self, barrier: threading.Barrier) -> str:
@@ -161,6 +172,52 @@ def test_options_are_for_one_call(shelf):
     assert calls[shelf.name] == 1
     calls.clear()
     assert shelf.take("key", failures=1)
+
+
+@pytest.mark.parametrize(
+    ("delays", "waits"), [([0.02, 0.03], [0.02, 0.03, 0.03]), (0.01, [0.01] * 3), (lambda n: [0.01 * n], [0.03] * 3)]
+)
+def test_waits_that_a_caller_gives_take_the_place_of_the_backoff(monkeypatch, shelf, delays, waits):
+    """As Prefect's tasks have them: the last one stands for all more."""
+    waited = []
+    monkeypatch.setattr(retry.call_with_retry, "__kwdefaults__", {"sleep": waited.append})
+    with pytest.raises(TransientError):
+        shelf.take.with_options(retries=3, retry_delay_seconds=delays)("key", failures=99)
+    assert waited == waits
+
+
+def test_a_service_that_asks_for_more_gets_it():
+    """Its Retry-After holds beside the waits that a caller gives; jitter is applied to those."""
+    policy = CallRetries(delays_s=(1, 2), jitter_factor=0.5)
+    assert policy.delay_s(1, ThrottledError("busy", 60)) == 60
+    assert len({policy.delay_s(2) for _ in range(20)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"retry": 1}, "with_options() has no option 'retry'; did you mean 'retries'?"),
+        ({"assets": ["s3://a"]}, "with_options() has no option 'assets'; did you mean 'asset_deps'?"),
+        ({"retries": -1}, "retries is a whole number, 0 or more."),
+        ({"retries": "3"}, "retries is a whole number, 0 or more."),
+        ({"retry_delay_seconds": [1, -1]}, "retry_delay_seconds is a number of seconds, 0 or more"),
+        ({"retry_delay_seconds": "soon"}, "retry_delay_seconds is a number of seconds, 0 or more"),
+        ({"retry_jitter_factor": -1}, "retry_jitter_factor is a number, 0 or more."),
+        ({"retry_condition_fn": "x"}, "retry_condition_fn is a plain function"),
+        ({"on_failure": "x"}, "Shelf.take.with_options(): "),
+        (
+            {"cache_expiration": timedelta(hours=1)},
+            "cache_expiration needs a cache_policy or a cache_key_fn beside it.",
+        ),
+        ({"refresh_cache": True}, "refresh_cache needs a cache_policy or a cache_key_fn beside it."),
+        ({"cache_policy": INPUTS, "cache_key_fn": lambda *_: "k"}, "cache_key_fn takes the place of a cache_policy."),
+        ({"cache_policy": INPUTS, "persist_result": False}, "A result is cached only where it is kept."),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(shelf, options, message):
+    """When it is given, and not at the call."""
+    with pytest.raises(InvalidInputError, match=re.escape(message)):
+        shelf.take.with_options(**options)
 
 
 async def test_aio_leaves_the_loop_free(shelf):
@@ -486,3 +543,81 @@ def test_the_identity_of_a_cached_result_holds_no_secret():
         S3Bucket(bucket_name="raw-b", credentials=AwsCredentials(endpoint_url=f"http://{host}")) for host in "xy"
     ]
     assert buckets[0].cache_identity() != buckets[1].cache_identity()
+
+
+# Prefect's options
+
+
+KEPT = {"persist_result": True, "result_serializer": "json"}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "name": {"name": "of mine"},
+    "description": {"description": "of mine"},
+    "tags": {"tags": ["of mine"]},
+    "version": {"version": "of mine"},
+    "cache_policy": {"cache_policy": INPUTS},
+    "cache_key_fn": {"cache_key_fn": lambda *_: "key"},
+    "cache_expiration": {"cache_policy": INPUTS, "cache_expiration": timedelta(0)},
+    "refresh_cache": {"cache_policy": INPUTS, "refresh_cache": True},
+    "cache_result_in_memory": {"cache_policy": INPUTS, "cache_result_in_memory": False},
+    "result_storage_key": {"result_storage_key": "of-mine"},
+    "result_storage": {},
+    "result_serializer": KEPT,
+    "persist_result": KEPT,
+    "task_run_name": {"task_run_name": "take {key}"},
+    "retries": {"retries": 1},
+    "retry_delay_seconds": {"retries": 1, "retry_delay_seconds": [0.01]},
+    "retry_jitter_factor": {"retries": 1, "retry_delay_seconds": 0.01, "retry_jitter_factor": 0.1},
+    "retry_condition_fn": {"retry_condition_fn": lambda *_: False},
+    "timeout_seconds": {"timeout_seconds": 0.2},
+    "log_prints": {"log_prints": True},
+    "on_completion": {"on_completion": [lambda *_: hooked.append("completion")]},
+    "on_failure": {"on_failure": [lambda *_: hooked.append("failure")]},
+    "on_running": {"on_running": [lambda *_: hooked.append("running")]},
+    "on_rollback": {"on_rollback": [lambda *_: hooked.append("rollback")]},
+    "on_commit": {"on_commit": [lambda *_: hooked.append("commit")]},
+    "viz_return_value": {"viz_return_value": "of mine"},
+    "asset_deps": {"asset_deps": ["s3://of/mine"]},
+}
+hooked: list[str] = []
+
+
+def test_every_option_of_prefects_tasks_is_handed_on(shelf):
+    """One that Prefect adds has to be looked at here."""
+    assert set(OPTIONS) == set(TaskOptions.__annotations__)
+    ours = OF_RETRIES | {"cache_key_fn", "cache_policy", "result_storage", "on_rollback", "on_commit"}
+    for name in set(OPTIONS) - ours:
+        task = shelf.take.with_options(**OPTIONS[name])._task()
+        kept = getattr(task, f"{name}_hooks", None) or getattr(task, name)
+        wanted = OPTIONS[name][name]
+        assert kept == (set(wanted) if name == "tags" else wanted) or name == "asset_deps", name
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.filterwarnings("ignore:Logger .* attempted to send logs to the API without a flow run id")
+def test_options_hold_in_a_flow_and_outside_of_one(shelf):
+    """An option that only a task run has makes a call one, so that nothing is ignored in a script."""
+    hooks = ("on_completion", "on_failure", "on_running", "on_commit")
+    wanted = {name: value for name in hooks for name, value in OPTIONS[name].items()}
+
+    def calls_of_each() -> None:
+        hooked.clear()
+        assert shelf.take.with_options(**wanted)("key") == f"{shelf.name}:key"
+        assert sorted(hooked) == ["commit", "completion", "running"]
+        calls.clear()
+        with pytest.raises(TransientError):
+            shelf.take.with_options(retry_condition_fn=lambda *_: False)("key", failures=1)
+        assert calls[shelf.name] == 1
+        calls.clear()
+        again = {"retry_condition_fn": lambda _, __, state: "perhaps" in str(state.data), "retries": 2}
+        assert shelf.take.with_options(**again)("key", failures=2, error=AuthError("perhaps"))
+        with pytest.raises(Exception, match="timed out"):
+            shelf.wait.with_options(timeout_seconds=0.2, retries=0)(threading.Barrier(2))
+        key = uuid.uuid4().hex
+        for options in ({"cache_key_fn": lambda *_: key}, {"result_storage_key": key}):
+            names = {shelf.fresh.with_options(**options)() for _ in range(3)}
+            assert len(names) == 1
+        expired = {"cache_policy": TASK_SOURCE, "cache_expiration": timedelta(0)}
+        assert len({shelf.fresh.with_options(**expired)() for _ in range(2)}) == 2
+
+    calls_of_each()
+    flow(calls_of_each)()

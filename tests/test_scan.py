@@ -129,7 +129,7 @@ def test_rows_and_batches_are_scans():
     assert as_scan(TABLE.to_batches()[0]).to_arrow() == TABLE
 
 
-@pytest.mark.parametrize("data", [None, 7, "orders.csv", [], [1, 2], {"id": [1]}])
+@pytest.mark.parametrize("data", [None, 7, "orders.csv", [], [1, 2], [(1, 2)]])
 def test_what_is_no_table_is_refused(data):
     """The error names the type and what would do."""
     with pytest.raises(InvalidInputError, match="is not tabular data"):

@@ -30,9 +30,7 @@ def casts_exactly(source: pa.DataType, target: pa.DataType) -> bool:
     """
     types = pa.types
     if types.is_string(source):
-        return bool(_is_number(target) or types.is_boolean(target) or types.is_temporal(target)) and not (
-            types.is_duration(target) or types.is_interval(target)
-        )
+        return True  # in a column without any value it is the type of all that is not known
     if types.is_string(target):
         return bool(types.is_integer(source) or types.is_decimal(source) or types.is_date(source))
     return _is_number(source) and _is_number(target)
@@ -45,6 +43,11 @@ def cast_exactly(values: pa.Array, target: pa.DataType) -> pa.Array:
         pyarrow.ArrowInvalid: A value is not the same there; its words may hold the value.
     """
     types = pa.types
+    if values.null_count == len(values):
+        return pa.nulls(len(values), target)
+    is_temporal = types.is_temporal(target) and not (types.is_duration(target) or types.is_interval(target))
+    if not (is_temporal or _is_number(target) or types.is_boolean(target) or types.is_string(target)):
+        raise pa.ArrowInvalid("no text of it is known")
     texts = pc.cast(values, pa.string())
     if types.is_string(target):
         return texts

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.futures import PrefectFuture
 
-from blocks.arrow.scan import as_scan
+from blocks.arrow.scan import as_scan, with_stream_staged
 from blocks.base.errors import InvalidInputError
 from blocks.base.runs import current_path, flow_is_running, has_context, parameter_names
 
@@ -204,6 +204,7 @@ def with_load_id(arguments: dict[str, Any], target: Target, logger: Any) -> dict
         InvalidInputError: An earlier attempt of this run may have appended what this call would append once more; or
             the call comes from a thread in which Prefect does not show the run.
     """
+    arguments = with_stream_staged(arguments)
     data = arguments.get("data")
     if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
         return arguments

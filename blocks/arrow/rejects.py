@@ -85,9 +85,9 @@ class Rejects:
             )
 
 
-def bad_row_error(source: str, reason: str, line: int | None = None) -> InvalidInputError:
-    """Return the error for a bad row without a quarantine to go to."""
-    place = f" line {line}" if line is not None else ""
+def bad_row_error(source: str, reason: str, line: int | None = None, unit: str = "line") -> InvalidInputError:
+    """Return the error for a bad row without a quarantine to go to; `unit` is what `line` counts."""
+    place = f" {unit} {line}" if line is not None else ""
     return InvalidInputError(
         f"{source}{place}: {reason}. Correct the data, or use on_error='quarantine' with load() or write_table()."
     )

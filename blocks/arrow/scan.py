@@ -5,14 +5,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import pickle
 import weakref
+from collections.abc import Mapping
+from os import PathLike
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from typing_extensions import override
 
-from blocks.arrow.frames import from_pandas, from_polars, from_rows, is_pandas, is_polars
+from blocks.arrow.casts import cast_batch
+from blocks.arrow.frames import from_columns, table_of
 from blocks.arrow.rejects import Rejects, bad_row_error
-from blocks.arrow.types import cast_batch, filter_batch, without_view
+from blocks.arrow.rows import TAKEN, Staged, is_rows, is_stream, table_of_rows
+from blocks.arrow.types import filter_batch, without_view
 from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError
@@ -69,6 +74,7 @@ class Scan:
         self.query = query
 
     @property
+    @checked
     def schema(self) -> pa.Schema:
         """The Arrow schema; if none was declared, the first access may read the start of the data."""
         if callable(self._schema):
@@ -77,6 +83,28 @@ class Scan:
 
     def __repr__(self) -> str:
         return f"Scan({self.source})"
+
+    def __reduce__(self) -> tuple[Callable[[bytes], Scan], tuple[bytes]]:
+        """Return what another process makes the same scan of; by value, as most scans hold functions of their own.
+
+        Raises:
+            InvalidInputError: It can be read only once, or one of its functions holds what no process can pass on.
+        """
+        if not self.reopenable:
+            raise InvalidInputError(
+                f"{self.source} can be read only once, and only in this process. Pass a table, a frame or a scan."
+            )
+        import cloudpickle
+
+        try:
+            return _unpickled, (cloudpickle.dumps((type(self), self.__dict__)),)
+        except ConnectorError:
+            raise
+        except Exception as error:
+            raise InvalidInputError(
+                f"{self!r} cannot be passed to another process: one of its functions holds an object that cannot be "
+                f"pickled ({type(error).__name__}). Make that object within the function."
+            ) from error
 
     @checked
     def batches(self, rejects: Rejects | None = None) -> Iterator[pa.RecordBatch]:
@@ -144,8 +172,8 @@ class Scan:
         """
 
         def make(scan: Scan) -> Scan:
-            def kept(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-                for batch in scan.batches(rejects):
+            def kept(batches: Iterator[pa.RecordBatch], rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+                for batch in batches:
                     bad = pc.fill_null(where(batch), fill_value=False)
                     if not pc.any(bad).as_py():
                         yield batch
@@ -155,7 +183,7 @@ class Scan:
                     rejects.add_rows(filter_batch(batch, bad), reason, column=column)
                     yield filter_batch(batch, pc.invert(bad))
 
-            return scan.over(lambda: scan.schema, kept)
+            return scan.over(lambda: scan.schema, lambda rejects: kept(scan.batches(rejects), rejects))
 
         return self.derive(make)
 
@@ -180,15 +208,18 @@ class Scan:
         """Return the scan with only these columns, in this order."""
         return self.map_batches(lambda batch: batch.select(list(columns)))
 
+    @checked
     def to_arrow(self) -> pa.Table:
         """Read all of it as one Arrow table."""
         scan = self.settled()
         return pa.Table.from_batches(scan.batches(), schema=scan.schema)
 
+    @checked
     def to_pandas(self) -> pd.DataFrame:
         """Read all of it as a pandas frame."""
         return self.to_arrow().to_pandas()
 
+    @checked
     def to_reader(self) -> pa.RecordBatchReader:
         """Open a new one-pass Arrow reader."""
         scan = self.settled()
@@ -244,57 +275,80 @@ class GrowingScan(Scan):
         return GrowingScan(lambda: make(self._settle()), source=self.source)
 
 
+def _unpickled(pickled: bytes) -> Scan:
+    kind, state = pickle.loads(pickled)  # noqa: S301 (part of a pickle itself)
+    scan: Scan = kind.__new__(kind)
+    scan.__dict__.update(state)
+    return scan
+
+
 def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)
-    """Return a Scan of anything that holds a table: a Scan, a pandas or polars frame, an Arrow table, batch or reader.
+    """Return a Scan of anything that holds a table: a Scan, frames, Arrow's tables and readers, Python's rows.
 
     Raises:
-        InvalidInputError: It is none of these.
+        InvalidInputError: It is none of these; the message says what to pass.
     """
     if isinstance(data, Scan):
         return data
-    if isinstance(data, pa.RecordBatch):
-        data = pa.Table.from_batches([data])
-    if isinstance(data, pa.Table):
-        return _without_views(
-            Scan(
-                data.schema,
-                lambda _: data.to_batches(max_chunksize=65_536),
-                source=source,
-                fingerprint=lambda: content_digest(data),
-            )
-        )
     if isinstance(data, pa.RecordBatchReader):
         return _without_views(_one_pass(data, data, source))
-    if is_pandas(data):
-        return as_scan(from_pandas(data), source=source)
-    if is_polars(data):
-        return as_scan(from_polars(data), source=source)
-    if isinstance(data, list) and data and all(isinstance(row, dict) for row in data):
-        return as_scan(from_rows(data), source=source)
+    if (table := table_of(data)) is not None:
+        return _in_memory(table, source)
+    if isinstance(data, Mapping):
+        return _in_memory(from_columns(data), source)
     if hasattr(data, "__arrow_c_stream__"):
         with _tabular(data):
             if hasattr(data, "__len__"):  # in memory
-                return as_scan(pa.table(data), source=source)
+                return _in_memory(pa.table(data), source)
             return _without_views(_one_pass(data, pa.RecordBatchReader.from_stream(data), source))
+    if is_stream(data):
+        return _staged(data, source)
+    if is_rows(data):
+        return _in_memory(table_of_rows(data, type(data).__name__), source)
     raise _not_tabular(data)
+
+
+def _in_memory(table: pa.Table, source: str) -> Scan:
+    return _without_views(
+        Scan(
+            table.schema,
+            lambda _: table.to_batches(max_chunksize=65_536),
+            source=source,
+            fingerprint=lambda: content_digest(table),
+        )
+    )
+
+
+def _staged(stream: Any, source: str) -> Scan:
+    """Return a scan of the rows of a stream, once they are on disk."""
+    staged = Staged.of(stream, source)
+    return Scan(staged.schema, lambda _: staged.batches(), source=source, fingerprint=staged.fingerprint)
+
+
+def with_stream_staged(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call with `data` as a scan where it is a stream, which may be bound to this thread."""
+    data = arguments.get("data")
+    return arguments | {"data": as_scan(data)} if is_stream(data) else arguments
 
 
 @contextlib.contextmanager
 def _tabular(data: object) -> Iterator[None]:
-    """Say so where a stream has no columns, as that of a single pandas or polars Series."""
+    """Say so where a stream has no columns, as that of a single column."""
     try:
         yield
-    except (pa.ArrowException, TypeError, ValueError) as error:
-        if isinstance(error, ConnectorError):
-            raise
-        raise _not_tabular(data) from error
+    except ConnectorError:
+        raise
+    except (pa.ArrowException, TypeError, ValueError):
+        raise _not_tabular(data) from None
 
 
 def _not_tabular(data: object) -> InvalidInputError:
-    return InvalidInputError(
-        f"{type(data).__name__} is not tabular data. Pass a Scan, a pandas or polars frame, an Arrow table, a list of "
-        "dictionaries, or anything else with __arrow_c_stream__."
-    )
+    hint = ""
+    if hasattr(data, "__aiter__"):
+        hint = " Collect what comes asynchronously first: [row async for row in rows]."
+    elif isinstance(data, str | bytes | PathLike):
+        hint = " To read a file, scan it: LocalFiles().scan(path)."
+    return InvalidInputError(f"{type(data).__name__} is not tabular data. Pass {TAKEN}.{hint}")
 
 
 class _Reading:

@@ -26,7 +26,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, Union, cast, 
 import annotated_types
 from pydantic import AfterValidator, BaseModel, model_validator
 
+from blocks.base.boundary import bounded
 from blocks.base.errors import InvalidInputError
+from blocks.base.reference import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -52,6 +54,11 @@ class Options(BaseModel):
 
     _elsewhere: typing.ClassVar[Mapping[str, str]] = {}
     """What other libraries call these fields."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        cls.__doc__ = reference(cls)
 
     @model_validator(mode="before")
     @classmethod
@@ -84,7 +91,7 @@ def nearest(name: str, known: Iterable[str], what: str, *, elsewhere: Mapping[st
 
 
 def checked(function: F) -> F:
-    """Check the arguments of a function or method at each call."""
+    """Check the arguments of a function or method at each call, and have what it raises be fit to be shown."""
     signature = inspect.signature(function)
 
     def check(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
@@ -101,7 +108,7 @@ def checked(function: F) -> F:
         check(args, kwargs)
         return await function(*args, **kwargs)
 
-    return cast("F", async_wrapper if inspect.iscoroutinefunction(function) else wrapper)
+    return bounded(cast("F", async_wrapper if inspect.iscoroutinefunction(function) else wrapper))
 
 
 def check_methods(owner: type) -> None:

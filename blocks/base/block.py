@@ -5,20 +5,25 @@ from __future__ import annotations
 import copy
 import inspect
 import json
+import re
 import threading
 import typing
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from prefect.blocks.core import Block
+from prefect.blocks.core import Block, schema_extra
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
-from pydantic import ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from prefect.utilities.collections import remove_nested_keys
+from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from blocks.base.arguments import check_methods, nearest
-from blocks.base.errors import InvalidInputError, NotFoundError
+from blocks.base.errors import InvalidInputError, NotFoundError, one_line
 from blocks.base.live import close_live, live
+from blocks.base.names import text_problem
 from blocks.base.operation import Operation
+from blocks.base.reference import reference
 from blocks.base.retry import RetryPolicy
 from blocks.base.runs import SETTINGS, described
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
 
     from prefect.client.orchestration import PrefectClient
     from prefect.logging.loggers import LoggingAdapter
+    from pydantic import ModelWrapValidatorHandler
 
 T = TypeVar("T")
 B = TypeVar("B", bound="ConnectorBlock")
@@ -46,7 +52,46 @@ def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydant
     return title[0].upper() + title[1:]
 
 
+REFERENCE = re.compile(r'"#/definitions/([^"]+)"')
 PREFECT_KEYS = {"block_type_slug", "_block_document_id", "_block_document_name", "_is_anonymous"}
+
+
+def complete_schema(schema: dict[str, Any], kind: type[Block]) -> None:
+    """Complete the schema by which Prefect's server checks a block that is a parameter of a run.
+
+    A saved one is `{"$ref": ...}`, and the server wants that to fit its own rule for references and not ours as well;
+    one that a client sends as it is has keys of Prefect's beside its fields.
+    """
+    schema_extra(schema, kind)
+    if inspect.isabstract(kind):  # any block of that kind may come, with the fields that it has
+        schema |= {"additionalProperties": True, "not": {"required": ["$ref"]}}
+    else:
+        schema |= {"additionalProperties": False, "patternProperties": {f"^({'|'.join(sorted(PREFECT_KEYS))})$": {}}}
+
+
+def plain_form(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a block as the UI draws a plain form of it, without what only Prefect's server needs.
+
+    A field that may be left empty is one of its type. As pydantic describes it, it is a choice between that type and
+    None, which the form draws as a switch. A definition that no field refers to any more is left out.
+    """
+    schema = remove_nested_keys(["patternProperties", "not"], schema)
+    definitions: dict[str, Any] = schema.pop("definitions", {})
+    for part in (schema, *definitions.values()):
+        part["description"] = part.get("description", "").partition("\n\n")[0]
+        part["properties"] = {name: _plain_field(field) for name, field in part.get("properties", {}).items()}
+    kept: dict[str, Any] = {}
+    while new := {name for name in REFERENCE.findall(json.dumps([schema, kept])) if name not in kept}:
+        kept |= {name: definitions[name] for name in sorted(new)}
+    return schema | ({"definitions": kept} if kept else {})
+
+
+def _plain_field(field: dict[str, Any]) -> dict[str, Any]:
+    kinds = [kind for kind in field.get("anyOf", []) if kind != {"type": "null"}]
+    if len(kinds) == len(field.get("anyOf", [])) or field.get("default") is not None:
+        return field
+    plain = {name: value for name, value in field.items() if name not in ("anyOf", "default")}
+    return plain | (kinds[0] if len(kinds) == 1 else {"anyOf": kinds})
 
 
 class ConnectorBlock(Block, ABC):
@@ -81,9 +126,30 @@ class ConnectorBlock(Block, ABC):
         def load(cls, name: str, validate: bool = True, client: PrefectClient | None = None) -> Self:
             """Load the saved block of that name; within an event loop Prefect returns an awaitable of it."""
 
+    else:  # type checkers take the fields from pydantic
+
+        def __init__(self, *args: Any, **values: Any) -> None:
+            try:
+                super().__init__(*args, **values)
+            except ValidationError as error:  # with a traceback of its own: the frames of this one hold the values
+                found = _without_input(error)
+                del self, args, values
+            else:
+                return
+            raise found
+
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
+        # Prefect's mixins stand after us among the bases, and pydantic takes the configuration of the last one.
+        cls.model_config["extra"] = "forbid"
+        cls.model_config["json_schema_extra"] = complete_schema
         check_methods(cls)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if not inspect.isabstract(cls):
+            cls.__doc__ = reference(cls)
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:
@@ -105,7 +171,30 @@ class ConnectorBlock(Block, ABC):
         for key in values:
             if key not in known and key not in PREFECT_KEYS:
                 raise ValueError(f"{cls.__name__} has no field {key!r}; {nearest(key, known, 'its fields are')}")
-        return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
+        return {key: cls._given(key, value) for key, value in values.items() if key not in PREFECT_KEYS}
+
+    @classmethod
+    def _given(cls, name: str, value: Any) -> Any:
+        """Return the value of a field; None for the empty text or object that a form may send of an empty one."""
+        empty = isinstance(value, str | dict) and not value
+        return None if empty and name in cls.model_fields and cls.model_fields[name].default is None else value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _show_no_input(cls, values: Any, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(values)
+        except ValidationError as error:
+            found = _without_input(error)
+        raise found
+
+    @model_validator(mode="after")
+    def _texts_can_be_sent(self) -> Self:
+        for name, value in self:
+            text = value.get_secret_value() if isinstance(value, SecretStr) else value
+            if isinstance(text, str) and text and (problem := text_problem(text, allowed="\t\n\r")):
+                raise ValueError(f"{name.strip('_')} {problem}")
+        return self
 
     @classmethod
     def _open_fields(cls) -> dict[str, type[ConnectorBlock]]:
@@ -146,15 +235,33 @@ class ConnectorBlock(Block, ABC):
         return {field.alias or name for name, field in cls.model_fields.items()} | set(cls.model_fields)
 
     def _to_block_document(self, *args: Any, **kwargs: Any) -> Any:
-        # The schema does not say which fields of some block of a kind are secret: they would not be masked.
+        document = super()._to_block_document(*args, **kwargs)
         for name in self._open_fields():
-            inner = getattr(self, name)
-            if isinstance(inner, ConnectorBlock) and inner._block_document_id is None:  # noqa: SLF001
-                raise InvalidInputError(
-                    f"Save the block in {name} by itself first, or give the name of a saved one: within this one its "
-                    "secrets would be shown."
-                )
-        return super()._to_block_document(*args, **kwargs)
+            if isinstance(inner := getattr(self, name), ConnectorBlock):
+                document.data[name] = inner.reference(name)
+        return document
+
+    @classmethod
+    def is_open(cls, field: str) -> bool:
+        """Tell whether a field takes any block of some kind; saved, and in forms, it is the name of a saved one."""
+        return field in cls._open_fields()
+
+    def reference(self, field: str) -> str:
+        """Return the name of this saved block, such as `etl-s3-bucket/raw`, as `resolve` takes it.
+
+        Args:
+            field: The field of another block that this one stands in, for the message.
+
+        Raises:
+            InvalidInputError: It is not saved.
+        """
+        if self._block_document_name is None:
+            # The schema does not say which fields of some block of a kind are secret: they would not be masked.
+            raise InvalidInputError(
+                f"Save the block in {field} by itself first, or give the name of a saved one: within this one its "
+                "secrets would be shown."
+            )
+        return f"{self.get_block_type_slug()}/{self._block_document_name}"
 
     @classmethod
     def register_type_and_schema(cls, *args: Any, **kwargs: Any) -> Any:
@@ -180,9 +287,14 @@ class ConnectorBlock(Block, ABC):
         names = sorted(schema.get("properties", {}), key=kinds_with)
         for position, name in enumerate(names):
             schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
-        for name in cls._open_fields():  # a server would look for a block type of that name
+        for name in cls._open_fields():
+            # The server knows no block of an abstract type: such a field is the name of a saved block, which is text.
             schema["block_schema_references"].pop(name, None)
-        return schema
+            described = {
+                key: value for key, value in schema["properties"][name].items() if key not in ("anyOf", "$ref")
+            }
+            schema["properties"][name] = described | {"type": "string"}
+        return plain_form(schema)
 
     @abstractmethod
     def check(self) -> str:
@@ -252,6 +364,19 @@ class ConnectorBlock(Block, ABC):
         return other
 
 
+def _without_input(error: ValidationError) -> ValidationError:
+    """Return the error without what was given, which may be a secret in a field that is misspelt."""
+    found = [
+        {
+            "type": PydanticCustomError(each["type"], "{message}", {"message": one_line(each["msg"])}),
+            "loc": each["loc"],
+            "input": None,
+        }
+        for each in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    return ValidationError.from_exception_data(error.title, found, hide_input=True)  # type: ignore[arg-type]
+
+
 def _types_of(kind: type[B]) -> list[type[B]]:
     """Return the imported types of block of that kind."""
     return [
@@ -283,7 +408,7 @@ def resolve(value: Block | str, kind: Callable[..., T]) -> T:
             f"got {value!r:.80}."
         )
     try:
-        loaded = Block.load(value)
+        loaded = Block.load(value, _sync=True)  # type: ignore[call-arg]  # within an event loop too
     except ValueError as error:
         raise NotFoundError(
             f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."

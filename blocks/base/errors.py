@@ -27,7 +27,7 @@
         UnsupportedError        this connector cannot do that; also a `NotImplementedError`
 
 All but those with a module beside them are imported from `blocks`. A message says what, to what, the service's words
-and what to do next. It never holds a row value or a secret.
+and what to do next. It is one line, and never holds a row value or a secret.
 """
 
 from __future__ import annotations
@@ -45,8 +45,59 @@ LONGEST_RETRY_AFTER_S = 86_400.0
 """What a service asks for beyond a day is cut to a day; most policies end sooner."""
 
 
+CONTROLS = re.compile(
+    "[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069\\ud800-\\udfff]"
+)
+"""What ends a line, moves the cursor, turns the direction of text, or is no character at all."""
+SECRETS = (
+    # user:password@ of a URL, which a password may spoil with a slash
+    (re.compile(r"(?<=://)(?:[^\s/@:]*:[^\s@]*|[^\s/]*)@"), "***@"),
+    # password=..., sig=... and the like, in a connection string or a query
+    (
+        re.compile(
+            r"""\b((?:[\w-]*[-_])?(?:password|passwd|pwd|secret|token|signature|sig|accountkey|secret_?access_?key|api_?key)
+            \s*=\s*)('[^']*'|"[^"]*"|[^\s&;,'"]+)""",
+            re.IGNORECASE | re.VERBOSE,
+        ),
+        r"\1***",
+    ),
+    (re.compile(r"(\bauthorization['\"]?\s*[:=]\s*['\"]?)(?:\w+\s+)?[^\s'\",]+", re.IGNORECASE), r"\1***"),
+)
+"""How secrets look where no field is known to hold them, in the words of a driver or an address of the environment."""
+
+
+INTERNALS = re.compile(r"""["'`]?\b_etl_(?:stage|staged_rejects|staged_keys|feed)(?:_\w+)?\b["'`]?""")
+"""The tables by which a load is staged, which are nobody's but ours."""
+
+
+def one_line(text: str) -> str:
+    r"""Return foreign text as it can stand in a message: on one line, control characters escaped, secrets masked.
+
+    >>> one_line("a\n12:00 | INFO"), one_line("http://me:hunter2@minio:9000"), one_line("sig=abc&se=1")
+    ('a\\n12:00 | INFO', 'http://***@minio:9000', 'sig=***&se=1')
+    """
+    text = CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text.strip())
+    for secret, mask in SECRETS:
+        text = secret.sub(mask, text)
+    return INTERNALS.sub("the staged rows", text)
+
+
 class ConnectorError(Exception):
     """Base of every error of this package."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*(one_line(each) if isinstance(each, str) else each for each in args))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As Exception has it, but without a call of __init__, which may take more than the message.
+        return _made_again, (type(self), self.args, self.__dict__)
+
+
+def _made_again(kind: type[ConnectorError], args: tuple[Any, ...], state: dict[str, Any]) -> ConnectorError:
+    error = kind.__new__(kind)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class TransientError(ConnectorError):

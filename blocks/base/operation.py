@@ -19,15 +19,16 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
-from prefect.cache_policies import NO_CACHE, CachePolicy
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.utilities.annotations import quote
 from prefect.utilities.hashing import hash_objects
 
 from blocks.base.arguments import bind, check_arguments
-from blocks.base.errors import TransientError
+from blocks.base.boundary import as_shown, bounded
+from blocks.base.call_options import CallOptions
+from blocks.base.errors import InvalidInputError
 from blocks.base.interruption import interruptible, interruptible_async
-from blocks.base.retry import RetryPolicy, call_with_retry, is_transient
+from blocks.base.retry import RetryPolicy, call_with_retry, is_transient, retry_if_transient
 from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class BoundOperation(Generic[P, R]):
     def __init__(self, op: Operation[P, R], instance: Any, options: Mapping[str, Any] | None = None) -> None:
         self._op = op
         self._instance = instance
-        self._options = dict(options or {})
+        self._options = CallOptions(options or {})
         functools.update_wrapper(self, op.fn)
         self.__signature__ = op.bound_signature
 
@@ -140,6 +141,10 @@ class BoundOperation(Generic[P, R]):
     def __repr__(self) -> str:
         return f"<operation {self.name}>"
 
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _bound, (self._instance, self._op.fn.__name__, self._options.given)
+
+    @bounded
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it: as a task run if called in the body of a flow, else as a plain call with the same retries.
 
@@ -147,7 +152,7 @@ class BoundOperation(Generic[P, R]):
         """
         for_prefect = kwargs.pop("_sync", None) is not None
         arguments = self._arguments(args, kwargs)
-        if not for_prefect and _in_flow_body():
+        if not for_prefect and self._is_task_run:
             return cast("R", self._task()(**_opaque(arguments)))
         return self._call(arguments)
 
@@ -159,23 +164,38 @@ class BoundOperation(Generic[P, R]):
         """Submit one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
         return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
 
+    @bounded
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await it: the work runs in a thread, and the event loop stays free."""
         arguments = self._arguments(args, kwargs)
-        if _in_flow_body():
+        if self._is_task_run:
             return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
         return await interruptible_async(lambda: self._attempts(arguments))
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
-        """Return the same operation with other task options: `retries`, and any that `prefect.task` takes."""
-        return type(self)(self._op, self._instance, {**self._options, **options})
+        """Return the same operation with other options: any that Prefect's `Task.with_options` takes.
+
+        `retries` and the waits between them hold for plain calls too. Any other option is one of a task run, so that a
+        call with it is a task run also outside of a flow. `retry_condition_fn` decides in place of the block's own
+        rule, which is that only transient errors are retried.
+
+        Raises:
+            InvalidInputError: Prefect's tasks have no such option, or it has another form.
+        """
+        other = type(self)(self._op, self._instance, {**self._options.given, **options})
+        try:
+            other._task()  # noqa: SLF001 (one of us)
+        except (TypeError, ValueError) as error:
+            raise InvalidInputError(f"{self.name}.with_options(): {error}") from None
+        return other
+
+    @property
+    def _is_task_run(self) -> bool:
+        return _in_flow_body() or self._options.need_task_run
 
     @property
     def _policy(self) -> RetryPolicy:
-        policy: RetryPolicy = getattr(self._instance, "retry", None) or RetryPolicy()
-        if (retries := self._options.get("retries")) is not None:
-            return policy.model_copy(update={"attempts": retries + 1})
-        return policy
+        return self._options.policy(getattr(self._instance, "retry", None) or RetryPolicy())
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         bound = bind(self.__signature__, self.name, args, kwargs, self._op.fn)
@@ -202,18 +222,23 @@ class BoundOperation(Generic[P, R]):
 
     def _run(self, arguments: dict[str, Any]) -> R:
         method: Callable[..., R] = self._op.fn
-        return method(self._instance, **arguments)
+        try:
+            return method(self._instance, **arguments)
+        except Exception as error:  # noqa: BLE001 (Prefect logs what it becomes)
+            found = as_shown(error, self.name, self._instance)
+        raise found
 
     def _task(self, *, asynchronous: bool = False) -> Task[..., Any]:
         policy = self._policy
         started = time.monotonic()
         failed: dict[UUID | None, dict[str, Any]] = {}  # what was prepared for a task run, for its next attempt
 
+        condition = self._options.condition
+
         def should_retry(task: Task[..., Any], run: TaskRun, state: State[Any]) -> bool:
             # Prefect honors a plain function only, and reads `retry_delay_seconds` right after asking it.
-            error = state.data
-            delay_s = policy.delay_s(max(run.run_count, 1), cast("BaseException", error))
-            if not is_transient(error) or time.monotonic() - started + delay_s >= policy.deadline_s:
+            delay_s = policy.delay_s(max(run.run_count, 1), cast("BaseException", state.data))
+            if not condition(task, run, state) or time.monotonic() - started + delay_s >= policy.deadline_s:
                 return False
             task.retry_delay_seconds = [delay_s]
             return True
@@ -228,8 +253,9 @@ class BoundOperation(Generic[P, R]):
             fixed = failed.pop(run_id, None) or self._prepared(plain)
             try:
                 return self._run(fixed)
-            except TransientError:
-                failed[run_id] = fixed
+            except Exception as error:
+                if condition is not retry_if_transient or is_transient(error):
+                    failed[run_id] = fixed
                 raise
 
         def body(*args: Any, **kwargs: Any) -> Any:
@@ -244,17 +270,10 @@ class BoundOperation(Generic[P, R]):
         function.__signature__ = self.__signature__
         options: dict[str, Any] = {
             "name": self.name,
-            "cache_policy": NO_CACHE,
-            "persist_result": False,
             "retries": policy.attempts - 1,
             "retry_condition_fn": should_retry,
         }
-        options |= self._options
-        if key_of := options.get("cache_key_fn"):
-            options["cache_key_fn"] = lambda context, inputs: self._own_key(key_of(context, inputs))
-            options.pop("cache_policy")
-        elif options["cache_policy"] not in (None, NO_CACHE):
-            options["cache_policy"] = OfOneBlock(options["cache_policy"], self._own_key)
+        options |= self._options.of_task(self._own_key)
         return OperationTask(function, **options)
 
     def _own_key(self, key: str | None) -> str | None:
@@ -268,22 +287,8 @@ class BoundOperation(Generic[P, R]):
         return key and hash_objects(key, whose, self.name, method.__code__.co_code, raise_on_failure=True)
 
 
-class OfOneBlock(CachePolicy):
-    """A cache policy whose results are those of one operation of one block."""
-
-    def __init__(self, policy: CachePolicy, own_key: Callable[[str | None], str | None]) -> None:
-        super().__init__(policy.key_storage, policy.isolation_level, policy.lock_manager)
-        self.policy, self.own_key = policy, own_key
-
-    def compute_key(
-        self,
-        task_ctx: TaskRunContext,
-        inputs: dict[str, Any],
-        flow_parameters: dict[str, Any],
-        **kwargs: Any,
-    ) -> str | None:
-        """Return the key under which the result is kept."""
-        return self.own_key(self.policy.compute_key(task_ctx, inputs, flow_parameters, **kwargs))
+def _bound(instance: Any, name: str, options: Mapping[str, Any]) -> Any:
+    return getattr(instance, name).with_options(**options)
 
 
 def _in_flow_body() -> bool:

@@ -33,5 +33,10 @@ class lazy:  # noqa: N801 (reads as a function: pa = lazy("pyarrow"))
     def __init__(self, module: str) -> None:
         self._module = module
 
+    def __reduce__(self) -> tuple[type[lazy], tuple[str]]:
+        return lazy, (self._module,)
+
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # what pickle, copy and inspect look for is asked of this object, not of the module
+            raise AttributeError(name)
         return getattr(importlib.import_module(self._module), name)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ConfigDict, Field
+from prefect.utilities.math import clamped_poisson_interval
+from pydantic import ConfigDict, Field, NonNegativeFloat
 
 from blocks.base.arguments import Options
 from blocks.base.errors import ThrottledError, TransientError
@@ -55,6 +56,27 @@ class RetryPolicy(Options):
             return error.retry_after_s
         bound = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(failures - 1, 60))
         return random.uniform(0.0, bound)  # noqa: S311 (jitter, not a secret)
+
+
+class CallRetries(RetryPolicy):
+    """The retries of one call, with the waits that its caller asked for in place of the backoff."""
+
+    delays_s: tuple[NonNegativeFloat, ...] = ()
+    jitter_factor: NonNegativeFloat | None = None
+
+    def delay_s(self, failures: int, error: BaseException | None = None) -> float:
+        """Return the seconds to wait after the `failures`-th failure; the last wait that was given stands for all more.
+
+        A service that asks for a longer wait gets it.
+        """
+        if not self.delays_s:
+            delay = super().delay_s(failures, error)
+        else:
+            delay = self.delays_s[min(failures, len(self.delays_s)) - 1]
+        if self.jitter_factor and delay > 0:
+            delay = clamped_poisson_interval(delay, clamping_factor=self.jitter_factor)
+        asked = error.retry_after_s if isinstance(error, ThrottledError) else None
+        return max(delay, asked or 0.0)
 
 
 def is_transient(error: object) -> bool:

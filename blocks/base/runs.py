@@ -41,7 +41,7 @@ C = TypeVar("C", FlowRunContext, TaskRunContext)
 
 DESCRIBED_ITEMS = 1_000
 """How many items of a list tell it from another one."""
-SETTINGS = frozenset({"memory_limit", "ssl_mode", "ssl_root_cert"})
+SETTINGS = frozenset({"memory_limit", "options", "service", "ssl_cert", "ssl_key", "ssl_mode", "ssl_root_cert"})
 """Fields of text that say how a block works, and not what it stands for."""
 CREDENTIALS_PLACE = ("account", "account_url", "endpoint_url", "host", "project")
 """Fields of credentials that say where they are used; the others may be rotated between two attempts."""

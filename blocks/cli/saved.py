@@ -264,11 +264,13 @@ def _save_one(reference: str, block: ConnectorBlock) -> str:
 
 
 def _content(block: Block) -> dict[str, Any]:
-    """Return all values of a block, secrets included, with the id in place of a block that it refers to."""
+    """Return all values of a block, secrets included, with a name or an id in place of a block that it refers to."""
     content = block.model_dump(mode="json", context={"include_secrets": True})
     for key in type(block).model_fields:
         value = getattr(block, key)
-        if isinstance(value, Block):
+        if isinstance(block, ConnectorBlock) and block.is_open(key) and isinstance(value, ConnectorBlock):
+            content[key] = value.reference(key)
+        elif isinstance(value, Block):
             content[key] = str(value._block_document_id) if value._block_document_id else _content(value)  # noqa: SLF001
     return {key: content[key] for key in type(block).model_fields if key in content}
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, PrivateAttr, SecretStr, model_validator
 
+from blocks.base.addresses import Url, check_encrypted
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AccessDeniedError,
@@ -176,8 +177,15 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         le=43200,
         description="Lifetime of one assumption of the role, in seconds (900 to 43,200).",
     )
-    endpoint_url: str | None = Field(
-        default=None, description="URL of a server that speaks the AWS protocols. Defaults to AWS itself."
+    endpoint_url: Url | None = Field(
+        default=None,
+        description="URL of a server that speaks the AWS protocols, by https:// unless it is on this machine. Defaults "
+        "to AWS_ENDPOINT_URL, then to AWS itself.",
+    )
+    allow_http: bool = Field(
+        default=False,
+        title="Allow HTTP",
+        description="Send credentials to another machine without encryption, over http://. Defaults to false.",
     )
     verify: bool | str = Field(
         default=True,
@@ -249,10 +257,18 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         Args:
             client_type: The service, such as "s3" or "sqs", or a `ClientType` of prefect-aws.
             options: Options of `boto3.Session.client`, such as `config`.
+
+        Raises:
+            InvalidInputError: The credentials would go to another machine without encryption.
         """
         service = client_type.value if isinstance(client_type, Enum) else client_type
         settings = {"endpoint_url": self.endpoint_url, "verify": None if self.verify is True else self.verify}
-        return self.get_boto3_session().client(service, **(settings | options))
+        return self._encrypted(self.get_boto3_session().client(service, **(settings | options)))
+
+    def _encrypted(self, client: Any) -> Any:
+        """Return a client whose server, which the environment may name too, may be sent credentials."""
+        check_encrypted(client.meta.endpoint_url, allow_http=self.allow_http)
+        return client
 
     def get_s3_client(self) -> Any:
         """Return a new boto3 client of S3, which the caller closes."""
@@ -321,7 +337,7 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         verify = None if self.verify is True else self.verify
 
         def assume() -> dict[str, str]:
-            client = session.client("sts", endpoint_url=self.endpoint_url, verify=verify)
+            client = self._encrypted(session.client("sts", endpoint_url=self.endpoint_url, verify=verify))
             given = client.assume_role(**request)["Credentials"]
             return {
                 "access_key": given["AccessKeyId"],

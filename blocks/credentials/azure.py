@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
+from blocks.base.addresses import check_encrypted
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AccessDeniedError,
@@ -198,6 +199,11 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         default=None, description="Shared access signature (SAS). What it allows, and until when, is part of it."
     )
     anonymous: bool = Field(default=False, description="Send requests without any identity, for public containers.")
+    allow_http: bool = Field(
+        default=False,
+        title="Allow HTTP",
+        description="Send credentials to another machine without encryption, over http://. Defaults to false.",
+    )
     verify: bool | str = Field(
         default=True,
         description="Path of a CA bundle to trust, or false to accept any certificate (only for tests). Defaults to "
@@ -290,8 +296,14 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
         """Return the storage account, with its key or SAS token if it is used with one.
 
         Raises:
-            InvalidInputError: No account is given.
+            InvalidInputError: No account is given, or the credentials would go to it without encryption.
         """
+        account = self._account()
+        if not self.anonymous:
+            check_encrypted(account.url, allow_http=self.allow_http)
+        return account
+
+    def _account(self) -> Account:
         if self.connection_string is not None:
             return parse_connection_string(self.connection_string.get_secret_value())
         key, token = (secret.get_secret_value() if secret else None for secret in (self.account_key, self.sas_token))

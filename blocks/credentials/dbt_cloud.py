@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, field_validator
 
+from blocks.base.addresses import Url, is_this_machine
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AccessDeniedError,
@@ -119,7 +120,7 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         default="cloud.getdbt.com",
         description="Host of the account's access URL, such as ab123.us1.dbt.com. Defaults to cloud.getdbt.com.",
     )
-    api_endpoint: str | None = Field(
+    api_endpoint: Url | None = Field(
         default=None, description="URL of a server that speaks the dbt Cloud API. Defaults to https://domain."
     )
     read_timeout_s: float = Field(
@@ -138,14 +139,14 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     def _only_a_host(cls, value: str) -> str:
         host = value.strip().removeprefix("https://").rstrip("/")
         if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", host):
-            raise ValueError(f"{value!r:.100} is not a host; give it without a path, such as ab123.us1.dbt.com")
+            raise ValueError("is not a host; give it without a path, such as ab123.us1.dbt.com")
         return host
 
     @field_validator("api_endpoint")
     @classmethod
     def _keeps_the_token(cls, value: str | None) -> str | None:
         address = urlsplit(value or "https:")
-        here = address.scheme == "http" and address.hostname in {"127.0.0.1", "::1", "localhost"}
+        here = address.scheme == "http" and is_this_machine(address.hostname or "?")
         if not (here or address.scheme == "https"):
             raise ValueError("api_endpoint has to be an https:// URL; without TLS only this machine is allowed")
         return value and value.rstrip("/")

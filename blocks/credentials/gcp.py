@@ -13,6 +13,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from prefect.types import SecretDict
 from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
+from blocks.base.addresses import Url, check_encrypted
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AccessDeniedError,
@@ -191,10 +192,15 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
     anonymous: bool = Field(
         default=False, description="Send requests without any identity, for public data and for emulators."
     )
-    endpoint_url: str | None = Field(
+    endpoint_url: Url | None = Field(
         default=None,
-        description="URL of a server that speaks the Google protocols. Defaults to STORAGE_EMULATOR_HOST or "
-        "BIGQUERY_EMULATOR_HOST, then to Google itself.",
+        description="URL of a server that speaks the Google protocols, by https:// unless it is on this machine. "
+        "Defaults to STORAGE_EMULATOR_HOST or BIGQUERY_EMULATOR_HOST, then to Google itself.",
+    )
+    allow_http: bool = Field(
+        default=False,
+        title="Allow HTTP",
+        description="Send credentials to another machine without encryption, over http://. Defaults to false.",
     )
 
     @field_validator("service_account_info", mode="before")
@@ -366,6 +372,7 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
         if self.anonymous or (empty and os.environ.get(emulator)):
             anonymous = require("google.auth.credentials", extra="gcp").AnonymousCredentials()
             return anonymous, os.environ.get("GOOGLE_CLOUD_PROJECT")
+        check_encrypted(self.endpoint_url or os.environ.get(emulator), allow_http=self.allow_http)
         return self._found
 
     @live

@@ -11,6 +11,7 @@ from prefect.blocks.abstract import CredentialsBlock
 from pydantic import Field, HttpUrl, SecretStr, model_validator
 
 from blocks.base import errors
+from blocks.base.addresses import Host, Url, check_encrypted
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import AuthError, ConnectorError, ThrottledError, lookup
 from blocks.base.optional import require
@@ -155,12 +156,20 @@ SNOWFLAKE_ADVICE: dict[str, str] = {
     "251011": "Is the account's name right, and its host reachable from here?",
 }
 
+AT = re.compile(r'Row (\d+), column "[^"]*"\["([^"]+)":\d+\]')
+"""Where in a file a COPY found what it cannot take."""
+
 WORDS_HOLD_VALUES = {
     "100072": "a row has no value in a column that is NOT NULL",
     "100078": "a text is longer than its column",
     "100090": "several rows have the key of one row",
     "22": "a value does not fit its type",
     "23": "a constraint would be violated",
+    "38": "a function failed",
+    "P0": "a script or a function raised an exception",
+    "100132": "a function failed",
+    "100183": "a function failed",
+    "100357": "a function failed",
 }
 """What is said in place of the service's words, by number or class of SQLSTATE, where those may quote a value."""
 
@@ -186,7 +195,7 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
     )
 
-    account: str = Field(description="Account identifier, such as organization-account.")
+    account: Host = Field(description="Account identifier, such as organization-account.")
     user: str | None = Field(default=None, description="User to log in as. Not needed for workload_identity.")
     password: SecretStr | None = Field(
         default=None, description="Password of the user, or a programmatic access token."
@@ -219,18 +228,18 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
     workload_identity_provider: Literal["aws", "azure", "gcp", "oidc"] | None = Field(
         default=None, description="Provider of this machine's identity, for workload_identity."
     )
-    endpoint: str | None = Field(default=None, description="URL of Okta, for okta_endpoint.")
+    endpoint: Url | None = Field(default=None, description="URL of Okta, for okta_endpoint.")
     role: str | None = Field(
         default=None,
         description="Role to work in, unless a Snowflake block names one. Defaults to the default role of the user.",
     )
-    host: str | None = Field(
+    host: Host | None = Field(
         default=None,
         description="Host name of the server, for private links and tests. Defaults to that of the account.",
     )
     port: int = Field(default=443, ge=1, le=65535, description="Port of the server.")
     protocol: Literal["https", "http"] = Field(
-        default="https", description="Protocol of the server. Use http only for tests on this machine."
+        default="https", description="Protocol of the server; http only for tests on this machine. Defaults to https."
     )
 
     @model_validator(mode="after")
@@ -281,19 +290,19 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
             TransientError: The service does not answer.
         """
         connector = require("snowflake.connector", extra="snowflake")
-        login = self._login()
         timeouts: dict[str, Any] = {
             "login_timeout": 60,
             "network_timeout": 300,
             "platform_detection_timeout_seconds": 0,
         }
-        arguments = timeouts | login | {name: value for name, value in connect_kwargs.items() if value is not None}
-        parameters = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
-        arguments["session_parameters"] = parameters | arguments.get("session_parameters", {})
+        options = {name: value for name, value in connect_kwargs.items() if value is not None}
+        quiet = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
+        options["session_parameters"] = quiet | options.get("session_parameters", {})
+        check_encrypted(f"{self.protocol}://{self.host or self.account}:{self.port}", allow_http=None)
         # A filter that is there already is not added again.
         logging.getLogger("snowflake.connector.network").addFilter(without_data)
         try:
-            return connector.connect(**arguments)
+            return connector.connect(**timeouts | self._login() | options)  # the secrets are in no variable
         except (connector.Error, *transport_errors()) as error:
             raise snowflake_error("connect to", self.place, error) from None
 
@@ -421,8 +430,10 @@ def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorErr
         errno = "390100"
     found = (lookup(SNOWFLAKE_ERRORS, code) for code in (errno or None, state, *names))
     kind = next((kind for kind in found if kind), errors.TerminalError)
-    if not errno.startswith("09"):  # those only name what the session lacks
-        words = WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2]) or words
+    hidden = WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2])
+    if hidden and not errno.startswith("09"):  # those only name what the session lacks
+        found_at = AT.search(words)
+        words = hidden + (f", column {found_at[2].lower()}, row {found_at[1]} of a file" if found_at else "")
     label = ", ".join(part for part in (errno, f"SQLSTATE {state}" if state and state != "n/a" else "") if part)
     message = f"Could not {verb} {place}: {words.rstrip('.')}" + (f" ({label})." if label else ".")
     message = f"{message} {SNOWFLAKE_ADVICE.get(errno, '')}".rstrip()

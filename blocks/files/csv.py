@@ -8,6 +8,7 @@ second time as text and checked column by column. What a value may look like:
 * Dates `2026-04-30`; timestamps ISO 8601, with an offset exactly where the column has a time zone; times `12:34:56.7`.
 * Text is taken as it stands, with whitespace, and line ends in quotes. An empty field is null, `""` is an empty text.
 * Empty lines do not count, but in a file of one column each is a null.
+* What of this a file does otherwise, `CsvOptions` say; a column without a name gets one by the rule of `header`.
 
 Types that no schema declares are found in the first 4 MB by the rule of `inference`, and hold for all of the file.
 """
@@ -18,7 +19,7 @@ import csv as python_csv
 import itertools
 import re
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -26,21 +27,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.csv_records import Dialect, Positions
+from blocks.files.header import named
 from blocks.files.inference import TextColumn
 from blocks.files.options import CsvOptions
-from blocks.files.text import RECORD_BYTES, BadRow, Block, deliver, endless, line_ends, parse_in_order, split_blocks
-from blocks.files.values import applicable, caster, check_values, convert
+from blocks.files.text import (
+    RECORD_BYTES,
+    BadRow,
+    Block,
+    deliver,
+    line_ends,
+    parse_in_order,
+    split_blocks,
+    without_footer,
+)
+from blocks.files.values import NOT_UTF8, applicable, caster, check_values, convert, is_number
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator, Mapping
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
+    from blocks.files.csv_records import Quotes
     from blocks.files.options import OnError
     from blocks.files.protocols import InferredColumn
     from blocks.files.text import Parsed, TextSource
@@ -56,7 +68,12 @@ HELD = (
     types.is_timestamp,
 )
 NULL_MARK = b"\x1aN\x1a"
-DELIMITERS = {"\t": r"'\t'", ";": "';'", ",": "','", "|": "'|'"}
+DELIMITERS = ("\t", ";", "|", ",", " ")
+"""Looked for where the header lacks the delimiter; a space only where names are quoted, as R does."""
+SAMPLED_RECORDS = 100
+"""How many records at the start tell delimiter and columns."""
+AFTER_QUOTED = "text after a quoted field"
+TOO_FEW, TOO_MANY = RAGGED = ("too few fields", "too many fields")
 INFERRED_HINT = (
     " Its type was found at the start of the data, where it holds throughout; declare a schema, in which text "
     "(pa.string()) takes every value."
@@ -76,17 +93,18 @@ class CsvReader:
         self.source = replace(source, encoding=options.encoding)
         self.options = options
         self.extra_columns = extra_columns
-        self.dialect = Dialect(options)
+        self.dialect = Dialect.of(options)
 
     def infer(self) -> dict[str, TextColumn]:
         """Find out the columns from the first block.
 
         Raises:
             InvalidInputError: The file is empty, or no CSV file.
+            SchemaError: Two columns have one name.
         """
         options = self.options
-        unseen = TextColumn(formats=options.timestamp_formats, decimal_point=options.decimal_point)
-        with closing(self.source.chunks()) as chunks:
+        unseen = TextColumn(formats=options.timestamp_formats, numbers=options.numbers)
+        with closing(self._chunks()) as chunks:
             head = self._head(chunks)
             names, start, line = self._header(head, None)
             following = next(chunks, b"")
@@ -94,8 +112,9 @@ class CsvReader:
             sample = list(itertools.islice(blocks, 1 if following else None))
         columns = dict.fromkeys(names, unseen)
         for block in sample:
-            table = self.parse(block, names, dict.fromkeys(names, pa.binary()), [])
-            columns = {name: column.seen(_decoded(_array(table[name]))) for name, column in columns.items()}
+            table = self.parse(self.records(block, names).regular, names, dict.fromkeys(names, pa.binary()))
+            arrays = zip(names, table.columns, strict=True)
+            columns = {name: columns[name].seen(_decoded(_array(values))) for name, values in arrays}
         return columns
 
     def batches(
@@ -114,7 +133,7 @@ class CsvReader:
             SchemaError: The file lacks a column.
         """
         check_types(schema)
-        with closing(self.source.chunks()) as chunks:
+        with closing(self._chunks()) as chunks:
             head = self._head(chunks)
             names, start, line = self._header(head, schema)
             wanted = present_fields(names, schema, absent, self.source.name, self.extra_columns)
@@ -122,17 +141,63 @@ class CsvReader:
             blocks = self._blocks(itertools.chain([head[start:]], chunks), line)
             parsed = parse_in_order(blocks, _Parser(self, names, wanted, inferred).parse)
             with closing(parsed):
-                hint = INFERRED_HINT if inferred else ""
-                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                delivered = deliver(
+                    parsed,
+                    source=self.source.name,
+                    rejects=rejects,
+                    on_error=on_error,
+                    hint=lambda row: self._hint(row, len(names), head, is_inferred=bool(inferred)),
+                )
+                for batch in delivered:
                     yield completed(batch, schema, absent)
 
+    def _hint(self, row: BadRow, columns: int, head: bytes, *, is_inferred: bool) -> str:
+        """Return what to do about a bad row."""
+        if row.column is None and row.reason in RAGGED:
+            return self._ragged_hint(columns, head)
+        if row.column is None and row.reason == AFTER_QUOTED:
+            return (
+                f" A quoted field ends at {self.dialect.delimiter!r} or at the line's end, and a quote within it is "
+                "doubled: pass the file's delimiter, or its escape, in CsvOptions(delimiter=..., escape=...)."
+            )
+        return INFERRED_HINT if is_inferred and row.column is not None and row.reason != NOT_UTF8 else ""
+
+    def _ragged_hint(self, columns: int, head: bytes) -> str:
+        """Return what rows that have another number of fields than the header may come from."""
+        data = head[self._skipped(head) :]
+        for delimiter in DELIMITERS[:-1]:
+            dialect = replace(self.dialect, delimiter=delimiter)
+            records, counts = self._sample(data, dialect)
+            if delimiter != self.dialect.delimiter and counts[0] > 1 and len(records) > 1 and len(set(counts)) == 1:
+                return (
+                    f" By {delimiter!r} header and rows have {counts[0]} columns each: pass "
+                    f"options=CsvOptions(delimiter={delimiter!r})."
+                )
+        return (
+            f" The header has {columns} columns; a field that holds {self.dialect.delimiter!r} has to be quoted. Lines "
+            "that are no rows are left out by CsvOptions(skip_lines=..., skip_footer=..., comment=...)."
+        )
+
+    def _chunks(self) -> Generator[bytes]:
+        return without_footer(self.source.chunks(), self.options.skip_footer)
+
     def _blocks(self, chunks: Iterator[bytes], line: int) -> Iterator[Block]:
-        return split_blocks(
-            chunks, line=line, cut=self.dialect.cut, line_end=self.dialect.line_end, source=self.source.name
+        blocks = split_blocks(
+            chunks, line=line, cut=self.dialect.cut, line_end=self.dialect.line_end, endless=self._endless
+        )
+        for block in blocks:
+            for lines_before, data in self.dialect.without_comments(block.data):
+                yield Block(data, block.line + lines_before, block.suspect)
+
+    def _endless(self, line: int) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.source.name} line {line}: a row starts here and does not end; a quote was opened and never closed. "
+            f"Where {self.dialect.quote!r} is a character like others, pass CsvOptions(quote=None), where "
+            f"{self.dialect.delimiter!r} does not separate fields, CsvOptions(delimiter=...); else correct the file."
         )
 
     def _head(self, chunks: Iterator[bytes]) -> bytes:
-        """Read as far as the header goes, and a record begins behind it."""
+        """Read as far as the header and the first rows go, and a record begins behind them."""
         head = next(chunks, b"")
         while len(head) < RECORD_BYTES and not self._holds_header(head) and (more := next(chunks, b"")):
             head += more
@@ -140,16 +205,21 @@ class CsvReader:
 
     def _holds_header(self, head: bytes) -> bool:
         records, _ = self.dialect.records(head[self._skipped(head) :])
-        return len(records) > 1
+        return len(records) > SAMPLED_RECORDS
 
     def _skipped(self, head: bytes) -> int:
-        """Return how many bytes are before the header: those of `skip_lines`, and of empty lines."""
+        """Return how many bytes are before the header: those of `skip_lines`, comments and empty lines."""
         ends, count = line_ends(head), self.options.skip_lines
         if count > len(ends):
             return len(head)
         skipped = int(ends[count - 1]) + 1 if count else 0
-        while head[skipped : skipped + 1] in {b"\n", b"\r"}:
-            skipped += 1
+        comment = (self.options.comment or "\n").encode()
+        while (start := head[skipped : skipped + 1]) and start in {b"\n", b"\r", comment}:
+            if start in b"\r\n":
+                skipped += 1
+            else:
+                following = ends[ends >= skipped]
+                skipped = int(following[0]) + 1 if len(following) else len(head)
         return skipped
 
     def _header(self, head: bytes, schema: pa.Schema | None) -> tuple[list[str], int, int]:
@@ -163,35 +233,71 @@ class CsvReader:
         if not options.header:
             if not declared:
                 raise InvalidInputError(f"{name} has no header: pass a schema, or CsvOptions(column_names=...).")
-            return self._checked(declared), skipped, line
+            return self._named(declared, schema), skipped, line
         if not head[skipped:].strip():
             raise InvalidInputError(f"{name} is empty: no header. Was it written to the end?")
-        records, quotes = self.dialect.records(head[skipped:])
+        data = head[skipped:]
+        records, quotes = self.dialect.records(data)
         start, end = records[0]
-        if quotes.open and end == len(head) - skipped:
-            raise endless(name, line)
-        names = declared or self._names(head[skipped + start : skipped + end])
-        if len(names) == 1 and not declared:
-            self._check_delimiter(names[0], [head[skipped + first : skipped + last] for first, last in records[:100]])
-        following = records[1][0] if len(records) > 1 else len(head) - skipped
+        if quotes.open and end == len(data):
+            raise self._endless(line)
+        names = declared or self._names(data[start:end])
+        if not declared:
+            names = self._checked(names, data)
+        following = records[1][0] if len(records) > 1 else len(data)
         return (
-            self._checked(names),
+            self._named(names, schema),
             skipped + following,
             line + int(np.sum((ends >= skipped) & (ends < skipped + following))),
         )
 
-    def _check_delimiter(self, header: str, records: list[bytes]) -> None:
-        """Refuse a header of one column that another delimiter splits, as it does every record after it."""
-        for delimiter, spelled in DELIMITERS.items():
-            if delimiter in header and delimiter != self.options.delimiter:
-                texts = [record.decode(errors="replace") for record in records if record]
-                counts = {len(next(python_csv.reader([text], delimiter=delimiter))) for text in texts}
-                if len(counts) == 1:
-                    raise InvalidInputError(
-                        f"{self.source.name}: the header has no {self.options.delimiter!r}, and {counts.pop()} columns "
-                        f"by {spelled}. Pass options=CsvOptions(delimiter={spelled}); if it is one column, name it in "
-                        "CsvOptions(column_names=(...,))."
-                    )
+    def _checked(self, names: list[str], data: bytes) -> list[str]:
+        """Return the names of the header, and an empty one where every row has a field more than there are names.
+
+        That is the last one where rows end in a delimiter that the header lacks, and the first one where rows have
+        names, which R writes without a name of their own; R and pandas read them so.
+
+        Raises:
+            InvalidInputError: The delimiter is not in the header, and another one is.
+        """
+        if len(names) == 1 and (other := self._better_delimiter(data)):
+            delimiter, count = other
+            raise InvalidInputError(
+                f"{self.source.name}: the header has no {self.dialect.delimiter!r}, and {count} columns by "
+                f"{delimiter!r}. Pass options=CsvOptions(delimiter={delimiter!r}); if it is one column, name it in "
+                "CsvOptions(column_names=(...,))."
+            )
+        records, counts = self._sample(data, self.dialect)
+        rows = [data[start:end] for start, end in records[1:]]
+        if not rows or (counts[1:] != len(names) + 1).any():
+            return names
+        end = self.dialect.delimiter.encode()
+        if all(row.endswith(end) for row in rows):
+            return [*names, ""]
+        return ["", *names] if 1 < len({row.partition(end)[0] for row in rows}) == len(rows) else names
+
+    def _sample(self, data: bytes, dialect: Dialect) -> tuple[Positions, Positions]:
+        """Return the header and the first rows that are not empty, and how many fields each has."""
+        records, quotes = dialect.records(data)
+        records = records[records[:, 0] < records[:, 1]][:SAMPLED_RECORDS]
+        return records, dialect.field_counts(data, records, quotes)
+
+    def _better_delimiter(self, data: bytes) -> tuple[str, int] | None:
+        """Find another delimiter that is in the header and gives every row as many fields; and that number of them.
+
+        Where the header has the file's delimiter there is none; R's rows have a field more, their name.
+        """
+        header = data[: self._sample(data, self.dialect)[0][0, 1]]
+        if self.dialect.delimiter.encode() in header:
+            return None
+        for delimiter in DELIMITERS if header.startswith(b'"') else DELIMITERS[:-1]:
+            if delimiter != self.dialect.delimiter and delimiter.encode() in header:
+                dialect = replace(self.dialect, delimiter=delimiter)
+                _, counts = self._sample(data, dialect)
+                rows = set(counts[1:].tolist())
+                if rows <= {int(counts[0])} or rows == {int(counts[0]) + 1}:
+                    return delimiter, int(counts[0])
+        return None
 
     def _names(self, header: bytes) -> list[str]:
         if b"\0" in header:
@@ -206,16 +312,35 @@ class CsvReader:
             ) from None
         rows = python_csv.reader(
             [text],
-            delimiter=self.options.delimiter,
+            delimiter=self.dialect.delimiter,
             quotechar=self.options.quote,
+            quoting=python_csv.QUOTE_NONE if self.options.quote is None else python_csv.QUOTE_MINIMAL,
             escapechar=self.options.escape,
         )
-        return next(rows)
+        try:
+            return next(rows)
+        except python_csv.Error as error:
+            raise InvalidInputError(f"{self.source.name}: its header cannot be read: {error}.") from None
 
-    def _checked(self, names: list[str]) -> list[str]:
-        if twice := sorted({column for column in names if names.count(column) > 1}):
-            raise SchemaError(f"{self.source.name} has these columns more than once: {listed(twice)}.")
-        return names
+    def _named(self, names: list[str], schema: pa.Schema | None) -> list[str]:
+        """Return a name for each column; of a declared schema, `schema`, none may stand for two."""
+        found = named(names, case_sensitive=self.options.case_sensitive_names)
+        repeated = {name for name, one in zip(found, names, strict=True) if name != one and one}
+        asked = set() if schema is None or repeated & set(schema.names) else set(schema.names)
+        if twice := sorted(asked & {one for name, one in zip(found, names, strict=True) if name in repeated}):
+            raise SchemaError(
+                f"{self.source.name} has these columns more than once: {listed(twice)}. Name the columns in "
+                f"CsvOptions(column_names=(...)), or ask for {listed(sorted(repeated))}, as the others are called."
+            )
+        return found
+
+    def records(self, block: Block, names: Sequence[str]) -> Records:
+        """Return the records of a block, and which of them have another number of fields than there are names."""
+        found, quotes = self.dialect.records(block.data)
+        if len(names) > 1:
+            found = found[found[:, 0] < found[:, 1]]
+        excess = self.dialect.field_counts(block.data, found, quotes) - len(names)
+        return Records(block.data, found, quotes, excess)
 
     @property
     def _null_mark(self) -> bytes | None:
@@ -230,7 +355,7 @@ class CsvReader:
         """
         if self._null_mark is None or b"\\N" not in bytes(data):
             return data
-        delimiter = re.escape(self.options.delimiter).encode()
+        delimiter = re.escape(self.dialect.delimiter).encode()
         found = re.finditer(rb"(?:(?<=[" + delimiter + rb"\r\n])|\A)\\N(?=[" + delimiter + rb"\r\n]|\Z)", bytes(data))
         starts = np.array([match.start() for match in found], dtype=np.int64)
         # The border before it may itself be quoted or escaped; then it is no border.
@@ -241,45 +366,67 @@ class CsvReader:
             end = start + 2
         return b"".join([*parts, bytes(data[end:])])
 
-    def parse(
-        self, block: Block, names: list[str], kinds: dict[str, pa.DataType], wrong: list[tuple[int, bool]] | None
-    ) -> pa.Table:
-        """Parse the block by Arrow's reader.
+    def parse(self, data: memoryview | bytes, names: Sequence[str], kinds: Mapping[str, pa.DataType]) -> pa.Table:
+        """Parse whole records by Arrow's reader.
 
-        Rows with too few or too many fields are put into `wrong` (their number from 1, whether too many); without it
-        they raise.
+        Raises:
+            pa.ArrowInvalid: A value does not fit, or a record has too few or too many fields.
         """
         options = self.options
-        data, nulls = self._with_nulls(block.data), list(options.null_values)
+        if not len(data):
+            return pa.schema(kinds.items()).empty_table()
+        data, nulls = self._with_nulls(data), list(options.null_values)
         if self._null_mark is not None:
             nulls = [text for text in nulls if text != "\\N"] + [self._null_mark.decode()]  # `\\N` is the text `\N`
+        try:
+            return csv.read_csv(
+                pa.BufferReader(pa.py_buffer(data)),
+                read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
+                parse_options=csv.ParseOptions(
+                    delimiter=self.dialect.delimiter,
+                    quote_char=options.quote or False,
+                    escape_char=options.escape or False,
+                    newlines_in_values=True,
+                    ignore_empty_lines=len(names) > 1,
+                ),
+                convert_options=csv.ConvertOptions(
+                    include_columns=list(kinds),
+                    column_types=kinds,
+                    null_values=nulls,
+                    strings_can_be_null=True,
+                    quoted_strings_can_be_null=options.quoted_nulls,
+                    decimal_point=options.decimal_point,
+                ),
+            )
+        except UnicodeDecodeError:
+            raise pa.ArrowInvalid("Arrow's message about the data is not UTF-8") from None
 
-        def handle(row: csv.InvalidRow) -> str:
-            if wrong is None:
-                return "error"
-            wrong.append((row.number, row.actual_columns > row.expected_columns))
-            return "skip"
 
-        return csv.read_csv(
-            pa.BufferReader(pa.py_buffer(data)),
-            read_options=csv.ReadOptions(column_names=names, use_threads=False, block_size=len(data) + 1),
-            parse_options=csv.ParseOptions(
-                delimiter=options.delimiter,
-                quote_char=options.quote,
-                escape_char=options.escape or False,
-                newlines_in_values=True,
-                ignore_empty_lines=len(names) > 1,
-                invalid_row_handler=handle,
-            ),
-            convert_options=csv.ConvertOptions(
-                include_columns=list(kinds) or names,
-                column_types=kinds,
-                null_values=nulls,
-                strings_can_be_null=True,
-                quoted_strings_can_be_null=options.quoted_nulls,
-                decimal_point=options.decimal_point,
-            ),
-        )
+@dataclass(frozen=True)
+class Records:
+    """The records of a block.
+
+    Args:
+        data: The block.
+        positions: Start and end of each record that counts.
+        quotes: Where text is quoted.
+        excess: How many fields each has too many; too few where negative.
+    """
+
+    data: memoryview | bytes
+    positions: Positions
+    quotes: Quotes
+    excess: Positions
+
+    @property
+    def regular(self) -> memoryview | bytes:
+        """The block without the records that have too few or too many fields."""
+        if not self.excess.any():
+            return self.data
+        bounds = np.append(self.positions[:, 0], len(self.data))
+        changes = np.flatnonzero(np.diff(np.concatenate([[False], self.excess == 0, [False]]).astype(np.int8)))
+        spans = zip(bounds[changes[0::2]], bounds[changes[1::2]], strict=True)
+        return b"".join(bytes(self.data[start:end]) for start, end in spans)
 
 
 class _Parser:
@@ -292,26 +439,29 @@ class _Parser:
         self.names = names
         self.schema = schema
         options = reader.options
+        plain = options.numbers.plain
         self.casts = {
-            field.name: caster(field.type, formats=options.timestamp_formats, decimal_point=options.decimal_point)
-            for field in schema
+            field.name: caster(field.type, formats=options.timestamp_formats, epoch=options.epoch) for field in schema
         }
         self.casts |= {
             field.name: _inferred_cast(inferred[field.name], field.type) for field in schema if field.name in inferred
         }
+        self.respelled = {field.name: plain for field in schema if field.name not in inferred and is_number(field.type)}
         self.native = {
             field.name for field in schema if field.name not in inferred and reads_natively(field.type, options)
         }
         self.inferred = bool(inferred)
-        self.shaped = not (options.timestamp_formats or inferred)
+        self.shaped = not (options.timestamp_formats or options.epoch or inferred)
         self.kinds = {field.name: field.type if field.name in self.native else pa.string() for field in schema}
         self.required = [index for index, field in enumerate(schema) if not field.nullable]
 
     def parse(self, block: Block) -> Parsed:
         if not block.suspect:
             try:
-                table = self.reader.parse(block, self.names, self.kinds, None)
-                arrays = [self._typed(field, _array(table[field.name])) for field in self.schema]
+                table = self.reader.parse(block.data, self.names, self.kinds)
+                arrays = [
+                    self._typed(field, _array(values)) for field, values in zip(self.schema, table.columns, strict=True)
+                ]
             except pa.ArrowInvalid:
                 pass
             else:
@@ -321,30 +471,33 @@ class _Parser:
 
     def _typed(self, field: pa.Field, values: pa.Array) -> pa.Array:
         if field.name not in self.native:
-            return self.casts[field.name](values)
+            return self.casts[field.name](self._respelled(field, values))
         if types.is_decimal(field.type):
             values.validate(full=True)  # Arrow's reader lets 100 pass as a decimal(4, 2)
         return values
 
+    def _respelled(self, field: pa.Field, texts: pa.Array) -> pa.Array:
+        """Return the texts, numbers among them as every program reads them."""
+        return self.respelled[field.name](texts) if field.name in self.respelled else texts
+
     def _parse_slowly(self, block: Block) -> Parsed:
         """Tell the good rows of a block from the bad ones, these by line and reason."""
-        records, quotes = self.reader.dialect.records(block.data)
-        if len(self.names) > 1:
-            records = records[records[:, 0] < records[:, 1]]
-        wrong: list[tuple[int, bool]] = []
-        table = self.reader.parse(block, self.names, dict.fromkeys(self.schema.names, pa.binary()), wrong)
+        records = self.reader.records(block, self.names)
+        table = self.reader.parse(records.regular, self.names, dict.fromkeys(self.schema.names, pa.binary()))
         faults: dict[int, tuple[str, str | None]] = {
-            number - 1: ("too many fields" if many else "too few fields", None) for number, many in wrong
+            int(number): (TOO_MANY if records.excess[number] > 0 else TOO_FEW, None)
+            for number in np.flatnonzero(records.excess)
         }
-        kept = np.setdiff1d(np.arange(len(records)), list(faults))
-        for position in quotes.junk:
-            faults.setdefault(_record_at(records, int(position)), ("text after a quoted field", None))
+        kept = np.flatnonzero(records.excess == 0)
+        for position in records.quotes.junk:
+            faults.setdefault(_record_at(records.positions, int(position)), (AFTER_QUOTED, None))
         for position in np.flatnonzero(np.frombuffer(block.data, np.uint8) == 0):
-            faults.setdefault(_record_at(records, int(position)), ("holds a NUL byte", None))
+            faults.setdefault(_record_at(records.positions, int(position)), ("holds a NUL byte", None))
         arrays = []
-        for field in self.schema:
-            raw = _array(table[field.name])
+        for field, column in zip(self.schema, table.columns, strict=True):
+            raw = _array(column)
             text, undecodable = convert(raw, field, lambda values: pc.cast(values, pa.string()))
+            text = self._respelled(field, text)
             values, misfits = convert(text, field, self.casts[field.name], shaped=self.shaped, inferred=self.inferred)
             reasons = undecodable | misfits
             if not field.nullable:
@@ -356,7 +509,8 @@ class _Parser:
         good = pa.array(~np.isin(kept, list(faults)))
         # Nulls of refused rows are still in the arrays: the schema's own nullability holds only after the filter.
         batch = pa.RecordBatch.from_arrays(arrays, names=self.schema.names).filter(good)
-        return pa.RecordBatch.from_arrays(batch.columns, schema=self.schema), self._bad_rows(block, records, faults)
+        batch = pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
+        return batch, self._bad_rows(block, records.positions, faults)
 
     def _bad_rows(self, block: Block, records: Positions, faults: dict[int, tuple[str, str | None]]) -> list[BadRow]:
         ends = line_ends(block.data)
@@ -417,7 +571,7 @@ def check_types(schema: pa.Schema) -> None:
         kind = field.type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        if not (is_text(kind) or any(fits(kind) for fits in HELD)):
+        if not (is_text(kind) or types.is_null(kind) or any(fits(kind) for fits in HELD)):
             raise TypeLossError(
                 f"CSV has no form for column {field.name!r} of type {field.type}. Write Parquet, or make it a text."
             )
@@ -425,7 +579,9 @@ def check_types(schema: pa.Schema) -> None:
 
 def reads_natively(kind: pa.DataType, options: CsvOptions) -> bool:
     """Tell whether Arrow's CSV reader makes this type itself."""
-    if applicable(kind, options.timestamp_formats):
+    if applicable(kind, options.timestamp_formats) or (options.epoch and types.is_timestamp(kind)):
+        return False
+    if is_number(kind) and not options.numbers.is_plain:
         return False
     if types.is_dictionary(kind):
         return bool(types.is_string(kind.value_type) and types.is_int32(kind.index_type))

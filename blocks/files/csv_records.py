@@ -1,9 +1,9 @@
-"""Where the records of a CSV file begin and end: quotes, dialects, positions."""
+"""Where the records of a CSV file begin and end: quotes, comments, dialects, positions."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,11 @@ from blocks.files.text import line_ends
 
 if TYPE_CHECKING:
     from blocks.files.options import CsvOptions
+
 Positions = np.ndarray[Any, Any]
 """Byte positions in a block of a file."""
+
+NONE: Positions = np.array([], dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Quotes:
     """Closing quotes that neither a delimiter nor a line end follows."""
     open: bool
     """Whether the last span has no end."""
+    comments: Positions = field(default_factory=lambda: NONE)
+    """Where lines start that are comments."""
 
     def hold(self, positions: Positions) -> Positions:
         """Return which of `positions` are quoted."""
@@ -41,8 +46,16 @@ class Quotes:
 class Dialect:
     """Finds records in CSV text exactly as Arrow's reader does."""
 
-    options: CsvOptions
+    delimiter: str
+    quote: str | None
+    escape: str | None
+    comment: str | None
     line_end: bytes = b"\n"
+
+    @classmethod
+    def of(cls, options: CsvOptions) -> Dialect:
+        """Return the dialect that options say."""
+        return cls(options.delimiter, options.quote, options.escape, options.comment)
 
     def cut(self, text: bytes) -> tuple[int, bool]:
         """Return where the last whole record of `text` ends, and whether a record up to there is suspect."""
@@ -56,6 +69,27 @@ class Dialect:
                 return position + 1, b"\0" in text or bool((quotes.junk < position).any())
             position = int(quotes.starts[span])
         return 0, False
+
+    def without_comments(self, data: memoryview | bytes) -> list[tuple[int, memoryview | bytes]]:
+        """Return the parts between the lines that are comments, each with the number of lines before it."""
+        if self.comment is None or self.comment.encode() not in bytes(data):
+            return [(0, data)]
+        records, quotes = self.records(data)
+        bounds = np.append(records[:, 0], len(data))
+        kept = ~np.isin(records[:, 0], quotes.comments)
+        changes = np.flatnonzero(np.diff(np.concatenate([[False], kept, [False]]).astype(np.int8)))
+        ends = line_ends(data)
+        return [
+            (int(np.searchsorted(ends, bounds[first])), data[bounds[first] : bounds[last]])
+            for first, last in zip(changes[0::2], changes[1::2], strict=True)
+        ]
+
+    def field_counts(self, data: memoryview | bytes, records: Positions, quotes: Quotes) -> Positions:
+        """Return how many fields each record has."""
+        delimiters = np.flatnonzero(np.frombuffer(data, np.uint8) == ord(self.delimiter))
+        delimiters = delimiters[~quotes.hold(delimiters)]
+        counts: Positions = np.searchsorted(delimiters, records[:, 1]) - np.searchsorted(delimiters, records[:, 0]) + 1
+        return counts
 
     def records(self, data: memoryview | bytes) -> tuple[Positions, Quotes]:
         """Start and end (without its line end) of every record, including empty ones, and where quotes are."""
@@ -74,8 +108,10 @@ class Dialect:
     def quotes(self, data: memoryview | bytes) -> Quotes:
         """Return where text is quoted. A quote opens at the start of a field only; elsewhere it is a character."""
         codes = np.frombuffer(data, np.uint8)
-        if self.options.escape is None:
-            marks = np.flatnonzero(codes == ord(self.options.quote))
+        if self.escape is None and self.comment is None:
+            if self.quote is None:
+                return Quotes(NONE, NONE, NONE, open=False)
+            marks = np.flatnonzero(codes == ord(self.quote))
             starts, ends = marks[0::2], marks[1::2]
             borders = self._borders
             opening = borders[codes[starts - 1]]
@@ -90,8 +126,11 @@ class Dialect:
         return self._quotes_one_by_one(data)
 
     def _quotes_one_by_one(self, data: memoryview | bytes) -> Quotes:
-        starts, ends, junk, unclosed = [], [], [], False
+        starts, ends, junk, comments, unclosed = [], [], [], [], False
         for match in self._quoted.finditer(data):
+            if match["comment"] is not None:
+                comments.append(match.start())
+                continue
             starts.append(match.start())
             ends.append(match.end() - 1)
             if match["quoted"] is None:
@@ -100,23 +139,33 @@ class Dialect:
                 unclosed, ends[-1] = True, len(data)
             elif match.end() < len(data) and not self._borders[data[match.end()]]:
                 junk.append(match.end() - 1)
-        places = [np.array(found, dtype=np.int64) for found in (starts, ends, junk)]
-        return Quotes(places[0], places[1], places[2], unclosed)
+        places = [np.array(found, dtype=np.int64) for found in (starts, ends, junk, comments)]
+        return Quotes(places[0], places[1], places[2], unclosed, places[3])
 
     def _has_quotes(self, text: bytes) -> bool:
-        return self.options.quote.encode() in text or self.options.escape is not None
+        has_quote = self.quote is not None and self.quote.encode() in text
+        return has_quote or self.escape is not None
 
     @cached_property
     def _borders(self) -> Positions:
         borders = np.zeros(256, dtype=bool)
-        borders[[ord(self.options.delimiter), ord("\n"), ord("\r"), ord(self.options.quote)]] = True
+        borders[[ord(mark) for mark in (self.delimiter, "\n", "\r", self.quote) if mark]] = True
         return borders
 
     @cached_property
     def _quoted(self) -> re.Pattern[bytes]:
-        quote, delimiter = re.escape(self.options.quote), re.escape(self.options.delimiter)
-        escape = re.escape(self.options.escape) if self.options.escape else ""
+        """Comments, quoted fields and escaped characters, whichever comes first."""
+        never = r"(?!)"
+        delimiter, comment, escape, quote = (
+            re.escape(mark) if mark else "" for mark in (self.delimiter, self.comment, self.escape, self.quote)
+        )
         plain = f"[^{quote}{escape}]*+"
         inner = f"{quote}{quote}|{escape}." if escape else f"{quote}{quote}"
-        pattern = rf"(?<![^{delimiter}\r\n])(?P<quoted>{quote}{plain}(?:(?:{inner}){plain})*+(?P<end>{quote}?))"
-        return re.compile((f"{pattern}|{escape}.{quote}*" if escape else pattern).encode(), re.DOTALL)
+        patterns = [
+            rf"(?<![^\r\n])(?P<comment>{comment or never}[^\r\n]*+)",
+            rf"(?<![^{delimiter}\r\n])(?P<quoted>{quote}{plain}(?:(?:{inner}){plain})*+(?P<end>{quote}?))"
+            if quote
+            else f"(?P<quoted>{never})(?P<end>)",
+            f"{escape}.(?:{quote})*" if escape else never,
+        ]
+        return re.compile("|".join(patterns).encode(), re.DOTALL)

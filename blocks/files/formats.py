@@ -1,15 +1,17 @@
-"""Files <-> record batches: CSV, JSON Lines, Parquet, Arrow IPC. Bounded memory both ways, and no value changes.
+"""Files <-> record batches: CSV, JSON, Parquet, Arrow IPC. Bounded memory both ways, and no value changes.
 
     scan = open_scan(lambda: open("orders.csv", "rb"), source="orders.csv", format="csv", schema=ORDERS)
 
 | format | names | compression | not held, so refused |
 |---|---|---|---|
-| csv | .csv .tsv | none gzip zstd | nested, binary and duration types; NUL characters; years beyond 1-9999 |
-| jsonl | .jsonl .ndjson | none gzip zstd | binary, duration and map types; NaN and infinity; years beyond 1-9999 |
+| csv | .csv .tsv | none gzip zstd bz2 xz zip | nested, binary and duration types; NUL characters; years beyond 1-9999 |
+| jsonl | .jsonl .ndjson | the same | binary, duration and map types; NaN and infinity; years beyond 1-9999 |
+| json | .json | the same | the same |
 | parquet | .parquet .pq | zstd snappy gzip none | interval and union types |
 | arrow | .arrow .feather .ipc | none zstd | nothing |
 | arrows | .arrows (a stream) | none zstd | nothing |
 
+A JSON file (an array of objects, or objects one after the other) and a zip archive (of one file) are read, not written.
 Text formats and their types: see `csv`, `json_lines` and, where no schema is declared, `inference`. Parquet has no
 seconds: where no schema is declared, such timestamps come back in milliseconds.
 """
@@ -17,7 +19,9 @@ seconds: where no schema is declared, such timestamps come back in milliseconds.
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import re
 from functools import cache
 from typing import TYPE_CHECKING, Any, BinaryIO, get_args
@@ -30,7 +34,17 @@ from blocks.base.errors import InvalidInputError
 from blocks.files.csv import CsvReader, CsvWriter
 from blocks.files.ipc import IpcReader, IpcWriter
 from blocks.files.json_lines import JsonReader, JsonWriter
-from blocks.files.options import TEXT_FORMATS, Compression, CsvOptions, Format, OnError, ParquetOptions, check_format
+from blocks.files.options import (
+    JSON_FORMATS,
+    TEXT_FORMATS,
+    Compression,
+    CsvOptions,
+    Format,
+    JsonOptions,
+    OnError,
+    ParquetOptions,
+    check_format,
+)
 from blocks.files.parquet import KeptOpen, ParquetReader, ParquetWriter
 from blocks.files.protocols import schema_of
 from blocks.files.text import TextSource
@@ -50,6 +64,7 @@ EXTENSIONS: dict[str, Format] = {
     "tsv": "csv",
     "jsonl": "jsonl",
     "ndjson": "jsonl",
+    "json": "json",
     "parquet": "parquet",
     "pq": "parquet",
     "arrow": "arrow",
@@ -57,18 +72,41 @@ EXTENSIONS: dict[str, Format] = {
     "ipc": "arrow",
     "arrows": "arrows",
 }
-SUFFIXES: dict[str, Compression] = {"gz": "gzip", "zst": "zstd"}
+ELSEWHERE = {
+    "xlsx": "a spreadsheet: save it as CSV (UTF-8), or pass the frame of pandas.read_excel()",
+    "xls": "a spreadsheet: save it as CSV (UTF-8), or pass the frame of pandas.read_excel()",
+    "ods": "a spreadsheet: save it as CSV (UTF-8), or pass the frame of pandas.read_excel()",
+    "xml": "XML: pass the frame of pandas.read_xml()",
+    "html": "HTML: pass a frame of pandas.read_html()",
+    "sas7bdat": "a file of SAS: pass the frame of pandas.read_sas()",
+    "dta": "a file of Stata: pass the frame of pandas.read_stata()",
+    "orc": "ORC: pass the table of pyarrow.orc.read_table()",
+    "avro": "Avro: pass the frame of polars.read_avro()",
+}
+"""What to do with files of other formats, by the end of their names."""
+SUFFIXES: dict[str, Compression] = {
+    "gz": "gzip",
+    "zst": "zstd",
+    "bz2": "bz2",
+    "xz": "xz",
+    "zip": "zip",
+}
 COMPRESSIONS: dict[Format, tuple[Compression, ...]] = {
-    "csv": ("none", "gzip", "zstd"),
-    "jsonl": ("none", "gzip", "zstd"),
+    "csv": ("none", "gzip", "zstd", "bz2", "xz"),
+    "jsonl": ("none", "gzip", "zstd", "bz2", "xz"),
     "parquet": ("zstd", "snappy", "gzip", "none"),
     "arrow": ("none", "zstd"),
     "arrows": ("none", "zstd"),
 }
-"""What each format can be compressed with; the first is the default."""
+"""What each format can be written with; the first is the default."""
+READABLE: dict[Format, tuple[Compression, ...]] = COMPRESSIONS | dict.fromkeys(
+    TEXT_FORMATS, (*COMPRESSIONS["csv"], "zip")
+)
+"""What each format can be read with."""
 CONTENT_TYPES: dict[Format, str] = {
     "csv": "text/csv",
     "jsonl": "application/x-ndjson",
+    "json": "application/json",
     "parquet": "application/vnd.apache.parquet",
     "arrow": "application/vnd.apache.arrow.file",
     "arrows": "application/vnd.apache.arrow.stream",
@@ -89,19 +127,22 @@ def detect(
     name = key.rpartition("/")[2]
     stem, _, last = name.rpartition(".")
     suffix = SUFFIXES.get(last.lower())
-    found = format or EXTENSIONS.get((stem.rpartition(".")[2] if suffix else last).lower())
+    end = (stem.rpartition(".")[2] if suffix else last).lower()
+    found = format or EXTENSIONS.get(end)
+    if found is None and end in ELSEWHERE:
+        raise InvalidInputError(f"{name!r} is {ELSEWHERE[end]}. There is no reader of such files here.")
     if found is None:
         raise InvalidInputError(
             f"The name {name!r} does not say its format. Pass format=, one of: {', '.join(get_args(Format))}."
         )
-    check_format(found, COMPRESSIONS)
-    if found in {"csv", "jsonl"}:
-        return found, check_compression(found, compression or suffix or "none")
+    check_format(found, READABLE)
+    if found in TEXT_FORMATS:
+        return found, check_compression(found, compression or suffix or "none", READABLE)
     if suffix and compression is None:
         raise InvalidInputError(
             f"{name!r} is a {found} file compressed as a whole. Unpack it: {found} compresses inside."
         )
-    return found, check_compression(found, compression)
+    return found, check_compression(found, compression, READABLE)
 
 
 def default_options(key: str) -> FileOptions | None:
@@ -109,18 +150,22 @@ def default_options(key: str) -> FileOptions | None:
     return CsvOptions(delimiter="\t") if re.search(r"\.tsv(\.\w+)?$", key, re.IGNORECASE) else None
 
 
-def check_compression(format: Format, compression: Compression | None) -> Compression:
-    """Return the compression to use, the format's default where None.
+def check_compression(
+    format: Format,
+    compression: Compression | None,
+    known: Mapping[Format, tuple[Compression, ...]] = COMPRESSIONS,
+) -> Compression:
+    """Return the compression to use, the format's default where None; `known` is what there is.
 
     Raises:
-        InvalidInputError: The format has no such compression.
+        InvalidInputError: There is no such format, or the format has no such compression.
     """
-    check_format(format, COMPRESSIONS)
+    check_format(format, known)
     if compression is None:
-        return COMPRESSIONS[format][0]
-    if compression not in COMPRESSIONS[format]:
+        return known[format][0]
+    if compression not in known[format]:
         raise InvalidInputError(
-            f"{format} cannot be compressed with {compression!r}. Use one of: {', '.join(COMPRESSIONS[format])}."
+            f"{format} cannot be compressed with {compression!r}. Use one of: {', '.join(known[format])}."
         )
     return compression
 
@@ -128,7 +173,7 @@ def check_compression(format: Format, compression: Compression | None) -> Compre
 def extension(format: Format, compression: Compression) -> str:
     """Return the end of a file's name: `.csv.gz`."""
     ends = {compression: end for end, compression in SUFFIXES.items()}
-    return f".{format}.{ends[compression]}" if format in {"csv", "jsonl"} and compression in ends else f".{format}"
+    return f".{format}.{ends[compression]}" if format in TEXT_FORMATS and compression in ends else f".{format}"
 
 
 def open_reader(
@@ -147,18 +192,19 @@ def open_reader(
         open: Opens the file from its start; seekable for Parquet and Arrow files.
         source: What messages call it.
         format: The file's format.
-        compression: The compression of a CSV or JSON Lines file as a whole.
-        options: CsvOptions for CSV.
+        compression: The compression of a CSV or JSON file as a whole.
+        options: CsvOptions for CSV, JsonOptions for JSON.
         extra_columns: What to do with columns that the schema lacks.
         where: An expression, and the schema it is about; rows for which it is false need not be read (and may be).
     """
     if format == "csv":
         chosen = _options(options, CsvOptions, format) or CsvOptions()
         return CsvReader(TextSource(open, source, compression), chosen, extra_columns=extra_columns)
+    if format in JSON_FORMATS:
+        chosen = _options(options, JsonOptions, format) or JsonOptions()
+        return JsonReader(TextSource(open, source, compression), chosen, extra_columns, lines=format == "jsonl")
     if options is not None:
         raise InvalidInputError(f"{source} is {format}: there are no options for reading it.")
-    if format == "jsonl":
-        return JsonReader(TextSource(open, source, compression), extra_columns)
     if format == "parquet":
         return ParquetReader(open, source, extra_columns, where)
     return IpcReader(open, source, extra_columns)
@@ -181,7 +227,7 @@ def open_scan(
         open: Opens the file from its start, again for every attempt.
         source: What messages call it.
         format: The file's format.
-        compression: The compression of a CSV or JSON Lines file as a whole.
+        compression: The compression of a CSV or JSON file as a whole.
         schema: The columns to read, by name, and their exact types; without it the file says or hints at them.
         options: CsvOptions for CSV.
         on_error: Whether a bad row is an error or goes to the `Rejects` of `Scan.batches`.
@@ -250,6 +296,8 @@ class CompressedWriter:
         if compression == "gzip":
             # Arrow's own has level 9 only: twice the time of level 6 for half a percent. No time stamp: same bytes.
             self._sink = gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=file, mtime=0)
+        elif compression in {"bz2", "xz"}:
+            self._sink = (bz2.BZ2File if compression == "bz2" else lzma.LZMAFile)(file, "wb")
         elif compression != "none":
             self._sink = pa.CompressedOutputStream(self._sink, compression)
         self._writer = make(self._sink)

@@ -30,7 +30,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from blocks.files.values import caster, format_regex, pointed
+from blocks.files.numbers import NumberStyle
+from blocks.files.values import caster, format_regex
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -52,6 +53,7 @@ FIRST_TEXTS = 256
 USUAL_PRECISION, USUAL_SCALE, MAX_PRECISION = 18, 9, 38
 
 TEXT, FINE = "text", "nanoseconds"
+PLAIN = NumberStyle()
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,13 @@ class TextColumn:
     Args:
         forms: The forms of the texts that were looked at.
         formats: The `timestamp_formats` of the file.
-        decimal_point: What separates a number's decimals.
+        numbers: How the file writes its numbers.
         times_only: Whether numbers, true and false are texts as others are, as in JSON.
     """
 
     forms: frozenset[str] = frozenset()
     formats: tuple[str, ...] = ()
-    decimal_point: str = "."
+    numbers: NumberStyle = PLAIN
     times_only: bool = False
 
     def __or__(self, other: TextColumn) -> TextColumn:
@@ -92,7 +94,7 @@ class TextColumn:
     def _looked_at(self, texts: pa.Array) -> TextColumn:
         looks: list[Look] = [_dates, _moments, partial(_by_formats, formats=self.formats)]
         if not self.times_only:
-            looks = [*(partial(_as_number, look, self.decimal_point) for look in NUMBERS), _booleans, *looks]
+            looks = [*(partial(_as_number, look, self.numbers) for look in NUMBERS), _booleans, *looks]
         return replace(self, forms=self.forms | _forms(texts, looks))
 
     nullable = True
@@ -113,7 +115,7 @@ class TextColumn:
         return {"bool": pa.bool_(), "date": pa.date32()}.get(kind, pa.string())
 
     def _number(self, kinds: set[str]) -> pa.DataType:
-        if kinds == {"integer"}:
+        if kinds <= {"integer", "inexact"}:
             return pa.int64()
         scales = {form.split()[1] for form in self.forms if form.startswith(("scale", "zeros"))}
         if kinds <= {"scale", "zeros", "inexact", "large"} and len(scales) == 1:
@@ -163,7 +165,7 @@ class TextColumn:
         if form == "format":
             return caster(kind, formats=(self.formats[int(parts[0])],))(texts), True
         if kind not in (pa.string(), pa.date32()) and not pa.types.is_timestamp(kind):
-            numbers = pointed(texts, self.decimal_point)
+            numbers = self.numbers.plain(texts)
             values = pc.cast(numbers, kind)
             return values, self._are_numbers(texts, _Bytes(numbers), values)
         values = pc.cast(texts, kind)
@@ -183,7 +185,7 @@ class TextColumn:
             return False
         if long.any():  # the text that Arrow gives a double, but for exponents and .0, is Python's
             written_out = pc.cast(values.drop_null().filter(pa.array(long)), pa.string())
-            same = pc.equal(written_out, pointed(texts.drop_null().filter(pa.array(long)), self.decimal_point))
+            same = pc.equal(written_out, self.numbers.plain(texts.drop_null().filter(pa.array(long))))
             doubtful[long] |= ~same.to_numpy(zero_copy_only=False)
         return not doubtful.any() or self.seen(texts.drop_null().filter(pa.array(doubtful))).type == kind
 
@@ -204,8 +206,8 @@ def _forms(texts: pa.Array, looks: Sequence[Look]) -> frozenset[str]:
     return frozenset({*found, TEXT} if len(texts) else found)
 
 
-def _as_number(look: Look, decimal_point: str, texts: pa.Array) -> tuple[pa.Array, set[str]]:
-    return look(pointed(texts, decimal_point))
+def _as_number(look: Look, numbers: NumberStyle, texts: pa.Array) -> tuple[pa.Array, set[str]]:
+    return look(numbers.plain(texts))
 
 
 def _matching(texts: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array]:
@@ -215,7 +217,10 @@ def _matching(texts: pa.Array, pattern: str) -> tuple[pa.Array, pa.Array]:
 
 def _integers(texts: pa.Array) -> tuple[pa.Array, set[str]]:
     mask, matching = _matching(texts, INTEGER)
-    return mask, ({"integer"} if _can_be(matching, pa.int64()) else {TEXT}) if len(matching) else set()
+    if not len(matching):
+        return mask, set()
+    exact = set() if _is_exact(matching) else {"inexact"}
+    return mask, {"integer", *exact} if _can_be(matching, pa.int64()) else {TEXT}
 
 
 def _fractions(texts: pa.Array) -> tuple[pa.Array, set[str]]:

@@ -1,8 +1,9 @@
-"""JSON Lines <-> record batches: one object a line.
+"""JSON Lines <-> record batches: one object a line. Arrays of objects, and objects over several lines, are read too.
 
 Blocks of whole lines go to Arrow's reader straight into the declared types; only a block with a bad line is looked at
 line by line, by halving. Dates, timestamps and times are text as in CSV (an offset exactly where the column has a time
 zone); decimals are numbers or text, written as text so that no reader makes floats of them. A missing key is null.
+A column declared as `pa.json_()` takes every value as it is written, one declared as text what is not a text as well.
 
 Types that no schema declares are found in the first 4 MB: integers, floats, booleans, dates and timestamps (by the rule
 of `inference`), text, lists and structs. They hold for all of the file: a value of another type, a key that was not
@@ -25,20 +26,21 @@ import pyarrow.compute as pc
 from pyarrow import json as arrow_json
 from pyarrow import types
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text
-from blocks.arrow.types import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.inference import TextColumn
-from blocks.files.text import BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
-from blocks.files.values import caster, check_values, convert
+from blocks.files.json_values import as_lines, with_texts
+from blocks.files.text import RECORD_BYTES, BadRow, Block, count_lines, deliver, parse_in_order, split_blocks
+from blocks.files.values import NOT_UTF8, caster, check_values, convert
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Generator, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.rejects import Rejects
-    from blocks.files.options import OnError
+    from blocks.files.options import JsonOptions, OnError
     from blocks.files.protocols import InferredColumn
     from blocks.files.text import Parsed, TextSource
 
@@ -57,11 +59,15 @@ class JsonReader:
 
     Args:
         source: The file.
+        options: How it is written down.
         extra_columns: What to do with keys that the schema lacks.
+        lines: Whether objects that are not in an array have a line each.
     """
 
     source: TextSource
+    options: JsonOptions
     extra_columns: ExtraColumns = "ignore"
+    lines: bool = True
 
     def infer(self) -> dict[str, JsonColumn]:
         """Find out the keys and their types from the first block.
@@ -70,9 +76,10 @@ class JsonReader:
             InvalidInputError: The file is empty, or its lines are not JSON objects.
             SchemaError: A key has values of several types.
         """
-        with closing(self.source.chunks()) as chunks:
+        _, all_chunks = self._chunks()
+        with closing(all_chunks) as chunks:
             head, following = next(chunks, b""), next(chunks, b"")
-            blocks = split_blocks(itertools.chain([head, following], chunks), line=1, cut=_cut, source=self.source.name)
+            blocks = split_blocks(itertools.chain([head, following], chunks), line=1, cut=_cut, endless=self._endless)
             sample = itertools.islice(blocks, 1 if following else None)
             lines = [line for block in sample for line in bytes(block.data).split(b"\n") if line.strip()]
         if not lines:
@@ -83,11 +90,28 @@ class JsonReader:
                 f"{self.source.name} is not a JSON Lines file: its first lines are not JSON objects."
             )
         try:
-            return _columns(objects)
-        except pa.ArrowInvalid:
-            raise SchemaError(
-                f"{self.source.name}: a key has values of several types in the first lines. Declare a schema."
-            ) from None
+            return _columns(objects, TextColumn(formats=self.options.timestamp_formats, times_only=True))
+        except pa.ArrowInvalid as error:
+            raise self._mixed(error) from None
+
+    def _mixed(self, error: pa.ArrowInvalid) -> SchemaError:
+        """Return the error for objects of which no type holds the values, from Arrow's words, which name the key."""
+        found = re.search(r"Column\(/(?P<key>.*)\) (changed from (?P<one>\w+) to (?P<other>\w+)|was)", str(error))
+        key = found["key"].replace("/[]", "") if found else ""
+        if found is None:
+            fault = "the first objects have a value that Arrow does not read"
+        elif found["one"] is None:
+            fault = f"the key {key!r:.200} is there twice in one of the first objects"
+        else:
+            fault = f"the key {key!r:.200} is {found['one']} and {found['other']} in the first objects"
+        return SchemaError(
+            f"{self.source.name}: {fault}. Declare a schema, in which pa.json_() or pa.string() takes any value."
+        )
+
+    def _chunks(self) -> tuple[bool, Generator[bytes]]:
+        """Return whether the objects have the lines of the file, and the text with a line for each."""
+        source = replace(self.source, encoding=self.options.encoding)
+        return as_lines(source.chunks(), source.name, lines=self.lines)
 
     def batches(
         self,
@@ -111,21 +135,37 @@ class JsonReader:
             folders -= set(self.infer())  # what the file has itself counts
         wanted = pa.schema([field for field in schema if field.name not in folders])
         wanted = wanted or pa.schema([("", pa.string())])
-        check_types(wanted)
-        with closing(self.source.chunks()) as chunks:
-            blocks = split_blocks(chunks, line=1, cut=_cut, source=self.source.name)
+        check_types(pa.schema(field for field in wanted if not is_json(field.type)) or pa.schema([("", pa.string())]))
+        by_line, all_chunks = self._chunks()
+        with closing(all_chunks) as chunks:
+            blocks = split_blocks(chunks, line=1, cut=_cut, endless=self._endless)
             strict = bool(inferred) or self.extra_columns == "fail"  # a key that inference did not see is never dropped
-            parsed = parse_in_order(blocks, _Parser(wanted, inferred, strict=strict).parse)
+            parsed = parse_in_order(blocks, _Parser(wanted, inferred, self.options, strict=strict).parse)
             with closing(parsed):
-                hint = INFERRED_HINT if inferred else ""
-                for batch in deliver(parsed, source=self.source.name, rejects=rejects, on_error=on_error, hint=hint):
+                delivered = deliver(
+                    parsed,
+                    source=self.source.name,
+                    rejects=rejects,
+                    on_error=on_error,
+                    hint=lambda row: INFERRED_HINT if inferred and row.column is not None else "",
+                    unit="line" if by_line else "object",
+                )
+                for batch in delivered:
                     yield completed(batch, schema, absent)
+
+    def _endless(self, line: int) -> InvalidInputError:
+        return InvalidInputError(
+            f"{self.source.name} line {line}: a line starts here that is longer than {RECORD_BYTES // 2**20} MiB. "
+            "JSON Lines has one object a line."
+        )
 
 
 class _Parser:
     """Parses blocks of one file into one schema."""
 
-    def __init__(self, schema: pa.Schema, inferred: Mapping[str, InferredColumn], *, strict: bool) -> None:
+    def __init__(
+        self, schema: pa.Schema, inferred: Mapping[str, InferredColumn], options: JsonOptions, *, strict: bool
+    ) -> None:
         self.schema = schema
         columns = {name: cast("JsonColumn", column) for name, column in inferred.items()}
         # Where files of another format have a wider type, the file's own is read, and becomes that.
@@ -134,9 +174,19 @@ class _Parser:
         self.wire = pa.schema([pa.field(field.name, _wire(field.type)) for field in self.own])
         self.checked = {name for name, column in columns.items() if is_text(_wire(column.type))}
         self.casts = {
-            field.name: columns[field.name].texts.cast if field.name in self.checked else caster(field.type)
+            field.name: columns[field.name].texts.cast
+            if field.name in self.checked
+            else caster(field.type, formats=options.timestamp_formats, epoch=options.epoch)
             for field in self.own
         }
+        self.raw = {field.name for field in schema if is_json(field.type)}
+        declared = [field for field in schema if field.name not in columns]
+        self.texts = {
+            field.name
+            for field in declared
+            if is_text(field.type) or (options.epoch is not None and types.is_timestamp(field.type))
+        }
+        self.shaped = not (options.timestamp_formats or options.epoch)
         self.floats = pa.schema(field for field in self.own if field.name in columns and _float_count(field.type))
         self.unexpected = "error" if strict else "ignore"
 
@@ -188,7 +238,11 @@ class _Parser:
                 (raw, {})
                 if raw.type == own.type and not checked
                 else convert(
-                    raw, own, self.casts[field.name], shaped=is_text(raw.type) and not checked, inferred=checked
+                    raw,
+                    own,
+                    self.casts[field.name],
+                    shaped=self.shaped and is_text(raw.type) and not checked,
+                    inferred=checked,
                 )
             )
             values = values if own.type == field.type else cast_array(values, field.type)
@@ -208,29 +262,49 @@ class _Parser:
             arrays = [values.filter(good) for values in arrays]
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), bad
 
-    def _fault(self, line: bytes) -> tuple[str | None, str]:
+    def _fault(self, line: bytes) -> tuple[str | None, str]:  # noqa: PLR0911 (one fault a line)
         """Return the column at fault, where it is one, and the reason for a line that Arrow refused."""
         try:
             value = json.loads(line)
         except UnicodeDecodeError:
-            return None, "not UTF-8"
+            return None, NOT_UTF8
         except ValueError:
             return None, "not JSON"
+        except RecursionError:
+            return None, "nested too deeply"
         if not isinstance(value, dict):
             return None, "not a JSON object"
         if self.unexpected == "error" and (key := _unknown_key(value, self.wire)):
             return key, f"{key} is a key that the schema lacks"
         for field in self.wire:
             try:
-                _read(line, pa.schema([field]))
+                _read(self._respelled(line), pa.schema([field]))
             except pa.ArrowInvalid:
                 return field.name, _misfit(value.get(field.name), self.schema.field(field.name))
         return None, "not a JSON object in the form that Arrow reads"
 
     def _read(self, data: bytes) -> pa.Table:
+        """Read objects, one a line, by Arrow's reader.
+
+        Raises:
+            pa.ArrowInvalid: One of them does not fit.
+        """
+        if not self.raw:
+            try:
+                return self._read_as_it_is(data)
+            except pa.ArrowInvalid:
+                if not self.texts:
+                    raise
+        return self._read_as_it_is(b"\n".join(map(self._respelled, data.split(b"\n"))))
+
+    def _read_as_it_is(self, data: bytes) -> pa.Table:
         table = _read(data, self.wire, self.unexpected)
         table.validate(full=True)  # Arrow's reader looks neither at UTF-8 nor at a decimal's precision
         return table
+
+    def _respelled(self, line: bytes) -> bytes:
+        """Return the object with texts for what columns of texts take as it is written."""
+        return with_texts(line, self.texts, self.raw) if self.raw or self.texts else line
 
 
 class JsonWriter:
@@ -289,7 +363,15 @@ def _has_form(kind: pa.DataType, *, nested: bool = False) -> bool:
         return not nested and _has_form(kind.value_type)
     if types.is_time(kind) or (types.is_timestamp(kind) and kind.unit == "ns"):
         return not nested
-    held = (types.is_boolean, types.is_integer, types.is_date, types.is_timestamp, is_text, types.is_decimal)
+    held = (
+        types.is_null,
+        types.is_boolean,
+        types.is_integer,
+        types.is_date,
+        types.is_timestamp,
+        is_text,
+        types.is_decimal,
+    )
     return any(fits(kind) for fits in held) or types.is_float32(kind) or types.is_float64(kind)
 
 
@@ -301,11 +383,16 @@ def _wire(kind: pa.DataType) -> pa.DataType:
         return pa.list_(_wire(kind.value_type))
     if types.is_dictionary(kind):
         return _wire(kind.value_type)
-    if types.is_temporal(kind) or is_text(kind) or types.is_null(kind):
+    if types.is_temporal(kind) or is_text(kind) or types.is_null(kind) or is_json(kind):
         return pa.string()
     if types.is_decimal(kind) and not types.is_decimal256(kind):
         return pa.decimal128(kind.precision, kind.scale)
     return kind
+
+
+def is_json(kind: pa.DataType) -> bool:
+    """Tell whether it is Arrow's type of JSON texts."""
+    return isinstance(kind, pa.JsonType)
 
 
 NO_TEXTS = TextColumn(times_only=True)
@@ -357,14 +444,14 @@ def _either(kind: pa.DataType, other: pa.DataType) -> pa.DataType:
     raise SchemaError(f"is {other}, and {kind} in the files before it")
 
 
-def _columns(objects: bytes) -> dict[str, JsonColumn]:
+def _columns(objects: bytes, unseen: TextColumn) -> dict[str, JsonColumn]:
     """Find out the keys of JSON objects, one a line, and the types of their values."""
     kinds = {field.name: _untimed(field.type) for field in _read(objects, None).schema}
     # Arrow drops the offset of a timestamp, and digits of integers beyond 64 bits.
     texts = _read(objects, pa.schema([(name, _wire(_certain(kind))) for name, kind in kinds.items()]))
     columns = {}
     for name, kind in kinds.items():
-        column = JsonColumn(kind if not _float_count(kind) else _with_long_integers(name, kind, objects))
+        column = JsonColumn(kind if not _float_count(kind) else _with_long_integers(name, kind, objects), unseen)
         if types.is_string(kind):
             column = replace(column, texts=column.texts.seen(texts[name].combine_chunks()))
         columns[name] = column
@@ -413,7 +500,18 @@ def _has_long_integers(name: str, kind: pa.DataType, objects: bytes) -> bool:
     except pa.ArrowInvalid:
         return False
     decimals = (part for part in _parts(table[name].combine_chunks()) if types.is_decimal(part.type))
-    return any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+    are_long = any(pc.any(pc.greater(pc.abs(part), pa.scalar(FLOAT_INTEGERS))).as_py() for part in decimals)
+    return are_long and not _has_floats(name, objects)
+
+
+def _has_floats(name: str, objects: bytes) -> bool:
+    """Tell whether a number within a key is written with a point or an exponent, as no integer is."""
+
+    def holds_float(value: Any) -> bool:
+        inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        return isinstance(value, float) or any(map(holds_float, inner))
+
+    return any(holds_float(json.loads(line).get(name)) for line in objects.split(b"\n"))
 
 
 def _parts(values: pa.Array) -> Iterator[pa.Array]:
@@ -522,7 +620,7 @@ def _cut(text: bytes) -> tuple[int, bool]:
 def _is_object(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

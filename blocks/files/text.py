@@ -7,18 +7,20 @@ import contextlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pyarrow as pa
 
 from blocks.arrow.rejects import bad_row_error
 from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.files.compression import DAMAGED, MAGIC, decompressed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
     from typing import BinaryIO
+
+    import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, OnError
@@ -30,8 +32,6 @@ RECORD_BYTES = 16 * 2**20
 """A longer record is taken for a quote that was never closed."""
 
 WORKERS = 2
-
-MAGIC = {b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class BadRow:
     text: str
 
 
-Parsed = tuple[pa.RecordBatch, list[BadRow]]
+Parsed: TypeAlias = "tuple[pa.RecordBatch, list[BadRow]]"
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,8 @@ class TextSource:
     def _decompressed(self, raw: BinaryIO) -> Iterator[bytes]:
         stream: Any = raw
         if self.compression != "none":
-            stream = pa.CompressedInputStream(pa.PythonFile(raw, mode="r"), self.compression)
+            with self._errors():
+                stream = decompressed(raw, self.compression, self.name)
         first = True
         while data := self._read(stream):
             if first and self.compression == "none":
@@ -105,20 +106,25 @@ class TextSource:
     def _read(self, stream: Any) -> bytes:
         parts: list[bytes] = []
         missing = BLOCK_BYTES
-        try:
+        with self._errors():
             while missing > 0 and (data := stream.read(missing)):
                 parts.append(data)
                 missing -= len(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
         except ConnectorError:
             raise  # also an OSError, some of them
-        except OSError as error:
+        except DAMAGED as error:
             if self.compression == "none":
                 raise
             raise InvalidInputError(
                 f"{self.name} is not a valid {self.compression} file (truncated or corrupt): {error}. "
                 "Write it again, or pass its compression."
             ) from None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _check_magic(self, data: bytes) -> None:
         for magic, compression in MAGIC.items():
@@ -141,7 +147,7 @@ def split_blocks(
     *,
     line: int,
     cut: Callable[[bytes], tuple[int, bool]],
-    source: str,
+    endless: Callable[[int], InvalidInputError],
     line_end: bytes = b"\n",
 ) -> Iterator[Block]:
     """Cut `chunks` into blocks of whole records.
@@ -151,7 +157,7 @@ def split_blocks(
         line: The line of that start.
         cut: Takes text that starts with a record; returns where its last whole record ends (0 where none does), and
             whether the text up to there is suspect.
-        source: What messages call the file.
+        endless: Makes the error for a record, by its line, that does not end.
         line_end: What ends its lines.
 
     Raises:
@@ -162,7 +168,7 @@ def split_blocks(
         text = rest + chunk if rest else chunk
         end, suspect = cut(text)
         if end == 0 and len(text) > RECORD_BYTES:
-            raise endless(source, line)
+            raise endless(line)
         if end:
             data = memoryview(text)[:end]
             yield Block(data, line, suspect)
@@ -172,16 +178,31 @@ def split_blocks(
         # A line end makes it whole, unless a quote is open.
         end, suspect = cut(rest + line_end)
         if end <= len(rest):
-            raise endless(source, line + count_lines(memoryview(rest)[:end]))
+            raise endless(line + count_lines(memoryview(rest)[:end]))
         yield Block(rest, line, suspect)
 
 
-def endless(source: str, line: int) -> InvalidInputError:
-    """Make the error for a record without an end."""
-    return InvalidInputError(
-        f"{source} line {line}: a row starts here and does not end; a quote was opened and never closed. Rows "
-        "behind it cannot be told apart: correct the file."
-    )
+def without_footer(chunks: Generator[bytes], lines: int) -> Generator[bytes]:
+    """Return the text without its last lines, of which empty ones do not count."""
+    if not lines:
+        yield from chunks
+        return
+    held = b""
+    with contextlib.closing(chunks):
+        for chunk in chunks:
+            held += chunk
+            if end := _before_footer(held, lines):
+                yield held[:end]
+                held = held[end:]
+
+
+def _before_footer(text: bytes, lines: int) -> int:
+    end = len(text)
+    for _ in range(lines):
+        while text[end - 1 : end].isspace():
+            end -= 1
+        end = max(text.rfind(b"\n", 0, end), text.rfind(b"\r", 0, end)) + 1
+    return end
 
 
 def line_ends(data: memoryview | bytes) -> np.ndarray[Any, Any]:
@@ -220,7 +241,13 @@ def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) ->
 
 
 def deliver(
-    parsed: Iterable[Parsed], *, source: str, rejects: Rejects | None, on_error: OnError, hint: str = ""
+    parsed: Iterable[Parsed],
+    *,
+    source: str,
+    rejects: Rejects | None,
+    on_error: OnError,
+    hint: Callable[[BadRow], str],
+    unit: str = "line",
 ) -> Iterator[pa.RecordBatch]:
     """Pass on the good rows; the bad ones go to `rejects` where the caller wants that, and are an error otherwise.
 
@@ -230,7 +257,7 @@ def deliver(
     for batch, bad in parsed:
         for row in bad:
             if rejects is None or on_error == "fail":
-                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line)}{hint}")
+                raise InvalidInputError(f"{bad_row_error(source, row.reason, row.line, unit)}{hint(row)}")
             rejects.add(row.reason, row.text, line=row.line, column=row.column)
         if batch.num_rows:
             yield batch

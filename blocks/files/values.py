@@ -16,10 +16,16 @@ from blocks.base.errors import TypeLossError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from blocks.files.options import Epoch
+
     Cast = Callable[[pa.Array], pa.Array]
 
 NUMBER = r"^\s*[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*$"
+EPOCH_NUMBER = r"^\s*(?P<whole>-?\d+)(?:\.(?P<fraction>\d*))?\s*$"
+UNIT_DIGITS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+"""How many digits of a second a timestamp's unit holds."""
 LAST_YEAR = 9999
+NOT_UTF8 = "not UTF-8"
 TRUE, FALSE = ("1", "true", "True", "TRUE"), ("0", "false", "False", "FALSE")
 DIRECTIVES = {
     "Y": r"(?P<Y>\d{4})",
@@ -47,23 +53,42 @@ def applicable(kind: pa.DataType, formats: Sequence[str]) -> list[str]:
     return []
 
 
-def caster(kind: pa.DataType, *, formats: Sequence[str] = (), decimal_point: str = ".") -> Cast:
+def caster(  # noqa: PLR0911 (one kind of type a line)
+    kind: pa.DataType, *, formats: Sequence[str] = (), epoch: Epoch | None = None
+) -> Cast:
     """Make a function from a string array to an array of `kind`, with the rules of Arrow's CSV reader.
 
-    Blanks around numbers, dates and times do not count. The function raises `pa.ArrowInvalid` where a value does not
-    fit; its message may hold the value.
+    Blanks around numbers, dates and times do not count, nor does a plus before a number. The function raises
+    `pa.ArrowInvalid` where a value does not fit; its message may hold the value.
+
+    Args:
+        kind: The type.
+        formats: Those of dates and timestamps, where they are not written in ISO 8601.
+        epoch: The unit of numbers that are timestamps.
     """
     if types.is_boolean(kind):
         return _booleans
     if types.is_time(kind):
         return lambda values: _times(values, kind)
-    if types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind):
-        return lambda values: _valid(pc.cast(_trimmed(pointed(values, decimal_point)), kind))
+    if is_number(kind):
+        return lambda values: _valid(pc.cast(_unsigned(_trimmed(values)), kind))
+    if epoch is not None and types.is_timestamp(kind):
+        otherwise = caster(kind, formats=formats)
+        return lambda values: _moments(values, kind, epoch, otherwise)
     if own := applicable(kind, formats):
         return lambda values: pc.cast(iso(values, own), kind)
     if types.is_date(kind):
         return lambda values: pc.cast(_trimmed(values), kind)
+    if types.is_timestamp(kind):
+        return lambda values: _iso_moments(values, kind)
+    if isinstance(kind, pa.BaseExtensionType):
+        return lambda values: pa.ExtensionArray.from_storage(kind, pc.cast(values, kind.storage_type))
     return lambda values: pc.cast(values, kind)
+
+
+def is_number(kind: pa.DataType) -> bool:
+    """Tell whether its values are numbers."""
+    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 def _valid(values: pa.Array) -> pa.Array:
@@ -75,11 +100,22 @@ def _trimmed(values: pa.Array) -> pa.Array:
     return pc.ascii_trim(values, " \t")
 
 
-def pointed(values: pa.Array, decimal_point: str) -> pa.Array:
-    """Return numbers with a point where the file has another decimal point; with a point of its own it is none."""
-    if decimal_point == ".":
-        return values
-    return pc.replace_substring(pc.replace_substring(values, ".", "?"), decimal_point, ".")
+def _unsigned(values: pa.Array) -> pa.Array:
+    return pc.replace_substring_regex(values, r"^\+([\d.])", r"\1")
+
+
+def _moments(values: pa.Array, kind: pa.DataType, epoch: Epoch, otherwise: Cast) -> pa.Array:
+    """Return timestamps of texts that are numbers, counted from 1970-01-01 UTC, and of others by `otherwise`."""
+    numbers = pc.match_substring_regex(values, EPOCH_NUMBER)
+    parts = pc.extract_regex(values, EPOCH_NUMBER)
+    unit = max(epoch, kind.unit, key=list(UNIT_DIGITS).index)
+    digits = UNIT_DIGITS[unit] - UNIT_DIGITS[epoch]
+    fraction = pc.replace_substring_regex(pc.struct_field(parts, "fraction"), "0+$", "")
+    if pc.any(pc.greater(pc.binary_length(fraction), digits)).as_py():
+        raise pa.ArrowInvalid("more digits than the type holds")
+    whole = pc.binary_join_element_wise(pc.struct_field(parts, "whole"), pc.utf8_rpad(fraction, digits, "0"), "")
+    counted = pc.cast(pc.cast(pc.cast(whole, pa.int64()), pa.timestamp(unit, kind.tz)), kind)
+    return pc.coalesce(counted, otherwise(pc.if_else(numbers, pa.scalar(None, values.type), values)))
 
 
 def _booleans(values: pa.Array) -> pa.Array:
@@ -88,6 +124,16 @@ def _booleans(values: pa.Array) -> pa.Array:
     if not pc.all(pc.or_(known, pc.is_null(values)), min_count=0).as_py():
         raise pa.ArrowInvalid("not a boolean")
     return pc.if_else(pc.is_null(values), pa.scalar(None, pa.bool_()), truth)
+
+
+def _iso_moments(values: pa.Array, kind: pa.DataType) -> pa.Array:
+    """Cast timestamps; digits of a second that the type does not hold may be zeros, as other systems print them."""
+    try:
+        return pc.cast(values, kind)
+    except pa.ArrowInvalid:
+        digits = UNIT_DIGITS[kind.unit]
+        held = rf"(\.\d{{{digits}}})" if digits else r"()\."
+        return pc.cast(pc.replace_substring_regex(values, rf"{held}0+(Z|[-+]\d\d:?\d\d)?$", r"\1\2"), kind)
 
 
 def _times(values: pa.Array, kind: pa.DataType) -> pa.Array:
@@ -182,21 +228,21 @@ def shape_of(kind: pa.DataType) -> str | None:
     """Return a regular expression that every acceptable text of the type matches; None where there is no useful one."""
     if types.is_integer(kind):
         digits = len(str(2**kind.bit_width))
-        return rf"^\s*(-?\d{{1,{digits}}}|-?0\d*|0[xX][0-9a-fA-F]+)\s*$"
+        return rf"^\s*([-+]?\d{{1,{digits}}}|[-+]?0\d*|0[xX][0-9a-fA-F]+)\s*$"
     if types.is_decimal(kind):
         whole, scale = max(kind.precision - kind.scale, 0), max(kind.scale, 0)
-        return rf"^\s*[-+]?(0*\d{{0,{whole}}}([.,]\d{{0,{scale}}}0*)?|[\d.,]+[eE][-+]?\d+)\s*$"
+        return rf"^\s*[-+]?(0*\d{{0,{whole}}}(\.\d{{0,{scale}}}0*)?|[\d.]+[eE][-+]?\d+)\s*$"
     if types.is_date(kind):
         return r"^\s*\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])\s*$"
     if types.is_floating(kind):
-        return r"^\s*([-+]?[\d.,]+([eE][-+]?\d+)?|[-+]?[nNiI].*)\s*$"
+        return r"^\s*([-+]?[\d.]+([eE][-+]?\d+)?|[-+]?[nNiI].*)\s*$"
     return None
 
 
 def reason(value: str | bytes, field: pa.Field, *, inferred: bool = False) -> str:
     """Say why `value` does not fit `field`, in a few words that do not hold it."""
     if isinstance(value, bytes):
-        return "not UTF-8"
+        return NOT_UTF8
     if inferred and not misfits(pa.array([value]), caster(field.type)):
         return f"{field.name} is written in another form than in the rows before"
     return f"{field.name} {_fault(value, field.type)}"
@@ -209,16 +255,18 @@ def _fault(value: str, kind: pa.DataType) -> str:
         return "is not true or false"
     if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
         return "has no time zone"
+    if types.is_timestamp(kind) and re.match(rf"^\s*\d{{4}}-[^.]*\.\d{{{UNIT_DIGITS[kind.unit] + 1},9}}", value):
+        return f"has more digits of a second than a {kind} holds"
     words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
     return f"is not a {next((word for word, matches in words.items() if matches(kind)), kind)}"
 
 
 def _number_fault(text: str, kind: pa.DataType) -> str:
-    if types.is_floating(kind) or not re.match(NUMBER, text.replace(",", "."), re.ASCII):
+    if types.is_floating(kind) or not re.match(NUMBER, text, re.ASCII):
         return "is not a number"
     if types.is_integer(kind):
         return "is out of range" if text.lstrip("+-").isdigit() else "is not an integer"
-    decimals = re.split("[.,]", text)[1:]
+    decimals = text.split(".")[1:]
     return (
         f"has more than {kind.scale} decimals"
         if decimals and len(decimals[0].rstrip("0")) > kind.scale

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from blocks.arrow.casts import cast_array
 from blocks.arrow.rejects import bad_row_error
 from blocks.arrow.scan import Scan, as_scan
-from blocks.arrow.types import cast_array, filter_array, filter_batch
+from blocks.arrow.types import filter_array, filter_batch
 from blocks.base.arguments import checked
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import InvalidInputError
@@ -162,11 +163,10 @@ class Contract(Parameter):
         Raises:
             ChecksFailedError: From the scan: a check of severity 'fail' does not hold; the error has the report.
         """
-        logger, context = _logger(), contextvars.copy_context()
 
         def end(run: _Pass) -> None:
             report = run.report()
-            context.copy().run(_tell, report, logger)  # the stream is read in a thread that knows of no run
+            _tell(report, _logger())
             if on_report:
                 on_report(report)
             report.raise_for_failures()
@@ -182,19 +182,23 @@ class Contract(Parameter):
                     run.report().raise_for_failures()
                 return run.schema
 
-        def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        def checked_batches(rejects: Rejects | None, context: contextvars.Context) -> Iterator[pa.RecordBatch]:
             with _Pass(self, scan) as run:
                 if run.misfits:
-                    end(run)
+                    context.run(end, run)
                 for batch in scan.batches(rejects):
                     found = run.look(batch)
                     for rule, mask in found.refused:
                         _set_aside(batch, rule, mask, rejects, scan.source)
                     if (kept := found.kept()).num_rows:
                         yield kept
-                end(run)
+                context.run(end, run)
 
-        return scan.over(find_schema, batches)
+        def open_batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+            # They are read in a thread that does not know of the run that opens them, which the report is of.
+            return checked_batches(rejects, contextvars.copy_context())
+
+        return scan.over(find_schema, open_batches)
 
     def severity_of(self, check: str, *columns: str) -> Severity:
         """Return what follows where the check does not hold."""
@@ -283,7 +287,8 @@ class _Pass:
         )
         found = scan.schema
         self.misfits = tuple(_misfits(contract, found))
-        others = [other for other in found if other.name not in contract.schema.names]
+        known = set(contract.schema.names)
+        others = [other for other in found if other.name not in known]
         self._others = others if contract.other_columns == "keep" else []
         self.schema = pa.schema([*map(self._emitted, contract.schema), *self._others])
 
@@ -390,16 +395,17 @@ def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
     """Return where the schema of data does not fit the contract's, in words."""
     from blocks.arrow.columns import convertible, listed
 
-    if missing := [name for name in contract.schema.names if name not in found.names]:
+    present, known = Counter(found.names), set(contract.schema.names)
+    if missing := [name for name in contract.schema.names if name not in present]:
         yield f"there is no column {listed(missing)}"
-    others = [name for name in found.names if name not in contract.schema.names]
+    others = [name for name in found.names if name not in known]
     if others and contract.other_columns == "fail":
         yield f"there are other columns: {listed(others)}"
-    if twice := sorted({name for name in found.names if found.names.count(name) > 1}):
+    if twice := sorted(name for name, count in present.items() if count > 1):
         yield f"there is more than one column {listed(twice)}"
         return
     for column in contract.schema:
-        if column.name not in found.names or (kind := found.field(column.name).type) == column.type:
+        if column.name not in present or (kind := found.field(column.name).type) == column.type:
             continue
         try:
             fits = convertible(kind, column.type)

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
 from blocks.base.errors import QualityError
 from blocks.base.parameter import Parameter
@@ -35,6 +36,9 @@ class CheckResult(BaseModel):
     columns: tuple[str, ...] = Field(default=(), description="The columns it is about; none where it is the table.")
     severity: Severity = "fail"
     passed: bool
+    evaluated: bool = Field(
+        default=True, description="Whether it could be asked of the data; what could not has not passed."
+    )
     rows: int | None = Field(default=None, description="How many rows were looked at, where it looks at rows.")
     failed_rows: int | None = Field(default=None, description="For how many of them it does not hold.")
     detail: str = Field(
@@ -69,13 +73,28 @@ class QualityReport(BaseModel):
 
     @property
     def failures(self) -> tuple[CheckResult, ...]:
-        """The checks that do not hold and refuse the data."""
-        return self._broken("fail")
+        """The checks that refuse the data: what does not hold, and what could not be asked, of any severity."""
+        return tuple(
+            check for check in self.checks if not check.passed and (check.severity == "fail" or not check.evaluated)
+        )
 
     @property
     def warnings(self) -> tuple[CheckResult, ...]:
         """The checks that do not hold, which is only a warning."""
-        return self._broken("warn")
+        return tuple(
+            check for check in self.checks if not check.passed and check.evaluated and check.severity == "warn"
+        )
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """What says nothing of the data: a suite without checks, or the checks that had no row to look at."""
+        if not self.checks:
+            return ("the suite has no checks",)
+        if self.rows == 0:
+            return ("there are no rows",)
+        return tuple(
+            f"{check.name} had no row to look at" for check in self.checks if check.evaluated and check.rows == 0
+        )
 
     @property
     def passed(self) -> bool:
@@ -87,6 +106,7 @@ class QualityReport(BaseModel):
         """How long the checks took."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @checked
     def raise_for_failures(self) -> Self:
         """Return the report itself, if the data may be used.
 
@@ -97,6 +117,7 @@ class QualityReport(BaseModel):
             raise ChecksFailedError(self)
         return self
 
+    @checked
     def markdown(self) -> str:
         """Return the report as a page for people."""
         marks = {"fail": "failed", "warn": "warning", "quarantine": "quarantined"}
@@ -109,9 +130,10 @@ class QualityReport(BaseModel):
             "| --- | --- | --- | --- |",
         ]
         for check in self.checks:
-            result = "ok" if check.passed else marks[check.severity]
+            result = "ok" if check.passed else marks[check.severity] if check.evaluated else "not evaluated"
             rows = "" if check.failed_rows is None else f"{check.failed_rows} of {check.rows}"
             lines.append(f"| {cell(check.name)} | {result} | {rows} | {cell(check.detail)} |")
+        lines += [line for reason in self.unused for line in ("", f"Nothing was checked: {reason}.")]
         if self.rows_quarantined:
             lines += ["", f"{self.rows_quarantined} rows are quarantined."]
         return "\n".join([*lines, *([] if self.docs is None else ["", f"[The whole page]({self.docs})"]), ""])
@@ -122,10 +144,8 @@ class QualityReport(BaseModel):
         text += "" if self.rows is None else f" ({self.rows} rows)"
         for what, broken in (("failed", self.failures), ("warning", self.warnings)):
             text += "".join(f"; {what}: {check}" for check in broken)
+        text += "".join(f"; nothing was checked: {reason}" for reason in self.unused)
         return text + (f"; {self.rows_quarantined} rows quarantined" if self.rows_quarantined else "")
-
-    def _broken(self, severity: Severity) -> tuple[CheckResult, ...]:
-        return tuple(check for check in self.checks if not check.passed and check.severity == severity)
 
 
 @dataclass(frozen=True)
@@ -152,6 +172,3 @@ class ChecksFailedError(QualityError):
             "change the check if it asks too much."
         )
         self.report = report
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (self.report,)

@@ -8,7 +8,8 @@ from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from blocks.arrow.types import cast_array, without_view
+from blocks.arrow.casts import cast_array
+from blocks.arrow.types import without_view
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
 from blocks.quality.report import CheckResult, Severity

@@ -19,7 +19,7 @@ from blocks.arrow.scan import GrowingScan, Scan
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
-from blocks.files.options import TEXT_FORMATS, OnError
+from blocks.files.options import JSON_FORMATS, TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.globs import Glob
 from blocks.stores.hive import data_objects, hive_values
@@ -76,7 +76,7 @@ def scan(
             say, and of several files the union by name: each file is then opened once more, before any row comes.
         format: What the files are, where their names do not say it.
         compression: How they are compressed, where their names do not say it.
-        options: CsvOptions for CSV.
+        options: CsvOptions for CSV, JsonOptions for JSON.
         columns: Only these, in this order.
         where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them (text is
             read as the column's type), or an Arrow expression. Files in other partitions, and Parquet row groups whose
@@ -248,7 +248,7 @@ class _Dataset:
 
     def _needed(self) -> pa.Schema:
         """Return the columns to read: those of the scan, and those that `where` is about."""
-        if self.declared is None and any(self._format(key) == "jsonl" for key in self.files):
+        if self.declared is None and any(self._format(key) in JSON_FORMATS for key in self.files):
             return self.full_schema  # a key that inference did not see is told from one that is not asked for
         if self.columns is None or self.where is None:
             return self.schema

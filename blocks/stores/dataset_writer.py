@@ -54,6 +54,8 @@ SORT_BYTES = 64 * 2**20
 
 SMALL_UPLOADS_AT_ONCE = 8
 LARGE_FILE_BYTES = 16 * 2**20
+LONGEST_FOLDER = 255
+"""The most bytes of the name of a folder, on the file systems where data sets are copied to."""
 LISTED_ONE_BY_ONE = 16
 LONG_NAME = 120
 
@@ -388,9 +390,13 @@ def _folders(values: pa.Table) -> list[str]:
         texts = pc.cast(column, pa.string()).to_pylist()
         if NULL_PARTITION in texts:
             raise TypeLossError(f"Column {field.name!r} holds the text that stands for null in folder names.")
-        columns.append(
-            [f"{quote(field.name)}={NULL_PARTITION if text is None else quote(text, safe='')}" for text in texts]
-        )
+        names = [f"{quote(field.name)}={NULL_PARTITION if text is None else quote(text, safe='')}" for text in texts]
+        if len(max(names, key=len, default="")) > LONGEST_FOLDER:
+            raise InvalidInputError(
+                f"Column {field.name!r} has a value whose folder would have a name of more than {LONGEST_FOLDER} "
+                "characters. Partition by shorter values."
+            )
+        columns.append(names)
     return ["/".join(parts) for parts in zip(*columns, strict=True)]
 
 

@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from pydantic import ValidationError
 
 from blocks.base.errors import (
+    AccessDeniedError,
     AlreadyExistsError,
     ConnectorError,
     NotFoundError,
@@ -100,7 +101,14 @@ class Ledger:
         """
         columns = session.columns(LEDGER)
         if columns is None:
-            self.create(session)
+            try:
+                self.create(session)
+            except AccessDeniedError:
+                raise AccessDeniedError(
+                    f"{uri}: there is no ledger of loads ({LEDGER}) yet, and this login may not create tables in its "
+                    "schema. Nothing was loaded. Grant it CREATE on the schema, or have the owner run: "
+                    f"{'; '.join(self.ddl())}; and grant SELECT, INSERT and UPDATE on both tables."
+                ) from None
             return
         names = _names(columns)
         if missing := [name for name in OLDEST if name not in names]:

@@ -32,6 +32,10 @@ class ColumnPlan(BaseModel):
     target_type: str | None = Field(description="Type in the warehouse; None where the column is not loaded.")
     action: Literal["keep", "create", "add", "ignore", "absent"]
     loss: str | None = Field(default=None, description="What its type would lose, None where nothing.")
+    checked: str | None = Field(
+        default=None,
+        description="What a value may lose; each is looked at on its way, and one that would is refused.",
+    )
 
 
 class LoadPlan(BaseModel):
@@ -53,6 +57,11 @@ class LoadPlan(BaseModel):
         """Column name to what its type would lose."""
         return {column.name: column.loss for column in self.columns if column.loss}
 
+    @property
+    def checked(self) -> dict[str, str]:
+        """Column name to what a value may lose; each value is looked at, and one that would is refused."""
+        return {column.name: column.checked for column in self.columns if column.checked}
+
     def __str__(self) -> str:
         lines = [f"{self.mode} into {self.table}" + (" (new table)" if self.creates_table else "")]
         if self.key:
@@ -62,7 +71,8 @@ class LoadPlan(BaseModel):
         for column in self.columns:
             types = f"{column.source_type or '(absent)'} -> {column.target_type or '(not loaded)'}"
             loss = f"  LOSES: {column.loss}" if column.loss else ""
-            lines.append(f"  {column.action:<7} {column.name}: {types}{loss}")
+            checked = f"  checked: {column.checked}" if column.checked else ""
+            lines.append(f"  {column.action:<7} {column.name}: {types}{loss}{checked}")
         return "\n".join([*lines, *(f"  {statement}" for statement in self.ddl), *(f"  {note}" for note in self.notes)])
 
 

@@ -22,9 +22,9 @@ import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.casts import cast_batch
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import AHEAD_BYTES
-from blocks.arrow.types import cast_batch
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import (
     AlreadyExistsError,
@@ -100,10 +100,13 @@ class Loader:
 
     def _plan(self) -> Planned:
         """Plan the load for the table as it is now."""
-        planned = plan_load(self._session, self._dialect, self._request, uri=self._uri)
+        planned = self._plan_as_it_is()
         self._refuse_losses(planned.plan)
         self._planned = planned
         return planned
+
+    def _plan_as_it_is(self) -> Planned:
+        return plan_load(self._session, self._dialect, self._request, uri=self._uri)
 
     def _may_go_direct(self, planned: Planned) -> bool:
         """Tell whether the rows may be written into the target within the transaction.
@@ -254,13 +257,17 @@ class Loader:
 
     def _refuse_losses(self, plan: LoadPlan) -> None:
         allowed = self._request.allow_loss
-        if losses := "; ".join(
-            f"{name} would lose {loss}" for name, loss in plan.losses.items() if name not in allowed
-        ):
-            raise TypeLossError(
-                f"{self._uri}: {losses}. Cast the data or change the column, or name the column in allow_loss to "
-                "accept it."
+        losses = {name: loss for name, loss in plan.losses.items() if name not in allowed}
+        if not losses:
+            return
+        words = "; ".join(f"{name} would lose {loss}" for name, loss in losses.items())
+        advice = "Cast the data or change the column, or name the column in allow_loss to accept it."
+        if any(loss.startswith("its type") for loss in losses.values()):
+            advice = (
+                "Convert the data to the table's types, load it into another table, or make this one anew: "
+                f"drop_table({plan.table!r}), then load. allow_loss={list(losses)} converts what can be converted."
             )
+        raise TypeLossError(f"{self._uri}: {words}. {advice}")
 
     def _shape(self, plan: LoadPlan) -> None:
         for statement in plan.ddl:
@@ -287,9 +294,10 @@ class Loader:
 
     def _ingest(self, table: str, planned: Planned, tick: Callable[[int], None], *, stage: bool = False) -> None:
         """Send the data, compare the counts, and stage what was refused."""
+        opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
 
         def counted() -> Iterator[pa.RecordBatch]:
-            for batch in read_ahead(self._cast(planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
+            for batch in read_ahead(self._cast(opened, planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
                 tick(batch.num_rows)
                 yield batch
@@ -301,11 +309,12 @@ class Loader:
             )
         self._stage_rejects()
 
-    def _cast(self, planned: Planned) -> Iterator[pa.RecordBatch]:
+    def _cast(self, batches: Iterator[pa.RecordBatch], planned: Planned) -> Iterator[pa.RecordBatch]:
         """Return the rows in the types of the table."""
         row, lossy = 1, self._request.allow_loss
-        for batch in self._request.scan.batches(self._rejects):
-            yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
+        for batch in batches:
+            kept = cast_batch(batch, planned.kept, lossy=lossy, inferred=planned.inferred, first_row=row)
+            yield kept if planned.kept == planned.schema else cast_batch(kept, planned.schema)
             row += batch.num_rows
 
     def _stage_rejects(self) -> None:

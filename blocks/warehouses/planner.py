@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.exact import casts_exactly
-from blocks.arrow.types import plain_type, type_loss
+from blocks.arrow.types import is_checked, plain_type, type_loss
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.names import text_problem
 from blocks.base.optional import lazy
 from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -33,6 +33,8 @@ class Planned:
     schema: pa.Schema
     inferred: frozenset[str]
     """The columns whose types were inferred from text, and that become the table's value by value."""
+    kept: pa.Schema
+    """The same columns, as what the engine keeps of their values."""
 
     @property
     def table_shape(self) -> tuple[Any, ...]:
@@ -48,13 +50,25 @@ class Planned:
 class Planner:
     """Compares the schema of the data with the table's."""
 
-    def __init__(self, dialect: Dialect, request: LoadRequest, *, existing: Sequence[Column] | None, uri: str) -> None:
+    def __init__(
+        self,
+        dialect: Dialect,
+        request: LoadRequest,
+        *,
+        existing: Sequence[Column] | None,
+        uri: str,
+        checks_values: bool = True,
+        kinds: Mapping[str, pa.DataType] | None = None,
+    ) -> None:
         self.dialect = dialect
         self.uri = uri
+        self.checks_values = checks_values
+        self.kinds = kinds or {}
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
+        self.source = request.scan.source
         self.schema = request.scan.schema
-        self.inferred = request.scan.inferred
+        self.inferred = set(request.scan.inferred())
         self.allow_loss = set(request.allow_loss)
         self.table = request.table
         self.mode: Mode = request.mode
@@ -72,12 +86,20 @@ class Planner:
         self._check_arguments()
         columns: list[Column] = []
         plans: list[ColumnPlan] = []
-        inferred, exact = set(self.inferred()) - self.allow_loss, frozenset[str]()
+        exact, ddl = frozenset[str](), list[str]()
         for field in self.schema:
             column, action = self._column(field)
-            loss = type_loss(field.type, column.arrow_type) if column and action == "keep" else None
-            if loss and column and field.name in inferred and casts_exactly(field.type, column.arrow_type):
-                exact, loss = exact | {field.name}, None
+            if column and action == "keep" and self.on_new_columns == "add":
+                column, statements = self._with_new_fields(column, field.type)
+                ddl += statements
+            kept = column and (column.kept or column.arrow_type)
+            loss = type_loss(self.kinds.get(field.name, field.type), kept) if column else None
+            checked = None
+            if loss and column and self._reads_text(field) and casts_exactly(field.type, kept):
+                exact = exact | {field.name}
+                loss, checked = None, f"values that are no {column.sql_type} as they are written"
+            elif loss and column and self.checks_values and is_checked(field.type, kept):
+                loss, checked = None, loss
             if column:
                 columns.append(column)
             plans.append(
@@ -87,10 +109,11 @@ class Planner:
                     target_type=column.sql_type if column else None,
                     action=action,
                     loss=loss,
+                    checked=checked,
                 )
             )
         plans += self._absent()
-        ddl = [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
+        ddl += [self.dialect.add_column(self.table, column) for column in columns if self._is_new(column)]
         if self.creates:
             key = self.key if self.mode == "upsert" else ()
             ddl = [
@@ -104,12 +127,50 @@ class Planner:
             creates_table=self.creates,
             ddl=tuple(ddl),
             columns=tuple(plans),
-            notes=tuple(
-                f"rows are staged and inserted from there, because the table has {reason}"
-                for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+            notes=(
+                *(
+                    f"rows are staged and inserted from there, because the table has {reason}"
+                    for reason in dict.fromkeys(column.staged_because for column in columns if column.staged_because)
+                ),
+                *(
+                    f"{column.name} has no value, and so no type: its new column is {column.sql_type}"
+                    for column in columns
+                    if column.name not in self.existing and pa.types.is_null(self.schema.field(column.name).type)
+                ),
             ),
         )
-        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
+        return Planned(
+            plan,
+            tuple(columns),
+            pa.schema([(column.name, column.arrow_type) for column in columns]),
+            exact,
+            pa.schema([(column.name, column.kept or column.arrow_type) for column in columns]),
+        )
+
+    def _reads_text(self, field: pa.Field) -> bool:
+        """Tell whether the type of a column is only what its text looks like."""
+        return field.name in self.inferred and field.name not in self.allow_loss
+
+    def _with_new_fields(self, column: Column, kind: pa.DataType) -> tuple[Column, list[str]]:
+        """Return a column that is a struct with the fields of the data that it lacks, and what adds them there."""
+        statements: list[str] = []
+
+        def widened(path: tuple[str, ...], known: pa.DataType, given: pa.DataType) -> pa.DataType:
+            if not (pa.types.is_struct(known) and pa.types.is_struct(given)):
+                return known
+            fields = {field.name: field.type for field in known}
+            for field in given:
+                if field.name in fields:
+                    fields[field.name] = widened((*path, field.name), fields[field.name], field.type)
+                elif statement := self.dialect.add_field(self.table, path, self.dialect.column(field.name, field.type)):
+                    statements.append(statement)
+                    fields[field.name] = self.dialect.column(field.name, field.type).arrow_type
+            return pa.struct(list(fields.items()))
+
+        kind = widened((column.name,), column.arrow_type, plain_type(kind))
+        if not statements:
+            return column, []
+        return replace(column, arrow_type=kind, sql_type=self.dialect.column(column.name, kind).sql_type), statements
 
     def _alike(self, name: str) -> str:
         """Return what names have in common that are one name to the engine."""
@@ -133,14 +194,16 @@ class Planner:
             raise SchemaError(f"{self.uri} has no column {field.name!r}, and on_new_columns is 'fail'.")
         if not self.creates and self.on_new_columns == "ignore":
             return None, "ignore"
+        kind = roomy(field.type) if field.name in self.inferred else field.type
         try:
-            return self.dialect.column(field.name, field.type), "create" if self.creates else "add"
+            return self.dialect.column(field.name, kind), "create" if self.creates else "add"
         except TypeLossError as error:
             raise TypeLossError(f"{self.uri}, column {field.name!r}: {error}") from None
 
     def _absent(self) -> Iterator[ColumnPlan]:
+        present = set(self.schema.names)
         for name, column in self.existing.items():
-            if name in self.schema.names:
+            if name in present:
                 continue
             if not column.nullable and not column.has_default:
                 raise SchemaError(
@@ -151,8 +214,13 @@ class Planner:
     def _check_arguments(self) -> None:
         names = self.schema.names
         alike = Counter(self._alike(name) for name in names)
-        if repeated := {name for name in names if alike[self._alike(name)] > 1}:
-            raise SchemaError(f"The data has more than one column of the name {', '.join(sorted(repeated))}.")
+        if repeated := sorted({name for name in names if alike[self._alike(name)] > 1}):
+            raise SchemaError(
+                f"{self.source}: the columns {', '.join(map(repr, repeated))} have one name to {self.uri}, where names "
+                "differ by more than case. Rename them, those of a CSV file by CsvOptions(case_sensitive_names=False)."
+            )
+        if "" in names:
+            raise SchemaError(f"{self.source}: column {names.index('') + 1} has no name. Give it one.")
         if not names:
             raise SchemaError("The data has no columns.")
         for name in names_within(self.schema):
@@ -165,6 +233,18 @@ class Planner:
             if self.mode == mode and not value:
                 raise InvalidInputError(f"mode={mode!r} needs {argument}: the columns that tell rows apart.")
             check_names(value, names, argument)
+
+
+def roomy(kind: pa.DataType) -> pa.DataType:
+    """Return the type of a new column for decimals of which only some are known: those of the next day may be longer.
+
+    >>> import pyarrow as pa
+    >>> roomy(pa.decimal128(18, 2)), roomy(pa.decimal128(38, 12))
+    (Decimal128Type(decimal128(38, 9)), Decimal128Type(decimal128(38, 12)))
+    """
+    room = pa.decimal128(38, 9)
+    fits = pa.types.is_decimal128(kind) and type_loss(kind, room) is None
+    return room if fits else kind
 
 
 def names_within(fields: Iterable[pa.Field]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from blocks.arrow.types import filter_batch
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
 from blocks.warehouses.loader import Loader
+from blocks.warehouses.planner import Planner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -51,8 +52,21 @@ class Publisher(Loader):
         rejected: pa.Table | None,
     ) -> None:
         super().__init__(session, dialect, request, uri=uri, load_id=load_id)
+        self._source_table = source
         self._source = dialect.table(source)
         self._rejected = None if rejected is None or not rejected.num_rows else rejected
+
+    def _plan_as_it_is(self) -> Planned:
+        """Plan for rows that do not pass through here: no value is looked at, and all have to fit by their types."""
+        source = self._session.columns(self._source_table) or []
+        return Planner(
+            self._dialect,
+            self._request,
+            existing=self._session.columns(self._request.table),
+            uri=self._uri,
+            checks_values=False,
+            kinds={column.name: column.kept for column in source if column.kept},
+        ).plan()
 
     def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
         session, dialect = self._session, self._dialect
@@ -77,7 +91,7 @@ class Publisher(Loader):
     def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
         """Return the condition of the rows `s` of the source that none of the keys is of; quarantine the others."""
         session, dialect = self._session, self._dialect
-        keys = keys_with_reasons(rejected, fields)
+        keys, rows = keys_with_reasons(rejected, fields)
         names = keys.schema.names[:-1]
         columns = [dialect.column(field.name, field.type) for field in keys.schema]
         schema = pa.schema([(column.name, column.arrow_type) for column in columns])
@@ -96,6 +110,18 @@ class Publisher(Loader):
             raise InvalidInputError(
                 f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
                 "which rows stay behind. Nothing was published. Audit the table as it is now."
+            )
+        there = sum(
+            session.fetch(
+                f"SELECT count(*) FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
+            )[0][0]
+            for kind in kinds
+        )
+        if there != rows:
+            raise InvalidInputError(
+                f"{self._uri}: rejected is of {rows} rows, and {there} of the source table have their keys: others "
+                "would stay behind with them. Nothing was published. Audit the table as it is now, by a key that tells "
+                f"rows apart; {', '.join(names)} does not, or the table was changed."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
         for kind in kinds:
@@ -155,8 +181,8 @@ def null_columns(keys: pa.Table) -> list[list[str]]:
     return sorted([name for name, null in each.items() if null] for each in found)
 
 
-def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table:
-    """Return the keys in the table's own types, each once, with its reasons in the last column.
+def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> tuple[pa.Table, int]:
+    """Return the keys in the table's own types, each once, with its reasons in the last column; and of how many rows.
 
     Raises:
         InvalidInputError: There is no key, no reason, or a column that the table lacks.
@@ -175,6 +201,8 @@ def keys_with_reasons(rejected: Any, fields: dict[str, pa.DataType]) -> pa.Table
         raise InvalidInputError(
             f"The keys in rejected do not have the types of the table's columns {', '.join(names)}."
         ) from None
+    of_a_reason = typed.group_by([*names, REASON]).aggregate([([], "count_all")])
+    rows = pc.sum(of_a_reason.group_by(names).aggregate([("count_all", "max")])["count_all_max"]).as_py()
     grouped = typed.group_by(names).aggregate([(REASON, "distinct")])
     reasons = pa.array(["; ".join(sorted(each)) for each in grouped[f"{REASON}_distinct"].to_pylist()], pa.string())
-    return grouped.select(names).append_column(REASON, reasons)
+    return grouped.select(names).append_column(REASON, reasons), rows or 0

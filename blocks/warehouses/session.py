@@ -104,6 +104,10 @@ class BulkSession(Session):
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table in order, None where there is no such table."""
 
+    def computed_columns(self, table: str) -> set[str]:  # noqa: ARG002 (for subclasses)
+        """Return the columns that the engine computes, and that `columns` leaves out."""
+        return set()
+
     def has_unique_key(self, table: str, key: Sequence[str]) -> bool:  # noqa: ARG002 (for subclasses)
         """Tell whether the engine refuses a second row with this key; True where a claim needs no such key."""
         return True

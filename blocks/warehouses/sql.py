@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.base.errors import InvalidInputError
+from blocks.base.errors import InvalidInputError, TypeLossError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -38,6 +38,8 @@ class Column:
     arrow_type: pa.DataType
     nullable: bool = True
     has_default: bool = False
+    kept: pa.DataType | None = None
+    """What the engine keeps of a value, where that is less than the Arrow type: it would round the rest unseen."""
     stage_type: str | None = None
     """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
     any_decimal: bool = False
@@ -46,6 +48,16 @@ class Column:
     """How its values are compared; an operator whose schema is not searched has to be named with it."""
     staged_because: str | None = None
     """Why rows are staged and inserted from there, although the driver could fill the column itself."""
+
+
+def no_type_error(product: str, kind: pa.DataType) -> TypeLossError:
+    """Return the error for an Arrow type for which an engine has no column."""
+    text = str(kind)
+    is_span = text.startswith("duration") or text == "month_day_nano_interval"
+    return TypeLossError(
+        f"{product} has no type that holds every {text}. Cast it, to "
+        f"{'an integer, such as its microseconds' if is_span else 'text or JSON for example'}."
+    )
 
 
 class Dialect(ABC):
@@ -122,6 +134,10 @@ class Dialect(ABC):
     def add_column(self, table: str, column: Column) -> str:
         """Return the statement that adds a column, null in the rows that are there."""
         return f"ALTER TABLE {self.table(table)} ADD COLUMN {self.name(column.name)} {column.sql_type}"
+
+    def add_field(self, table: str, path: Sequence[str], field: Column) -> str | None:  # noqa: ARG002 (for subclasses)
+        """Return the statement that adds a field to the struct at `path`; None where the engine has none."""
+        return None
 
     def insert(self, table: str, columns: Sequence[Column], stage: str, where: str = "") -> str:
         """Return the statement that copies the staged rows into the table."""

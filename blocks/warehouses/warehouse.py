@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
-from blocks.arrow.scan import Scan, as_scan
+from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -278,7 +278,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
     # --- loading ---
 
-    @operation
+    def _stage_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return with_stream_staged(arguments)
+
+    @operation(prepare=_stage_stream)
     def plan(
         self,
         data: Any,

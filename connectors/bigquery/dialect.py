@@ -6,10 +6,10 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.arrow.types import plain_type
-from blocks.base.errors import SchemaError, TypeLossError, UnsupportedError
+from blocks.arrow.types import has_json_form, plain_type
+from blocks.base.errors import SchemaError, UnsupportedError
 from blocks.base.optional import lazy, require
-from blocks.warehouses.sql import Column, Dialect
+from blocks.warehouses.sql import Column, Dialect, no_type_error
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,7 +99,7 @@ class BigQueryDialect(Dialect):
                 check_name(field.name)
             fields = (f"{self.name(field.name)} {self._sql_type(field.type, within=True)}" for field in kind)
             return f"STRUCT<{', '.join(fields)}>"
-        raise TypeLossError(f"BigQuery has no type that holds every {kind}. Cast it, to text for example.")
+        raise no_type_error("BigQuery", kind)
 
     def create_table(
         self,
@@ -164,15 +164,27 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
         return pa.decimal128(20, 0) if kind == pa.uint64() else pa.int64()
     if types.is_floating(kind):
         return pa.float64()
-    if types.is_timestamp(kind) and kind.unit in ("s", "ms"):
+    if types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
-    if types.is_time(kind) and kind.unit != "ns":
+    if types.is_time(kind):
         return pa.time64("us")
+    if types.is_nested(kind) and not _is_native(kind) and has_json_form(kind):
+        return pa.json_()
     if types.is_list(kind):
         return pa.list_(stored_type(kind.value_type))
     if types.is_struct(kind):
         return pa.struct([pa.field(field.name, stored_type(field.type)) for field in kind])
     return kind
+
+
+def _is_native(kind: pa.DataType) -> bool:
+    """Tell whether BigQuery has types for all that a list or a struct holds: no list is in a list, and no map."""
+    types = pa.types
+    if types.is_list(kind):
+        return not types.is_list(kind.value_type) and _is_native(kind.value_type)
+    if types.is_struct(kind):
+        return all(_is_native(field.type) for field in kind)
+    return not types.is_nested(kind)
 
 
 def arrow_type(field: Any) -> pa.DataType:

@@ -7,7 +7,7 @@ import itertools
 import tempfile
 from typing import TYPE_CHECKING, Any
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError
 from blocks.base.optional import lazy
 

@@ -11,7 +11,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     AccessDeniedError,

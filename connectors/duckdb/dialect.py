@@ -6,13 +6,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from blocks.arrow.types import plain_type
-from blocks.base.errors import (
-    TypeLossError,
-)
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column, Dialect
+from blocks.warehouses.sql import Column, Dialect, no_type_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 else:
     pa = lazy("pyarrow")
@@ -56,6 +55,11 @@ class DuckDBDialect(Dialect):
         stored = stored_type(kind)
         return Column(name, self._sql_type(stored), stored)
 
+    def add_field(self, table: str, path: Sequence[str], field: Column) -> str | None:
+        """Return the statement that adds a field to the struct at `path`."""
+        name = ".".join(map(self.name, (*path, field.name)))
+        return f"ALTER TABLE {self.table(table)} ADD COLUMN {name} {field.sql_type}"
+
     def _sql_type(self, kind: pa.DataType) -> str:
         if sql_type := self._types.get(kind):
             return sql_type
@@ -69,7 +73,7 @@ class DuckDBDialect(Dialect):
             return f"MAP({self._sql_type(kind.key_type)}, {self._sql_type(kind.item_type)})"
         if pa.types.is_union(kind):
             return f"UNION({', '.join(f'{self.name(field.name)} {self._sql_type(field.type)}' for field in kind)})"
-        raise TypeLossError(f"DuckDB has no type that holds every {kind}. Cast it, to text for example.")
+        raise no_type_error("DuckDB", kind)
 
 
 def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a line)
@@ -83,7 +87,7 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
         return pa.timestamp("us", kind.tz)
     if types.is_time(kind) and kind.unit != "ns":
         return pa.time64("us")
-    if types.is_duration(kind) and kind.unit != "ns":
+    if types.is_duration(kind):
         return pa.month_day_nano_interval()
     if types.is_list(kind):
         return pa.list_(stored_type(kind.value_type))

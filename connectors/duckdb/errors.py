@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from blocks.base import errors
@@ -66,11 +67,15 @@ WORDS_HOLD_VALUES = {
 }
 
 
+NAMES_ONLY = re.compile(r"NOT NULL constraint failed: (\S+)|when casting from source column (.+)$")
+"""What of such words holds a name and no value."""
+
+
 def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
     """Return the error of this package for one of DuckDB's or of the file system."""
     code, text = type(error).__name__, str(error).partition("\n")[0]
     kind = ERRORS.get(code, errors.TerminalError)
-    words = WORDS_HOLD_VALUES.get(code, text.partition(": ")[2] or text)
+    words = _words(code, text)
     hint = ""
     if isinstance(error, PermissionError) or "ermission denied" in text:
         kind, hint = errors.AccessDeniedError, " The user of this process needs to write to that directory."
@@ -93,3 +98,13 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
         words = error.strerror or words
     place = uri if action == "open" else f"in {uri}"
     return kind(f"Could not {action} {place}: {words.rstrip('.')}.{hint}")
+
+
+def _words(code: str, text: str) -> str:
+    """Return DuckDB's words, or, where they may quote a value, ours with the names that it says."""
+    if code not in WORDS_HOLD_VALUES:
+        return text.partition(": ")[2] or text
+    named = NAMES_ONLY.search(text)
+    if named is None:
+        return WORDS_HOLD_VALUES[code]
+    return WORDS_HOLD_VALUES[code] + (f", NOT NULL of column {named[1]}" if named[1] else f", column {named[2]}")

@@ -6,7 +6,8 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from blocks.arrow.types import cast_array, check_in_range
+from blocks.arrow.casts import cast_array
+from blocks.arrow.types import check_in_range
 from blocks.base.errors import ConnectorError, TerminalError, TransientError
 from blocks.base.interruption import SLICE_S, Calls, NoAnswerError, interruption
 from blocks.base.optional import lazy, require

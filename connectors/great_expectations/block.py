@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import difflib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -27,7 +28,7 @@ from connectors.great_expectations.results import check_result, reject
 from connectors.great_expectations.sources import FrameSource, HasEngine, Source, scan_source, table_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Self
 
     import pyarrow as pa
@@ -42,6 +43,14 @@ class _Place(NamedTuple):
     table: str | None
     query: str | None
     prefix: str | None
+
+
+class _Limits(NamedTuple):
+    """What the caller says of this run."""
+
+    run_name: str | None
+    max_rejected: float | None
+    parameters: Mapping[str, Any]
 
 
 class DataQuality(ConnectorBlock):
@@ -82,6 +91,11 @@ class DataQuality(ConnectorBlock):
         ge=0,
         le=1,
         description="The share of rows that may be quarantined, from 0 to 1; more is an error. Defaults to 0.1.",
+    )
+    require_rows: bool = Field(
+        default=False,
+        description="Whether it is an error when nothing was checked: no expectations, no rows, or a row_condition "
+        "that no row meets. Defaults to false, and then the log warns.",
     )
     memory_limit: str = Field(
         default="100MB",
@@ -170,6 +184,7 @@ class DataQuality(ConnectorBlock):
         run_name: str | None = None,
         raise_on_failure: bool | None = None,
         max_rejected: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> QualityReport:
         """Check the data, and return how the expectations went. What is said here goes before the block's fields.
 
@@ -184,14 +199,18 @@ class DataQuality(ConnectorBlock):
             run_name: The name of this run; the time by default.
             raise_on_failure: Whether it is an error when an expectation of severity fail does not hold.
             max_rejected: The share of rows that may be quarantined.
+            parameters: What takes the place of `{"$PARAMETER": "name"}` in expectations, by name.
 
         Raises:
-            ChecksFailedError: An expectation of severity 'fail' does not hold; the error has the report.
-            QualityError: More rows than `max_rejected` allows would be quarantined.
+            ChecksFailedError: An expectation of severity 'fail' does not hold, or one of any severity could not be
+                evaluated; the error has the report.
+            QualityError: More rows than `max_rejected` allows would be quarantined, or nothing was checked where rows
+                are required.
             InvalidInputError: The arguments do not fit each other, or Great Expectations does not know an expectation.
         """
         raises = self.raise_on_failure if raise_on_failure is None else raise_on_failure
-        audit, too_many = self._run(_Place(data, table, query, prefix), run_name, max_rejected)
+        limits = _Limits(run_name, max_rejected, parameters or {})
+        audit, too_many = self._run(_Place(data, table, query, prefix), limits)
         if raises:
             audit.report.raise_for_failures()
         if raises and too_many:
@@ -209,6 +228,7 @@ class DataQuality(ConnectorBlock):
         run_name: str | None = None,
         raise_on_failure: bool | None = None,
         max_rejected: float | None = None,
+        parameters: Mapping[str, Any] | None = None,
     ) -> Audit:
         """Check the data, and return the report of `validate` and the keys of the rows to set aside.
 
@@ -216,36 +236,35 @@ class DataQuality(ConnectorBlock):
         fetched.
         """
         raises = self.raise_on_failure if raise_on_failure is None else raise_on_failure
-        audit, too_many = self._run(_Place(data, table, query, prefix), run_name, max_rejected)
+        limits = _Limits(run_name, max_rejected, parameters or {})
+        audit, too_many = self._run(_Place(data, table, query, prefix), limits)
         if raises:
             audit.report.raise_for_failures()
         if too_many:
             raise too_many
         return audit
 
-    def _run(
-        self, place: _Place, run_name: str | None, max_rejected: float | None
-    ) -> tuple[Audit, QualityError | None]:
-        """The audit, and the error where too many rows would be quarantined."""
+    def _run(self, place: _Place, limits: _Limits) -> tuple[Audit, QualityError | None]:
+        """The audit, and the error where too many rows would be quarantined, or none were looked at."""
         started_at = dt.datetime.now(dt.UTC)
         if known := gx.is_loaded():
             self._check_expectations()
         with self._source(place) as source:
             if not known:  # it is imported only now, so that what a scan takes while it is read does not add to that
                 self._check_expectations()
-            outcomes = self._outcomes(source)
+            self._check_key(source)
+            outcomes = self._outcomes(source, limits.parameters)
+            rows = _observed(outcomes[-1])
             checks = tuple(
-                check_result(expected, outcome, source.columns)
-                for expected, outcome in zip(self.expectations, outcomes, strict=False)  # the last one counts the rows
+                check_result(expected, outcome, source.columns, in_sql=source.in_sql)
+                for expected, outcome in zip(self.expectations, outcomes, strict=False)  # the others count rows
             )
-            counted = outcomes[-1].result.get("observed_value")
-            rows = None if counted is None else int(counted)
-            share = self.max_rejected if max_rejected is None else max_rejected
-            rejected, quarantined, too_many = self._rejected(source, checks, rows or 0, share)
+            share = self.max_rejected if limits.max_rejected is None else limits.max_rejected
+            rejected, quarantined, too_many = self._rejected(source, checks, rows or 0, share, limits.parameters)
         report = QualityReport(
             source=source.name,
             suite=self.suite_name,
-            run_name=run_name or f"{started_at:%Y%m%dT%H%M%S.%fZ}",
+            run_name=limits.run_name or f"{started_at:%Y%m%dT%H%M%S.%fZ}",
             rows=rows,
             checks=checks,
             rows_quarantined=quarantined,
@@ -254,7 +273,9 @@ class DataQuality(ConnectorBlock):
         )
         if bucket := self._bucket():
             report = report.model_copy(update={"docs": self._publish_docs(bucket, report, outcomes)})
-        self.logger.info("%s", report)
+        self.logger.log(logging.WARNING if report.unused else logging.INFO, "%s", report)
+        if self.require_rows and report.unused and not report.failures:
+            too_many = QualityError(f"{report}. Rows are required here (require_rows).")
         keep_markdown(
             f"quality-{self.suite_name}", report.markdown(), description=f"{self.suite_name}: {report.source}"
         )
@@ -296,10 +317,9 @@ class DataQuality(ConnectorBlock):
 
     def _needed(self) -> list[str] | None:
         """The columns that the expectations are about, all (None) where that cannot be told."""
-        names = [name for each in self.expectations for name in each.columns]
-        of_all = any(not each.columns and each.type != ROW_COUNT for each in self.expectations)
-        conditions = any("row_condition" in each.kwargs for each in self.expectations)
-        return None if of_all or conditions else [*names, *self.key]
+        if any(not each.is_of_its_columns for each in self.expectations):
+            return None
+        return [*(name for each in self.expectations for name in each.columns), *self.key]
 
     def _bucket(self) -> ObjectStore | None:
         """The bucket of the docs, None where there is none."""
@@ -333,25 +353,39 @@ class DataQuality(ConnectorBlock):
             if each.severity == "quarantine" and not gx.is_row_level(each.type):
                 raise InvalidInputError(f"{each.type} is not about single rows: give it severity warn or fail.")
 
-    def _outcomes(self, source: Source) -> list[gx.Outcome]:
-        """How each expectation went; the last one counts the rows."""
-        asked = [*(each.to_gx() for each in self.expectations), gx.Asked(ROW_COUNT, {"min_value": 0})]
-        return source.evaluate(self.suite_name, asked, gx.WITH_SAMPLES if self.docs_samples else gx.WITHOUT_VALUES)
+    def _check_key(self, source: Source) -> None:
+        missing = [name for name in self.key if name not in source.columns]
+        if missing and any(each.severity == "quarantine" for each in self.expectations):
+            raise InvalidInputError(f"{source.name} has no column {', '.join(missing)}, which key names.")
+
+    def _outcomes(self, source: Source, parameters: Mapping[str, Any]) -> list[gx.Outcome]:
+        """How each expectation went, with the rows that its condition leaves; the last one counts the rows of all."""
+        conditions = [each.condition for each in self.expectations if each.condition]
+        counts = [gx.Asked(ROW_COUNT, {"min_value": 0, **condition}) for condition in (*conditions, {})]
+        asked = [*(each.to_gx() for each in self.expectations), *counts]
+        result_format = gx.WITH_SAMPLES if self.docs_samples else gx.WITHOUT_VALUES
+        outcomes = source.evaluate(self.suite_name, asked, result_format, parameters)
+        counted = iter(outcomes[len(self.expectations) :])
+        for expected, outcome in zip(self.expectations, outcomes, strict=False):
+            if expected.condition:
+                outcome.result["element_count"] = _observed(next(counted))
+        return outcomes
 
     def _rejected(
-        self, source: Source, checks: Sequence[CheckResult], rows: int, share: float
+        self, source: Source, checks: Sequence[CheckResult], rows: int, share: float, parameters: Mapping[str, Any]
     ) -> tuple[pa.Table, int, QualityError | None]:
         """The keys of the rows to set aside, how many rows that are, and the error where they are too many."""
         found = []
         broken = [
             (check, expected)
             for check, expected in zip(checks, self.expectations, strict=True)
-            if check.severity == "quarantine" and not check.passed
+            if check.severity == "quarantine" and check.evaluated and not check.passed
         ]
         most = max((check.failed_rows or 0 for check, _ in broken), default=0)
         if most <= share * rows:
             for check, expected in broken:
-                found.append((check.name, source.unexpected(expected.to_gx(), self.key, check.failed_rows or 0)))
+                keys = source.unexpected(expected.to_gx(), self.key, check.failed_rows or 0, parameters)
+                found.append((check.name, keys))
         rejected, quarantined = reject(found, self.key, source.schema)
         quarantined = max(quarantined, most)
         if quarantined <= share * rows:
@@ -365,3 +399,9 @@ class DataQuality(ConnectorBlock):
                 f"allows {share:.2%}. Correct the data, or allow more."
             ),
         )
+
+
+def _observed(outcome: gx.Outcome) -> int | None:
+    """The number that an expectation of a number of rows found."""
+    found = outcome.result.get("observed_value")
+    return None if found is None else int(found)

@@ -268,7 +268,13 @@ class Asked:
     severity: str = "critical"
 
 
-def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapping[str, Any]) -> list[Outcome]:
+def evaluate(
+    batch: Any,
+    suite: str,
+    asked: Sequence[Asked],
+    result_format: Mapping[str, Any],
+    parameters: Mapping[str, Any] | None = None,
+) -> list[Outcome]:
     """Check the expectations, and return how each went, in their order."""
     own = [
         make_expectation(each.type, each.kwargs, {**each.meta, POSITION: position})
@@ -278,6 +284,7 @@ def evaluate(batch: Any, suite: str, asked: Sequence[Asked], result_format: Mapp
         native = batch.validate(
             great_expectations().ExpectationSuite(name=suite, expectations=own),
             result_format=dict(result_format),
+            expectation_parameters=dict(parameters or {}),
         )
     except Exception as error:  # noqa: BLE001 (a custom expectation may raise anything)
         return [Outcome(success=False, failed_with=f"{type(error).__name__}: {error}") for _ in asked]

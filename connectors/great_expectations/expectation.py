@@ -5,13 +5,17 @@ Expectations: https://greatexpectations.io/expectations (what each takes, and wh
 
 from __future__ import annotations
 
+import ast
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from blocks.quality.report import Severity
 from connectors.great_expectations.engine import Asked
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SEVERITIES: dict[str, Severity] = {"critical": "fail", "warning": "warn", "info": "warn"}
 """Great Expectations' own severities, in the words of reports."""
@@ -26,6 +30,19 @@ COLUMN_LEVEL = re.compile(r"expect_column_values_to_be_(of_type|in_type_list)$")
 """The names of expectations that hold or do not hold for each row, and those that only look so. A custom one whose
 name says nothing is found out when it runs."""
 
+OF_COLUMNS = re.compile(r"expect_(column|compound_columns|select_column|multicolumn)_(?!to_exist)")
+"""The names of expectations that are about the columns that they name, and not about which columns there are."""
+
+OPERATORS = {
+    ast.Eq: "==",
+    ast.NotEq: "!=",
+    ast.Lt: "<",
+    ast.LtE: "<=",
+    ast.Gt: ">",
+    ast.GtE: ">=",
+    ast.In: "IN",
+    ast.NotIn: "NOT_IN",
+}
 NAMES_COLUMNS = ("column", "column_A", "column_B", "column_list")
 ROW_COUNT = "expect_table_row_count_to_be_between"
 LONGEST_DETAIL = 200
@@ -56,7 +73,9 @@ class Expectation(BaseModel):
         values = {name: value for name, value in given.items() if name not in ("id", "rendered_content") and value}
         values.setdefault("type", values.pop("expectation_type", given.get("type", "")))
         values["meta"] = dict(values.get("meta") or {})
-        values["kwargs"] = {name: value for name, value in (values.get("kwargs") or {}).items() if name != "batch_id"}
+        values["kwargs"] = with_condition(
+            {name: value for name, value in (values.get("kwargs") or {}).items() if name != "batch_id"}
+        )
         for note in ("notes", "description", "expectation_context", "success_on_last_run"):
             if note in values:
                 values["meta"].setdefault(note, values.pop(note))
@@ -70,6 +89,18 @@ class Expectation(BaseModel):
         return tuple(name for each in found for name in (each if isinstance(each, list | tuple) else [each]))
 
     @property
+    def is_of_its_columns(self) -> bool:
+        """Whether it asks of nothing but the columns that it names, or of the number of rows."""
+        if self.condition:
+            return False
+        return self.type == ROW_COUNT or (bool(self.columns) and OF_COLUMNS.match(self.type) is not None)
+
+    @property
+    def condition(self) -> dict[str, Any]:
+        """The condition of the rows that it is about; empty where it is about all."""
+        return {name: self.kwargs[name] for name in ("row_condition", "condition_parser") if self.kwargs.get(name)}
+
+    @property
     def bounds(self) -> str:
         """What it asks for: `min_value=0, max_value=10`."""
         asked = {name: value for name, value in self.kwargs.items() if name not in NAMES_COLUMNS and value is not None}
@@ -80,3 +111,52 @@ class Expectation(BaseModel):
         """Return it as Great Expectations takes it."""
         kept = {KEPT_SEVERITY: self.severity} if self.severity == "quarantine" else {}
         return Asked(self.type, self.kwargs, self.meta | kept, "warning" if self.severity == "warn" else "critical")
+
+
+def with_condition(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments with their row_condition in the form that can be stored and is asked of any data.
+
+    A text that is more than comparisons stays as it is, for the parser that it names.
+
+    >>> with_condition({"row_condition": 'cat == "c1"', "condition_parser": "pandas"})
+    {'row_condition': {'type': 'comparison', 'column': {'name': 'cat'}, 'operator': '==', 'parameter': 'c1'}}
+    """
+    found: Any = kwargs.get("row_condition")
+    if hasattr(found, "dict"):
+        return {**kwargs, "row_condition": found.dict()}
+    if not isinstance(found, str):
+        return dict(kwargs)
+    try:
+        condition = _condition(ast.parse(found.strip(), mode="eval").body)
+    except (SyntaxError, ValueError):
+        return dict(kwargs)
+    return {name: value for name, value in kwargs.items() if name != "condition_parser"} | {"row_condition": condition}
+
+
+def _condition(node: ast.expr) -> dict[str, Any]:
+    """Return a condition of Great Expectations for a Python expression.
+
+    Raises:
+        ValueError: It is none.
+    """
+    match node:
+        case ast.BoolOp(op=ast.And() | ast.Or() as op, values=values):
+            return {
+                "type": "and" if isinstance(op, ast.And) else "or",
+                "conditions": [_condition(each) for each in values],
+            }
+        case ast.Compare(left=left, ops=[op], comparators=[right]) if type(op) in OPERATORS:
+            value = ast.literal_eval(right)
+            if value is None or not isinstance(value, str | int | float | list | tuple):
+                raise ValueError("not a value")
+            return {"type": "comparison", "column": _column(left), "operator": OPERATORS[type(op)], "parameter": value}
+        case ast.Call(func=ast.Attribute(value=of, attr="notnull" | "notna" | "isnull" | "isna" as attr), args=[]):
+            return {"type": "nullity", "column": _column(of), "is_null": attr.startswith("is")}
+    raise ValueError("not a condition")
+
+
+def _column(node: ast.expr) -> dict[str, str]:
+    match node:
+        case ast.Name(id=name) | ast.Call(func=ast.Name(id="col"), args=[ast.Constant(value=str(name))]):
+            return {"name": name}
+    raise ValueError("not a column")

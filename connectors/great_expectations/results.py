@@ -42,19 +42,20 @@ AGGREGATES = {
 """What of an observation may be told. A smallest, largest, middle or most common value is a value of a row."""
 
 
-def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str]) -> CheckResult:
+def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str], *, in_sql: bool) -> CheckResult:
     """How an expectation went, in the words of the report.
 
     Args:
         expected: The expectation.
         outcome: What Great Expectations found.
         columns: The columns of the data.
+        in_sql: Whether it was asked in SQL, and not of a frame.
     """
     detail = [expected.bounds] if expected.bounds else []
     count, failed = outcome.result.get("element_count"), outcome.result.get("unexpected_count")
     if outcome.failed_with is not None:
         missing = [name for name in expected.columns if name not in columns]
-        why = f"there is no column {', '.join(missing)}" if missing else reason(outcome)
+        why = f"there is no column {', '.join(missing)}" if missing else reason(outcome, in_sql=in_sql)
         detail.append(f"could not be evaluated: {why}")
     elif label := AGGREGATES.get(expected.type):
         detail.append(f"{label}: {_shown(outcome.result.get('observed_value'))}")
@@ -62,14 +63,15 @@ def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str]
         check=expected.type,
         columns=expected.columns,
         severity=expected.severity,
-        passed=outcome.success,
+        passed=outcome.success and outcome.failed_with is None,
+        evaluated=outcome.failed_with is None,
         rows=count,
         failed_rows=failed if count is not None else None,
         detail="; ".join(detail),
     )
 
 
-def reason(outcome: Outcome) -> str:
+def reason(outcome: Outcome, *, in_sql: bool = True) -> str:
     """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
 
     >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))
@@ -81,7 +83,9 @@ def reason(outcome: Outcome) -> str:
     if found := re.search(r"cannot be computed on column of type ([\w() ,]+)", text):
         return f"it cannot be asked of a column of type {found[1].strip()}"
     if re.search(r"No provider found|not supported for dialect|NotImplementedError|KeyError: 'SqlAlchemy", text):
-        return "it cannot be asked in SQL here; pass a pandas frame"
+        return (
+            "it cannot be asked in SQL here; pass a pandas frame" if in_sql else "it cannot be asked of a pandas frame"
+        )
     if re.search(r"column.{0,200}does not exist", text, re.DOTALL):
         return "a column that it names is not there"
     if outcome.error is not None:

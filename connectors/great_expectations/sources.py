@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from blocks.base.errors import (
     AccessDeniedError,
@@ -43,18 +43,26 @@ class Source(ABC):
         schema: Its columns, where it is in Arrow or in a database.
         columns: Their names.
         batch: It, as a batch of Great Expectations.
+        in_sql: Whether it is asked in SQL.
     """
 
     name: str
     schema: pa.Schema
     columns: Sequence[str]
     batch: Any
+    in_sql: ClassVar[bool] = True
 
     @abstractmethod
-    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
+    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int, parameters: Mapping[str, Any]) -> pa.Table:
         """Find the key of each of the `count` rows for which an expectation does not hold."""
 
-    def evaluate(self, suite: str, asked: Sequence[gx.Asked], result_format: Mapping[str, Any]) -> list[gx.Outcome]:
+    def evaluate(
+        self,
+        suite: str,
+        asked: Sequence[gx.Asked],
+        result_format: Mapping[str, Any],
+        parameters: Mapping[str, Any],
+    ) -> list[gx.Outcome]:
         """Check the expectations, and return how each went, in their order.
 
         One that cannot be evaluated takes others with it that are asked in the same statement: those that failed so
@@ -63,11 +71,11 @@ class Source(ABC):
         Raises:
             ConnectorError: The data could not be reached, which says nothing of it.
         """
-        outcomes = gx.evaluate(self.batch, suite, asked, result_format)
+        outcomes = gx.evaluate(self.batch, suite, asked, result_format, parameters)
         for position, outcome in enumerate(outcomes):
             if outcome.failed_with is not None:
                 self._forget()
-                outcomes[position] = gx.evaluate(self.batch, suite, [asked[position]], result_format)[0]
+                outcomes[position] = gx.evaluate(self.batch, suite, [asked[position]], result_format, parameters)[0]
                 outcomes[position].error = self._last_error()
         return outcomes
 
@@ -82,6 +90,8 @@ class Source(ABC):
 class FrameSource(Source):
     """A pandas frame."""
 
+    in_sql: ClassVar[bool] = False
+
     def __init__(self, frame: Any, name: str) -> None:
         self.name = name
         self._frame = frame.reset_index(drop=True)
@@ -89,9 +99,15 @@ class FrameSource(Source):
         self.schema = pa.schema([(column, pa.null()) for column in self.columns])
         self.batch = gx.frame_batch(self._frame)
 
-    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:  # noqa: ARG002 (it finds all)
+    def unexpected(
+        self,
+        asked: gx.Asked,
+        key: Sequence[str],
+        count: int,  # noqa: ARG002 (it finds all)
+        parameters: Mapping[str, Any],
+    ) -> pa.Table:
         """Find the key of each row for which the expectation does not hold."""
-        found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"})[0]
+        found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"}, parameters)[0]
         positions = sorted(found.result.get("unexpected_index_list") or [])
         try:
             return pa.Table.from_pandas(self._frame.loc[positions, list(key)], preserve_index=False)
@@ -143,7 +159,7 @@ class SqlSource(Source):
         if context.engine is self._engine:  # the engine that it was made of tells of its own errors too
             self._errors.append(self._translate(context.original_exception))
 
-    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int) -> pa.Table:
+    def unexpected(self, asked: gx.Asked, key: Sequence[str], count: int, parameters: Mapping[str, Any]) -> pa.Table:
         """Find the key of each row for which the expectation does not hold."""
         result_format = {
             "result_format": "SUMMARY",
@@ -153,7 +169,7 @@ class SqlSource(Source):
             "exclude_unexpected_values": True,
         }
         self._forget()
-        found = gx.evaluate(self.batch, "unexpected", [asked], result_format)[0]
+        found = gx.evaluate(self.batch, "unexpected", [asked], result_format, parameters)[0]
         if found.failed_with is not None:
             raise self._last_error() or TerminalError(f"{self.name}: {asked.type}: {reason(found)}.")
         fields = [self.schema.field(name) for name in key]

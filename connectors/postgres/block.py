@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import getpass
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
+from pydantic import Field, SecretStr, field_validator
+
+from blocks.base.addresses import Host  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.warehouses.pooled_engine import PooledEngine
 from connectors.postgres.adbc import WatchedConnection
+from connectors.postgres.address import is_connection_string, resolve
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.postgres.database import AdbcDatabases
 from connectors.postgres.session import PostgresSession, setting
-from connectors.shared.libpq.block import LibpqWarehouse, application_name
+from connectors.shared.libpq.block import Database, LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 
 if TYPE_CHECKING:
@@ -46,6 +51,49 @@ class Postgres(LibpqWarehouse):
 
     _scheme: ClassVar[str] = "postgres"
     _extra: ClassVar[str] = "postgres"
+
+    host: Host | None = Field(
+        default=None, description="The server's name or address. Defaults to PGHOST, then to localhost."
+    )
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="The server's port. Defaults to PGPORT, then to 5432."
+    )
+    database: Database | None = Field(
+        default=None, description="The database. Defaults to PGDATABASE, then to postgres."
+    )
+    connection_string: SecretStr | None = Field(
+        default=None,
+        description="A URL such as postgresql://loader@db.example.com/shop, or libpq's keywords and values. Other "
+        "fields come before what it says.",
+    )
+    service: str | None = Field(
+        default=None,
+        description="A service of the service file (PGSERVICEFILE, else ~/.pg_service.conf), for what no field and no "
+        "connection string says. Defaults to PGSERVICE.",
+    )
+    ssl_cert: str | None = Field(
+        default=None,
+        description="File with the certificate by which this client logs in. Defaults to PGSSLCERT, then to "
+        "~/.postgresql/postgresql.crt.",
+    )
+    ssl_key: str | None = Field(
+        default=None,
+        description="File with the key of that certificate. Defaults to PGSSLKEY, then to "
+        "~/.postgresql/postgresql.key.",
+    )
+    ssl_key_password: SecretStr | None = Field(default=None, description="Password of that key, if it has one.")
+    options: str | None = Field(
+        default=None,
+        description="Settings of each session, such as '-c work_mem=64MB'; poolers may refuse them. Defaults to "
+        "PGOPTIONS.",
+    )
+
+    @field_validator("connection_string")
+    @classmethod
+    def _is_connection_string(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not is_connection_string(value.get_secret_value()):
+            raise ValueError("is a URL such as postgresql://loader@db.example.com/shop, or host=... dbname=...")
+        return value
 
     @property
     def dialect(self) -> Dialect:
@@ -115,16 +163,17 @@ class Postgres(LibpqWarehouse):
 
         https://docs.getdbt.com/docs/core/connect-data-platform/postgres-setup
         """
+        login = self._settings()
         output = {
             "type": "postgres",
-            "host": self.host,
-            "port": self.port,
-            "dbname": self.database,
+            "host": login["host"],
+            "port": int(login["port"]),
+            "dbname": login["dbname"],
             "schema": self.schema_,
-            "user": self.username or os.environ.get("PGUSER") or getpass.getuser(),
-            "password": self.password or "",  # dbt asks for one; an empty one is none
-            "sslmode": self.ssl_mode,
-            "sslrootcert": self.ssl_root_cert,
+            "user": login.get("user") or os.environ.get("PGUSER") or getpass.getuser(),
+            "password": SecretStr(login["password"]) if "password" in login else "",  # dbt asks for one; "" is none
+            "sslmode": login["sslmode"],
+            **{name: login.get(name) for name in ("sslcert", "sslkey", "sslrootcert")},
             "connect_timeout": self.connect_timeout_s,
             "keepalives_idle": 30,
             "application_name": "etl-blocks dbt",
@@ -208,8 +257,29 @@ class Postgres(LibpqWarehouse):
 
     @live
     def _databases(self) -> AdbcDatabases:
-        query = "&".join(f"{name}={quote(value, safe='')}" for name, value in self._settings().items())
-        return AdbcDatabases(f"postgresql://?{query}")
+        return AdbcDatabases(f"postgresql://?{urlencode(self._settings(), quote_via=quote)}")  # it holds the password
+
+    def _login(self) -> dict[str, str]:
+        own = {
+            "service": self.service,
+            "sslcert": self.ssl_cert and str(Path(self.ssl_cert).expanduser()),
+            "sslkey": self.ssl_key and str(Path(self.ssl_key).expanduser()),
+            "sslpassword": self.ssl_key_password and self.ssl_key_password.get_secret_value(),
+            "options": self.options,
+        }
+        given = super()._login() | {name: value for name, value in own.items() if value}
+        return resolve(given, self.connection_string.get_secret_value() if self.connection_string else None)
+
+    def _stands_for(self) -> str:
+        return f"{super(LibpqWarehouse, self)._stands_for()} as {self._login().get('user')}"
+
+    def _place(self) -> tuple[str, str, str]:
+        login = self._login()
+        return login["host"], login["port"], login["dbname"]
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to, wherever the address is from."""
+        return f"{super().cache_identity()} {self.uri()}"
 
 
 def _create_engine(block: Postgres, **options: Any) -> Any:

@@ -20,12 +20,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 from collections.abc import Callable  # noqa: TC003 (pydantic looks for it)
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, PrivateAttr, SecretStr, field_validator, model_validator
 from typing_extensions import override
 
 from blocks.base import errors
+from blocks.base.addresses import Host  # noqa: TC001 (pydantic reads it)
 from blocks.base.block import resolve
 from blocks.base.errors import ConnectorError
 from blocks.base.live import live
@@ -36,7 +37,7 @@ from blocks.stores.object_store import ObjectStore
 from connectors.redshift.dialect import VARBYTE, RedshiftDialect
 from connectors.redshift.errors import LOGIN_ADVICE, LOGIN_ERRORS, translate
 from connectors.redshift.session import RedshiftSession, statement_timeout
-from connectors.shared.libpq.block import LibpqWarehouse
+from connectors.shared.libpq.block import Database, LibpqWarehouse, SslMode
 from connectors.shared.libpq.connection import ask
 
 if TYPE_CHECKING:
@@ -86,9 +87,9 @@ class Redshift(LibpqWarehouse):
     _scheme: ClassVar[str] = "redshift"
     _extra: ClassVar[str] = "redshift"
 
-    host: str = Field(description="The endpoint of the cluster or of the workgroup, without port and database.")
+    host: Host = Field(description="The endpoint of the cluster or of the workgroup, without port and database.")
     port: int = Field(default=5439, ge=1, le=65535, description="The endpoint's port. Defaults to 5439.")
-    database: str = Field(default="dev", description="The database. Defaults to dev.")
+    database: Database = Field(default="dev", description="The database. Defaults to dev.")
     username: str | None = Field(
         default=None,
         description="The user to log in as. With cluster_identifier, defaults to the user of the IAM identity.",
@@ -96,8 +97,10 @@ class Redshift(LibpqWarehouse):
     password: SecretStr | None = Field(
         default=None, description="The user's password. Leave it empty where AWS issues a temporary login."
     )
-    ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        default="require", description="How much TLS to ask for; use verify-full over a network. Defaults to require."
+    ssl_mode: SslMode = Field(
+        default="require",
+        description="How much TLS to ask for. Recommended: verify-full, which alone makes sure that it is the server. "
+        "Defaults to require, which takes any certificate.",
     )
     lock_timeout_s: float = Field(
         default=1_800.0,
@@ -207,9 +210,12 @@ class Redshift(LibpqWarehouse):
 
     def _settings(self, label: str = "") -> dict[str, Any]:
         # Redshift calls its encoding UNICODE, which psycopg does not know.
-        return super()._settings(label) | {"client_encoding": "utf8"} | self._login()
+        return super()._settings(label) | {"client_encoding": "utf8"} | self._issued_login()
 
-    def _login(self) -> dict[str, str]:
+    def _place(self) -> tuple[str, str, str]:
+        return self.host, str(self.port), self.database
+
+    def _issued_login(self) -> dict[str, str]:
         """User and password that AWS gives for an hour; nothing where the block has its own."""
         if not self.cluster_identifier and not self.workgroup_name:
             return {}

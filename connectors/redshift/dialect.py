@@ -5,9 +5,9 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from blocks.base.errors import TypeLossError
+from blocks.arrow.types import has_json_form
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column
+from blocks.warehouses.sql import Column, no_type_error
 from connectors.shared.libpq.dialect import UNCONSTRAINED, PostgresDialect
 
 if TYPE_CHECKING:
@@ -81,11 +81,11 @@ class RedshiftDialect(PostgresDialect):
             return sql_type
         if pa.types.is_decimal(kind) and kind.precision <= MOST_DIGITS and 0 <= kind.scale <= MOST_DECIMALS:
             return f"decimal({kind.precision},{kind.scale})"
-        raise TypeLossError(
-            f"{self.product} has no type that holds every {kind}. Cast it, to text or JSON for example."
-        )
+        raise no_type_error(self.product, kind)
 
     def _stored(self, kind: pa.DataType) -> pa.DataType:
+        if has_json_form(kind):
+            return pa.json_()
         stored = super()._stored(kind)
         if pa.types.is_float32(stored):
             return pa.float64()  # REAL is printed with 8 digits, and takes 9

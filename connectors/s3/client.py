@@ -2,6 +2,9 @@
 
 Objects are read and small ones written through obstore (Rust, 4 to 5 times boto3's rate on small objects). Listing,
 deleting, copying and multipart uploads go through boto3; docs/decisions/0008-s3-obstore-and-boto3.md says why.
+
+A server that is not AWS's own may redirect a request to any other. boto3 is told to follow none; obstore follows all,
+without the signature and with the session token: so with such a token boto3 does it all there.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ from urllib.parse import urlencode
 
 from typing_extensions import override
 
+from blocks.base.addresses import check_encrypted
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     AccessDeniedError,
@@ -41,6 +45,7 @@ if TYPE_CHECKING:
 
     from blocks.credentials.aws import AwsCredentials
     from blocks.stores.client import Page, WriteOptions
+    from connectors.s3.settings import S3Settings
 
 PARTS_IN_FLIGHT = 4
 DELETE_BATCH = 1_000
@@ -74,13 +79,16 @@ class S3StoreClient(ObstoreClient):
         verify_checksums: bool,
         max_concurrency: int,
         read_timeout_s: float,
+        settings: S3Settings,
     ) -> None:
         super().__init__(read_timeout_s=read_timeout_s)
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
         self._verify_checksums = verify_checksums
-        self._etags_are_md5 = verify_checksums and not bucket.endswith("--x-s3")  # those of directory buckets are not
+        self.settings = settings
+        # those of directory buckets are not, nor those of objects under a key of one's own
+        self._etags_are_md5 = verify_checksums and settings.etags_are_md5 and not bucket.endswith("--x-s3")
 
     @property
     def endpoint(self) -> str | None:
@@ -120,7 +128,15 @@ class S3StoreClient(ObstoreClient):
             }
         config = require("botocore.config", extra="s3").Config(**settings)
         client = self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        self.settings.register(client)
+        if endpoint:
+            client.meta.events.register("before-call.s3", _stay)
         return give_up_on_silence(client, self._read_timeout_s)
+
+    @live
+    def _by_boto3(self) -> bool:
+        """Whether nothing goes through obstore."""
+        return self.endpoint is not None and self._credentials.frozen()["token"] is not None
 
     @override
     def uri(self, key: str = "") -> str:
@@ -257,7 +273,7 @@ class S3StoreClient(ObstoreClient):
         client = self.boto3
         with self._errors("copy", source_key):
             if info.size <= COPY_BYTES:
-                copy = {"Bucket": to.bucket, "Key": target_key}
+                copy = {"Bucket": to.bucket, "Key": target_key, **self._of_copies("CopyObject", to)}
                 client.copy_object(CopySource=source, CopySourceIfMatch=info.etag, **copy)
                 return
             # A copy in parts starts without what the service otherwise takes over.
@@ -265,6 +281,7 @@ class S3StoreClient(ObstoreClient):
             description = {name: head[name] for name in KEPT_BY_COPIES if name in head}
             if tags := client.get_object_tagging(**source)["TagSet"]:
                 description["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+            both = self._of_copies("UploadPartCopy", to)
             with to.multipart(target_key, description) as names:
 
                 def copy_part(numbered: tuple[int, int]) -> dict[str, Any]:
@@ -273,6 +290,7 @@ class S3StoreClient(ObstoreClient):
                     with self._errors("copy", source_key):
                         answer = client.upload_part_copy(
                             **names,
+                            **both,
                             PartNumber=number,
                             CopySource=source,
                             CopySourceIfMatch=info.etag,
@@ -283,6 +301,12 @@ class S3StoreClient(ObstoreClient):
                 starts = enumerate(range(0, info.size, COPY_BYTES), 1)
                 parts = list(ordered_map(copy_part, starts, workers=self._max_concurrency))
                 client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
+
+    def _of_copies(self, operation: str, to: Self) -> dict[str, Any]:
+        """Return what a copy into another bucket, or this one, says of the settings of both."""
+        known = self.boto3.meta.service_model.operation_model(operation).input_shape.members
+        payer = {"RequestPayer": "requester"} if self.settings.requester_pays else {}
+        return {**payer, **to.settings.parameters(known), **self.settings.of_source()}
 
     @override
     def versions(self, key: str) -> Page:
@@ -326,6 +350,46 @@ class S3StoreClient(ObstoreClient):
             with contextlib.suppress(Exception):
                 client.abort_multipart_upload(**target)
             raise
+
+    @override
+    def _get(
+        self, key: str, start: int, length: int, if_match: str | None, version: str | None
+    ) -> tuple[bytes, ObjectInfo]:
+        if not self._by_boto3:
+            return super()._get(key, start, length, if_match, version)
+        which = {"Bucket": self.bucket, "Key": key, "Range": f"bytes={start}-{start + length - 1}"}
+        given = {"IfMatch": if_match, "VersionId": version}
+        found = self.boto3.get_object(**which, **{name: value for name, value in given.items() if value is not None})
+        with contextlib.closing(found["Body"]) as body:
+            content: bytes = body.read()
+        meta = {
+            "size": int(found["ContentRange"].rpartition("/")[2]) if "ContentRange" in found else len(content),
+            "e_tag": found["ETag"],
+            "version": found.get("VersionId"),
+            "last_modified": found["LastModified"].astimezone(dt.UTC),
+        }
+        return content, self._found(key, meta)
+
+    @override
+    def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
+        if not self._by_boto3:
+            return super()._put_whole(key, content, options, metadata)
+        given = {
+            "ContentType": options.content_type,
+            "Tagging": urlencode(options.tags) if options.tags else None,
+            "IfNoneMatch": "*" if options.if_absent else None,
+            "IfMatch": options.if_match,
+            "ChecksumAlgorithm": "SHA256" if self._verify_checksums else None,
+        }
+        with self._errors("write", key):
+            done = self.boto3.put_object(
+                Bucket=self.bucket,
+                Key=key,
+                Body=content,
+                Metadata=dict(metadata),
+                **{name: value for name, value in given.items() if value is not None},
+            )
+        return ObjectInfo(key, len(content), done["ETag"], done.get("VersionId"), dt.datetime.now(dt.UTC))
 
     @override
     def _found(self, key: str, meta: Mapping[str, Any]) -> ObjectInfo:
@@ -388,6 +452,7 @@ class S3StoreClient(ObstoreClient):
     def _connect(self) -> Any:
         # obstore would mix keys given to it with a token of the environment: so it gets a provider.
         endpoint = self.endpoint
+        check_encrypted(endpoint, allow_http=self._credentials.allow_http)
         return require("obstore.store", extra="s3").S3Store(
             self.bucket,
             region=self.region,
@@ -395,8 +460,14 @@ class S3StoreClient(ObstoreClient):
             credential_provider=self._identity,
             **({"checksum_algorithm": "sha256"} if self._verify_checksums else {}),
             **self._obstore_options(endpoint, self._credentials.verify),
+            **self.settings.of_obstore(),
             **({"endpoint": endpoint} if endpoint else {}),
         )
+
+    @property
+    @override
+    def _attributes(self) -> dict[str, str]:
+        return {"Storage-Class": self.settings.storage_class} if self.settings.storage_class else {}
 
     @live
     def _identity(self) -> Identity:
@@ -421,6 +492,14 @@ class S3StoreClient(ObstoreClient):
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
                 raise refused or known from error
             raise
+
+
+def _stay(context: dict[str, Any], **_: Any) -> None:
+    """Tell botocore that a request was redirected already, after which it follows no other redirect.
+
+    It would ask for the bucket's region, be redirected there too, and so on to the limit of recursion.
+    """
+    context.setdefault("s3_redirect", {})["redirected"] = True
 
 
 def _md5(etag: str | None) -> str | None:

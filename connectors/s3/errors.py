@@ -46,6 +46,7 @@ ERRORS: dict[str, type[ConnectorError]] = (
         "PermanentRedirect": InvalidInputError,
         "TemporaryRedirect": InvalidInputError,
         "IllegalLocationConstraintException": InvalidInputError,
+        **dict.fromkeys(("301", "302", "303", "307", "308"), InvalidInputError),
         "400": InvalidInputError,
         "MethodNotAllowed": UnsupportedError,
         "NotImplemented": UnsupportedError,
@@ -66,6 +67,9 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
     "NoSuchBucket": "Check bucket_name, and the endpoint_url of the credentials.",
     "NoSuchKey": "Check the key; it is relative to the bucket_folder.",
     "PermanentRedirect": "Set region_name of the credentials to the bucket's region.",
+    **dict.fromkeys(
+        ("301", "302", "303", "307", "308"), "The server points to another one: give that as endpoint_url."
+    ),
     "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
     "PreconditionFailed": "It exists already, or another writer was faster: read it again and decide.",
     "InvalidObjectState": "The object is archived; restore it first.",

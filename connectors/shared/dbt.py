@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
 from blocks.base.errors import JobFailedError, TransientError, lookup
 from blocks.credentials.snowflake import SNOWFLAKE_ERRORS
@@ -273,6 +274,7 @@ class DbtResult(BaseModel):
         """How long it took."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @checked
     def node(self, name: str) -> DbtNode:
         """Return the node of that name, or of that unique_id.
 
@@ -284,6 +286,7 @@ class DbtResult(BaseModel):
             raise KeyError(f"{len(found)} nodes are called {name!r}")
         return found[0]
 
+    @checked
     def raise_for_failures(self) -> Self:
         """Return the result itself, if nothing went wrong.
 
@@ -294,6 +297,7 @@ class DbtResult(BaseModel):
             raise DbtFailedError(str(self), self)
         return self
 
+    @checked
     def markdown(self) -> str:
         """Return the result as a page for people."""
         lines = [
@@ -330,6 +334,3 @@ class DbtTransientError(TransientError):
     def __init__(self, message: str, result: DbtResult) -> None:
         super().__init__(message)
         self.result = result
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return type(self), (str(self), self.result)

@@ -95,15 +95,9 @@ class ObstoreClient(StoreClient):
     def get_range(
         self, key: str, start: int, length: int, *, if_match: str | None = None, version: str | None = None
     ) -> tuple[bytes, ObjectInfo]:
-        options: dict[str, Any] = {"range": (start, start + length)}
-        if if_match is not None:
-            options["if_match"] = if_match
-        if version is not None:
-            options["version"] = version
         try:
-            with self._errors("read", key), without_panic("read", self.uri(key)):
-                found = self._obstore.get(self._store, key, options=options)
-                return bytes(found.bytes()), self._found(key, found.meta)
+            with self._errors("read", key):
+                return self._get(key, start, length, if_match, version)
         except AlreadyExistsError as error:
             raise TransientError(f"{self.uri(key)} changed while it was read. Try again.") from error
         except InvalidInputError:  # no range of an empty object can be asked for, nor one behind the end
@@ -111,6 +105,19 @@ class ObstoreClient(StoreClient):
             if start < info.size:
                 raise
             return b"", info
+
+    def _get(
+        self, key: str, start: int, length: int, if_match: str | None, version: str | None
+    ) -> tuple[bytes, ObjectInfo]:
+        """Read a range by one request."""
+        options: dict[str, Any] = {"range": (start, start + length)}
+        if if_match is not None:
+            options["if_match"] = if_match
+        if version is not None:
+            options["version"] = version
+        with without_panic("read", self.uri(key)):
+            found = self._obstore.get(self._store, key, options=options)
+            return bytes(found.bytes()), self._found(key, found.meta)
 
     @override
     def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
@@ -129,6 +136,11 @@ class ObstoreClient(StoreClient):
             if options.conditional and self._holds(key, write_id):
                 return self.head(key)
             raise
+
+    @property
+    def _attributes(self) -> dict[str, str]:
+        """What every object is written with."""
+        return {}
 
     @property
     def _obstore(self) -> Any:
@@ -189,7 +201,9 @@ class ObstoreClient(StoreClient):
 
     def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
         """Write an object in one request."""
-        attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
+        attributes = {**self._attributes, **metadata}
+        if options.content_type:
+            attributes["Content-Type"] = options.content_type
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
         with self._errors("write", key), without_panic("write", self.uri(key)):
             put = self._obstore.put(

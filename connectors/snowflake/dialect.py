@@ -6,11 +6,10 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from blocks.arrow.types import plain_type
+from blocks.arrow.types import MICROSECOND_DIGITS, has_json_form, plain_type, unit_of
 from blocks.base import errors
-from blocks.base.errors import TypeLossError
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import Column, Dialect
+from blocks.warehouses.sql import Column, Dialect, no_type_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -83,7 +82,7 @@ class SnowflakeDialect(Dialect):
             return Column(name, sql_type, stored, stage_type="VARCHAR" if sql_type == "VARIANT" else None)
         if pa.types.is_decimal128(stored) and stored.scale >= 0:
             return Column(name, f"NUMBER({stored.precision},{stored.scale})", stored)
-        raise TypeLossError(f"Snowflake has no type that holds every {kind}. Cast it, to text or JSON for example.")
+        raise no_type_error("Snowflake", kind)
 
     def staged(self, column: Column) -> str:
         """Return the value of a staged row; JSON arrives as text."""
@@ -142,11 +141,11 @@ def stored_type(kind: pa.DataType) -> pa.DataType:  # noqa: PLR0911 (one rule a 
         return pa.float64()
     if types.is_decimal128(kind) and kind.scale == 0:
         return _number(kind.precision + (kind.precision == INTEGER_DIGITS), 0)
-    if types.is_timestamp(kind) and kind.unit != "ns":
+    if types.is_timestamp(kind):
         return pa.timestamp("us", kind.tz)
-    if types.is_time(kind) and kind.unit != "ns":
+    if types.is_time(kind):
         return pa.time64("us")
-    return kind
+    return pa.json_() if has_json_form(kind) else kind
 
 
 def described(name: str, sql_type: str, nullable: bool, default: str | None) -> Column:
@@ -156,14 +155,26 @@ def described(name: str, sql_type: str, nullable: bool, default: str | None) -> 
     kind = KINDS.get(found[1], found[1])
     precision, scale = (int(part) if part else None for part in found.groups()[1:])
     by_text = kind in (*SEMI_STRUCTURED, "GEOGRAPHY", "GEOMETRY")
+    own = arrow_type(kind, precision, scale, name)
     return Column(
         name=name,
         sql_type=sql_type,
-        arrow_type=arrow_type(kind, precision, scale, name),
+        arrow_type=own,
+        kept=_kept(own, precision),
         nullable=nullable,
         has_default=default is not None,
         stage_type="VARCHAR" if by_text else None,
     )
+
+
+def _kept(kind: pa.DataType, digits: int | None) -> pa.DataType | None:
+    """Return what a column of times keeps that has fewer digits of a second than Arrow's: Snowflake cuts the rest."""
+    unit = unit_of(MICROSECOND_DIGITS if digits is None else digits)
+    if unit is None:
+        return None
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp(unit, kind.tz)
+    return pa.time32(unit) if pa.types.is_time(kind) else None
 
 
 def arrow_type(name: str, precision: int | None, scale: int | None, column: str) -> pa.DataType:

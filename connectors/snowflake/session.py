@@ -13,7 +13,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Protocol
 
-from blocks.arrow.types import cast_array
+from blocks.arrow.casts import cast_array
 from blocks.base import errors
 from blocks.base.errors import AlreadyExistsError, AmbiguousError, ConnectorError, TransientError
 from blocks.base.interruption import Calls, NoAnswerError
@@ -177,6 +177,11 @@ class SnowflakeSession(BulkSession):
             for row in rows
             if row["kind"] == "COLUMN"
         ]
+
+    def computed_columns(self, table: str) -> set[str]:
+        """Return the columns that the service computes."""
+        rows = self.rows(f"DESCRIBE TABLE {self._dialect.table(table)}")
+        return {self._dialect.known_as(row["name"]) for row in rows if row["kind"] != "COLUMN"}
 
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:  # noqa: ARG002
         """Insert the ledger row by a MERGE, whose lock on the ledger another load waits for.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+import contextlib
+import os
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from blocks.base import errors
-from blocks.base.names import Identity  # noqa: TC001 (pydantic reads it)
+from blocks.base.addresses import Host, is_this_machine
+from blocks.base.names import Identity
 from blocks.base.optional import require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.shared.libpq.connection import TERMINATE, WORKING, ask, watched_connection
@@ -20,6 +25,23 @@ LOST_AFTER_S = 60
 """How long a network may deliver nothing that was sent before the connection ends: as long as with keepalives."""
 
 
+SslMode = Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]
+
+
+def check_database(name: str) -> str:
+    """Return the name of a database.
+
+    Raises:
+        ValueError: It is a URL, which may hold a password, so that it is not shown.
+    """
+    if "://" in name:
+        raise ValueError("is a name and not a URL; host, user and password have fields of their own")
+    return name
+
+
+Database = Annotated[Identity, AfterValidator(check_database)]
+
+
 class LibpqWarehouse(Warehouse):
     """A database that is reached by libpq: its address, its login, and the connections made with them."""
 
@@ -28,9 +50,9 @@ class LibpqWarehouse(Warehouse):
     _extra: ClassVar[str]
     """The extra that installs its driver."""
 
-    host: str = Field(default="localhost", description="The server's name or address. Defaults to localhost.")
-    port: int = Field(default=5432, ge=1, le=65535, description="The server's port. Defaults to 5432.")
-    database: Identity = Field(default="postgres", description="The database. Defaults to postgres.")
+    host: Host | None
+    port: int | None
+    database: Database | None
     username: str | None = Field(
         default=None, description="The role to log in as. Defaults to PGUSER, then to the user of this process."
     )
@@ -42,8 +64,10 @@ class LibpqWarehouse(Warehouse):
         alias="schema",
         description="The schema of tables that are named without one. Defaults to public.",
     )
-    ssl_mode: Literal["disable", "allow", "prefer", "require", "verify-ca", "verify-full"] = Field(
-        default="prefer", description="How much TLS to ask for; use verify-full over a network. Defaults to prefer."
+    ssl_mode: SslMode | None = Field(
+        default=None,
+        description="How much TLS to ask for. Recommended: verify-full, which alone makes sure that it is the server. "
+        "Defaults to require, which takes any certificate, and on this machine to prefer.",
     )
     ssl_root_cert: str | None = Field(
         default=None, description="File with the certificates of the authorities, for verify-ca and verify-full."
@@ -75,7 +99,12 @@ class LibpqWarehouse(Warehouse):
     def uri(self, table: str = "") -> str:
         """Return `scheme://host:port/database/schema.table`."""
         name = table if not table or "." in table else f"{self.schema_}.{table}"
-        return f"{self._scheme}://{self.host}:{self.port}/{self.database}" + (f"/{name}" if name else "")
+        place = self._place()
+        return "{}://{}:{}/{}".format(self._scheme, *place) + (f"/{name}" if name else "")
+
+    @abstractmethod
+    def _place(self) -> tuple[str, str, str]:
+        """Return host, port and database."""
 
     def _stands_for(self) -> str:
         return f"{super()._stands_for()} as {self.username}"  # whom the server may show other rows
@@ -117,14 +146,7 @@ class LibpqWarehouse(Warehouse):
 
         https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS
         """
-        settings = {
-            "host": self.host,
-            "port": str(self.port),
-            "dbname": self.database,
-            "user": self.username,
-            "password": self.password.get_secret_value() if self.password else None,
-            "sslmode": self.ssl_mode,
-            "sslrootcert": self.ssl_root_cert,
+        settings = self._login() | {
             "connect_timeout": str(self.connect_timeout_s),
             "application_name": application_name(label),
             # a server that vanished is noticed within a minute, also while something is sent to it
@@ -133,7 +155,39 @@ class LibpqWarehouse(Warehouse):
             "keepalives_count": "3",
             "tcp_user_timeout": str(int(min(self.read_timeout_s, LOST_AFTER_S) * 1_000)),
         }
+        host = settings.get("host") or settings.get("hostaddr") or ""
+        here = all(is_this_machine(each) for each in host.split(","))
+        return {"sslmode": "prefer" if here else "require"} | settings
+
+    def _login(self) -> dict[str, str]:
+        """Return where to connect to and how to log in, as far as the fields say it, as libpq names it."""
+        settings = {
+            "host": self.host,
+            "port": self.port and str(self.port),
+            "dbname": self.database,
+            "user": self.username,
+            "password": self.password.get_secret_value() if self.password else None,
+            "sslmode": self.ssl_mode,
+            "sslrootcert": self.ssl_root_cert and str(Path(self.ssl_root_cert).expanduser()),
+        }
         return {name: value for name, value in settings.items() if value}
+
+    def _verified(self) -> str:
+        """Return a sentence that says what TLS protects the connection from."""
+        settings = self._settings()
+        with contextlib.closing(self.connect_psycopg()) as connection:
+            encrypted = bool(connection.pgconn.ssl_in_use)
+        mode = settings["sslmode"]
+        authorities = settings.get("sslrootcert") or os.environ.get("PGSSLROOTCERT") or "~/.postgresql/root.crt"
+        if not encrypted:
+            return f"The connection is not encrypted (ssl_mode {mode})."
+        if mode == "verify-full":
+            return "The connection is encrypted, and the server's certificate and name are verified."
+        if mode == "verify-ca" or (mode == "require" and Path(authorities).expanduser().exists()):
+            return "The connection is encrypted and the server's certificate verified, but not its name (verify-full)."
+        return (
+            f"The connection is encrypted, but not verified is whose server it is (ssl_mode {mode}; use verify-full)."
+        )
 
     def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
         """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
@@ -141,6 +195,7 @@ class LibpqWarehouse(Warehouse):
         Raises:
             AccessDeniedError: It may not even use it.
         """
+        verified = self._verified()
         with self._session() as session:
             user, found, usage, create = session.fetch(
                 f"SELECT current_user, {version}, has_schema_privilege(:name, 'USAGE'), "
@@ -152,7 +207,7 @@ class LibpqWarehouse(Warehouse):
                 f"{user} may not use schema {self.schema_} in {self.uri()}. Grant it: GRANT USAGE, CREATE ON SCHEMA."
             )
         rights = ("reads and writes" if create else "reads, and may not create tables,") if writes else "reads"
-        return found, f"{user} {rights} in schema {self.schema_}."
+        return found, f"{user} {rights} in schema {self.schema_}. {verified}"
 
 
 def application_name(label: str = "") -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from blocks.arrow.types import plain_type
+from blocks.arrow.types import has_json_form, plain_type
 from blocks.base import errors
-from blocks.base.errors import TypeLossError
 from blocks.base.optional import lazy
-from blocks.warehouses.sql import LITERALS, Column, Dialect
+from blocks.warehouses.sql import LITERALS, Column, Dialect, no_type_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -75,11 +74,9 @@ class PostgresDialect(Dialect):
             return sql_type
         if pa.types.is_decimal(kind):
             return f"numeric({kind.precision},{kind.scale})"
-        if pa.types.is_list(kind) and not pa.types.is_list(kind.value_type):  # its arrays are rectangles
+        if pa.types.is_list(kind) and not pa.types.is_nested(kind.value_type):
             return f"{self._sql_type(kind.value_type)}[]"
-        raise TypeLossError(
-            f"{self.product} has no type that holds every {kind}. Cast it, to text or JSON for example."
-        )
+        raise no_type_error(self.product, kind)
 
     def _stored(self, kind: pa.DataType) -> pa.DataType:  # noqa: C901, PLR0911 (one rule a line)
         kind, types = plain_type(kind), pa.types
@@ -95,15 +92,15 @@ class PostgresDialect(Dialect):
             return pa.decimal128(20, 0)
         if types.is_float16(kind):
             return pa.float32()
-        if types.is_timestamp(kind) and kind.unit != "ns":
+        if types.is_timestamp(kind):
             return pa.timestamp("us", kind.tz)
-        if types.is_time(kind) and kind.unit != "ns":
+        if types.is_time(kind):
             return pa.time64("us")
-        if types.is_duration(kind) and kind.unit != "ns":
+        if types.is_duration(kind):
             return pa.month_day_nano_interval()
-        if types.is_list(kind):
+        if types.is_list(kind) and not types.is_nested(kind.value_type):  # its arrays are rectangles
             return pa.list_(self._stored(kind.value_type))
-        return kind
+        return pa.json_() if has_json_form(kind) else kind
 
 
 def quoted(name: str) -> str:

@@ -125,22 +125,49 @@ CHANGED_PLAN = "cached plan must not change result type"
 """A table was altered between the description of a query and its run; there is no SQLSTATE of its own for it."""
 
 
+SYSTEM_COLUMN = "conflicts with a system column name"
+"""Said with the SQLSTATE of a column that there is twice."""
+
+NOT_ENCODED = re.compile(r"Error occurred writing COPY data:\s*$")
+"""What ADBC says where it cannot write a value; were the connection lost, libpq's words would follow."""
+
+HIDDEN = ("22", "23", "38", "39", "HV", "P0")
+"""Classes of SQLSTATE whose messages may quote a value: data, constraints, functions and foreign servers."""
+OF_FUNCTION = re.compile(r"^PL/\w+ function (.+?)(?: line (\d+))?(?: at .*)?$", re.MULTILINE)
+"""A line of the context: the function that the server was in. https://www.postgresql.org/docs/current/plpgsql.html"""
+OF_COPY = re.compile(r"^COPY .*?, line (\d+)(?:, column ((?:(?!: ).)+))?", re.MULTILINE)
+"""A line of the context: the row of a COPY, and the column; behind it the value may follow."""
+OF_TYPE = re.compile(
+    r"^(?:invalid input (?:value for enum|syntax for type)|value too long for type) ([\w ]+(?:\(\d+\))?)"
+)
+"""How a message begins that names the type of a column; behind it the value may follow."""
+
+
 def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
     """Return the error of this package for one of libpq's, as psycopg or ADBC hand it out."""
     code: str | None = getattr(error, "sqlstate", None)
     if ambiguous and action == "commit" and (code or "").startswith("57"):
         code = None  # the server was stopped, before or after it committed
     if code is not None:
-        kind = lookup(ERRORS, code) or errors.TerminalError
-        if CHANGED_PLAN in _words(error, code):
+        kind, hint = lookup(ERRORS, code) or errors.TerminalError, _hint(code)
+        words = _words(error, code)
+        if CHANGED_PLAN in words:
             kind = TransientError
-        words = f"{_words(error, code)} (SQLSTATE {code}). {_hint(code)}".rstrip()
-        return kind(f"Could not {action} {_place(action, uri)}: {words}")
+        if SYSTEM_COLUMN in words:
+            kind, hint = errors.InvalidInputError, "Rename the column."
+        if code == "42501" and re.search(r"\b_etl_(loads|quarantine)\b", words):
+            hint = "A load needs SELECT, INSERT and UPDATE on _etl_loads, and SELECT and INSERT on _etl_quarantine."
+        return kind(f"Could not {action} {_place(action, uri)}: {words} (SQLSTATE {code}). {hint}".rstrip())
     text = str(error)
     line = _first_line(text)
     if action == "connect to":
         kind, hint = next((kind, hint) for pattern, kind, hint in CONNECT_ERRORS if re.search(pattern, text))
         return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
+    if NOT_ENCODED.search(text):
+        return errors.InvalidInputError(
+            f"Could not {action} {_place(action, uri)}: a value is beyond what the type of its column holds. Look at "
+            "the first and last of the times, dates and intervals."
+        )
     if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
         return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
     if ambiguous:
@@ -161,30 +188,57 @@ def _first_line(text: str) -> str:
 
 def _words(error: BaseException, code: str) -> str:
     """The server's words, without row values: for data and constraint errors the name of the condition instead."""
-    details = {name.decode() if isinstance(name, bytes) else name: value for name, value in _details(error)}
-    if code.startswith(("22", "23")):
-        names = require("psycopg.errors", extra="postgres")
-        words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", names.lookup(code).__name__).lower()
-        for label, detail in (("constraint", "CONSTRAINT_NAME"), ("column", "COLUMN_NAME"), ("table", "TABLE_NAME")):
-            if value := details.get(f"PG_DIAG_{detail}"):
-                words += f", {label} {value.decode() if isinstance(value, bytes) else value}"
-        return words
-    primary = details.get("PG_DIAG_MESSAGE_PRIMARY", b"")
-    return primary.decode() if isinstance(primary, bytes) else str(primary)
+    details = _details(error)
+    primary, context = details.get("MESSAGE_PRIMARY", ""), details.get("CONTEXT", "")
+    raised_by = OF_FUNCTION.search(context)
+    if not raised_by and not code.startswith(HIDDEN):
+        return primary
+    words = _condition(code)
+    if found := OF_TYPE.match(primary):
+        words += f", type {found[1]}"
+    column = details.get("COLUMN_NAME")
+    if copied := OF_COPY.search(context):
+        words += f", row {copied[1]}"
+        column = column or copied[2]
+    if column:
+        words += f", column {column}"
+    for label, detail in (("constraint", "CONSTRAINT_NAME"), ("table", "TABLE_NAME")):
+        if value := details.get(detail):
+            words += f", {label} {value}"
+    if raised_by:
+        words += f", in function {raised_by[1]}" + (f", line {raised_by[2]}" if raised_by[2] else "")
+        words += " (its message, which may quote a value, is in the server's log)"
+    return words
 
 
-def _details(error: BaseException) -> list[tuple[Any, Any]]:
+def _condition(code: str) -> str:
+    """Return the name of a SQLSTATE in words."""
+    try:
+        name = require("psycopg.errors", extra="postgres").lookup(code).__name__
+    except KeyError:  # that of a function's own
+        return "an error of its own"
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
+
+
+def _details(error: BaseException) -> dict[str, str]:
+    """Return what the server said, by the names of libpq's fields without their prefix."""
     if (diag := getattr(error, "diag", None)) is not None:  # psycopg
-        names = ("message_primary", "constraint_name", "column_name", "table_name")
-        return [(f"PG_DIAG_{name.upper()}", getattr(diag, name)) for name in names]
-    return list(getattr(error, "details", None) or ())
+        names = ("message_primary", "context", "constraint_name", "column_name", "table_name")
+        return {name.upper(): getattr(diag, name) or "" for name in names}
+    return {_text(name).removeprefix("PG_DIAG_"): _text(value) for name, value in getattr(error, "details", None) or ()}
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _hint(code: str) -> str:
     return {
+        "22": "Correct the data, or change the column.",
+        "23": "Correct the data.",
         "28": LOGIN,
         "3D": "Check the database's name.",
-        "3F": "Check the schema's name, or create it.",
+        "3F": "Check the schema's name; create it, or grant USAGE on it.",
         "42501": "Grant the role what it needs, or use another one.",
         "55P03": "Another session holds it; lock_timeout_s says how long to wait for it.",
     }.get(code if code in ("42501", "55P03") else code[:2], "")

@@ -1,0 +1,48 @@
+"""Which day a run takes that nobody gave a day: the newest that was delivered."""
+
+from __future__ import annotations
+
+import re
+from datetime import date
+from typing import TYPE_CHECKING
+
+from blocks.base.arguments import checked
+from blocks.base.errors import InvalidInputError, ObjectNotFoundError
+
+if TYPE_CHECKING:
+    from blocks.stores.object_store import ObjectStore
+
+DAY = "{ds}"
+
+
+@checked
+def newest_day(store: ObjectStore, key: str) -> date:
+    """Return the newest day of which a store has a file.
+
+    Args:
+        store: The store.
+        key: The key of a day's file with {ds} in place of the day, such as "source/orders_{ds}.csv". The day is written
+            as in 2026-04-30.
+
+    Raises:
+        InvalidInputError: There is no {ds} in the key.
+        ObjectNotFoundError: The store has no such file.
+    """
+    before, found, after = key.partition(DAY)
+    if not found:
+        raise InvalidInputError(f"key {key!r} says no place for the day. Write {DAY} in it.")
+    pattern = re.compile(
+        re.escape(before) + r"(\d{4}-\d{2}-\d{2})" + re.escape(after.replace(DAY, "\0")).replace("\0", r"\1")
+    )
+    listed = store.list_objects(before.rpartition("/")[0])
+    days = [day for each in listed if (match := pattern.fullmatch(each["Key"])) and (day := _day(match[1]))]
+    if not days:
+        raise ObjectNotFoundError(f"{store!r} has no file of any day: its key would be {key}.")
+    return max(days)
+
+
+def _day(text: str) -> date | None:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        return None

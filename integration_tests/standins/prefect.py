@@ -1,0 +1,40 @@
+"""Prefect's own server as users start it, with its UI, which the temporary one of the other tests leaves out."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING
+
+import httpx
+
+from integration_tests.standins.process import HOST, free_port, spawn, stop, wait
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path, python: Path | str = sys.executable) -> Iterator[str]:
+    """Run `prefect server start` with an empty database in that folder, and yield its address.
+
+    Args:
+        home: The folder.
+        python: The interpreter of the environment that has Prefect.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    port, log = free_port(), home / "server.log"
+    address = f"http://{HOST}:{port}"
+    environment = {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": "",
+        "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # what the pages of the UI ask
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+    }
+    process = spawn([python, "-m", "prefect", "server", "start", "--port", port], log=log, env=environment)
+    try:
+        wait(lambda: httpx.get(f"{address}/api/health").raise_for_status(), process, log=log, timeout_s=120)
+        yield address
+    finally:
+        stop(process)
