@@ -23,7 +23,10 @@ DRIVERS = {
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
 OURS = {"blocks", "connectors", "etl_blocks"}
-ALLOWED = {"annotated_types", "anyio", "prefect", "pydantic", "typing_extensions", *OURS, *sys.stdlib_module_names}
+ALLOWED = {
+    "annotated_types", "anyio", "jinja2", "prefect", "pydantic", "typing_extensions", "yaml", *OURS,
+    *sys.stdlib_module_names,
+}  # fmt: skip
 ARROW = {"pyarrow", "numpy"}
 COMMAND_LINE = {"cyclopts"}
 TESTING = {"cloudpickle", "pytest"}
