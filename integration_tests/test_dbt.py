@@ -290,7 +290,7 @@ def test_no_secret_shows_and_a_lock_that_passes_is_tried_again(
         "orders": "success",
     }
     assert result.node("unique").message == (
-        "Database Error in model unique (models/unique.sql): could not create unique index …"
+        'Database Error in model unique (models/unique.sql): could not create unique index "unique_customer_idx"'
     )
     started = [record.getMessage() for record in caplog.records if "START sql" in record.getMessage()]
     assert sum("public.waits" in line for line in started) == 2
