@@ -11,6 +11,7 @@ import pytest
 from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, temporary_settings
 
+from blocks import ConnectorBlock
 from blocks.cli.saved import block_types
 from integration_tests.standins.prefect import prefect_server
 
@@ -44,8 +45,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     else value
                     for key, value in data.items()
                 }
-                block_types()[slug](**fields).save(name)
-                saved[reference] = Block.load(reference)
+                block_types()[slug](**fields).save(name, _sync=True)
+                saved[reference] = Block.load(reference, _sync=True)
         yield address
 
 
@@ -55,7 +56,7 @@ def page() -> Iterator[Page]:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1300, "height": 1600})
-        page.set_default_timeout(30_000)
+        page.set_default_timeout(15_000)
         yield page
         browser.close()
 
@@ -63,7 +64,7 @@ def page() -> Iterator[Page]:
 def values(server: str, reference: str) -> dict[str, Any]:
     """What a flow gets of a saved block: its fields, secrets included, and the blocks that it refers to."""
     with temporary_settings({PREFECT_API_URL: f"{server}/api"}):
-        block = Block.load(reference)
+        block = Block.load(reference, _sync=True)  # the browser has an event loop
     inner = {
         name: value._block_document_name
         for name in type(block).model_fields
@@ -72,8 +73,38 @@ def values(server: str, reference: str) -> dict[str, Any]:
     return {"id": block._block_document_id, **block.model_dump(mode="json", context={"include_secrets": True}), **inner}
 
 
-@pytest.mark.parametrize("view", ["", "/v2"], ids=["first", "second"])
-@pytest.mark.parametrize("reference", BLOCKS)
+FIRST, SECOND = "", "/v2"
+SECRETS_AS_OBJECTS = {"etl-gcp-credentials": "service_account_info", "etl-dbt-project": "environment"}
+
+
+def cases() -> Iterator[Any]:
+    """Each block in each view of the UI, and where Prefect's own UI does not give back what it got."""
+    for reference, data in BLOCKS.items():
+        kind = block_types()[reference.partition("/")[0]]
+        inner = [value for name, value in data.items() if isinstance(value, dict) and name in kind.model_fields]
+        closed = [value for name, value in data.items() if isinstance(value, dict) and not is_open(kind, name)]
+        refers = any("$ref" in value for value in closed)
+        within = any("block_type_slug" in value for value in inner)
+        unset = data.get(SECRETS_AS_OBJECTS.get(kind.get_block_type_slug(), "retry")) is None
+        for view, name in ((FIRST, "first"), (SECOND, "second")):
+            reason = ""
+            if view == SECOND and refers:
+                reason = "it sends the masked values of the block that is referred to, in place of the reference"
+            elif view == FIRST and within:
+                reason = "it has no fields for a block that is saved within another, and leaves it out"
+            elif view == FIRST and unset:
+                reason = (
+                    "the server masks null as stars, which is no object to this view: Save does nothing"
+                )
+            marks = [pytest.mark.xfail(reason=reason)] if reason else []
+            yield pytest.param(reference, view, marks=marks, id=f"{reference}-{name}")
+
+
+def is_open(kind: type[Block], name: str) -> bool:
+    return issubclass(kind, ConnectorBlock) and kind.is_open(name)
+
+
+@pytest.mark.parametrize(("reference", "view"), cases())
 def test_a_form_that_is_saved_changes_nothing(server: str, page: Page, reference: str, view: str) -> None:
     """In both views of the UI; no field of it is a switch between types, or cannot be drawn."""
     before = values(server, reference)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from prefect import Flow
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
 from blocks import NotFoundError, QualityError
 from connectors.duckdb import DuckDB
@@ -149,6 +150,20 @@ def test_days_are_backfilled_together() -> None:
     assert all(report.table.already_loaded for report in orders.orders_backfill(date(2026, 4, 28), DAY))
     assert len(table()) == orders.LAKE.read_table("orders").num_rows == 67
     assert orders.WAREHOUSE.fetch_one("select count(*) from _etl_loads") == (3,)
+
+
+def test_days_are_backfilled_in_processes_as_in_threads(folder: Path) -> None:
+    """Tables, files and ledger are the same, whatever runs the tasks."""
+    found = []
+    for runner in (ThreadPoolTaskRunner(max_workers=2), ProcessPoolTaskRunner(max_workers=2)):
+        backfill = orders.orders_backfill.with_options(task_runner=runner)
+        reports = backfill(date(2026, 4, 28), DAY)
+        lake = orders.LAKE.read_table("orders").sort_by("order_id")
+        ledger = "select load_id, table_name, mode from _etl_loads order by load_id"
+        found.append((table(), lake, orders.WAREHOUSE.fetch_all(ledger), [report.table.rows for report in reports]))
+        orders.WAREHOUSE.close()
+        shutil.rmtree(folder / "warehouse")
+    assert found[0] == found[1]
 
 
 def test_blocks_are_passed_by_name(folder: Path) -> None:

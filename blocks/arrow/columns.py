@@ -10,6 +10,7 @@ import pyarrow as pa
 from pyarrow import types
 
 from blocks.arrow.casts import cast_array
+from blocks.arrow.types import is_checked
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def _check_utf8(values: pa.Array, field: pa.Field, source: str) -> None:
 
 
 def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
-    if not convertible(values.type, field.type):
+    if not (convertible(values.type, field.type) or is_checked(values.type, field.type)):
         raise SchemaError(
             f"{source}: column {field.name!r} is {values.type} and cannot become {field.type} by itself. "
             "Convert it with map_batches, or declare its own type."

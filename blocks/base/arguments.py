@@ -28,6 +28,7 @@ from pydantic import AfterValidator, BaseModel, model_validator
 
 from blocks.base.boundary import bounded
 from blocks.base.errors import InvalidInputError
+from blocks.base.reference import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -53,6 +54,11 @@ class Options(BaseModel):
 
     _elsewhere: typing.ClassVar[Mapping[str, str]] = {}
     """What other libraries call these fields."""
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        cls.__doc__ = reference(cls)
 
     @model_validator(mode="before")
     @classmethod

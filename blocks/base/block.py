@@ -23,6 +23,7 @@ from blocks.base.errors import InvalidInputError, NotFoundError, one_line
 from blocks.base.live import close_live, live
 from blocks.base.names import text_problem
 from blocks.base.operation import Operation
+from blocks.base.reference import reference
 from blocks.base.retry import RetryPolicy
 from blocks.base.runs import SETTINGS, described
 
@@ -77,6 +78,7 @@ def plain_form(schema: dict[str, Any]) -> dict[str, Any]:
     schema = remove_nested_keys(["patternProperties", "not"], schema)
     definitions: dict[str, Any] = schema.pop("definitions", {})
     for part in (schema, *definitions.values()):
+        part["description"] = part.get("description", "").partition("\n\n")[0]
         part["properties"] = {name: _plain_field(field) for name, field in part.get("properties", {}).items()}
     kept: dict[str, Any] = {}
     while new := {name for name in REFERENCE.findall(json.dumps([schema, kept])) if name not in kept}:
@@ -144,6 +146,12 @@ class ConnectorBlock(Block, ABC):
         check_methods(cls)
 
     @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        if not inspect.isabstract(cls):
+            cls.__doc__ = reference(cls)
+
+    @classmethod
     def __dispatch_key__(cls) -> str | None:
         # Prefect would build the JSON schema of our abstract classes too, at the import of every connector.
         return super().__dispatch_key__() if cls._block_type_slug else f"abstract {cls.__qualname__}"
@@ -163,7 +171,13 @@ class ConnectorBlock(Block, ABC):
         for key in values:
             if key not in known and key not in PREFECT_KEYS:
                 raise ValueError(f"{cls.__name__} has no field {key!r}; {nearest(key, known, 'its fields are')}")
-        return {key: value for key, value in values.items() if key not in PREFECT_KEYS}
+        return {key: cls._given(key, value) for key, value in values.items() if key not in PREFECT_KEYS}
+
+    @classmethod
+    def _given(cls, name: str, value: Any) -> Any:
+        """Return the value of a field; None for the empty text or object that a form may send of an empty one."""
+        empty = isinstance(value, str | dict) and not value
+        return None if empty and name in cls.model_fields and cls.model_fields[name].default is None else value
 
     @model_validator(mode="wrap")
     @classmethod
@@ -229,7 +243,7 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def is_open(cls, field: str) -> bool:
-        """Tell whether a field takes any block of some kind; when saved, and in forms, it is the name of a saved one."""
+        """Tell whether a field takes any block of some kind; saved, and in forms, it is the name of a saved one."""
         return field in cls._open_fields()
 
     def reference(self, field: str) -> str:

@@ -29,6 +29,7 @@ from connectors.postgres.reading import (
     exact_batch,
     exact_type,
     is_numeric,
+    kept_type,
     readable,
     unfit,
     unknown_types,
@@ -67,6 +68,11 @@ EQUALS = """coalesce((
     JOIN pg_operator AS o ON o.oid = ao.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace
     JOIN pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'btree'
     WHERE oc.opcdefault AND oc.opcintype = atttypid AND n.nspname <> 'pg_catalog'), '=')"""
+
+# How many digits a column has, also where they are those of its domain.
+DECLARED = """coalesce((
+    SELECT format_type(t.typbasetype, t.typtypmod) FROM pg_type AS t WHERE t.oid = atttypid AND t.typtype = 'd'),
+    format_type(atttypid, atttypmod))"""
 
 ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
@@ -239,7 +245,8 @@ class PostgresBulkSession(BulkSession):
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
-            f"attgenerated <> '', {BY_INSERT}, {EQUALS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+            f"attgenerated <> '', {BY_INSERT}, {EQUALS}, {DECLARED} "
+            "FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
             "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"name": dialect.table(table)},
         )
@@ -254,6 +261,7 @@ class PostgresBulkSession(BulkSession):
                 name=name,
                 sql_type=sql_type,
                 arrow_type=pa.string() if readable(field) else exact_type(field),
+                kept=None if readable(field) else kept_type(declared, exact_type(field)),
                 nullable=nullable,
                 has_default=has_default,
                 stage_type="text" if readable(field) else sql_type if by_insert else None,
@@ -262,7 +270,7 @@ class PostgresBulkSession(BulkSession):
                 staged_because=by_insert,
             )
             for row, field in zip(rows, described, strict=True)
-            for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
+            for name, sql_type, nullable, has_default, generated, by_insert, equals, declared in [row]
             if not generated
         ]
 
