@@ -26,7 +26,7 @@ from prefect.utilities.hashing import hash_objects
 from blocks.base.arguments import bind, check_arguments
 from blocks.base.boundary import as_shown, bounded
 from blocks.base.call_options import CallOptions
-from blocks.base.errors import InvalidInputError, TransientError
+from blocks.base.errors import InvalidInputError
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.retry import RetryPolicy, call_with_retry, is_transient, retry_if_transient
 from blocks.base.runs import OperationTask
