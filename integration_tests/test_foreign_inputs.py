@@ -31,10 +31,11 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         with Postgres(**fields, retry=ONCE, ssl_key_password=SECRET) as block:
             yield block
     elif kind == "redshift":
-        from integration_tests.test_redshift import block as redshift
+        from integration_tests import test_redshift as of_redshift
 
-        request.getfixturevalue("sent")
-        with redshift(request.getfixturevalue("pg_database"), new_store("s3", request)) as block:
+        server = request.getfixturevalue("s3_server")
+        of_redshift.stand_in(server.client(), request.getfixturevalue("monkeypatch"))
+        with of_redshift.block(request.getfixturevalue("pg_database"), new_store("s3", request)) as block:
             yield block.model_copy(update={"retry": ONCE})
     elif kind == "snowflake":
         from integration_tests import test_snowflake as of_snowflake
@@ -56,6 +57,7 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
 
 
 def run(kind: str, count: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> None:
+    request.getfixturevalue("monkeypatch").chdir(request.getfixturevalue("tmp_path"))  # an upload's default is here
     with opened(kind, request) as block:
         is_warehouse = hasattr(block, "fetch_all")
         fill, state = (fill_warehouse, kept) if is_warehouse else (fill_store, stored)
@@ -78,7 +80,15 @@ def test_foreign_inputs(kind: str, request: pytest.FixtureRequest, caplog: pytes
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("kind", "count"),
-    [("postgres", 400), ("redshift", 150), ("s3", 250), ("gcs", 150), ("azure", 150), ("snowflake", 100)],
+    [
+        ("postgres", 400),
+        ("redshift", 150),
+        ("s3", 250),
+        ("gcs", 100),
+        ("azure", 150),
+        ("snowflake", 100),
+        ("bigquery", 50),
+    ],
 )
 def test_many_foreign_inputs(
     kind: str, count: int, request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture

@@ -400,6 +400,32 @@ def test_what_arrow_cannot_hold_is_an_error(warehouse: Postgres, expression: str
         warehouse.scan_query(f"SELECT {expression} AS x").to_arrow()
 
 
+ROUNDED_BY_THE_SERVER = {
+    "timestamp(3)": (dt.datetime(2026, 4, 30, 12, 0, 0, 123000), dt.datetime(2026, 4, 30, 12, 0, 0, 123456)),  # noqa: DTZ001
+    "timestamptz(0)": (dt.datetime(2026, 4, 30, tzinfo=dt.UTC), dt.datetime(2026, 4, 30, 0, 0, 0, 600_000, dt.UTC)),
+    "time(3)": (dt.time(12, 0, 0, 123000), dt.time(12, 0, 0, 123456)),
+    "interval(0)": (dt.timedelta(seconds=1), dt.timedelta(microseconds=600_000)),
+    "numeric(10,2)[]": ([Decimal("1.25"), None], [Decimal("1.255")]),
+    "cents": (Decimal("1.25"), Decimal("1.255")),
+    "millis": (dt.datetime(2026, 4, 30, 12), dt.datetime(2026, 4, 30, 12, 0, 0, 1)),  # noqa: DTZ001
+    "timestamp(3)[]": ([dt.datetime(2026, 4, 30)], [dt.datetime(2026, 4, 30, 12, 0, 0, 1)]),  # noqa: DTZ001
+}
+
+
+@pytest.mark.parametrize("sql_type", ROUNDED_BY_THE_SERVER)
+def test_what_the_server_would_round_is_refused(warehouse: Postgres, sql_type: str) -> None:
+    """PostgreSQL rounds to the digits of a column without a word; what has no more of them is loaded, and published."""
+    fits, finer = ROUNDED_BY_THE_SERVER[sql_type]
+    sql(warehouse, "CREATE DOMAIN cents AS numeric(10,2)", "CREATE DOMAIN millis AS timestamp(3)")
+    sql(warehouse, f"CREATE TABLE t (x {sql_type})", f"CREATE TABLE other (x {sql_type})")
+    for mode in ("append", "replace"):  # straight into the table, and through the stage
+        warehouse.load(pa.table({"x": [fits, None]}), "t", mode=mode)
+        assert warehouse.fetch_all("SELECT x FROM t WHERE x IS NOT NULL") == [(fits,)]
+        with pytest.raises(TypeLossError, match="Column 'x', row 2 of the data"):
+            warehouse.load(pa.table({"x": [None, finer]}), "t", mode=mode)
+    assert warehouse.publish("t", "other").rows == 2
+
+
 WRITTEN = [
     ("varchar(3)", pa.array(["abc", None]), ["abc", None]),
     ("char(3)", pa.array(["a"]), ["a  "]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import datetime as dt
 import io
 import os
@@ -302,6 +303,52 @@ def test_folder_markers_are_no_objects(store: ObjectStore, tmp_path: Path) -> No
     assert store.list_objects("empty") == []
     store.get_directory(local_path=str(tmp_path))
     assert [path.name for path in tmp_path.rglob("*")] == ["in", "file"]
+
+
+def test_settings_are_part_of_every_request_that_takes_them(
+    s3_server: S3Server, keys_of: Callable[..., AwsCredentials]
+) -> None:
+    """Who pays and the storage class: of obstore's requests and of boto3's, small objects and large."""
+    bucket = S3Bucket(
+        bucket_name=s3_server.make_bucket(), credentials=keys_of(), requester_pays=True, storage_class="STANDARD_IA"
+    )
+    sent: list[tuple[str, dict[str, Any]]] = []
+    client = bucket.get_client()
+    client.meta.events.register(
+        "before-call.s3", lambda model, params, **_: sent.append((model.name, params["headers"]))
+    )
+    bucket.write_path("small", b"1")
+    bucket.upload_from_file_object(io.BytesIO(bytes(LARGE)), "large")
+    bucket.copy_object("small", "copy")
+    assert client.head_object(Bucket=bucket.bucket_name, Key="small")["StorageClass"] == "STANDARD_IA"
+    assert bucket.read_path("large") == bytes(LARGE)
+    assert {found["Key"] for found in bucket.list_objects()} == {"small", "large", "copy"}
+    assert bucket.delete_objects(["small"]) == 1
+    classes = {name for name, headers in sent if headers.get("x-amz-storage-class") == "STANDARD_IA"}
+    assert classes == {"CopyObject", "CreateMultipartUpload"}
+    assert {name for name, headers in sent if "x-amz-request-payer" not in headers} == set()
+
+
+def test_a_customers_key_is_needed_to_read(s3_server: S3Server, keys_of: Callable[..., AwsCredentials]) -> None:
+    """SSE-C: small objects, large ones and copies are read with the key, and not without it or with another."""
+    name, keys = s3_server.make_bucket(), [base64.b64encode(bytes([each]) * 32).decode() for each in (1, 2)]
+    one, other, none = (
+        S3Bucket(bucket_name=name, credentials=keys_of(), sse_customer_key=key) for key in (*keys, None)
+    )
+    one.write_path("small", b"1")
+    one.upload_from_file_object(io.BytesIO(bytes(LARGE)), "large")
+    one.copy_object("small", "copy", other)
+    assert [one.read_path("small"), one.read_path("large") == bytes(LARGE), other.read_path("copy")] == [
+        b"1",
+        True,
+        b"1",
+    ]
+    assert one.head_object("large").size == LARGE
+    for bucket in (other, none):
+        with pytest.raises((InvalidInputError, AccessDeniedError)) as caught:
+            bucket.read_path("small")
+        assert not any(key in str(caught.value) for key in keys)
+    assert all(key not in repr(one) for key in keys)
 
 
 def test_a_whole_bucket_without_a_folder(s3_server: S3Server, keys_of: Callable[..., AwsCredentials]) -> None:

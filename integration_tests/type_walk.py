@@ -264,18 +264,8 @@ def _into(source: Warehouse, target: Warehouse, scanned: pa.Table) -> dict[str, 
             with _refused(field.name):
                 target.plan(source.scan("src").select([field.name]), "dst")
             found[field.name] = "refused"
+    found |= _load(source, target, scanned.select([name for name in scanned.schema.names if name not in found]).schema)
     names = [name for name in scanned.schema.names if name not in found]
-    while True:
-        try:
-            target.load(source.scan("src").select(names), "dst")
-        except SchemaError as error:  # the value is finer than what the column holds
-            if not (misfit := re.match(r"Column '(c\d+)', row 1 of the data", str(error))):
-                raise
-            names.remove(misfit[1])
-            column = target.dialect.column(misfit[1], scanned.schema.field(misfit[1]).type)
-            found[misfit[1]] = f"{column.sql_type} (checked)"
-        else:
-            break
     loaded, stored, was = target.read_table("dst"), target.table_schema("dst"), source.table_schema("src")
     for name in names:
         expected = scanned[name].combine_chunks()
@@ -296,6 +286,21 @@ def _into(source: Warehouse, target: Warehouse, scanned: pa.Table) -> dict[str, 
         kept = [name for name in names if name not in nested or found[name] != "jsonb"]  # that is not cast back
         _same_text(source, {name: was.field(name).metadata[b"sql_type"].decode() for name in kept})
     return found
+
+
+def _load(source: Warehouse, target: Warehouse, schema: pa.Schema) -> dict[str, str]:
+    """Load those columns of the source's table whose value fits; return which are checked and refused, as a type."""
+    checked: dict[str, str] = {}
+    while True:
+        try:
+            target.load(source.scan("src").select([name for name in schema.names if name not in checked]), "dst")
+        except SchemaError as error:  # the value is finer than what the column holds
+            if not (misfit := re.match(r"Column '(c\d+)', row 1 of the data", str(error))):
+                raise
+            column = target.dialect.column(misfit[1], schema.field(misfit[1]).type)
+            checked[misfit[1]] = f"{column.sql_type} (checked)"
+        else:
+            return checked
 
 
 def _same_text(warehouse: Warehouse, columns: dict[str, str]) -> None:

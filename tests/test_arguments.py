@@ -18,6 +18,10 @@ import blocks
 from blocks import CsvOptions, InvalidInputError, ObjectStore, ParquetOptions, RetryPolicy, Scan
 from blocks.base.arguments import FITS, LISTS, MAPPINGS, _hints, checked
 from blocks.base.operation import BoundOperation
+from blocks.jobs.run import JobRun
+from blocks.quality.report import QualityReport
+from connectors.dbt import DbtResult
+from connectors.dbt_cloud.run import DbtCloudRun
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
 
@@ -170,6 +174,17 @@ def test_public_functions_are_checked() -> None:
         ):  # decorators, and what says more
             with pytest.raises(InvalidInputError, match="has no argument 'nope'"):
                 function(nope=1)
+
+
+RESULTS = [JobRun.watch, DbtCloudRun.watch, DbtResult.node, DbtResult.markdown, DbtResult.raise_for_failures]
+RESULTS += [QualityReport.markdown, QualityReport.raise_for_failures]
+
+
+@pytest.mark.parametrize("method", RESULTS, ids=lambda method: method.__qualname__)
+def test_methods_of_runs_and_reports_are_checked(method: Any) -> None:
+    """What an operation hands out checks its arguments as the operation does."""
+    with pytest.raises(InvalidInputError, match="has no argument 'nope'"):
+        method(None, nope=1)
 
 
 def test_what_fits_is_taken() -> None:

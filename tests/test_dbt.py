@@ -11,10 +11,14 @@ import signal
 import subprocess
 import sys
 import threading
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
+from hypothesis import given
+from hypothesis import strategies as st
 from prefect import flow
 from prefect.types.names import validate_valid_asset_key
 from pydantic import SecretStr, ValidationError
@@ -36,10 +40,14 @@ from blocks.credentials.snowflake import SnowflakeCredentials
 from blocks.jobs.node_runs import NodeRuns, asset_key
 from blocks.jobs.process import Process
 from connectors.bigquery import BigQuery
-from connectors.dbt import DbtProject
-from connectors.dbt.log import Package, Watch, dbt_node, failed_hooks, state_of
-from connectors.dbt.process import profile, workplace
-from connectors.dbt.request import Call, Request, nodes_to_retry
+from connectors.dbt import DbtProject, record
+from connectors.dbt.artifacts import artifacts_folder, prepare, publish
+from connectors.dbt.log import Package, Watch, state_of
+from connectors.dbt.nodes import dbt_node, nodes_of
+from connectors.dbt.process import workplace
+from connectors.dbt.profiles import duckdb_files, profile, refuse_readers_of_secrets
+from connectors.dbt.request import Call, Request, as_yaml, nodes_to_retry
+from connectors.dbt.secrets import Secrets
 from connectors.duckdb import DuckDB
 from connectors.local import MemoryFiles
 from connectors.postgres import Postgres
@@ -97,20 +105,20 @@ LOGINS = [
 
 @pytest.mark.parametrize("warehouse", LOGINS, ids=lambda each: type(each).__name__)
 def test_no_secret_is_in_the_profile(warehouse: Any) -> None:
-    """It is in the environment, under names whose values dbt keeps out of its logs."""
+    """It is in the environment, under names that are not dbt's own prefix: that would rewrite its log."""
     text, secrets = profile(warehouse.dbt_output(), "prod", 4)
     assert CANARY not in text
     assert any(CANARY in value for value in secrets.values())
     output = json.loads(text)["etl"]["outputs"]["prod"]
     assert output["type"] == type(warehouse).__name__.lower()
     assert output["threads"] == 4
-    assert all(f"{{{{ env_var('{name}') }}}}" in text and name.startswith("DBT_ENV_SECRET_") for name in secrets)
+    assert all(f"{{{{ env_var('{name}') }}}}" in text and name.startswith("ETL_DBT_") for name in secrets)
 
 
 def test_what_looks_like_a_template_is_not_rendered() -> None:
     """A name with braces reaches dbt as it is, by the environment."""
     text, secrets = profile({"type": "duckdb", "path": "/data/{{ x }}.duckdb"}, "prod", 1)
-    assert secrets == {"DBT_ENV_SECRET_ETL_0": "/data/{{ x }}.duckdb"}
+    assert secrets == {"ETL_DBT_0": "/data/{{ x }}.duckdb"}
     assert "{{ x }}" not in text
 
 
@@ -184,7 +192,7 @@ def test_every_identity_of_google_is_said_to_dbt(identity: dict[str, Any], metho
 )
 def test_what_dbt_cannot_use_is_refused(tmp_path: Path, block: Any, why: str) -> None:
     """With the reason, before anything runs."""
-    place = workplace(tmp_path, block, profiles_dir=None, target_name=None, threads=1, variables=None)
+    place = workplace(tmp_path, block)
     with pytest.raises(UnsupportedError, match=why), place:
         pytest.fail("dbt would run")
 
@@ -215,6 +223,16 @@ KEPT = {
         "Not found: Table p:d.t was not found in location US",
     "Compilation Error in model a\n  'ref_' is undefined. This can happen when": "'ref_' is undefined",
     "Got 3 results, configured to fail if != 0": "Got 3 results, configured to fail if != 0",
+    "PARTIAL SUCCESS (4/5)": "PARTIAL SUCCESS (4/5)",
+    "Couldn't read 3 of 5 files": "Couldn't read 3 of 5 files",
+    'Runtime Error in model a\n  Binder Error: Table "o" does not have a column named "totl"':
+        'Table "o" does not have a column named "totl"',
+    'Runtime Error in model a\n  IO Error: No files found that match the pattern "data/x.csv"': '"data/x.csv"',
+    'Runtime Error in model py (models/py.py)\n  Python model failed:\n  Traceback (most recent call last):\n'
+    '    File "/tmp/m.py", line 2, in model\n      x = int("c4n4ry")\n          ^^^\n'
+    f"  ValueError: invalid literal for int() with base 10: '{CANARY}'":
+        "Runtime Error in model py (models/py.py): Python model failed: ValueError: invalid literal for int() with "
+        "base 10: … (line 2, in model)",
 }  # fmt: skip
 HIDDEN = [
     f"Runtime Error in model a\n  Conversion Error: Could not convert string '{CANARY}' to INT32",
@@ -321,7 +339,7 @@ def test_a_recorded_build_is_read(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         for line in (*RECORDED.read_text().splitlines(), "no json", "[]", '{"info": 1}', ""):
             watch.read(line, runs)
-    assert watch.has_finished
+    assert watch.unread == 3
     assert watch.version == "dbt 1.11.16"
     assert set(runs.started) == set(runs.states) == set(watch.nodes)
     assert runs.states["seed.shop.raw"] == ("Completed", "COMPLETED", 3)
@@ -369,17 +387,35 @@ def test_an_invocation_that_fails_as_a_whole(event: str, said: str, kind: type, 
     assert "secret line" not in str(caught.value)
 
 
-def test_hooks_that_fail_are_nodes() -> None:
-    """Its results are the only place that tells of them."""
+def test_hooks_are_nodes_of_the_results() -> None:
+    """They are the only place that tells of them; the words of a failed one stay readable."""
     rows = [
-        {"unique_id": "operation.shop.shop-on-run-end-0", "status": "error", "message": f"x failed, error: '{CANARY}'"},
-        {"unique_id": "operation.shop.shop-on-run-end-1", "status": "success"},
-        {"unique_id": "model.shop.a", "status": "error"},
+        record.new_row(
+            "operation.shop.shop-on-run-end-0",
+            "error",
+            f"shop.on-run-end.0 failed, error:\n Catalog Error: Table with name gone does not exist!\n{CANARY}",
+        ),
+        record.new_row("operation.shop.shop-on-run-end-1", "success"),
     ]
-    found = failed_hooks({"results": rows})
-    assert list(found) == ["operation.shop.shop-on-run-end-0"]
+    found = nodes_of({"results": rows}, {}, without_values)
+    assert [(node.name, node.status) for node in found.values()] == [
+        ("shop-on-run-end-0", "error"),
+        ("shop-on-run-end-1", "success"),
+    ]
+    assert "shop.on-run-end.0 failed, error: Catalog Error: Table with name gone does not exist!" in str(found)
     assert CANARY not in str(found)
-    assert failed_hooks(None) == {}
+
+
+def test_a_stale_source_has_its_age() -> None:
+    """And the limit that it is beyond."""
+    row = {
+        "unique_id": "source.shop.given.orders",
+        "status": "warn",
+        "max_loaded_at_time_ago_in_s": 93_784.2,
+        "criteria": {"warn_after": {"count": 1, "period": "day"}},
+    }
+    node = nodes_of({"results": [row]}, {}, without_values)[row["unique_id"]]
+    assert node.message == "Its newest row is 1 days 2 hours old; warn_after is 1 days."
 
 
 # What is tried again
@@ -421,14 +457,197 @@ def test_only_what_failed_and_what_that_kept_back(which: Any, statuses: dict[str
 def test_results_of_all_tries_are_one() -> None:
     """Newer ones take the place of older ones; what the call was asked stays that of the first."""
     call = Call()
-    call.take(None)
-    call.take({"args": {"which": "build"}, "results": [{"unique_id": "a", "status": "error"}, {"unique_id": "b"}]})
-    call.take({"args": {"which": "retry"}, "results": [{"unique_id": "a", "status": "success"}]})
+    call.take(None, {})
+    call.take({"args": {"which": "build"}, "results": [{"unique_id": "a", "status": "error"}, {"unique_id": "b"}]}, {})
+    call.take({"args": {"which": "retry"}, "results": [{"unique_id": "a", "status": "success"}]}, {})
     assert call.results == {
         "args": {"which": "build"},
         "elapsed_time": 0.0,
         "results": [{"unique_id": "a", "status": "success"}, {"unique_id": "b"}],
     }
+
+
+# What a command that ended by force leaves
+
+
+def test_a_record_tells_what_is_missing(tmp_path: Path) -> None:
+    """What ended stays as it ended; what had started failed, and what had not was skipped."""
+    asked = {"args": {"which": "build", "vars": "{}"}, "listing": ["list"], "continues": None}
+    kept = record.Record(tmp_path, asked, None)
+    kept.start_hook("operation.s.on-run-start")
+    assert record.interrupted(tmp_path) is None  # a hook alone makes no record
+    kept.start("model.s.a")
+    kept.end(node("model.s.a", "success"))
+    kept.start("model.s.b")
+    assert record.is_running(tmp_path)
+    kept.close(is_complete=False)
+    assert not record.is_running(tmp_path)
+    with (tmp_path / record.FILE).open("a") as file:
+        file.write('{"ended": "model.s.b", "sta')  # cut off where the process was killed
+    last = record.interrupted(tmp_path)
+    assert last is not None
+    assert last.asked == asked
+    rows = last.results(["model.s.a", "model.s.b", "model.s.c"])["results"]
+    assert {row["unique_id"]: row["status"] for row in rows} == {
+        "model.s.a": "success",
+        "model.s.b": "error",
+        "model.s.c": "skipped",
+    }
+
+
+def test_a_command_that_ends_leaves_no_record(tmp_path: Path) -> None:
+    """And it does not take away that of another one, which began meanwhile."""
+    asked = {"args": {"which": "run"}, "listing": [], "continues": None}
+    first, second = record.Record(tmp_path, asked, None), record.Record(tmp_path, asked, ["model.s.b"])
+    first.start("model.s.a")
+    second.start("model.s.b")
+    first.close(is_complete=True)
+    last = record.interrupted(tmp_path)
+    assert last is not None
+    assert last.started == {"model.s.b"}
+    second.close(is_complete=True)
+    assert record.interrupted(tmp_path) is None
+
+
+def test_a_batch_does_not_end_its_model() -> None:
+    """A microbatch model is done with its own end; the error of a batch is in its message."""
+    watch, runs = Watch("run"), Runs()
+    info = {"unique_id": "model.s.m", "resource_type": "model", "node_name": "m"}
+
+    def say(name: str, level: str = "debug", **data: Any) -> None:
+        data = {"node_info": info, **data}
+        watch.read(json.dumps({"data": data, "info": {"name": name, "level": level, "msg": name}}), runs)
+
+    say("NodeStart")
+    for status in ("success", "error"):
+        say("NodeStart")
+        if status == "error":
+            say("GenericExceptionOnRun", "error", exc="Exception on worker thread. Runtime Error\n  deadlock detected")
+        say("NodeFinished", run_result={"status": status, "message": status.upper()})
+        assert runs.states == {}
+    say("NodeFinished", run_result={"status": "partial success", "message": "PARTIAL SUCCESS (1/2)"})
+    assert runs.started == ["model.s.m"]
+    assert runs.states["model.s.m"][:2] == ("Failed", "FAILED")
+    ended = watch.nodes["model.s.m"]
+    assert ended.message == "PARTIAL SUCCESS (1/2): Runtime Error deadlock detected"
+    assert ended.is_transient
+
+
+def test_what_dbt_masks_in_names_is_counted_and_the_results_decide() -> None:
+    """A secret of the user's that is a word of dbt's rewrites lines of its log."""
+    watch, runs = Watch("run"), Runs()
+    info = {"unique_id": "*****.s.m", "resource_type": "*****", "node_name": "m"}
+    lines = [
+        json.dumps({"data": {"node_info": info}, "info": {"name": "NodeStart", "level": "debug", "msg": ""}}),
+        '{"data": {"run_result": {"num_failures": *****}}, "info": {"name": "NodeFinished"}}',
+        "printed by a model",
+    ]
+    for line in lines:
+        watch.read(line, runs)
+    assert (watch.unread, runs.started) == (3, [])
+    nodes = nodes_of({"results": [record.new_row("model.s.m", "success")]}, {}, without_values)
+    assert watch.settle(nodes, runs)["model.s.m"].status == "success"
+    assert runs.states["model.s.m"][0] == "Completed"
+
+
+# Places and secrets
+
+
+def write(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        (folder / name.replace("__", ".")).write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, ["/data/a.duckdb", "{project}/shop.duckdb"]),
+        ({"DBT_TARGET": "two"}, ["{project}/two.duckdb"]),
+        ({"DBT_ENGINE_TARGET": "two", "DBT_TARGET": "one"}, ["{project}/two.duckdb"]),
+        ({"DBT_PROFILE": "nobody"}, []),
+        ({"FILE": "sub/../named.duckdb"}, ["/data/a.duckdb", "{project}/named.duckdb"]),
+    ],
+)
+def test_the_files_of_a_profile_are_found(tmp_path: Path, environment: dict[str, str], expected: list[str]) -> None:
+    """As dbt finds them: from the project's directory, with its variables; none where they cannot be told."""
+    profiles = """
+shop:
+  target: one
+  outputs:
+    one: {type: duckdb, path: "{{ env_var('FILE', 'shop.duckdb') }}", attach: [{path: /data/a.duckdb}, {path: "md:x"}]}
+    two: {type: duckdb, path: two.duckdb}
+"""
+    project = write(tmp_path, profiles__yml=profiles, dbt_project__yml="profile: shop")
+    found = duckdb_files(project, None, None, {"HOME": "/nowhere", **environment}, {})
+    assert [str(path) for path in found] == [each.format(project=tmp_path.resolve()) for each in expected]
+
+
+def test_a_project_that_reads_our_variables_is_refused(tmp_path: Path) -> None:
+    """Also where a package of it does, through a link: dbt would keep the value in what it has parsed."""
+    (tmp_path / "models").mkdir()
+    refuse_readers_of_secrets(tmp_path)
+    package = tmp_path.with_name(f"{tmp_path.name}-package")
+    package.mkdir()
+    write(package, m__sql="select '{{ env_var('etl_dbt_0' | upper) }}'")
+    (tmp_path / "packages").symlink_to(package)
+    (package / "loop").symlink_to(package)
+    with pytest.raises(InvalidInputError, match=r"packages/m.sql reads a variable ETL_DBT_"):
+        refuse_readers_of_secrets(tmp_path)
+
+
+def test_secrets_are_masked_and_names_are_not(tmp_path: Path) -> None:
+    """In texts everywhere; in artifacts a common word stays a name."""
+    secrets = Secrets(["model", "a", f"{CANARY}-long/secret", KEY])
+    said = secrets.mask(f"postgres://u:{CANARY}-long%2Fsecret@h a model, {CANARY}-long/secret, {CANARY} table")
+    assert said == "postgres://u:*****@h ***** *****, *****, ***** table"
+    assert CANARY not in Secrets([KEY]).mask(KEY.replace("\n", " "))
+    made, kept = tmp_path / "made", tmp_path / "kept"
+    (made / "compiled").mkdir(parents=True)
+    results = {"results": [{"unique_id": "model.s.a", "status": "success", "message": "a model"}]}
+    (made / "run_results.json").write_text(json.dumps(results))
+    (made / "compiled" / "a.sql").write_text(f"select '{CANARY}-long/secret' from model")
+    (made / "partial_parse.msgpack").write_bytes(f"{CANARY}-long/secret".encode())
+    found = publish(made, kept, secrets)
+    assert set(found) == {"run_results", "compiled"}
+    row = json.loads((kept / "run_results.json").read_text())["results"][0]
+    assert row == {"unique_id": "model.s.a", "status": "success", "message": "***** *****"}
+    assert (kept / "compiled" / "a.sql").read_text() == "select '*****' from *****"
+
+
+def test_artifacts_are_kept_where_dbt_keeps_them(tmp_path: Path) -> None:
+    """By the block, the environment, the project, in this order; a place that cannot be written to is named early."""
+    project = write(tmp_path, dbt_project__yml="name: shop\ntarget-path: out\n")
+    assert artifacts_folder(project, tmp_path / "x", {"DBT_TARGET_PATH": "y"}) == tmp_path / "x"
+    assert artifacts_folder(project, None, {"DBT_TARGET_PATH": "y"}) == project.resolve() / "y"
+    assert artifacts_folder(project, None, {}) == project.resolve() / "out"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidInputError, match="cannot be kept in"):
+        prepare(tmp_path / "file")
+
+
+@pytest.mark.parametrize("value", [Decimal("0.1000000000000000000001"), Decimal("NaN"), object(), {1j}])
+def test_variables_that_yaml_cannot_hold_are_refused(value: Any) -> None:
+    """Rather than changed on the way."""
+    with pytest.raises(InvalidInputError, match="Give it as text"):
+        as_yaml("vars", {"x": value})
+
+
+@given(
+    st.dictionaries(
+        st.text(),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.text()
+        | st.dates()
+        | st.datetimes(),
+    )
+)
+def test_variables_arrive_as_they_are(values: dict[str, Any]) -> None:
+    """What dbt reads of its command line is what was given."""
+    assert yaml.safe_load(as_yaml("vars", values)) == values
 
 
 # Requests, results
@@ -441,6 +660,10 @@ def test_results_of_all_tries_are_one() -> None:
         (lambda: Request("test", full_refresh=True), "no full_refresh"),
         (lambda: Request("run", select="--vars x").arguments(1), "begins like an option"),
         (lambda: Request("run", exclude=["-x"]).arguments(1), "begins like an option"),
+        (lambda: Request("run", selector="--x"), "begins like an option"),
+        (lambda: Request("run", select="a", selector="b"), "Give one of the two"),
+        (lambda: Request("run", options=["-x"]), "written --name"),
+        (lambda: Request("run", options=["--target-path=/x"]), "--target-path has an argument or a field"),
     ],
 )
 def test_what_dbt_has_not_is_refused(request_: Any, match: str) -> None:
@@ -480,7 +703,8 @@ def test_errors_travel_between_processes(kind: Any) -> None:
 def test_a_nodes_state_says_what_it_did() -> None:
     """Rows where the database counted them."""
     info = {"unique_id": "model.s.a", "node_name": "a", "resource_type": "model"}
-    made = dbt_node(info, {"status": "success", "adapter_response": {"rows_affected": 12.0}, "execution_time": 0.25})
+    result_ = {"status": "success", "adapter_response": {"rows_affected": 12.0}, "execution_time": 0.25}
+    made = dbt_node(info, result_, without_values)
     assert state_of(made).message == "12 rows in 0.25 s"
     assert state_of(node("model.s.a", "success", seconds=1)).message == "success in 1.00 s"
 

@@ -122,7 +122,7 @@ def test_an_address_is_a_host() -> None:
         "http://127.0.0.1:80@x.example/",
         "ftp://x",
     ):
-        with pytest.raises(ValidationError, match="without TLS only this machine|a user or a password|is a URL"):
+        with pytest.raises(ValidationError, match=r"without TLS only this machine|a user or a password|is a URL"):
             credentials(api_endpoint=endpoint)
 
 

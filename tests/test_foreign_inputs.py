@@ -31,8 +31,12 @@ def test_duckdb(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
 
 
 @pytest.mark.parametrize("count", [EVERY_RUN, pytest.param(THOROUGH, marks=pytest.mark.thorough)])
-def test_a_folder(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder(
+    count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same of files: what is in them, and where they are."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # an upload without a path is one of the working directory
     with LocalFiles(basepath=str(tmp_path / "lake")) as store:
         fill_store(store)
         refused = sum(attempt(store, case, caplog, stored) for case in cases(store, count, count))

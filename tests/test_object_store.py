@@ -260,3 +260,19 @@ def test_a_folder_asks_for_the_client_when_it_is_used(make_store: MakeStore) -> 
     assert found.to_arrow().to_pylist() == [{"id": 1}]
     with file:
         assert file.read() == b"id\n1\n"
+
+
+def test_an_odd_key_blocks_no_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What no method takes is left out of listings, with a warning that names it; all the rest goes on."""
+    store = MemoryFiles()
+    for key in ("in/a.csv", "in//b.csv", "/in/c.csv", "in/./d.csv", "in/sub_$folder$", "in/sub", "in/sub/e.csv"):
+        store.objects.client.put(key, b"" if key.endswith(("$", "sub")) else b"id\n1\n")
+    keys = [found["Key"] for found in store.list_objects()]
+    assert keys == ["in/a.csv", "in/sub", "in/sub/e.csv", "in/sub_$folder$"]
+    assert all(isinstance(store.read_path(key), bytes) for key in keys)
+    assert "'in//b.csv'" in caplog.text
+    assert store.scan("in").to_arrow().num_rows == 2
+    assert store.list_folders() == ["in", "in/sub"]
+    found = store.get_directory("in", str(tmp_path))
+    assert [path.relative_to(tmp_path).as_posix() for path in found] == ["a.csv", "sub/e.csv"]
+    assert store.delete_objects(keys) == len(keys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +10,8 @@ import pyarrow as pa
 from pyarrow import types
 
 from blocks.arrow.casts import cast_array
-from blocks.base.errors import SchemaError, TypeLossError
+from blocks.arrow.types import is_checked
+from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,9 +31,9 @@ def check_names(schema: pa.Schema) -> None:
     Raises:
         SchemaError: There is no column, or two have the same name.
     """
-    if not schema.names:
+    if not len(schema):
         raise SchemaError("There is no column to read or write.")
-    if twice := sorted({name for name in schema.names if schema.names.count(name) > 1}):
+    if twice := sorted(name for name, count in Counter(schema.names).items() if count > 1):
         raise SchemaError(f"These columns are there more than once: {listed(twice)}. Rename them.")
 
 
@@ -45,21 +47,28 @@ def present_fields(
     """Return the part of `wanted` that a file with the columns `found` has; `absent` has values for the others.
 
     Raises:
-        SchemaError: The file lacks a column that `absent` lacks too, or has others and `extra_columns` is "fail".
+        SchemaError: The file lacks a column that `absent` lacks too, or has one twice, or has others and
+            `extra_columns` is "fail".
     """
-    if missing := [name for name in wanted.names if name not in found and name not in absent]:
+    known, asked = set(found), set(wanted.names)
+    if repeated := sorted(name for name, count in Counter(found).items() if count > 1 and name in asked):
+        raise SchemaError(
+            f"{source} has these columns more than once: {listed(repeated)}. Rename them, or leave them out."
+        )
+    if missing := [name for name in wanted.names if name not in known and name not in absent]:
         raise SchemaError(f"{source} lacks {listed(missing)}; its columns are {listed(found)}.")
-    if extra_columns == "fail" and (extra := [name for name in found if name not in wanted.names]):
+    if extra_columns == "fail" and (extra := [name for name in found if name not in asked]):
         raise SchemaError(f"{source} has columns that the schema lacks: {listed(extra)}.")
-    return pa.schema([field for field in wanted if field.name in found])
+    return pa.schema([field for field in wanted if field.name in known])
 
 
 def completed(batch: pa.RecordBatch, schema: pa.Schema, absent: Mapping[str, pa.Scalar]) -> pa.RecordBatch:
     """Return the batch with all columns of `schema`; `absent` has values for those that it lacks."""
     if batch.schema.names == schema.names:
         return batch
+    present = set(batch.schema.names)
     arrays = [
-        batch.column(field.name) if field.name in batch.schema.names else pa.repeat(absent[field.name], batch.num_rows)
+        batch.column(field.name) if field.name in present else pa.repeat(absent[field.name], batch.num_rows)
         for field in schema
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -79,6 +88,7 @@ def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch
     """Return the batch with exactly the columns and types of `schema`.
 
     Raises:
+        InvalidInputError: A text is not UTF-8.
         SchemaError: A type cannot become the wanted one, or a column that may not be null has nulls.
         TypeLossError: A value would lose something.
     """
@@ -87,14 +97,25 @@ def fit(batch: pa.RecordBatch, schema: pa.Schema, source: str) -> pa.RecordBatch
         values = batch.column(field.name)
         if values.type != field.type:
             values = _cast(values, field, source)
+        if is_text(values.type):
+            _check_utf8(values, field, source)
         if not field.nullable and values.null_count:
             raise SchemaError(f"{source}: column {field.name!r} has nulls, and the schema declares it not null.")
         arrays.append(values)
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _check_utf8(values: pa.Array, field: pa.Field, source: str) -> None:
+    try:
+        values.validate(full=True)
+    except pa.ArrowInvalid:
+        raise InvalidInputError(
+            f"{source}: column {field.name!r} is text, and a value of it is not UTF-8. Write it as binary."
+        ) from None
+
+
 def _cast(values: pa.Array, field: pa.Field, source: str) -> pa.Array:
-    if not convertible(values.type, field.type):
+    if not (convertible(values.type, field.type) or is_checked(values.type, field.type)):
         raise SchemaError(
             f"{source}: column {field.name!r} is {values.type} and cannot become {field.type} by itself. "
             "Convert it with map_batches, or declare its own type."

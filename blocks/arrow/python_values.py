@@ -43,7 +43,8 @@ def array_of(name: str, values: Sequence[Any], first_row: int = 1) -> pa.Array:
     Raises:
         InvalidInputError: They are not of one type, or of one that Arrow lacks.
     """
-    values = [None if type(value).__name__ in MISSING else value for value in values]
+    if missing := {kind for kind in set(map(type, values)) if kind.__name__ in MISSING}:
+        values = [None if type(value) in missing else value for value in values]
     try:
         array = pa.array(values)
         kind = array.type

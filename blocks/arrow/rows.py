@@ -120,11 +120,11 @@ def _plain(value: Any) -> Any:
     return value if values is None else _plain(values)
 
 
-def no_rows_error(what: str) -> InvalidInputError:
+def no_rows_error(what: str, hint: str = "") -> InvalidInputError:
     """Return the error for data without rows that has no schema of its own."""
     return InvalidInputError(
         f"{what} is not tabular data: it has no rows, so its columns are not known. Where there may be none, pass a "
-        "table that has columns all the same: pyarrow.Table.from_pylist(rows, schema=...)."
+        f"table that has columns all the same: pyarrow.Table.from_pylist(rows, schema=...).{hint}"
     )
 
 
@@ -208,7 +208,11 @@ class Staged:
             for table in _tables(stream, source):
                 self._add(table)
             if not self._files:
-                raise no_rows_error(type(stream).__name__)
+                raise no_rows_error(
+                    type(stream).__name__,
+                    " Or it was read before: Prefect does so where it hashes the inputs of a task, unless the task has "
+                    "cache_policy=NO_CACHE.",
+                )
             self._complete = True
 
     def _add(self, table: pa.Table) -> None:

@@ -269,6 +269,18 @@ def _int_fits(source: pa.DataType, target: pa.DataType) -> bool:
     return bool(source.bit_width <= room)
 
 
+def unit_of(digits: int) -> str | None:
+    """Return the unit that so many digits of a second hold, None where they hold every microsecond.
+
+    >>> [unit_of(digits) for digits in (0, 3, 4, 6)]
+    ['s', 'ms', 'ms', None]
+    """
+    return None if digits >= MICROSECOND_DIGITS else "ms" if digits >= MILLISECOND_DIGITS else "s"
+
+
+MILLISECOND_DIGITS, MICROSECOND_DIGITS = 3, 6
+
+
 def _unit_loss(source: str, target: str) -> str | None:
     names = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
     order = list(names)

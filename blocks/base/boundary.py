@@ -1,9 +1,9 @@
 """What leaves a method of ours: an error of `blocks.base.errors`, and nothing of what it was about.
 
 A traceback keeps the local variables of its frames, and an error those that it replaced: so tools that show both would
-send secrets and rows away. Where an error leaves, its frames are emptied (they stay, with their lines), its chain is cut
-to errors of ours, and the secrets of the block are masked in its words, should a driver have repeated them. An error
-that nobody expected becomes one of ours, without its words; what the user's own code raises passes as it is.
+send secrets and rows away. Where an error leaves, its frames are emptied (they stay, with their lines), its chain is
+cut to errors of ours, and the secrets of the block are masked in its words, should a driver have repeated them. An
+error that nobody expected becomes one of ours, without its words; what the user's own code raises passes as it is.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import errno
 import functools
 import inspect
 import os
+import re
 import sys
 import tempfile
 import traceback
@@ -69,6 +70,8 @@ LIBRARIES = frozenset(sys.stdlib_module_names) | {
 DATA_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 """What drivers and libraries raise of a call, or of data, that they cannot take."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+PART = re.compile(r"(?:^|[?&;\s])(?:sig|accountkey|sharedaccesssignature|password)=([^&;\s]+)", re.IGNORECASE)
+"""What is secret of a token or a connection string, and may come without the rest."""
 SHORTEST_SECRET = 4
 """A shorter one would be found in words that have nothing to do with it."""
 
@@ -160,7 +163,9 @@ def _cut(error: BaseException) -> BaseException | None:
 
 def secrets_of(value: object) -> set[str]:
     """Return the secrets in the fields of a block, and in those of the blocks within it, as drivers may print them."""
-    found = {text for text in _secrets(value) if len(text) >= SHORTEST_SECRET}
+    texts = list(_secrets(value))
+    texts += [part for text in texts for part in PART.findall(text)]
+    found = {text for text in texts if len(text) >= SHORTEST_SECRET}
     return found | {form(text) for text in found for form in (_quoted, quote_plus, repr_of)}
 
 
@@ -223,7 +228,8 @@ def _unexpected(error: Exception, name: str) -> ConnectorError:
     kind = InvalidInputError if isinstance(error, DATA_ERRORS) else TerminalError
     what = "an argument or the data has something that it cannot take" if kind is InvalidInputError else "it failed"
     return kind(
-        f"Could not run {name}: {what} ({_place(error)}). The words of the error may quote a value, so they are not shown."
+        f"Could not run {name}: {what} ({_place(error)}). The words of the error may quote a value, so they are not "
+        "shown."
     )
 
 

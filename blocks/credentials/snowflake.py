@@ -430,10 +430,10 @@ def snowflake_error(verb: str, place: str, error: BaseException) -> ConnectorErr
         errno = "390100"
     found = (lookup(SNOWFLAKE_ERRORS, code) for code in (errno or None, state, *names))
     kind = next((kind for kind in found if kind), errors.TerminalError)
-    if not errno.startswith("09"):  # those only name what the session lacks
-        if hidden := WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2]):
-            found_at = AT.search(words)
-            words = hidden + (f", column {found_at[2].lower()}, row {found_at[1]} of a file" if found_at else "")
+    hidden = WORDS_HOLD_VALUES.get(errno) or WORDS_HOLD_VALUES.get((state or "")[:2])
+    if hidden and not errno.startswith("09"):  # those only name what the session lacks
+        found_at = AT.search(words)
+        words = hidden + (f", column {found_at[2].lower()}, row {found_at[1]} of a file" if found_at else "")
     label = ", ".join(part for part in (errno, f"SQLSTATE {state}" if state and state != "n/a" else "") if part)
     message = f"Could not {verb} {place}: {words.rstrip('.')}" + (f" ({label})." if label else ".")
     message = f"{message} {SNOWFLAKE_ADVICE.get(errno, '')}".rstrip()

@@ -30,7 +30,7 @@ from pyarrow import csv, types
 from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
-from blocks.files.csv_records import COMMA, Dialect, Positions
+from blocks.files.csv_records import Dialect, Positions
 from blocks.files.header import named
 from blocks.files.inference import TextColumn
 from blocks.files.options import CsvOptions
@@ -69,7 +69,7 @@ HELD = (
 )
 NULL_MARK = b"\x1aN\x1a"
 DELIMITERS = ("\t", ";", "|", ",", " ")
-"""Looked for where none is given and the header has no comma; a space only where names are quoted, as R does."""
+"""Looked for where the header lacks the delimiter; a space only where names are quoted, as R does."""
 SAMPLED_RECORDS = 100
 """How many records at the start tell delimiter and columns."""
 AFTER_QUOTED = "text after a quoted field"
@@ -94,7 +94,6 @@ class CsvReader:
         self.options = options
         self.extra_columns = extra_columns
         self.dialect = Dialect.of(options)
-        self._finds_delimiter = options.delimiter is None and options.header and not options.column_names
 
     def infer(self) -> dict[str, TextColumn]:
         """Find out the columns from the first block.
@@ -238,8 +237,6 @@ class CsvReader:
         if not head[skipped:].strip():
             raise InvalidInputError(f"{name} is empty: no header. Was it written to the end?")
         data = head[skipped:]
-        if self._finds_delimiter and (found := self._better_delimiter(data)):
-            self.dialect = replace(self.dialect, delimiter=found[0])
         records, quotes = self.dialect.records(data)
         start, end = records[0]
         if quotes.open and end == len(data):
@@ -261,7 +258,7 @@ class CsvReader:
         names, which R writes without a name of their own; R and pandas read them so.
 
         Raises:
-            InvalidInputError: The delimiter that is given is not in the header, and another one is.
+            InvalidInputError: The delimiter is not in the header, and another one is.
         """
         if len(names) == 1 and (other := self._better_delimiter(data)):
             delimiter, count = other
@@ -544,7 +541,7 @@ class CsvWriter:
         self._writer = csv.CSVWriter(
             file,
             self._wire,
-            write_options=csv.WriteOptions(include_header=options.header, delimiter=options.delimiter or COMMA),
+            write_options=csv.WriteOptions(include_header=options.header, delimiter=options.delimiter),
         )
 
     def write(self, batch: pa.RecordBatch) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 Positions = np.ndarray[Any, Any]
 """Byte positions in a block of a file."""
 
-COMMA = ","
 NONE: Positions = np.array([], dtype=np.int64)
 
 
@@ -56,7 +55,7 @@ class Dialect:
     @classmethod
     def of(cls, options: CsvOptions) -> Dialect:
         """Return the dialect that options say."""
-        return cls(options.delimiter or COMMA, options.quote, options.escape, options.comment)
+        return cls(options.delimiter, options.quote, options.escape, options.comment)
 
     def cut(self, text: bytes) -> tuple[int, bool]:
         """Return where the last whole record of `text` ends, and whether a record up to there is suspect."""

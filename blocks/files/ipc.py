@@ -38,8 +38,8 @@ class IpcReader:
 
     def infer(self) -> dict[str, TypedColumn]:
         """Read the schema at the start of the file."""
-        with closing(self.open()) as file:
-            return typed_columns(self._ipc(file, is_file=_is_file(file)).schema)
+        with closing(self.open()) as file, self._errors():
+            return typed_columns(self._ipc(file, is_file=_is_file(file)).schema, self.source)
 
     def batches(
         self,
@@ -91,7 +91,9 @@ class IpcReader:
             yield
         except ConnectorError:
             raise  # also an OSError, some of them
-        except (pa.ArrowInvalid, OSError) as error:
+        except UnicodeDecodeError:
+            raise self._damaged("its names or its metadata are not UTF-8") from None
+        except (pa.ArrowException, OSError) as error:
             raise self._damaged(error) from error
 
     def _damaged(self, error: object) -> InvalidInputError:

@@ -95,12 +95,17 @@ class JsonReader:
             raise self._mixed(error) from None
 
     def _mixed(self, error: pa.ArrowInvalid) -> SchemaError:
-        found = re.search(r"Column\(/(?P<key>.*)\) changed from (?P<one>\w+) to (?P<other>\w+)", str(error))
-        key = f"the key {found['key'].replace('/[]', '')!r:.200}" if found else "a key"
-        kinds = f"{found['one']} and {found['other']}" if found else "of several types"
+        """Return the error for objects of which no type holds the values, from Arrow's words, which name the key."""
+        found = re.search(r"Column\(/(?P<key>.*)\) (changed from (?P<one>\w+) to (?P<other>\w+)|was)", str(error))
+        key = found["key"].replace("/[]", "") if found else ""
+        if found is None:
+            fault = "the first objects have a value that Arrow does not read"
+        elif found["one"] is None:
+            fault = f"the key {key!r:.200} is there twice in one of the first objects"
+        else:
+            fault = f"the key {key!r:.200} is {found['one']} and {found['other']} in the first objects"
         return SchemaError(
-            f"{self.source.name}: {key} is {kinds} in the first objects. Declare a schema, in which pa.json_() or "
-            "pa.string() takes both."
+            f"{self.source.name}: {fault}. Declare a schema, in which pa.json_() or pa.string() takes any value."
         )
 
     def _chunks(self) -> tuple[bool, Generator[bytes]]:

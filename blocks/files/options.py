@@ -92,12 +92,11 @@ class CsvOptions(Options):
         "thousands_separator": "thousands",
     }
 
-    delimiter: str | None = Field(
-        default=None,
+    delimiter: str = Field(
+        default=",",
         min_length=1,
         max_length=1,
-        description="The character between two fields. Defaults to a comma; where the header has none, to the tab, "
-        "semicolon, bar or (behind quoted names) space that gives header and rows as many fields.",
+        description="The character between two fields. Defaults to a comma; a header that has another one is refused.",
     )
     quote: str | None = Field(
         default='"',
@@ -181,7 +180,7 @@ class CsvOptions(Options):
 
     @model_validator(mode="after")
     def _told_apart(self) -> Self:
-        marks = [mark for mark in (self.delimiter or ",", self.quote, self.escape, self.comment) if mark]
+        marks = [mark for mark in (self.delimiter, self.quote, self.escape, self.comment) if mark]
         if len(set(marks)) < len(marks):
             raise ValueError("delimiter, quote, escape and comment have to be different characters")
         if self.thousands == self.decimal_point:

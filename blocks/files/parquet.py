@@ -51,7 +51,7 @@ class ParquetReader:
     def infer(self) -> dict[str, TypedColumn]:
         """Read the schema in the file's footer."""
         with closing(self.open()) as file, self._parquet(file) as parquet:
-            return typed_columns(self._schema(parquet))
+            return typed_columns(self._schema(parquet), self.source)
 
     def batches(
         self,
@@ -74,7 +74,8 @@ class ParquetReader:
             wanted = present_fields(own.names, schema, absent, self.source, self.extra_columns)
             wanted = wanted or pa.schema([own.field(0)])
             names = wanted.names
-            int96 = [name for name in names if name in _int96_columns(parquet)]
+            coarse = _int96_columns(parquet)
+            int96 = [name for name in names if name in coarse]
             fine = self._parquet(opened.enter_context(closing(self.open())), "ns") if int96 else None
             groups = self._row_groups(file, parquet)
             try:
@@ -96,20 +97,25 @@ class ParquetReader:
                         raise self._damaged(f"row group {group} has {read} of {size.num_rows} rows")
             except ConnectorError:
                 raise  # also an OSError, some of them
-            except (pa.ArrowInvalid, OSError) as error:
-                raise self._damaged(error) from error
+            except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+                raise self._damaged(_words(error)) from error
 
     def _schema(self, parquet: pq.ParquetFile) -> pa.Schema:
         """Return the file's columns; Arrow takes Parquet's INTERVAL for twelve bytes.
 
         Raises:
+            InvalidInputError: A name is not UTF-8.
             SchemaError: There is one within a list, a struct or a map.
         """
-        schema = parquet.schema_arrow
+        try:
+            schema = parquet.schema_arrow
+            names = set(schema.names)
+        except (UnicodeDecodeError, pa.ArrowException) as error:
+            raise self._damaged(_words(error)) from None
         leaves = (parquet.schema.column(number) for number in range(len(parquet.schema.names)))
         for leaf in leaves:
             if leaf.converted_type == "INTERVAL":
-                if leaf.path not in schema.names:
+                if leaf.path not in names:
                     raise SchemaError(
                         f"{self.source}: column {leaf.path.partition('.')[0]!r} has intervals within it, which Arrow "
                         "does not read. Write them as text."
@@ -128,8 +134,8 @@ class ParquetReader:
             parquet = pq.ParquetFile(file, **options)
         except ConnectorError:
             raise  # also an OSError, some of them
-        except (pa.ArrowInvalid, OSError) as error:
-            raise self._damaged(error) from error
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise self._damaged(_words(error)) from error
         footer = parquet.metadata
         groups = [footer.row_group(group) for group in range(footer.num_row_groups)]
         rows = sum(group.num_rows for group in groups)
@@ -186,6 +192,11 @@ class ParquetReader:
             return [group.id for group in fragment.subset(expression, schema=known).row_groups]
         except (pa.ArrowInvalid, NotImplementedError):
             return None
+
+
+def _words(error: Exception) -> Exception | str:
+    """Return what to say of an error; Python's own words about text that is not UTF-8 quote it."""
+    return "its names or its metadata are not UTF-8" if isinstance(error, UnicodeDecodeError) else error
 
 
 def with_intervals(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:

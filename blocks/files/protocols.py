@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import pyarrow as pa
 
-from blocks.arrow.columns import NOTHING, plain_schema, widened
+from blocks.arrow.columns import NOTHING, plain_schema, present_fields, widened
 from blocks.base.errors import SchemaError
 
 if TYPE_CHECKING:
@@ -90,8 +90,13 @@ class TypedColumn:
         return TypedColumn(common, self.nullable or other.nullable)
 
 
-def typed_columns(schema: pa.Schema) -> dict[str, TypedColumn]:
-    """Return the columns of a file that has a schema."""
+def typed_columns(schema: pa.Schema, source: str) -> dict[str, TypedColumn]:
+    """Return the columns of a file that has a schema.
+
+    Raises:
+        SchemaError: Two have one name.
+    """
+    present_fields(schema.names, schema, NOTHING, source)
     return {field.name: TypedColumn(field.type, field.nullable) for field in plain_schema(schema)}
 
 

@@ -255,7 +255,7 @@ def _fault(value: str, kind: pa.DataType) -> str:
         return "is not true or false"
     if types.is_timestamp(kind) and kind.tz is not None and re.match(r"^\d{4}-\d\d-\d\d[ T][\d:.]+$", value):
         return "has no time zone"
-    if types.is_timestamp(kind) and re.match(rf"^[^.]*\.\d{{{UNIT_DIGITS[kind.unit] + 1},9}}", value):
+    if types.is_timestamp(kind) and re.match(rf"^\s*\d{{4}}-[^.]*\.\d{{{UNIT_DIGITS[kind.unit] + 1},9}}", value):
         return f"has more digits of a second than a {kind} holds"
     words = {"date": types.is_date, "timestamp": types.is_timestamp, "time": types.is_time}
     return f"is not a {next((word for word, matches in words.items() if matches(kind)), kind)}"

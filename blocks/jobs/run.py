@@ -11,6 +11,7 @@ from prefect.blocks.abstract import JobRun as PrefectJobRun
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 
+from blocks.base.arguments import checked
 from blocks.base.errors import ConnectorError, InvalidInputError, JobFailedError, ThrottledError, TransientError
 from blocks.base.interruption import pause
 from blocks.base.operation import operation
@@ -144,6 +145,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
         """Ask the service to stop the run; one that has ended stays as it is."""
         self._stop("Stopped by its caller.")
 
+    @checked
     def watch(self, *, clock: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = pause) -> JobStatus:
         """Wait for the run to end, and return how it did. A look at it that fails does not lose the run.
 

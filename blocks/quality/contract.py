@@ -287,7 +287,8 @@ class _Pass:
         )
         found = scan.schema
         self.misfits = tuple(_misfits(contract, found))
-        others = [other for other in found if other.name not in contract.schema.names]
+        known = set(contract.schema.names)
+        others = [other for other in found if other.name not in known]
         self._others = others if contract.other_columns == "keep" else []
         self.schema = pa.schema([*map(self._emitted, contract.schema), *self._others])
 
@@ -394,16 +395,17 @@ def _misfits(contract: Contract, found: pa.Schema) -> Iterator[str]:
     """Return where the schema of data does not fit the contract's, in words."""
     from blocks.arrow.columns import convertible, listed
 
-    if missing := [name for name in contract.schema.names if name not in found.names]:
+    present, known = Counter(found.names), set(contract.schema.names)
+    if missing := [name for name in contract.schema.names if name not in present]:
         yield f"there is no column {listed(missing)}"
-    others = [name for name in found.names if name not in contract.schema.names]
+    others = [name for name in found.names if name not in known]
     if others and contract.other_columns == "fail":
         yield f"there are other columns: {listed(others)}"
-    if twice := sorted({name for name in found.names if found.names.count(name) > 1}):
+    if twice := sorted(name for name, count in present.items() if count > 1):
         yield f"there is more than one column {listed(twice)}"
         return
     for column in contract.schema:
-        if column.name not in found.names or (kind := found.field(column.name).type) == column.type:
+        if column.name not in present or (kind := found.field(column.name).type) == column.type:
             continue
         try:
             fits = convertible(kind, column.type)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
 from blocks.base.errors import QualityError
 from blocks.base.parameter import Parameter
@@ -105,6 +106,7 @@ class QualityReport(BaseModel):
         """How long the checks took."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @checked
     def raise_for_failures(self) -> Self:
         """Return the report itself, if the data may be used.
 
@@ -115,6 +117,7 @@ class QualityReport(BaseModel):
             raise ChecksFailedError(self)
         return self
 
+    @checked
     def markdown(self) -> str:
         """Return the report as a page for people."""
         marks = {"fail": "failed", "warn": "warning", "quarantine": "quarantined"}

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from prefect.logging import get_logger
+
 from blocks.stores.client import AS_IT_IS
-from blocks.stores.keys import folder_prefix, join_key
+from blocks.stores.keys import folder_prefix, is_key, join_key
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -15,6 +17,9 @@ if TYPE_CHECKING:
 
     from blocks.files.local import Source
     from blocks.stores.client import ObjectInfo, Page, StoreClient, WriteOptions
+
+ODD_KEYS_NAMED = 5
+"""A warning names so many keys of a page."""
 
 
 class StoreFolder:
@@ -73,9 +78,22 @@ class StoreFolder:
         return self._relative(self.client.put(self.whole_key(key), source, options))
 
     def list(self, folder: str = "", *, recursive: bool = True) -> Iterator[Page]:
-        """List the objects in a folder of this one page by page, sorted by key."""
+        """List the objects in a folder of this one page by page, sorted by key.
+
+        Objects whose keys other programs made, and that no method here takes, are left out with a warning.
+        """
         for page in self.client.list(self._prefix + folder_prefix(folder), recursive=recursive):
-            yield [self._relative(info) for info in page]
+            infos = [self._relative(info) for info in page]
+            if odd := [info.key for info in infos if not is_key(info.key)]:
+                named = [f"{key!r:.200}" for key in odd[:ODD_KEYS_NAMED]] + ["..."] * (len(odd) > ODD_KEYS_NAMED)
+                get_logger(__name__).warning(
+                    "%s: %d objects are left out, because their keys have an empty segment, '.', '..' or a control "
+                    "character: %s",
+                    self.uri(),
+                    len(odd),
+                    ", ".join(named),
+                )
+            yield [info for info in infos if is_key(info.key)]
 
     def delete(self, keys: Iterable[str]) -> int:
         """Delete objects, and return how many keys are gone now."""

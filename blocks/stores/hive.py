@@ -8,12 +8,12 @@ from urllib.parse import unquote
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from blocks.stores.client import ObjectInfo
+    from blocks.stores.client import ObjectInfo, Page
     from blocks.stores.folder import StoreFolder
 else:
     pa = lazy("pyarrow")
@@ -25,29 +25,36 @@ NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name of the partition of nulls; Hive's own."""
 
 
-def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
-    """List the objects below a folder that are data.
+def without_markers(pages: Iterable[Page]) -> Iterator[ObjectInfo]:
+    """Return the objects of a listing that do not mark a folder; empty ones come last.
 
-    Names that start with `_` or `.` are not, nor what is in such a folder; nor are empty objects that mark a folder:
-    by its name, or by that with `_$folder$` behind it.
+    An empty object marks one by its name, or by that with `_$folder$` behind it.
     """
-    start = len(folder) + 1 if folder else 0
     folders: set[str] = set()
     empty: list[ObjectInfo] = []
-    for page in store.list(folder):
+    for page in pages:
         for info in page:
             parent = info.key.rpartition("/")[0]
             while parent and parent not in folders:
                 folders.add(parent)
                 parent = parent.rpartition("/")[0]
-            parts = info.key[start:].split("/")
-            if any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
-                continue
             if info.size:
                 yield info
             elif not info.key.endswith(FOLDER_SUFFIX):
                 empty.append(info)
     yield from (info for info in empty if info.key not in folders)
+
+
+def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
+    """List the objects below a folder that are data.
+
+    Names that start with `_` or `.` are not, nor what is in such a folder; nor are markers of folders.
+    """
+    start = len(folder) + 1 if folder else 0
+    for info in without_markers(store.list(folder)):
+        parts = info.key[start:].split("/")
+        if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
+            yield info
 
 
 def hive_values(key: str) -> dict[str, str | None]:

@@ -23,6 +23,15 @@ def join_key(folder: str, key: str) -> str:
     return f"{folder}/{key}" if folder else key
 
 
+def is_key(key: str) -> bool:
+    """Tell whether methods take the key.
+
+    >>> is_key("a/b.csv"), is_key("a//b.csv")
+    (True, False)
+    """
+    return _key_problem(key) is None
+
+
 def folder_prefix(folder: str) -> str:
     """Return what the keys of the objects in a folder start with: "" for the block's own, else ending in one slash.
 

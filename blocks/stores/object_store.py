@@ -36,6 +36,7 @@ from blocks.files.local import file_errors, rewound, write_file
 from blocks.stores import dataframes, dataset
 from blocks.stores.client import ObjectInfo, WriteOptions
 from blocks.stores.folder import StoreFolder
+from blocks.stores.hive import without_markers
 from blocks.stores.keys import folder_prefix, join_key
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
       `upload_from_path` returns can be passed back as it is, and never gets the folder's name twice.
     * A folder is a folder: listing `base` gives `base/x` and never `base2/x`.
     * Every write is atomic: a reader sees the old object or the new one. A failed upload or download leaves nothing.
-    * Folder markers (empty objects whose key ends in `/`) are not listed.
+    * Folder markers (empty objects whose key ends in `/`) are not listed; nor are, with a warning that names them,
+      objects whose keys no method takes (`x//y.csv`).
     """
 
     max_concurrency: int = Field(
@@ -620,16 +622,17 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def _download_folder(self, folder: str, target: Path) -> list[Path]:
         prefix = folder_prefix(folder)
         size = 0
-        paths: list[Path] = []
-        infos = (info for page in self.objects.list(folder) for info in page)
+        found: list[tuple[str, Path]] = []
 
-        def download(info: ObjectInfo) -> tuple[Path, int]:
+        def download(info: ObjectInfo) -> tuple[str, Path, int]:
             path = target / join_key("", info.key.removeprefix(prefix))
-            return path, self._download(info.key, path)
+            return info.key, path, self._download(info.key, path)
 
-        for path, written in ordered_map(download, infos, workers=self.max_concurrency):
-            paths.append(path)
+        infos = without_markers(self.objects.list(folder))
+        for key, path, written in ordered_map(download, infos, workers=self.max_concurrency):
+            found.append((key, path))
             size += written
+        paths = [path for _, path in sorted(found)]
         self.logger.info("Downloaded %s to %s: objects=%d bytes=%d", self.uri(folder), target, len(paths), size)
         return paths
 

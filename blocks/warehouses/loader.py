@@ -62,8 +62,6 @@ class Loader:
 
     may_go_direct: ClassVar[bool] = True
     """Whether rows may be written into the target without a stage, where the session can."""
-    checks_values: ClassVar[bool] = True
-    """Whether rows pass through here, so that each value can be looked at on its way."""
 
     def __init__(self, session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, load_id: str) -> None:
         self._session = session
@@ -102,12 +100,13 @@ class Loader:
 
     def _plan(self) -> Planned:
         """Plan the load for the table as it is now."""
-        planned = plan_load(
-            self._session, self._dialect, self._request, uri=self._uri, checks_values=self.checks_values
-        )
+        planned = self._plan_as_it_is()
         self._refuse_losses(planned.plan)
         self._planned = planned
         return planned
+
+    def _plan_as_it_is(self) -> Planned:
+        return plan_load(self._session, self._dialect, self._request, uri=self._uri)
 
     def _may_go_direct(self, planned: Planned) -> bool:
         """Tell whether the rows may be written into the target within the transaction.
@@ -314,7 +313,8 @@ class Loader:
         """Return the rows in the types of the table."""
         row, lossy = 1, self._request.allow_loss
         for batch in batches:
-            yield cast_batch(batch, planned.schema, lossy=lossy, inferred=planned.inferred, first_row=row)
+            kept = cast_batch(batch, planned.kept, lossy=lossy, inferred=planned.inferred, first_row=row)
+            yield kept if planned.kept == planned.schema else cast_batch(kept, planned.schema)
             row += batch.num_rows
 
     def _stage_rejects(self) -> None:
@@ -389,13 +389,6 @@ class Loader:
         return changes
 
 
-def plan_load(
-    session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, checks_values: bool = True
-) -> Planned:
+def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
     """Return what the load would do to the table as it is now."""
-    existing = session.columns(request.table)
-    planned = Planner(dialect, request, existing=existing, uri=uri, checks_values=checks_values).plan()
-    added = {column.name for column in planned.plan.columns if column.action == "add"}
-    if computed := sorted(added and added & session.computed_columns(request.table)):
-        raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")
-    return planned
+    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()

@@ -14,7 +14,7 @@ from blocks.base.optional import lazy
 from blocks.warehouses.load import ColumnPlan, LoadPlan, Mode
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -33,6 +33,8 @@ class Planned:
     schema: pa.Schema
     inferred: frozenset[str]
     """The columns whose types were inferred from text, and that become the table's value by value."""
+    kept: pa.Schema
+    """The same columns, as what the engine keeps of their values."""
 
     @property
     def table_shape(self) -> tuple[Any, ...]:
@@ -56,10 +58,12 @@ class Planner:
         existing: Sequence[Column] | None,
         uri: str,
         checks_values: bool = True,
+        kinds: Mapping[str, pa.DataType] | None = None,
     ) -> None:
         self.dialect = dialect
         self.uri = uri
         self.checks_values = checks_values
+        self.kinds = kinds or {}
         self.existing = {column.name: column for column in existing or ()}
         self.creates = existing is None
         self.source = request.scan.source
@@ -88,12 +92,13 @@ class Planner:
             if column and action == "keep" and self.on_new_columns == "add":
                 column, statements = self._with_new_fields(column, field.type)
                 ddl += statements
-            loss = type_loss(field.type, column.arrow_type) if column else None
+            kept = column and (column.kept or column.arrow_type)
+            loss = type_loss(self.kinds.get(field.name, field.type), kept) if column else None
             checked = None
-            if loss and column and self._reads_text(field) and casts_exactly(field.type, column.arrow_type):
+            if loss and column and self._reads_text(field) and casts_exactly(field.type, kept):
                 exact = exact | {field.name}
                 loss, checked = None, f"values that are no {column.sql_type} as they are written"
-            elif loss and column and self.checks_values and is_checked(field.type, column.arrow_type):
+            elif loss and column and self.checks_values and is_checked(field.type, kept):
                 loss, checked = None, loss
             if column:
                 columns.append(column)
@@ -134,7 +139,13 @@ class Planner:
                 ),
             ),
         )
-        return Planned(plan, tuple(columns), pa.schema([(column.name, column.arrow_type) for column in columns]), exact)
+        return Planned(
+            plan,
+            tuple(columns),
+            pa.schema([(column.name, column.arrow_type) for column in columns]),
+            exact,
+            pa.schema([(column.name, column.kept or column.arrow_type) for column in columns]),
+        )
 
     def _reads_text(self, field: pa.Field) -> bool:
         """Tell whether the type of a column is only what its text looks like."""
@@ -190,8 +201,9 @@ class Planner:
             raise TypeLossError(f"{self.uri}, column {field.name!r}: {error}") from None
 
     def _absent(self) -> Iterator[ColumnPlan]:
+        present = set(self.schema.names)
         for name, column in self.existing.items():
-            if name in self.schema.names:
+            if name in present:
                 continue
             if not column.nullable and not column.has_default:
                 raise SchemaError(

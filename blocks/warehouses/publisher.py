@@ -11,6 +11,7 @@ from blocks.arrow.types import filter_batch
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
 from blocks.warehouses.loader import Loader
+from blocks.warehouses.planner import Planner
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -38,7 +39,6 @@ class Publisher(Loader):
     """
 
     may_go_direct: ClassVar[bool] = False
-    checks_values: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -52,8 +52,21 @@ class Publisher(Loader):
         rejected: pa.Table | None,
     ) -> None:
         super().__init__(session, dialect, request, uri=uri, load_id=load_id)
+        self._source_table = source
         self._source = dialect.table(source)
         self._rejected = None if rejected is None or not rejected.num_rows else rejected
+
+    def _plan_as_it_is(self) -> Planned:
+        """Plan for rows that do not pass through here: no value is looked at, and all have to fit by their types."""
+        source = self._session.columns(self._source_table) or []
+        return Planner(
+            self._dialect,
+            self._request,
+            existing=self._session.columns(self._request.table),
+            uri=self._uri,
+            checks_values=False,
+            kinds={column.name: column.kept for column in source if column.kept},
+        ).plan()
 
     def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
         session, dialect = self._session, self._dialect

@@ -38,6 +38,8 @@ class Column:
     arrow_type: pa.DataType
     nullable: bool = True
     has_default: bool = False
+    kept: pa.DataType | None = None
+    """What the engine keeps of a value, where that is less than the Arrow type: it would round the rest unseen."""
     stage_type: str | None = None
     """Type in the staging table, where the driver cannot fill `sql_type` itself; the engine then casts."""
     any_decimal: bool = False

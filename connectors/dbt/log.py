@@ -1,28 +1,32 @@
 """dbt's log, read while it is written: nodes that start and end, and the lines that hold no statement and no row.
 
+It tells what happens while it happens. How each node ended is what dbt's results say, where it came to its end.
 https://docs.getdbt.com/reference/events-logging
 """
 
 from __future__ import annotations
 
-import datetime as dt
 import json
 import logging
+from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefect.states import Cancelled, Completed, Failed
 
 from blocks.base.errors import ConnectorError, InvalidInputError, MissingDriverError, TerminalError, TransientError
-from connectors.shared.dbt import DbtNode, is_transient_message, without_values
+from connectors.dbt.artifacts import ARTIFACTS, read_json
+from connectors.dbt.nodes import HOOK, dbt_node, names_in, with_reason
+from connectors.dbt.secrets import MASK, Secrets
+from connectors.shared.dbt import COLORS, DbtNode, is_transient_message, without_values
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from prefect.client.schemas.objects import State
 
     from blocks.jobs.node_runs import NodeRuns
     from blocks.warehouses.warehouse import Warehouse
+    from connectors.dbt.record import Record
 
 
 class Package(NamedTuple):
@@ -34,29 +38,17 @@ class Package(NamedTuple):
 
 DBT = Package("dbt-core", extra="dbt")
 
-MAKES = ("build", "run", "seed", "snapshot")
+MAKES = ("build", "run", "seed", "snapshot", "clone")
 """The commands that make tables."""
 ASSETS = ("model", "seed", "snapshot")
-HOOK = "operation"
-
-ARTIFACTS = {
-    "manifest": "manifest.json",
-    "run_results": "run_results.json",
-    "sources": "sources.json",
-    "catalog": "catalog.json",
-    "docs": "index.html",
-    "partial_parse": "partial_parse.msgpack",
-    "compiled": "compiled",
-}
-"""What is kept of an invocation. https://docs.getdbt.com/reference/artifacts/dbt-artifacts"""
 
 # Lines of dbt's log at info level that hold names and counts. Any other is dropped: it may be a statement or a row.
 SAID = {
     "AdapterRegistered", "BuildingCatalog", "ConcurrencyLine", "FinishedRunningStats", "FoundStats",
     "FreshnessCheckComplete", "JinjaLogInfo", "LogBatchResult", "LogFreshnessResult", "LogFunctionResult",
     "LogHookEndLine", "LogHookStartLine", "LogModelResult", "LogNodeNoOpResult", "LogSeedResult", "LogSnapshotResult",
-    "LogStartBatch", "LogStartLine", "LogTestResult", "MainReportVersion", "SkippingDetails", "StatsLine",
-    "UnableToPartialParse",
+    "LogSkipBecauseError", "LogStartBatch", "LogStartLine", "LogTestResult", "MainReportVersion", "SkippingDetails",
+    "StatsLine", "UnableToPartialParse",
 }  # fmt: skip
 # What is said at the end of every failed or warned node is said with the node already, without values.
 SAID_ALREADY = ("RunResult", "AdapterEvent", "CheckNodeTestFailure", "EndOfRunSummary")
@@ -70,7 +62,14 @@ class Watch:
         command: What dbt does.
         target: The directory of its artifacts.
         warehouse: Where it builds, as a block; None where only dbt's own profile knows.
-        nodes: Takes how each node ended.
+        secrets: What is masked in all that it says.
+        record: Takes which nodes started and how they ended.
+
+    Attributes:
+        nodes: How each node ended.
+        started: The nodes that started.
+        printed: What dbt was asked to print.
+        unread: How many lines are no events.
     """
 
     def __init__(
@@ -79,57 +78,115 @@ class Watch:
         *,
         target: Path | None = None,
         warehouse: Warehouse | None = None,
-        nodes: dict[str, DbtNode] | None = None,
+        secrets: Secrets | None = None,
+        record: Record | None = None,
     ) -> None:
         self.command = command
-        self.nodes = {} if nodes is None else nodes
+        self.nodes: dict[str, DbtNode] = {}
+        self.started: set[str] = set()
+        self.printed: list[str] = []
         self.version = ""
-        self.has_finished = False
-        self._target, self._warehouse = target, warehouse
+        self.unread = 0
+        self._running: Counter[str] = Counter()
+        self._reasons: defaultdict[str, list[str]] = defaultdict(list)
+        self._target, self._warehouse, self._record = target, warehouse, record
+        self._secrets = secrets or Secrets()
         self._errors: list[str] = []
+        self._names: frozenset[str] | None = None
         self._manifest: dict[str, Any] | None = None
 
     def read(self, line: str, runs: NodeRuns) -> None:
-        """Take one line; one that is not an event of dbt's is dropped."""
-        try:
-            event = json.loads(line)
-            info, data = event["info"], event["data"]
-            name, level, words = info["name"], info["level"], str(info["msg"])
-        except (ValueError, KeyError, TypeError):
+        """Take one line; one that is not an event of dbt's is counted in `unread`."""
+        if not line.strip():
             return
-        node = data.get("node_info") or {}
-        key = node.get("unique_id") or ""
-        if name == "NodeStart":
-            self._start(key, node, runs)
-        elif name == "NodeFinished":
-            self._finish(key, node, data.get("run_result") or {}, runs)
-        elif name in ("EndOfRunSummary", "FreshnessCheckComplete", "CatalogWritten"):
-            self.has_finished = True
-        elif name == "MainReportVersion":
-            self.version = words.removeprefix("Running with ").replace("=", " ")
-        elif level == "error" and not name.startswith(("RunResult", "Log")):
+        try:
+            event = json.loads(line[max(line.find('{"data": '), 0) :])  # what a model prints may stand before it
+            info, data = event["info"], event["data"]
+            name, level, words = info["name"], info["level"], COLORS.sub("", str(info["msg"]))
+            node = data.get("node_info") or {}
+            key = node.get("unique_id") or ""
+            is_whole = MASK not in key + name + level  # dbt masks secrets of the user's in names, too
+            if is_whole:
+                self._take(name, key, node, data, runs)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            is_whole = False
+        if not is_whole:
+            self.unread += 1
+            return
+        if level == "error" and not name.startswith(("RunResult", "Log", "GenericExceptionOnRun")):
             self._errors.append(words)
         if name in SAID or (level == "warn" and not name.startswith(SAID_ALREADY)):
-            for text in words.splitlines():
+            for text in self._secrets.mask(words).splitlines():
                 runs.log(key, LEVELS.get(level, logging.INFO), text)
 
-    def _start(self, key: str, node: dict[str, Any], runs: NodeRuns) -> None:
+    def _take(self, name: str, key: str, node: dict[str, Any], data: dict[str, Any], runs: NodeRuns) -> None:
+        if name == "NodeStart":
+            self._running[key] += 1  # each batch of a microbatch model starts and ends within it, under its name
+            if self._running[key] == 1:
+                self.start(key, str(node.get("resource_type")), runs)
+        elif name == "NodeFinished":
+            if self._running[key] > 1:
+                self._running[key] -= 1
+                return
+            ended = dbt_node(node, data.get("run_result") or {}, self.said)
+            if MASK not in ended.status:
+                self._running[key] -= 1
+                self.finish(with_reason(ended, self._reasons[key], self.said), runs)
+        elif name == "GenericExceptionOnRun" and key:
+            self._reasons[key].append(str(data.get("exc") or ""))
+            runs.log(key, logging.ERROR, self.said(self._reasons[key][-1]))
+        elif name == "LogHookStartLine" and self._record:
+            self._record.start_hook(key)
+        elif name == "PrintEvent":
+            self.printed.append(str(data.get("msg") or ""))
+        elif name == "MainReportVersion":
+            self.version = f"dbt {data['version'].lstrip('=')}"
+
+    def start(self, key: str, resource_type: str, runs: NodeRuns) -> None:
+        """Start the run of a node."""
+        self.started.add(key)
+        if self._record:
+            self._record.start(key)
         makes, of = None, []
-        if runs.is_recorded and self.command in MAKES and node.get("resource_type") in ASSETS:
+        if runs.is_recorded and self.command in MAKES and resource_type in ASSETS:
             makes = self._address(key)
             of = [address for each in self._made_of(key) if (address := self._address(each))]
         runs.start(key, makes=makes, of=of)
 
-    def _finish(self, key: str, info: dict[str, Any], result: dict[str, Any], runs: NodeRuns) -> None:
-        node = dbt_node(info, result)
+    def finish(self, node: DbtNode, runs: NodeRuns) -> None:
+        """End the run of a node as it ended."""
+        key = node.unique_id
         self.nodes[key] = node
+        if self._record:
+            self._record.end(node)
         if node.is_failed:
             runs.log(key, logging.ERROR, str(node))
         runs.finish(key, state_of(node), {"rows": node.rows, "seconds": node.seconds, "status": node.status})
 
+    def settle(self, nodes: dict[str, DbtNode], runs: NodeRuns) -> dict[str, DbtNode]:
+        """End the runs of what the log did not tell of, and return the nodes, which are dbt's results.
+
+        Args:
+            nodes: How each node ended, by dbt's results.
+            runs: The runs of the nodes.
+        """
+        settled = {key: with_reason(node, self._reasons[key], self.said) for key, node in nodes.items()}
+        for key, node in settled.items():
+            if node.resource_type != HOOK and (key not in self.nodes or self.nodes[key].status != node.status):
+                if key not in self.started:
+                    self.start(key, node.resource_type, runs)
+                self.finish(node, runs)
+        return settled
+
+    def said(self, message: str) -> str:
+        """The words of a failure without secrets and without values of rows."""
+        if self._names is None:
+            self._names = names_in(self.manifest())
+        return without_values(self._secrets.mask(message), self._names)
+
     def _address(self, key: str) -> str | None:
         """Where a node's table is, as the warehouse calls it."""
-        manifest = self._manifested()
+        manifest = self.manifest()
         node = manifest.get("nodes", {}).get(key) or manifest.get("sources", {}).get(key) or {}
         if not node.get("relation_name"):
             return None
@@ -141,7 +198,7 @@ class Watch:
 
     def _made_of(self, key: str) -> list[str]:
         """The nodes that are tables and that this one reads; what is ephemeral is looked through."""
-        nodes = self._manifested().get("nodes", {})
+        nodes = self.manifest().get("nodes", {})
         found: dict[str, None] = {}
         waiting = list(nodes.get(key, {}).get("depends_on", {}).get("nodes", ()))
         while waiting:
@@ -152,7 +209,8 @@ class Watch:
                 found[parent] = None
         return list(found)
 
-    def _manifested(self) -> dict[str, Any]:
+    def manifest(self) -> dict[str, Any]:
+        """Return what dbt knows of the project; nothing where it did not come that far."""
         if self._manifest is None:
             path = self._target and self._target / ARTIFACTS["manifest"]
             self._manifest = (path and read_json(path)) or {}
@@ -160,11 +218,11 @@ class Watch:
 
     def error(self, verb: str, project: str, code: int | None, said: str) -> ConnectorError:
         """Return the error for an invocation that ended before its nodes did."""
-        raw = "\n".join(self._errors)
-        words = without_values(raw.removeprefix("Encountered an error:").strip()) if raw else ""
+        raw = "\n".join(self._errors).removeprefix("Encountered an error:").strip()
+        words = self.said(raw) if raw else ""
         if not words:
             usage = [line for line in said.splitlines() if line.startswith(("Error: ", "ModuleNotFoundError: "))]
-            words = usage[-1] if usage else ""
+            words = self._secrets.mask(usage[-1]) if usage else ""
         if "ModuleNotFoundError: No module named 'dbt'" in words:
             return MissingDriverError(
                 f"{DBT.name} is not installed. Install it with: pip install 'etl-blocks[{DBT.extra}]'"
@@ -179,48 +237,6 @@ class Watch:
         return InvalidInputError(message)
 
 
-def dbt_node(info: Mapping[str, Any], result: Mapping[str, Any]) -> DbtNode:
-    """A node as dbt's events `NodeFinished` have it."""
-    relation = info.get("node_relation") or {}
-    status = str(result.get("status") or info.get("node_status") or "")
-    words = str(result.get("message") or "")
-    rows = (result.get("adapter_response") or {}).get("rows_affected")
-    failures = int(result.get("num_failures") or 0)
-    is_test = info.get("resource_type") in ("test", "unit_test")
-    node = DbtNode(
-        unique_id=info["unique_id"],
-        name=info.get("node_name", ""),
-        resource_type=info.get("resource_type", ""),
-        status=status,
-        seconds=float(result.get("execution_time") or 0.0),
-        rows=int(rows) if isinstance(rows, int | float) and rows >= 0 else None,
-        relation=f"{relation['schema']}.{relation['alias']}" if relation.get("relation_name") else None,
-        failures=failures if is_test else None,
-        started_at=_time(info.get("node_started_at")),
-        finished_at=_time(info.get("node_finished_at")),
-    )
-    if node.is_failed:
-        return node.model_copy(update={"message": without_values(words), "is_transient": is_transient_message(words)})
-    if status == "warn":
-        return node.model_copy(
-            update={"message": without_values(words) or (f"Got {failures} results" if failures else "")}
-        )
-    return node
-
-
-def failed_hooks(results: Mapping[str, Any] | None) -> dict[str, DbtNode]:
-    """The hooks of the project that failed, which dbt tells of in its results only."""
-    rows = [row for row in (results or {}).get("results", ()) if row["unique_id"].startswith(f"{HOOK}.")]
-    nodes = [
-        dbt_node(
-            {"unique_id": row["unique_id"], "node_name": row["unique_id"].rpartition(".")[2], "resource_type": HOOK},
-            row,
-        )
-        for row in rows
-    ]
-    return {node.unique_id: node for node in nodes if node.is_failed}
-
-
 def state_of(node: DbtNode) -> State[Any]:
     """The state of a node's task run."""
     if node.is_failed:
@@ -231,16 +247,3 @@ def state_of(node: DbtNode) -> State[Any]:
         return Completed(name="Warned", message=node.message or None)
     what = node.status if node.rows is None else f"{node.rows} rows"
     return Completed(message=f"{what} in {node.seconds:.2f} s")
-
-
-def _time(text: str | None) -> dt.datetime | None:
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC) if text else None
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """What an artifact holds, None where there is none that is whole."""
-    try:
-        read: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return read

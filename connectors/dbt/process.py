@@ -1,9 +1,10 @@
-"""dbt in a process of its own: where it runs, how it is called and watched, and the artifacts that it leaves.
+"""dbt in a process of its own: where it runs, and how it is called and watched.
 
 * dbt is never imported here: its runner keeps state between invocations, and cannot be stopped from outside.
+* It runs where its command line is run, in the project's directory: relative paths of profiles and models count from
+  there. Its target and its log are private.
 * What it does is read from its log while it runs. https://docs.getdbt.com/reference/events-logging
-* Secrets go to it in its environment, under a prefix whose values it keeps out of all that it writes.
-  https://docs.getdbt.com/reference/dbt-jinja-functions/env_var#secrets
+* Secrets go to it in its environment.
 """
 
 from __future__ import annotations
@@ -11,31 +12,38 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
-import json
 import os
 import shutil
 import sys
-import threading
-from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from prefect.settings import PREFECT_HOME
-from pydantic import SecretStr
 
-from blocks.base.errors import JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
+from blocks.base.errors import InvalidInputError, JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
 from blocks.base.interruption import pause
 from blocks.base.temporary import TemporaryFolder
-from blocks.files.local import part_file
 from blocks.jobs.process import Process
-from connectors.dbt.log import ARTIFACTS, DBT, Package
+from connectors.dbt.artifacts import INPUTS
+from connectors.dbt.log import DBT, Package
+from connectors.dbt.profiles import (
+    PROFILE,
+    duckdb_files,
+    files_of,
+    profile,
+    refuse_readers_of_secrets,
+    secret_values,
+)
+from connectors.dbt.secrets import SETTINGS, Secrets
+
+try:
+    import fcntl
+except ImportError:  # Windows, where no process is run
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from prefect.types import SecretDict
+    from collections.abc import Callable, Iterator, Mapping
 
     from blocks.jobs.node_runs import NodeRuns
     from blocks.warehouses.warehouse import Warehouse
@@ -49,14 +57,25 @@ ADAPTERS = {
 }
 
 START = "from dbt.cli.main import cli; cli()"
-FLAGS = ["--log-format=json", "--log-level=debug", "--log-level-file=none", "--no-use-colors"]
-SECRET = "DBT_ENV_SECRET_ETL_"  # noqa: S105 (a prefix)
-PROFILE = "etl"
+FLAGS = [
+    "--log-format=json",
+    "--log-level=debug",
+    "--log-level-file=none",
+    "--no-use-colors",
+    "--no-quiet",
+    "--write-json",
+    "--no-send-anonymous-usage-stats",
+]
+"""They come before every DBT_* variable of the environment and before the flags of the project."""
+WITHOUT_TARGET_PATH = ("debug", "deps")
+STOPPED_ITSELF = 2
+"""dbt's exit code where it could not do what it was asked to."""
+ENDS = (0, 1, STOPPED_ITSELF)
+"""The exit codes of dbt's own; 1 is that nodes failed."""
+THREADS = 4
+OWN_SECRETS = "DBT_ENV_SECRET_"
 GRACE_S = 10.0
 """How long dbt may take to end its queries on the server, before it is killed."""
-
-# A DuckDB file is open in one process at a time: builds of this process take turns.
-_turns: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
 
 @runtime_checkable
@@ -78,8 +97,27 @@ class Place:
     arguments: list[str]
     where: str
     adapter: str | None
-    exclusive: str | None
+    files: tuple[Path, ...]
     warehouse: Warehouse | None = field(repr=False)
+    secrets: Secrets = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How an invocation ended by itself.
+
+    Attributes:
+        code: dbt's exit code, None where something killed it.
+        said: What it wrote to its standard error.
+    """
+
+    code: int | None
+    said: str
+
+
+def environment_of(own: Mapping[str, Any]) -> dict[str, str]:
+    """Return the environment of dbt: that of this process, and the variables of the block."""
+    return {**os.environ, **{key: str(value) for key, value in own.items()}}
 
 
 @contextlib.contextmanager
@@ -87,37 +125,58 @@ def workplace(
     project: Path,
     warehouse: Warehouse | None,
     *,
-    profiles_dir: Path | None,
-    target_name: str | None,
-    threads: int,
-    variables: SecretDict | None,
+    profiles_dir: Path | None = None,
+    target_name: str | None = None,
+    threads: int | None = None,
+    own: Mapping[str, Any] | None = None,
+    variables: Mapping[str, Any] | None = None,
+    kept: Path | None = None,
 ) -> Iterator[Place]:
-    """Make a private directory for one invocation, with the profile, and the environment that has its secrets."""
-    own = variables.get_secret_value() if variables else {}
-    environment = {**os.environ, **{key: str(value) for key, value in own.items()}}
+    """Make a private directory for one invocation, with the profile, and the environment that has its secrets.
+
+    Args:
+        project: The directory of the project, in which dbt runs.
+        warehouse: Where it builds; None where the project's own profile says where.
+        profiles_dir: Where that profile is, if not where dbt looks for it.
+        target_name: The target in the profile.
+        threads: How many nodes run at the same time.
+        own: The environment variables of the block, which are secrets.
+        variables: The variables of the command line.
+        kept: The directory of the artifacts of the invocation before.
+    """
+    environment = environment_of(own or {})
+    values = [str(value) for value in (own or {}).values() if str(value).lower() not in SETTINGS]
+    values += [value for name, value in os.environ.items() if name.startswith(OWN_SECRETS)]
     arguments = []
-    exclusive, adapter = None, None
     with TemporaryFolder() as folder:
         if warehouse is None:
-            arguments += [f"--profiles-dir={profiles_dir.expanduser().resolve()}"] if profiles_dir else []
+            profiles_dir = profiles_dir and profiles_dir.expanduser().resolve()
+            arguments += [f"--profiles-dir={profiles_dir}"] if profiles_dir else []
             arguments += [f"--target={target_name}"] if target_name else []
-            where = f"target {target_name}" if target_name else "its profile's target"
+            adapter, where = None, f"target {target_name}" if target_name else "its profile's target"
+            files = duckdb_files(project, profiles_dir, target_name, environment, variables or {})
         else:
             target_name = target_name or "prod"
             if not isinstance(warehouse, DbtTarget):
                 raise UnsupportedError(f"{type(warehouse).__name__} cannot be the target of a dbt project here.")
             output = warehouse.dbt_output()
             adapter, where = output["type"], warehouse.uri()
-            exclusive = output["path"] if adapter == "duckdb" else None
-            text, secrets = profile(output, target_name, threads)
+            files = files_of(project, [output["path"]]) if adapter == "duckdb" else ()
+            text, secrets = profile(output, target_name, threads or THREADS)
+            values += secret_values(output)
+            if secrets:
+                refuse_readers_of_secrets(project)
             (folder / "profiles.yml").write_text(text, "utf-8")
             environment |= secrets
             arguments += [f"--profiles-dir={folder}", f"--profile={PROFILE}", f"--target={target_name}"]
-        for name_, kept in (("DBT_TARGET_PATH", folder / "target"), ("DBT_LOG_PATH", folder / "logs")):
-            kept.mkdir()
-            environment[name_] = str(kept)
-        environment |= {"DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PYTHONUNBUFFERED": "1"}
-        yield Place(project, folder, folder / "target", environment, arguments, where, adapter, exclusive, warehouse)
+        target = folder / "target"
+        target.mkdir()
+        if kept:
+            for name in INPUTS:
+                with contextlib.suppress(OSError):
+                    shutil.copyfile(kept / name, target / name)
+        environment |= {"DBT_TARGET_PATH": str(target), "PYTHONUNBUFFERED": "1"}
+        yield Place(project, folder, target, environment, arguments, where, adapter, files, warehouse, Secrets(values))
 
 
 def invoke(
@@ -129,27 +188,36 @@ def invoke(
     executable: Path | None,
     timeout_s: float | None,
     clock: Callable[[], float],
-) -> None:
-    """Run dbt to its end.
+) -> Ended:
+    """Run dbt to its end, and return how it ended.
 
     Raises:
-        JobFailedError: It took too long.
-        ConnectorError: It could not do what it was asked to, apart from single nodes that failed.
+        JobFailedError: It took too long, and was stopped.
     """
-    with _turn(place):
-        process = Process(
-            [
-                *_command(executable, place.adapter),
-                *FLAGS,
-                *arguments,
-                f"--project-dir={place.project}",
-                *place.arguments,
-            ],
-            folder=place.folder,
-            environment=place.environment,
-            errors=place.folder / "stderr",
-            grace_s=GRACE_S,
-        )
+    targets = [] if arguments[0] in WITHOUT_TARGET_PATH else [f"--target-path={place.target}"]
+    errors = place.folder / "stderr"
+    with _turn(place.files):
+        try:
+            process = Process(
+                [
+                    *_command(executable, place.adapter),
+                    *FLAGS,
+                    f"--log-path={place.folder / 'logs'}",
+                    *arguments,
+                    f"--project-dir={place.project}",
+                    *targets,
+                    *place.arguments,
+                ],
+                folder=place.project,
+                environment=place.environment,
+                errors=errors,
+                grace_s=GRACE_S,
+            )
+        except (OSError, ValueError) as error:  # an argument may be too long, or hold what no argument can
+            raise InvalidInputError(
+                f"dbt {arguments[0]} of {place.project.name} could not be started: {type(error).__name__}. "
+                "Check its arguments and environment."
+            ) from None
         try:
             for line in process.lines(timeout_s=timeout_s, clock=clock):
                 watch.read(line, runs)
@@ -159,24 +227,34 @@ def invoke(
             ) from None
         finally:
             code = process.close()
-    if code == 0 or watch.has_finished:
-        return
-    raise watch.error(arguments[0], place.project.name, code, (place.folder / "stderr").read_text("utf-8", "replace"))
+    return Ended(code if code in ENDS else None, errors.read_text("utf-8", "replace"))
 
 
 @contextlib.contextmanager
-def _turn(place: Place) -> Iterator[None]:
-    """One dbt of this process at a time, where the database is a file that only one process can have open."""
-    if place.exclusive is None:
+def _turn(files: tuple[Path, ...]) -> Iterator[None]:
+    """One dbt at a time, where the database is a file that only one process can have open."""
+    with contextlib.ExitStack() as held:
+        for file in files:
+            held.enter_context(_locked(file))
         yield
-        return
-    lock = _turns[place.exclusive]
-    while not lock.acquire(timeout=0.1):
-        pause(0.001)
-    try:
+
+
+@contextlib.contextmanager
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the turn on a file, among all processes of this user; the operating system ends it with its holder."""
+    folder = Path(PREFECT_HOME.value()) / "etl-dbt" / "turns"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / hashlib.sha256(str(file).encode()).hexdigest()[:32]).open("ab") as turn:
+        while True:
+            try:
+                fcntl.flock(turn.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pause(0.1)
+            except OSError:  # there are no locks on this file system: dbt itself says so where it has to wait
+                break
+            else:
+                break
         yield
-    finally:
-        lock.release()
 
 
 def _command(executable: Path | None, adapter: str | None) -> list[str]:
@@ -199,74 +277,3 @@ def _command(executable: Path | None, adapter: str | None) -> list[str]:
             ) from None
     # -P: nothing of the current directory is imported, dbt takes every module called dbt_... for a plugin.
     return [sys.executable, "-P", "-c", START]
-
-
-def profile(output: Mapping[str, Any], target_name: str, threads: int) -> tuple[str, dict[str, str]]:
-    """The text of a profiles.yml for one output, and the environment that has its secrets.
-
-    >>> text, secrets = profile({"type": "postgres", "password": SecretStr("s3cret")}, "prod", 4)
-    >>> json.loads(text)["etl"]["outputs"]["prod"]["password"], secrets
-    ("{{ env_var('DBT_ENV_SECRET_ETL_0') }}", {'DBT_ENV_SECRET_ETL_0': 's3cret'})
-    """
-    secrets: dict[str, str] = {}
-
-    def hidden(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {key: hidden(each) for key, each in value.items()}
-        if isinstance(value, SecretStr):
-            text = value.get_secret_value()
-        elif isinstance(value, str) and "{" in value:  # what looks like a template would be rendered
-            text = value
-        else:
-            return value
-        name = f"{SECRET}{len(secrets)}"
-        secrets[name] = text
-        return f"{{{{ env_var('{name}') }}}}"
-
-    outputs = {target_name: hidden(output) | {"threads": threads}}
-    return json.dumps({PROFILE: {"target": target_name, "outputs": outputs}}, indent=1), secrets
-
-
-def project_folder(project_dir: Path) -> Path:
-    """The directory of the project, which is there."""
-    folder = project_dir.expanduser().resolve()
-    if not (folder / "dbt_project.yml").is_file():
-        raise NotFoundError(f"There is no dbt_project.yml in {folder}. Give the directory of a dbt project.")
-    return folder
-
-
-def artifacts_folder(project_dir: Path, target_path: Path | None) -> Path:
-    """Where artifacts are kept."""
-    if target_path:
-        return target_path.expanduser().resolve()
-    project = project_folder(project_dir)
-    folder = project / "target"
-    if os.access(folder if folder.exists() else folder.parent, os.W_OK):
-        return folder
-    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
-    return Path(PREFECT_HOME.value()) / "etl-dbt" / f"{project.name}-{digest}"
-
-
-def publish(made: Path, folder: Path, results: dict[str, Any] | None) -> dict[str, Path]:
-    """Put each artifact into its place, at once and as a whole, and return them by name."""
-    kept = {}
-    for name, file in ARTIFACTS.items():
-        source = made / file
-        if source.is_file():
-            data = source.read_bytes()
-            if name == "run_results" and results is not None:
-                data = json.dumps(results).encode()
-            kept[name] = _replace(folder / file, data)
-        elif source.is_dir():
-            for each in sorted(path for path in source.rglob("*") if path.is_file()):
-                _replace(folder / each.relative_to(made), each.read_bytes())
-            kept[name] = folder / file
-    return kept
-
-
-def _replace(path: Path, data: bytes) -> Path:
-    with part_file(path) as part:
-        part.write(data)
-        part.flush()
-        Path(part.name).replace(path)
-    return path

@@ -1,7 +1,7 @@
 """DbtProject: the commands of a dbt project, their attempts, and what each attempt takes.
 
-What has to be done again is told to dbt as `dbt retry` is: by the results of the invocation before.
-https://docs.getdbt.com/reference/commands/retry
+What has to be done again is told to dbt as `dbt retry` is: by the results of the invocation before, or by our record
+of one that ended by force. https://docs.getdbt.com/reference/commands/retry
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import json
-import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from prefect.blocks.abstract import JobBlock
 from prefect.types import SecretDict
@@ -20,17 +19,33 @@ from pydantic import Field, PrivateAttr
 
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import InvalidInputError, JobFailedError, NotFoundError, TransientError
+from blocks.base.errors import ConnectorError, InvalidInputError, JobFailedError, NotFoundError, TransientError
 from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.jobs.job import fix_token
 from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
-from connectors.dbt.log import ARTIFACTS, HOOK, Watch, failed_hooks, read_json
-from connectors.dbt.process import Place, artifacts_folder, invoke, project_folder, publish, workplace
-from connectors.dbt.request import NEEDS_NODES, RESUMED, Call, Command, Request, RetryNodes, nodes_to_retry
+from connectors.dbt import record
+from connectors.dbt.artifacts import ARTIFACTS, artifacts_folder, prepare, project_folder, publish, read_json
+from connectors.dbt.log import Watch
+from connectors.dbt.nodes import HOOK, has_nodes, nodes_of
+from connectors.dbt.process import STOPPED_ITSELF, Ended, Place, environment_of, invoke, workplace
+from connectors.dbt.request import (
+    KINDS,
+    LIST,
+    NEEDS_NODES,
+    RESUMED,
+    RUN_OPERATION,
+    Call,
+    Command,
+    Request,
+    RetryNodes,
+    checked_options,
+    nodes_to_retry,
+)
 from connectors.dbt.run import DbtRun
-from connectors.shared.dbt import DbtFailedError, DbtResult, DbtTransientError
+from connectors.dbt.secrets import Secrets
+from connectors.shared.dbt import DbtFailedError, DbtNode, DbtResult, DbtTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,7 +53,26 @@ if TYPE_CHECKING:
 REMEMBERED_CALLS = 100
 """The most calls to remember whose attempts were given up."""
 
-PARSED = ARTIFACTS["partial_parse"]
+LIST_TIMEOUT_S = 120.0
+"""How long dbt may take to list what a command that took too long had selected."""
+OWN_ARGUMENTS = ("quiet", "write_json", "log_format", "log_format_file", "log_level", "log_level_file", "print", "show")
+"""What dbt writes of its command line into its results and the command line of a retry says itself."""
+
+
+class Outcome(NamedTuple):
+    """How an invocation ended.
+
+    Attributes:
+        code: dbt's exit code; None where it ended by force.
+        nodes: How each node ended.
+        results: dbt's results, None where they are not complete.
+        error: Why it did not come to its end; empty where it did.
+    """
+
+    code: int | None
+    nodes: dict[str, DbtNode]
+    results: dict[str, Any] | None = None
+    error: str = ""
 
 
 class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtResult; pydantic would make a class of it
@@ -78,7 +112,12 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         description="The directory of profiles.yml where no warehouse is given. Defaults to the environment variable "
         "DBT_PROFILES_DIR, else the project's directory, else ~/.dbt.",
     )
-    threads: int = Field(default=4, ge=1, description="How many nodes run at the same time. Defaults to 4.")
+    threads: int | None = Field(
+        default=None,
+        ge=1,
+        description="How many nodes run at the same time. Defaults to 4 where a warehouse is given, else to the "
+        "threads of profiles.yml.",
+    )
     timeout_s: float | None = Field(
         default=None,
         gt=0,
@@ -97,13 +136,14 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     )
     target_path: Path | None = Field(
         default=None,
-        description="The directory that keeps dbt's artifacts. Defaults to 'target' in the project's directory, or to "
-        "a directory in Prefect's home where that is read-only.",
+        description="The directory that keeps dbt's artifacts. Defaults to the environment variable DBT_TARGET_PATH, "
+        "else the project's target-path, else 'target' in its directory; to a directory in Prefect's home where that "
+        "is read-only.",
     )
     environment: SecretDict | None = Field(
         default=None,
         description="Environment variables for dbt, in addition to those of this process; `env_var` reads them in the "
-        "project.",
+        "project. Their values are masked in all that is logged, raised and published.",
     )
 
     _clock: Any = PrivateAttr(default=time.monotonic)
@@ -116,11 +156,13 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     @operation(prepare=_fix_token)
     def build(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
@@ -131,6 +173,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             exclude: What to leave out of that.
             vars: The project's variables. They are written into dbt's artifacts, so secrets do not belong there.
             full_refresh: Whether incremental models and seeds are made anew.
+            selector: The name of a selector of the project's selectors.yml, in place of `select` and `exclude`.
+            options: Further options of dbt's command line, such as ["--fail-fast", "--defer", "--state=prod"].
             raise_on_failure: Whether a failed node is an error; else the result says it.
             token: Names this call, so that its next attempt knows of the one before. By default each call has its own.
 
@@ -139,107 +183,208 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             DbtTransientError: Nodes failed with something that passes, and the attempts are used up.
             InvalidInputError: The project is wrong, or nothing is selected.
         """
-        return self._run(Request("build", select, exclude, vars, full_refresh), token, raise_on_failure)
+        return self._run(
+            Request("build", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
+        )
 
     @operation(prepare=_fix_token)
     def run(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt run`: the models only. The arguments and errors are those of `build`."""
-        return self._run(Request("run", select, exclude, vars, full_refresh), token, raise_on_failure)
+        return self._run(
+            Request("run", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
+        )
 
     @operation(prepare=_fix_token)
     def test(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt test`. The arguments and errors are those of `build`."""
-        return self._run(Request("test", select, exclude, vars), token, raise_on_failure)
+        request = Request("test", select, exclude, vars, selector=selector, options=options)
+        return self._run(request, token, raise_on_failure)
 
     @operation(prepare=_fix_token)
     def seed(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt seed`, which loads the project's CSV files. The arguments and errors are those of `build`."""
-        return self._run(Request("seed", select, exclude, vars, full_refresh), token, raise_on_failure)
+        return self._run(
+            Request("seed", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
+        )
 
     @operation(prepare=_fix_token)
     def snapshot(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt snapshot`. The arguments and errors are those of `build`."""
-        return self._run(Request("snapshot", select, exclude, vars), token, raise_on_failure)
+        request = Request("snapshot", select, exclude, vars, selector=selector, options=options)
+        return self._run(request, token, raise_on_failure)
 
     @operation(prepare=_fix_token)
     def source_freshness(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt source freshness`: the age of the sources. The arguments and errors are those of `build`."""
-        return self._run(Request("source freshness", select, exclude, vars), token, raise_on_failure)
+        return self._run(
+            Request("source freshness", select, exclude, vars, False, selector, options), token, raise_on_failure
+        )
 
     @operation(prepare=_fix_token)
     def compile(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt compile`: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
-        return self._run(Request("compile", select, exclude, vars, full_refresh), token, raise_on_failure)
+        return self._run(
+            Request("compile", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
+        )
 
     @operation(prepare=_fix_token)
     def docs_generate(
         self,
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        selector: str | None = None,
+        options: Sequence[str] = (),
         raise_on_failure: bool = True,
         token: str = "",
     ) -> DbtResult:
         """Run `dbt docs generate`: the artifacts `catalog` and `docs`. Arguments as with `build`."""
-        return self._run(Request("docs generate", select, exclude, vars), token, raise_on_failure)
+        return self._run(
+            Request("docs generate", select, exclude, vars, False, selector, options), token, raise_on_failure
+        )
+
+    @operation(prepare=_fix_token)
+    def clone(
+        self,
+        state: Path | str,
+        select: str | Sequence[str] | None = (),
+        *,
+        exclude: str | Sequence[str] | None = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """Run `dbt clone`: the relations of another environment in this one, as views or as cheap copies.
+
+        Args:
+            state: The directory of the artifacts of that environment; a relative one counts from the project.
+            select: As with `build`.
+            exclude: As with `build`.
+            vars: As with `build`.
+            full_refresh: Whether what exists is made anew.
+            selector: As with `build`.
+            options: As with `build`.
+            raise_on_failure: As with `build`.
+            token: As with `build`.
+        """
+        options = [*options, f"--state={state}"]
+        request = Request("clone", select, exclude, vars, full_refresh, selector, options)
+        return self._run(request, token, raise_on_failure)
+
+    @operation(prepare=_fix_token)
+    def run_operation(
+        self,
+        macro: str,
+        args: Mapping[str, Any] | None = None,
+        *,
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        options: Sequence[str] = (),
+        raise_on_failure: bool = True,
+        token: str = "",
+    ) -> DbtResult:
+        """Run `dbt run-operation`: a macro by itself. It has one attempt: a macro may have done a part of its work.
+
+        Args:
+            macro: The name of the macro.
+            args: Its arguments.
+            vars: As with `build`.
+            options: As with `build`.
+            raise_on_failure: As with `build`.
+            token: As with `build`.
+        """
+        if not macro.strip():
+            raise InvalidInputError("macro takes the name of a macro of the project.")
+        request = Request(RUN_OPERATION, vars=vars, options=options, macro=macro, args=args)
+        return self._run(request, token, raise_on_failure)
+
+    @operation(prepare=_fix_token)
+    def ls(
+        self,
+        select: str | Sequence[str] | None = (),
+        *,
+        exclude: str | Sequence[str] | None = (),
+        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
+        selector: str | None = None,
+        options: Sequence[str] = (),
+        token: str = "",  # noqa: ARG002 (every command has one)
+    ) -> tuple[str, ...]:
+        """Run `dbt ls`, and return the unique_id of each node that is selected. The arguments are those of `build`."""
+        request = Request(LIST, select, exclude, vars, selector=selector, options=options)
+        return tuple(node["unique_id"] for node in self._listed(request.listing(), request.vars))
 
     @operation(prepare=_fix_token)
     def retry_failed(self, *, raise_on_failure: bool = True, token: str = "") -> DbtResult:
-        """Run what failed or was skipped in the last command, as its artifacts have it.
+        """Run what failed, was skipped or never came to its end in the last command that built or tested something.
 
-        It is `dbt retry`, over the artifacts in `target_path`; also failed tests are run again.
+        It is `dbt retry`, over the artifacts in `target_path`; also failed tests are run again. Where that command
+        ended by force, what it had selected and has not done is run.
 
         Args:
             raise_on_failure: As with `build`.
@@ -247,47 +392,45 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
         Raises:
             NotFoundError: There are no artifacts of a command that can be retried.
+            InvalidInputError: The last command still runs, or nothing is missing of it.
             DbtFailedError: A node failed again.
         """
-        last = read_json(self._artifacts_folder() / ARTIFACTS["run_results"])
-        command = (last or {}).get("args", {}).get("which", "")
-        if last is None or command not in RESUMED:
-            raise NotFoundError(
-                f"There are no results in {self._artifacts_folder()} of a command that can be retried. Build first."
-            )
-        again = {
-            row["unique_id"] for row in last["results"] if row["status"] not in ("success", "pass", "warn", "no-op")
-        }
-        if not again:
-            raise InvalidInputError(f"Nothing is to be retried: the last {command} of {self._name} had no failure.")
-        call = self._calls.setdefault(token, Call(results=last, again=again))
-        call.results = call.results or last
-        return self._run(Request(command), token, raise_on_failure)
+        if token not in self._calls:
+            self._calls[token] = self._missing()
+        call = self._calls[token]
+        return self._run(Request((call.results or {})["args"]["which"]), token, raise_on_failure)
 
     @operation(prepare=_fix_token)
-    def deps(self, *, token: str = "") -> None:  # noqa: ARG002 (every command has one)
-        """Install the packages that the project asks for into its directory, which has to be writable."""
+    def deps(self, *, options: Sequence[str] = (), token: str = "") -> None:  # noqa: ARG002 (every command has one)
+        """Install the packages that the project asks for into its directory, which has to be writable.
+
+        Args:
+            options: Further options of dbt's command line, such as ["--upgrade"].
+            token: As with `build`.
+        """
         with self._workplace() as place:
-            self._invoke(place, ["deps"], NodeRuns(self.logger, tool="dbt"), Watch("deps"))
+            self._complete(place, ["deps", *checked_options(options)])
 
     @operation
     def check(self) -> str:
         """Parse the project and have dbt reach its warehouse, and say so in one sentence."""
-        runs = NodeRuns(self.logger, tool="dbt")
+        threads = [f"--threads={self.threads}"] if self.threads else []
         with self._workplace() as place:
-            self._invoke(place, ["debug"], runs, watch := Watch("debug"))
-            self._invoke(place, ["parse", f"--threads={self.threads}"], runs, watch)
+            self._complete(place, ["debug"])
+            watch = self._complete(place, ["parse", *threads])
         return f"{self._name} can be parsed, and {watch.version or 'dbt'} reaches {place.where}."
 
     @operation(prepare=_fix_token)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self,
         command: Command = "build",
-        select: str | Sequence[str] = (),
+        select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] = (),
+        exclude: str | Sequence[str] | None = (),
         vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
+        selector: str | None = None,
+        options: Sequence[str] = (),
         token: str = "",
     ) -> DbtRun:
         """Start the command, and return without waiting for it. It ends with this process at the latest.
@@ -298,9 +441,11 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             exclude: As with `build`.
             vars: As with `build`.
             full_refresh: As with `build`.
+            selector: As with `build`.
+            options: As with `build`.
             token: As with `build`.
         """
-        request = Request(command, select, exclude, vars, full_refresh)
+        request = Request(command, select, exclude, vars, full_refresh, selector, options)
         return DbtRun(request, lambda: self._run(request, token, raise_on_failure=True), self.retry)
 
     # --- what they share ---
@@ -320,15 +465,21 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     def _artifacts_folder(self) -> Path:
         """Where artifacts are kept."""
-        return artifacts_folder(self.project_dir, self.target_path)
+        return artifacts_folder(self.project_dir, self.target_path, environment_of(self._own_variables))
+
+    @property
+    def _own_variables(self) -> dict[str, Any]:
+        return self.environment.get_secret_value() if self.environment else {}
 
     def _run(self, request: Request, token: str, raise_on_failure: bool) -> DbtResult:
         call = self._calls.setdefault(token, Call())
         for forgotten in list(self._calls)[:-REMEMBERED_CALLS]:
             del self._calls[forgotten]
         try:
-            with self._workplace() as place:
-                result = self._attempt(request, call, place)
+            folder = self._artifacts_folder()
+            prepare(folder)
+            with self._workplace(request.vars, folder) as place:
+                result = self._attempt(request, call, place, folder)
         except TransientError:
             call.attempts += 1
             raise
@@ -346,58 +497,198 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         self._calls.pop(token, None)
         return result.raise_for_failures() if raise_on_failure else result
 
-    def _attempt(self, request: Request, call: Call, place: Place) -> DbtResult:
-        arguments = request.arguments(self.threads)
-        if call.again and call.results is not None:
-            state = place.folder / "state"
-            state.mkdir()
-            rows = [row for row in call.results["results"] if row["unique_id"] in call.again]
-            (state / ARTIFACTS["run_results"]).write_text(json.dumps(call.results | {"results": rows}), "utf-8")
-            arguments = ["retry", f"--state={state}", f"--threads={self.threads}"]
-        watch = Watch(request.command, target=place.target, warehouse=place.warehouse, nodes=call.nodes)
-        folder = self._artifacts_folder()
-        with contextlib.suppress(OSError):
-            shutil.copyfile(folder / PARSED, place.target / PARSED)
-        with NodeRuns(self.logger, tool="dbt") as runs:
-            error = None
-            try:
-                self._invoke(place, arguments, runs, watch)
-            except JobFailedError as stopped:
-                error = stopped
-        call.take(read_json(place.target / ARTIFACTS["run_results"]))
-        call.nodes = {key: node for key, node in call.nodes.items() if node.resource_type != HOOK} | failed_hooks(
-            call.results
+    def _attempt(self, request: Request, call: Call, place: Place, folder: Path) -> DbtResult:
+        asked = {"args": request.args_of_results(), "listing": request.listing(), "continues": call.results}
+        kept = record.Record(folder, asked, call.again or None) if request.command in RESUMED else None
+        watch = Watch(
+            request.command, target=place.target, warehouse=place.warehouse, secrets=place.secrets, record=kept
         )
-        artifacts = publish(place.target, folder, call.results if request.command in RESUMED else None)
+        is_complete = False
+        try:
+            outcome = self._outcome(request, call, place, watch, asked)
+            call.take(outcome.results, outcome.nodes)
+            is_complete = has_nodes(outcome.results)
+            artifacts = self._publish(request, call, place, folder)
+        except BaseException:
+            if kept is not None and not is_complete:
+                self._publish_stopped(folder)
+            raise
+        finally:
+            if kept is not None:
+                kept.close(is_complete=is_complete)
+        code = outcome.code
         result = DbtResult(
             project=self._name,
             command=request.command,
             target=place.where,
             nodes=tuple(call.nodes.values()),
+            exit_code=1 if code == 0 and any(node.is_failed for node in call.nodes.values()) else code,
             attempts=call.attempts + 1,
             artifacts=artifacts,
             started_at=call.started_at,
             finished_at=dt.datetime.now(dt.UTC),
         )
-        if error is not None:
-            raise DbtFailedError(f"{error} {result}", result)
-        if not call.nodes and request.command in NEEDS_NODES:
+        if outcome.error:
+            raise DbtFailedError(f"{outcome.error} {result}", result)
+        if not call.nodes and request.command in NEEDS_NODES and not request.may_be_empty:
             raise InvalidInputError(
                 f"dbt {request.command} of {self._name} found nothing to do{request.selection}. Check what is selected."
             )
-        manifest = read_json(place.target / ARTIFACTS["manifest"]) or {}
-        call.again = nodes_to_retry(request, call, manifest, self.retry_nodes)
+        call.again = nodes_to_retry(request, call, watch.manifest(), self.retry_nodes)
         return result
 
-    def _invoke(self, place: Place, arguments: list[str], runs: NodeRuns, watch: Watch) -> None:
-        invoke(place, arguments, runs, watch, executable=self.executable, timeout_s=self.timeout_s, clock=self._clock)
+    def _outcome(self, request: Request, call: Call, place: Place, watch: Watch, asked: Mapping[str, Any]) -> Outcome:
+        """Run dbt, and return how each node ended: by its results where it ended by itself, else by our record.
 
-    def _workplace(self) -> contextlib.AbstractContextManager[Place]:
+        Raises:
+            ConnectorError: It could not do what it was asked to.
+        """
+        arguments = request.arguments(self.threads)
+        if call.again and call.results is not None and request.command in RESUMED:
+            arguments = ["retry", f"--state={self._state(place, call)}"]
+            arguments += [f"--threads={self.threads}"] if self.threads else []
+        with NodeRuns(self.logger, tool="dbt") as runs:
+            try:
+                ended = self._invoke(place, arguments, runs, watch)
+            except JobFailedError as stopped:
+                return self._stopped(request, call, watch, asked, str(stopped))
+            if watch.unread:
+                self.logger.warning(
+                    "%d lines that dbt wrote are no events of its log; its results say how each node ended.",
+                    watch.unread,
+                )
+            if ended.code is None:
+                return self._stopped(request, call, watch, asked, "dbt was killed before it ended.")
+            file = ARTIFACTS["sources" if request.command == "source freshness" else "run_results"]
+            results = read_json(place.target / file)
+            if results is None and ended.code == 0:
+                return Outcome(0, watch.nodes)
+            error = watch.error(request.command, self._name, ended.code, ended.said)
+            if results is None:
+                raise error
+            nodes = watch.settle(nodes_of(results, watch.manifest(), watch.said), runs)
+            said = str(error) if ended.code == STOPPED_ITSELF else ""
+            return Outcome(ended.code, nodes, place.secrets.mask_artifact(results), said)
+
+    def _stopped(self, request: Request, call: Call, watch: Watch, asked: Mapping[str, Any], error: str) -> Outcome:
+        """Return what is known of a command that ended by force: what it had not done failed or was skipped."""
+        if request.command not in RESUMED:
+            return Outcome(None, watch.nodes, error=error)
+        selected = sorted(call.again)
+        if not selected:
+            with contextlib.suppress(ConnectorError):
+                selected = self._selected(request.command, asked["listing"], request.vars)
+        ended = {key: node.status for key, node in watch.nodes.items()}
+        results = record.Interrupted(dict(asked), None, ended, watch.started).results(selected)
+        known = nodes_of(results, watch.manifest(), watch.said)
+        nodes = {key: node for key, node in known.items() if key in selected or key in watch.started} | watch.nodes
+        return Outcome(None, nodes, results if selected else None, error)
+
+    def _state(self, place: Place, call: Call) -> Path:
+        """Write what `dbt retry` takes: the results of the nodes that are to be done again."""
+        results = call.results or {}
+        args = {name: value for name, value in results["args"].items() if name not in OWN_ARGUMENTS}
+        if isinstance(args.get("vars"), dict):
+            # dbt would hand them on as Python writes them, which YAML reads otherwise
+            args["vars"] = Request("build", vars=args["vars"]).variables or "{}"
+        rows = [row for row in results["results"] if row["unique_id"] in call.again]
+        state = place.folder / "state"
+        state.mkdir()
+        text = json.dumps(results | {"results": rows, "args": args | {"quiet": False, "write_json": True}})
+        (state / ARTIFACTS["run_results"]).write_text(text, "utf-8")
+        return state
+
+    def _publish(self, request: Request, call: Call, place: Place, folder: Path) -> dict[str, Path]:
+        without = set() if request.command == "source freshness" else {"sources"}
+        replaced = {}
+        if request.command in RESUMED and call.results is not None and has_nodes(call.results):
+            replaced["run_results"] = call.results
+        else:
+            without.add("run_results")  # it says what `retry_failed` has to do, and these leave nothing to be done
+        try:
+            return publish(place.target, folder, place.secrets, replaced=replaced, without=without)
+        except OSError as error:
+            counts = ", ".join(f"{node.unique_id}: {node.status}" for node in call.nodes.values())
+            raise JobFailedError(
+                f"dbt {request.command} of {self._name} ended, and its artifacts could not be kept in {folder} "
+                f"({error.strerror or type(error).__name__}): {counts}."
+            ) from None
+
+    def _publish_stopped(self, folder: Path) -> None:
+        """Put what is known of an interrupted command in place of the results of the one before."""
+        with contextlib.suppress(OSError):
+            if last := record.interrupted(folder):
+                replaced = {"run_results": last.results(last.selected or ())}
+                publish(folder / "nothing", folder, Secrets(), replaced=replaced)
+
+    def _missing(self) -> Call:
+        """Return the call that does what is missing of the last command."""
+        folder = self._artifacts_folder()
+        if record.is_running(folder):
+            raise InvalidInputError(f"Nothing can be retried yet: the last command of {self._name} still runs.")
+        if last := record.interrupted(folder):
+            asked = last.asked
+            selected = last.selected
+            if selected is None:
+                selected = self._selected(asked["args"]["which"], asked["listing"], None)
+            results: dict[str, Any] | None = last.results(selected)
+        else:
+            results = read_json(folder / ARTIFACTS["run_results"])
+        command = ((results or {}).get("args") or {}).get("which", "")
+        if results is None or command not in RESUMED:
+            raise NotFoundError(f"There are no results in {folder} of a command that can be retried. Build first.")
+        rows = [row for row in results["results"] if row["status"] not in record.DONE]
+        again = {row["unique_id"] for row in rows if not row["unique_id"].startswith(f"{HOOK}.")}
+        if again:
+            return Call(results=results, again=again)
+        if rows:
+            hooks = ", ".join(row["unique_id"].rpartition(".")[2] for row in rows)
+            raise InvalidInputError(
+                f"Nothing is to be retried: in the last {command} of {self._name} every node succeeded, and only "
+                f"{hooks} failed, which dbt runs with nodes only. Call {command}() again."
+            )
+        raise InvalidInputError(f"Nothing is to be retried: the last {command} of {self._name} had no failure.")
+
+    def _selected(self, command: str, listing: list[str], variables: Mapping[str, Any] | None) -> list[str]:
+        """Return what a command takes of what was selected."""
+        listed = self._listed(listing, variables, timeout_s=LIST_TIMEOUT_S)
+        return [
+            node["unique_id"]
+            for node in listed
+            if node["unique_id"].partition(".")[0] in KINDS[command] and node.get("config.materialized") != "ephemeral"
+        ]
+
+    def _listed(
+        self, listing: list[str], variables: Mapping[str, Any] | None, timeout_s: float | None = None
+    ) -> list[dict[str, Any]]:
+        with self._workplace(variables, self._artifacts_folder()) as place:
+            return [json.loads(line) for line in self._complete(place, listing, timeout_s).printed]
+
+    def _complete(self, place: Place, arguments: list[str], timeout_s: float | None = None) -> Watch:
+        """Run dbt, which has to succeed, and return what it said."""
+        watch = Watch(arguments[0], target=place.target, secrets=place.secrets)
+        runs = NodeRuns(self.logger, tool="dbt")
+        ended = self._invoke(place, arguments, runs, watch, timeout_s)
+        if ended.code != 0:
+            raise watch.error(arguments[0], self._name, ended.code, ended.said)
+        return watch
+
+    def _invoke(
+        self, place: Place, arguments: list[str], runs: NodeRuns, watch: Watch, timeout_s: float | None = None
+    ) -> Ended:
+        limit, clock = (self.timeout_s, self._clock) if timeout_s is None else (timeout_s, time.monotonic)
+        return invoke(place, arguments, runs, watch, executable=self.executable, timeout_s=limit, clock=clock)
+
+    def _workplace(
+        self, variables: Mapping[str, Any] | None = None, kept: Path | None = None
+    ) -> contextlib.AbstractContextManager[Place]:
         return workplace(
             project_folder(self.project_dir),
             self.warehouse(),
             profiles_dir=self.profiles_dir,
             target_name=self.target_name,
             threads=self.threads,
-            variables=self.environment,
+            own=self._own_variables,
+            variables=variables,
+            kept=kept,
         )

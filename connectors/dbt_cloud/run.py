@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import keep_markdown
 from blocks.base.errors import JobFailedError, NotFoundError
 from blocks.base.interruption import pause
@@ -163,6 +164,7 @@ class DbtCloudRun(JobRun):
                 keys.append(bucket.upload_from_file_object(cast("Any", file), key))
         return keys
 
+    @checked
     def watch(
         self, *, clock: Callable[[], float] = time.monotonic, wait: Callable[[float], None] = pause
     ) -> DbtCloudStatus:

@@ -75,9 +75,7 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
     """Return the error of this package for one of DuckDB's or of the file system."""
     code, text = type(error).__name__, str(error).partition("\n")[0]
     kind = ERRORS.get(code, errors.TerminalError)
-    words = WORDS_HOLD_VALUES.get(code, text.partition(": ")[2] or text)
-    if code in WORDS_HOLD_VALUES and (named := NAMES_ONLY.search(text)):
-        words += f", NOT NULL of column {named[1]}" if named[1] else f", column {named[2]}"
+    words = _words(code, text)
     hint = ""
     if isinstance(error, PermissionError) or "ermission denied" in text:
         kind, hint = errors.AccessDeniedError, " The user of this process needs to write to that directory."
@@ -100,3 +98,13 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
         words = error.strerror or words
     place = uri if action == "open" else f"in {uri}"
     return kind(f"Could not {action} {place}: {words.rstrip('.')}.{hint}")
+
+
+def _words(code: str, text: str) -> str:
+    """Return DuckDB's words, or, where they may quote a value, ours with the names that it says."""
+    if code not in WORDS_HOLD_VALUES:
+        return text.partition(": ")[2] or text
+    named = NAMES_ONLY.search(text)
+    if named is None:
+        return WORDS_HOLD_VALUES[code]
+    return WORDS_HOLD_VALUES[code] + (f", NOT NULL of column {named[1]}" if named[1] else f", column {named[2]}")

@@ -45,7 +45,7 @@ def parse_connection_string(text: str) -> dict[str, str]:
     try:
         return {name: str(value) for name, value in psycopg.conninfo.conninfo_to_dict(url).items()}
     except psycopg.Error as error:  # most of its words repeat the text
-        unknown = re.match(r'invalid (URI query parameter|connection option): "(\w+)"', str(error))
+        unknown = re.match(r'invalid (URI query parameter|connection option):? "(\w+)"', str(error))
         words = f" libpq has no parameter {unknown[2]!r}." if unknown else ""
     raise InvalidInputError(
         "connection_string is not one that libpq takes, such as postgresql://db.example.com:5432/shop?"

@@ -63,8 +63,8 @@ class Postgres(LibpqWarehouse):
     )
     connection_string: SecretStr | None = Field(
         default=None,
-        description="A URL such as postgresql://loader@db.example.com/shop, or libpq's keywords and values. Fields that "
-        "are given come before what it says.",
+        description="A URL such as postgresql://loader@db.example.com/shop, or libpq's keywords and values. Other "
+        "fields come before what it says.",
     )
     service: str | None = Field(
         default=None,
@@ -78,7 +78,8 @@ class Postgres(LibpqWarehouse):
     )
     ssl_key: str | None = Field(
         default=None,
-        description="File with the key of that certificate. Defaults to PGSSLKEY, then to ~/.postgresql/postgresql.key.",
+        description="File with the key of that certificate. Defaults to PGSSLKEY, then to "
+        "~/.postgresql/postgresql.key.",
     )
     ssl_key_password: SecretStr | None = Field(default=None, description="Password of that key, if it has one.")
     options: str | None = Field(

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import AmbiguousError, ConnectorError, InvalidInputError, TransientError, UnsupportedError
+from blocks.base.errors import (
+    AmbiguousError,
+    ConnectorError,
+    InvalidInputError,
+    NotFoundError,
+    TransientError,
+    UnsupportedError,
+)
 from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
@@ -22,6 +29,7 @@ from connectors.postgres.reading import (
     exact_batch,
     exact_type,
     is_numeric,
+    kept_type,
     readable,
     unfit,
     unknown_types,
@@ -60,6 +68,11 @@ EQUALS = """coalesce((
     JOIN pg_operator AS o ON o.oid = ao.amopopr JOIN pg_namespace AS n ON n.oid = o.oprnamespace
     JOIN pg_am AS am ON am.oid = oc.opcmethod AND am.amname = 'btree'
     WHERE oc.opcdefault AND oc.opcintype = atttypid AND n.nspname <> 'pg_catalog'), '=')"""
+
+# How many digits a column has, also where they are those of its domain.
+DECLARED = """coalesce((
+    SELECT format_type(t.typbasetype, t.typtypmod) FROM pg_type AS t WHERE t.oid = atttypid AND t.typtype = 'd'),
+    format_type(atttypid, atttypmod))"""
 
 ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
@@ -232,7 +245,8 @@ class PostgresBulkSession(BulkSession):
         dialect = PostgresDialect()
         rows = self.fetch(
             "SELECT attname, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '', "
-            f"attgenerated <> '', {BY_INSERT}, {EQUALS} FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
+            f"attgenerated <> '', {BY_INSERT}, {EQUALS}, {DECLARED} "
+            "FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid "
             "WHERE attrelid = to_regclass(:name) AND attnum > 0 AND NOT attisdropped ORDER BY attnum",
             {"name": dialect.table(table)},
         )
@@ -247,6 +261,7 @@ class PostgresBulkSession(BulkSession):
                 name=name,
                 sql_type=sql_type,
                 arrow_type=pa.string() if readable(field) else exact_type(field),
+                kept=None if readable(field) else kept_type(declared, exact_type(field)),
                 nullable=nullable,
                 has_default=has_default,
                 stage_type="text" if readable(field) else sql_type if by_insert else None,
@@ -255,7 +270,7 @@ class PostgresBulkSession(BulkSession):
                 staged_because=by_insert,
             )
             for row, field in zip(rows, described, strict=True)
-            for name, sql_type, nullable, has_default, generated, by_insert, equals in [row]
+            for name, sql_type, nullable, has_default, generated, by_insert, equals, declared in [row]
             if not generated
         ]
 
@@ -494,6 +509,11 @@ class PostgresBulkSession(BulkSession):
                 raise InvalidInputError(
                     f"Could not {action} in {self._server.uri()}: it writes, and a scan only reads, as it may be read "
                     "again. Run it by fetch_all or execute, or have it fill a table first."
+                ) from None
+            if getattr(error, "sqlstate", None) == "3F000" and "no schema has been selected" in str(error):
+                raise NotFoundError(
+                    f"There is no schema {self._server.schema_!r} in {self._server.uri()}, or this login may not use "
+                    "it. Create it, or grant USAGE on it."
                 ) from None
             raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
 

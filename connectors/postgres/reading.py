@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from blocks.arrow.types import check_in_range
+from blocks.arrow.types import check_in_range, unit_of
 from blocks.base import errors
 from blocks.base.optional import lazy
 from connectors.shared.libpq.dialect import UNCONSTRAINED
@@ -103,6 +104,28 @@ def exact_type(field: pa.Field) -> pa.DataType:
     if pa.types.is_list(field.type):
         return pa.list_(exact_type(field.type.value_field))
     return field.type
+
+
+def kept_type(declared: str, kind: pa.DataType) -> pa.DataType | None:
+    """Return what a column keeps of its Arrow type by its declaration, where PostgreSQL rounds the rest unseen.
+
+    >>> kept_type("timestamp(3) without time zone", pa.timestamp("us")), kept_type("numeric(5,2)", pa.decimal128(5, 2))
+    (TimestampType(timestamp[ms]), None)
+    """
+    if pa.types.is_list(kind):
+        within = kept_type(declared.removesuffix("[]"), kind.value_type)
+        return None if within is None else pa.list_(within)
+    if (digits := re.fullmatch(r"numeric\((\d+),(-?\d+)\)", declared)) and pa.types.is_decimal128(kind):
+        kept = pa.decimal128(min(int(digits[1]), kind.precision), int(digits[2]))
+        return None if kept == kind else kept
+    if not (seconds := re.match(r"(?:timestamp|time|interval)\D*\((\d)\)", declared)):
+        return None
+    unit = unit_of(int(seconds[1]))
+    if unit is None:
+        return None
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp(unit, kind.tz)
+    return pa.time32(unit) if pa.types.is_time(kind) else pa.duration(unit)
 
 
 def exact_batch(arrays: list[pa.Array], schema: pa.Schema) -> pa.RecordBatch:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, HttpUrl, field_validator
+from pydantic import Field, HttpUrl, SecretStr, field_validator, model_validator
 
 from blocks.base.addresses import check_encrypted
 from blocks.base.errors import InvalidInputError
@@ -16,9 +17,12 @@ from blocks.credentials.aws import AwsCredentials
 from blocks.stores.keys import Folder
 from blocks.stores.object_store import ObjectStore
 from connectors.s3.client import S3StoreClient
+from connectors.s3.settings import S3Settings
 
 if TYPE_CHECKING:
     from typing import Self
+
+KEY_BYTES = 32
 
 
 class S3Bucket(ObjectStore):
@@ -59,6 +63,45 @@ class S3Bucket(ObjectStore):
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."
     )
 
+    requester_pays: bool = Field(
+        default=False,
+        description="Whether this account pays for requests and transfers, which buckets with requester pays ask for. "
+        "Defaults to false.",
+    )
+    storage_class: str | None = Field(
+        default=None,
+        description="The storage class of objects that are written, such as STANDARD_IA or INTELLIGENT_TIERING. "
+        "Defaults to the bucket's own.",
+    )
+    kms_key_id: str | None = Field(
+        default=None,
+        description="The ID or ARN of the KMS key that objects are encrypted with when they are written. Defaults to "
+        "the bucket's own encryption.",
+    )
+    sse_customer_key: SecretStr | None = Field(
+        default=None,
+        description="The key (32 bytes in base64) that S3 encrypts and decrypts objects with and does not keep "
+        "(SSE-C). Without it what was written with it cannot be read. Defaults to none.",
+    )
+
+    @field_validator("sse_customer_key")
+    @classmethod
+    def _a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            try:
+                key = base64.b64decode(value.get_secret_value(), validate=True)
+            except ValueError:
+                key = b""
+            if len(key) != KEY_BYTES:
+                raise ValueError(f"has to be {KEY_BYTES} bytes in base64")
+        return value
+
+    @model_validator(mode="after")
+    def _one_key(self) -> Self:
+        if self.kms_key_id and self.sse_customer_key:
+            raise ValueError("enter kms_key_id or sse_customer_key, not both")
+        return self
+
     @field_validator("bucket_name")
     @classmethod
     def _only_a_name(cls, value: str) -> str:
@@ -85,6 +128,7 @@ class S3Bucket(ObjectStore):
             verify_checksums=self.verify_checksums,
             max_concurrency=self.max_concurrency,
             read_timeout_s=self.read_timeout_s,
+            settings=S3Settings(self.requester_pays, self.storage_class, self.kms_key_id, self.sse_customer_key),
         )
 
     def _named_bucket(self, name: str) -> Self:

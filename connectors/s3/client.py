@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from blocks.credentials.aws import AwsCredentials
     from blocks.stores.client import Page, WriteOptions
+    from connectors.s3.settings import S3Settings
 
 PARTS_IN_FLIGHT = 4
 DELETE_BATCH = 1_000
@@ -78,13 +79,16 @@ class S3StoreClient(ObstoreClient):
         verify_checksums: bool,
         max_concurrency: int,
         read_timeout_s: float,
+        settings: S3Settings,
     ) -> None:
         super().__init__(read_timeout_s=read_timeout_s)
         self.bucket = bucket
         self._credentials = credentials
         self._max_concurrency = max_concurrency
         self._verify_checksums = verify_checksums
-        self._etags_are_md5 = verify_checksums and not bucket.endswith("--x-s3")  # those of directory buckets are not
+        self.settings = settings
+        # those of directory buckets are not, nor those of objects under a key of one's own
+        self._etags_are_md5 = verify_checksums and settings.etags_are_md5 and not bucket.endswith("--x-s3")
 
     @property
     def endpoint(self) -> str | None:
@@ -124,6 +128,7 @@ class S3StoreClient(ObstoreClient):
             }
         config = require("botocore.config", extra="s3").Config(**settings)
         client = self._credentials.get_client("s3", endpoint_url=endpoint, region_name=self.region, config=config)
+        self.settings.register(client)
         if endpoint:
             client.meta.events.register("before-call.s3", _stay)
         return give_up_on_silence(client, self._read_timeout_s)
@@ -268,7 +273,7 @@ class S3StoreClient(ObstoreClient):
         client = self.boto3
         with self._errors("copy", source_key):
             if info.size <= COPY_BYTES:
-                copy = {"Bucket": to.bucket, "Key": target_key}
+                copy = {"Bucket": to.bucket, "Key": target_key, **self._of_copies("CopyObject", to)}
                 client.copy_object(CopySource=source, CopySourceIfMatch=info.etag, **copy)
                 return
             # A copy in parts starts without what the service otherwise takes over.
@@ -276,6 +281,7 @@ class S3StoreClient(ObstoreClient):
             description = {name: head[name] for name in KEPT_BY_COPIES if name in head}
             if tags := client.get_object_tagging(**source)["TagSet"]:
                 description["Tagging"] = urlencode({tag["Key"]: tag["Value"] for tag in tags})
+            both = self._of_copies("UploadPartCopy", to)
             with to.multipart(target_key, description) as names:
 
                 def copy_part(numbered: tuple[int, int]) -> dict[str, Any]:
@@ -284,6 +290,7 @@ class S3StoreClient(ObstoreClient):
                     with self._errors("copy", source_key):
                         answer = client.upload_part_copy(
                             **names,
+                            **both,
                             PartNumber=number,
                             CopySource=source,
                             CopySourceIfMatch=info.etag,
@@ -294,6 +301,12 @@ class S3StoreClient(ObstoreClient):
                 starts = enumerate(range(0, info.size, COPY_BYTES), 1)
                 parts = list(ordered_map(copy_part, starts, workers=self._max_concurrency))
                 client.complete_multipart_upload(**names, MultipartUpload={"Parts": parts})
+
+    def _of_copies(self, operation: str, to: Self) -> dict[str, Any]:
+        """Return what a copy into another bucket, or this one, says of the settings of both."""
+        known = self.boto3.meta.service_model.operation_model(operation).input_shape.members
+        payer = {"RequestPayer": "requester"} if self.settings.requester_pays else {}
+        return {**payer, **to.settings.parameters(known), **self.settings.of_source()}
 
     @override
     def versions(self, key: str) -> Page:
@@ -447,8 +460,14 @@ class S3StoreClient(ObstoreClient):
             credential_provider=self._identity,
             **({"checksum_algorithm": "sha256"} if self._verify_checksums else {}),
             **self._obstore_options(endpoint, self._credentials.verify),
+            **self.settings.of_obstore(),
             **({"endpoint": endpoint} if endpoint else {}),
         )
+
+    @property
+    @override
+    def _attributes(self) -> dict[str, str]:
+        return {"Storage-Class": self.settings.storage_class} if self.settings.storage_class else {}
 
     @live
     def _identity(self) -> Identity:

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
 from blocks.base.errors import JobFailedError, TransientError, lookup
 from blocks.credentials.snowflake import SNOWFLAKE_ERRORS
 
 if TYPE_CHECKING:
+    from collections.abc import Container
     from typing import Self
 
 GOOD = ("success", "pass", "no-op")
@@ -27,8 +29,12 @@ SKIPPED = ("skipped",)
 # dbt's own words, which are about the project. Everything else comes from a database or a driver.
 OWN_WORDS = re.compile(
     r"(Compilation|Dependency|Parsing|Project|Profile|Validation|YAML|Semantic Validation) Error\b|"
-    r"Got \d+ results?, configured to |Runtime Error\n|Nothing to do|The selection criterion"
+    r"Got \d+ results?, configured to |Nothing to do|The selection criterion|"
+    r"PARTIAL SUCCESS \(\d+/\d+\)$|(ERROR|SUCCESS|SKIPPED)$|Skipping due to fail_fast$|"
+    r"Runtime Error\n(?!\s*(Python model failed|Traceback|[A-Z][\w ]* (Error|Exception): ))"
 )
+HOOK_WORDS = re.compile(r"([\w.-]+ failed, error:)\s*(.+)", re.DOTALL)
+COLORS = re.compile(r"\x1b\[[0-9;]*m")
 
 # What databases say that holds names and no values.
 NAMES_ONLY = re.compile(
@@ -65,12 +71,29 @@ REST = re.compile(r"\n\s*(DETAIL|CONTEXT|QUERY|HINT|LINE \d+|compiled code at|\^
 LABEL = re.compile(
     r"(\d{6} \(\w{5}\): )?(SQL compilation error:\s*(error line \d+ at position \d+\s*)?)?([A-Z][\w ]+ Error: )?"
 )
+NAMED = (
+    "attribute|catalog|column|constraint|database|extension|file|function|index|keyword argument|macro|model|module|"
+    "named|relation|role|schema|sequence|source|table|user|view"
+)
+FILE = r"[\w .\-/*:{}=]+\.(?:sql|py|csv|tsv|ya?ml|parquet|json|jsonl|txt|xlsx|duckdb|db|gz|zst)"
+COUNTED = (
+    "arguments?|batch(?:es)?|bytes|columns?|days?|errors?|failures?|fields?|files?|hours?|items?|KB|MB|GB|ms|minutes?|"
+    "models?|nodes?|of|parameters?|records?|results?|rows?|seconds?|tests?|times?|warnings?|weeks?"
+)
+# What may be said, then what may not.
 VALUES = re.compile(
-    r"""'(?:[^']|'')*'? | "[^"]*"? | `[^`]*`? | \$\$.*
-    | (?<=[Vv]alue\ )\S+ | (?<=[Vv]alues\ ).* | (?<=[Vv]alue:\ ).* | (?<=[Vv]alues:\ ).* | (?<=[Ll]iteral\ )\S+
-    | [(\[{].* | (?<![\w])[-+]?\d[\w.,:+-]*""",
+    rf"""(?P<said>
+      \b(?i:{NAMED})\ (?:"[^"\n]*" | '[^'\n]*' | `[^`\n]*`)
+    | "{FILE}" | '{FILE}' | \(\) | \(\d+/\d+\) | \b(?:line|position|base)\ \d+\b | \b\d+\ (?={COUNTED}\b)
+    )
+    | (?P<quoted>(?<!\w)'(?:[^']|'')*'? | "[^"]*"? | `[^`]*`?) | \$\$.*
+    | (?<=[Vv]alue\ )\S+ | (?<=[Vv]alues\ ).* | (?<=[Vv]alue:\ ).* | (?<=[Vv]alues:\ ).* | (?<=[Ll]iteral\ )(?!for\ )\S+
+    | [(\[{{].* | (?<![\w])[-+]?\d[\w.,:+-]*""",
     re.VERBOSE | re.DOTALL,
 )
+TRACEBACK = re.compile(r"Traceback \(most recent call last\):")
+FRAME = re.compile(r'File "[^"\n]*", line (\d+), in (\S+)')
+RAISED = re.compile(r"([A-Za-z_][\w.]*)(?:: (.*))?")
 
 TRANSIENT = re.compile(
     r"""(?ix)
@@ -115,26 +138,63 @@ def is_transient_message(message: str) -> bool:
     return TRANSIENT.search(message) is not None
 
 
-def without_values(message: str) -> str:
+def without_values(message: str, names: Container[str] = ()) -> str:
     r"""The words of dbt in one line, without what a database may have quoted of rows or statements.
+
+    Names of relations, columns and files, counts, and classes of exceptions stay.
+
+    Args:
+        message: What dbt says of a failure.
+        names: What is known to be a name: it stays also where nothing else tells that it is one.
 
     >>> without_values('Database Error in model a (a.sql)\n  relation "raw" does not exist\n  LINE 1: select 1')
     'Database Error in model a (a.sql): relation "raw" does not exist'
     >>> without_values("Runtime Error in model a (a.sql)\n  Conversion Error: Could not convert string 'x y' to INT32")
     'Runtime Error in model a (a.sql): Conversion Error: Could not convert string … to INT32'
+    >>> without_values("shop.on-run-end.0 failed, error:\n Catalog Error: Table with name gone does not exist!")
+    'shop.on-run-end.0 failed, error: Catalog Error: Table with name gone does not exist!'
     """
-    text = message.strip()
+    text = COLORS.sub("", message).strip().removeprefix("Exception on worker thread. ")
     if OWN_WORDS.match(text):
         return " ".join(text.split())
+    if hook := HOOK_WORDS.fullmatch(text):
+        return f"{hook[1]} {without_values(hook[2], names)}"
     head, _, rest = text.partition("\n")
     if not re.match(r"(Database|Runtime) Error\b", head):
-        head, rest = "", head
-    said = " ".join(REST.split(rest, maxsplit=1)[0].split())
-    label = LABEL.match(said)
-    end = label.end() if label else 0
-    words = said[end:]
-    words = found[0] if (found := NAMES_ONLY.match(words)) else VALUES.sub("…", words)
-    return ": ".join(part for part in (head.strip().rstrip(":"), f"{said[:end]}{words}".strip()) if part)
+        head, rest = "", text if TRACEBACK.search(text) else head  # further lines may be rows
+    if traceback := TRACEBACK.search(rest):
+        words = _raised(rest[: traceback.start()], rest[traceback.end() :], names)
+    else:
+        said = " ".join(REST.split(rest, maxsplit=1)[0].split())
+        label = LABEL.match(said)
+        end = label.end() if label else 0
+        found = NAMES_ONLY.match(said[end:])
+        words = said[:end] + (found[0] if found else _masked(said[end:], names))
+    return ": ".join(part for part in (head.strip().rstrip(":"), words.strip()) if part)
+
+
+def _raised(before: str, traceback: str, names: Container[str]) -> str:
+    """What a traceback ends with: the class of the exception, its words without values, and where it was raised."""
+    lines = [line.strip() for line in traceback.strip().splitlines() if line.strip()]
+    depths = [len(line) - len(line.lstrip()) for line in traceback.splitlines() if line.strip()]
+    ends = [line for line, depth in zip(lines, depths, strict=True) if depth <= min(depths) and RAISED.fullmatch(line)]
+    raised = RAISED.fullmatch(ends[-1]) if ends else None
+    words = _masked(" ".join(before.split()), names)
+    if raised is None:
+        return f"{words} …".strip()
+    said = f"{raised[1]}: {_masked(raised[2], names)}" if raised[2] else raised[1]
+    frames = FRAME.findall(traceback)
+    where = f" (line {frames[-1][0]}, in {frames[-1][1]})" if frames else ""
+    return f"{words} {said}{where}".strip()
+
+
+def _masked(words: str, names: Container[str]) -> str:
+    def shown(found: re.Match[str]) -> str:
+        if found["said"] or (found["quoted"] and found["quoted"][1:-1] in names):
+            return found[0]
+        return "…"
+
+    return VALUES.sub(shown, words)
 
 
 class DbtNode(BaseModel):
@@ -160,6 +220,11 @@ class DbtNode(BaseModel):
         """Whether it went wrong itself; a skipped one did not."""
         return self.status not in GOOD + WARNED + SKIPPED
 
+    @property
+    def is_optional(self) -> bool:
+        """Whether dbt calls a command a success where this was skipped."""
+        return self.resource_type == "exposure"
+
     def __str__(self) -> str:
         return f"{self.unique_id}: {self.status}" + (f" ({self.message})" if self.message else "")
 
@@ -173,6 +238,7 @@ class DbtResult(BaseModel):
     command: str = Field(description="The command, such as 'build'.")
     target: str = Field(description="Where it was built, without secrets.")
     nodes: tuple[DbtNode, ...]
+    exit_code: int | None = Field(default=None, description="dbt's own exit code; None where it was stopped.")
     attempts: int = Field(default=1, description="How often dbt was run for it; later attempts take only what failed.")
     artifacts: dict[str, Path] = Field(default_factory=dict, description="The files that dbt wrote, by name.")
     started_at: datetime
@@ -200,14 +266,15 @@ class DbtResult(BaseModel):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing went wrong."""
-        return not self.failures and not self.skipped
+        """Whether nothing went wrong: as dbt's own exit code says it."""
+        return not self.exit_code and not self.failures and all(node.is_optional for node in self.skipped)
 
     @property
     def seconds(self) -> float:
         """How long it took."""
         return (self.finished_at - self.started_at).total_seconds()
 
+    @checked
     def node(self, name: str) -> DbtNode:
         """Return the node of that name, or of that unique_id.
 
@@ -219,6 +286,7 @@ class DbtResult(BaseModel):
             raise KeyError(f"{len(found)} nodes are called {name!r}")
         return found[0]
 
+    @checked
     def raise_for_failures(self) -> Self:
         """Return the result itself, if nothing went wrong.
 
@@ -229,6 +297,7 @@ class DbtResult(BaseModel):
             raise DbtFailedError(str(self), self)
         return self
 
+    @checked
     def markdown(self) -> str:
         """Return the result as a page for people."""
         lines = [
@@ -248,6 +317,8 @@ class DbtResult(BaseModel):
     def __str__(self) -> str:
         counts = ", ".join(f"{count} {status}" for status, count in self.counts.items()) or "nothing to do"
         text = f"dbt {self.command} of {self.project}: {counts} in {self.seconds:.1f} s"
+        if self.exit_code and not self.failures:
+            text += f"; dbt ended with exit code {self.exit_code}"
         return text + "".join(f"; {node}" for node in self.failures)
 
 

@@ -138,6 +138,11 @@ class ObstoreClient(StoreClient):
             raise
 
     @property
+    def _attributes(self) -> dict[str, str]:
+        """What every object is written with."""
+        return {}
+
+    @property
     def _obstore(self) -> Any:
         return require("obstore", extra=self.extra)
 
@@ -196,7 +201,9 @@ class ObstoreClient(StoreClient):
 
     def _put_whole(self, key: str, content: bytes, options: WriteOptions, metadata: Mapping[str, str]) -> ObjectInfo:
         """Write an object in one request."""
-        attributes = dict(metadata) | ({"Content-Type": options.content_type} if options.content_type else {})
+        attributes = {**self._attributes, **metadata}
+        if options.content_type:
+            attributes["Content-Type"] = options.content_type
         mode: Any = "create" if options.if_absent else {"e_tag": options.if_match} if options.if_match else "overwrite"
         with self._errors("write", key), without_panic("write", self.uri(key)):
             put = self._obstore.put(

@@ -6,7 +6,7 @@ import re
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from blocks.arrow.types import has_json_form, plain_type
+from blocks.arrow.types import MICROSECOND_DIGITS, has_json_form, plain_type, unit_of
 from blocks.base import errors
 from blocks.base.optional import lazy
 from blocks.warehouses.sql import Column, Dialect, no_type_error
@@ -155,14 +155,26 @@ def described(name: str, sql_type: str, nullable: bool, default: str | None) -> 
     kind = KINDS.get(found[1], found[1])
     precision, scale = (int(part) if part else None for part in found.groups()[1:])
     by_text = kind in (*SEMI_STRUCTURED, "GEOGRAPHY", "GEOMETRY")
+    own = arrow_type(kind, precision, scale, name)
     return Column(
         name=name,
         sql_type=sql_type,
-        arrow_type=arrow_type(kind, precision, scale, name),
+        arrow_type=own,
+        kept=_kept(own, precision),
         nullable=nullable,
         has_default=default is not None,
         stage_type="VARCHAR" if by_text else None,
     )
+
+
+def _kept(kind: pa.DataType, digits: int | None) -> pa.DataType | None:
+    """Return what a column of times keeps that has fewer digits of a second than Arrow's: Snowflake cuts the rest."""
+    unit = unit_of(MICROSECOND_DIGITS if digits is None else digits)
+    if unit is None:
+        return None
+    if pa.types.is_timestamp(kind):
+        return pa.timestamp(unit, kind.tz)
+    return pa.time32(unit) if pa.types.is_time(kind) else None
 
 
 def arrow_type(name: str, precision: int | None, scale: int | None, column: str) -> pa.DataType:

@@ -128,8 +128,11 @@ CHANGED_PLAN = "cached plan must not change result type"
 SYSTEM_COLUMN = "conflicts with a system column name"
 """Said with the SQLSTATE of a column that there is twice."""
 
+NOT_ENCODED = re.compile(r"Error occurred writing COPY data:\s*$")
+"""What ADBC says where it cannot write a value; were the connection lost, libpq's words would follow."""
+
 HIDDEN = ("22", "23", "38", "39", "HV", "P0")
-"""Classes of SQLSTATE whose messages may quote a value: data, constraints, and what functions and foreign servers say."""
+"""Classes of SQLSTATE whose messages may quote a value: data, constraints, functions and foreign servers."""
 OF_FUNCTION = re.compile(r"^PL/\w+ function (.+?)(?: line (\d+))?(?: at .*)?$", re.MULTILINE)
 """A line of the context: the function that the server was in. https://www.postgresql.org/docs/current/plpgsql.html"""
 OF_COPY = re.compile(r"^COPY .*?, line (\d+)(?:, column ((?:(?!: ).)+))?", re.MULTILINE)
@@ -152,12 +155,19 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
             kind = TransientError
         if SYSTEM_COLUMN in words:
             kind, hint = errors.InvalidInputError, "Rename the column."
+        if code == "42501" and re.search(r"\b_etl_(loads|quarantine)\b", words):
+            hint = "A load needs SELECT, INSERT and UPDATE on _etl_loads, and SELECT and INSERT on _etl_quarantine."
         return kind(f"Could not {action} {_place(action, uri)}: {words} (SQLSTATE {code}). {hint}".rstrip())
     text = str(error)
     line = _first_line(text)
     if action == "connect to":
         kind, hint = next((kind, hint) for pattern, kind, hint in CONNECT_ERRORS if re.search(pattern, text))
         return kind(f"Could not {action} {uri}: {line}. {hint}".rstrip())
+    if NOT_ENCODED.search(text):
+        return errors.InvalidInputError(
+            f"Could not {action} {_place(action, uri)}: a value is beyond what the type of its column holds. Look at "
+            "the first and last of the times, dates and intervals."
+        )
     if driver_kind := DRIVER_ERRORS.get(type(error).__name__):
         return driver_kind(f"Could not {action} {_place(action, uri)}: {line}.")
     if ambiguous:
@@ -180,7 +190,7 @@ def _words(error: BaseException, code: str) -> str:
     """The server's words, without row values: for data and constraint errors the name of the condition instead."""
     details = _details(error)
     primary, context = details.get("MESSAGE_PRIMARY", ""), details.get("CONTEXT", "")
-    raised_by = OF_FUNCTION.match(context)
+    raised_by = OF_FUNCTION.search(context)
     if not raised_by and not code.startswith(HIDDEN):
         return primary
     words = _condition(code)
@@ -224,6 +234,8 @@ def _text(value: Any) -> str:
 
 def _hint(code: str) -> str:
     return {
+        "22": "Correct the data, or change the column.",
+        "23": "Correct the data.",
         "28": LOGIN,
         "3D": "Check the database's name.",
         "3F": "Check the schema's name; create it, or grant USAGE on it.",

@@ -1,0 +1,89 @@
+"""What dbt is told in secret, kept out of all that is logged, raised and published."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+MASK = "*****"
+SHORT = 4
+"""A secret of fewer characters is masked where it stands as a word of its own: it may be a part of any other."""
+RARE = 12
+"""A secret of so many characters is no word of dbt's own, so that it is masked everywhere in an artifact."""
+SETTINGS = {"", "0", "1", "false", "no", "none", "null", "off", "on", "true", "yes"}
+"""Values of environment variables that are no secrets."""
+WORDS = {
+    "compiled_code",
+    "compiled_sql",
+    "description",
+    "error",
+    "invocation_command",
+    "message",
+    "raw_code",
+    "raw_sql",
+}
+"""The fields of dbt's artifacts that are texts; what is in others may be a name that only looks like a secret."""
+
+
+class Secrets:
+    """Values that are replaced by asterisks.
+
+    Args:
+        values: The secrets. Of one that has several lines each line counts.
+    """
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        whole = {value for value in values if value.strip()}
+        parts = {line.strip() for value in whole for line in re.split(r"\r?\n|\\n", value) if len(line.strip()) > SHORT}
+        self._shown = {form for value in whole | parts for form in _forms(value)}
+        self._pattern = _pattern(self._shown)
+        self._rare = _pattern({form for form in self._shown if len(form) >= RARE})
+
+    def mask(self, text: str) -> str:
+        """Return the text without secrets.
+
+        >>> Secrets(["s3cret", "1"]).mask("s3cret: 1 of 12")
+        '*****: ***** of 12'
+        """
+        return self._pattern.sub(MASK, text) if self._pattern else text
+
+    def mask_artifact(self, value: Any, key: str = "") -> Any:
+        """Return what an artifact holds without secrets: its names stay as they are.
+
+        >>> Secrets(["model"]).mask_artifact({"unique_id": "model.a", "message": "model"})
+        {'unique_id': 'model.a', 'message': '*****'}
+        """
+        if isinstance(value, dict):
+            return {name: self.mask_artifact(each, name) for name, each in value.items()}
+        if isinstance(value, list):
+            return [self.mask_artifact(each, key) for each in value]
+        if not isinstance(value, str):
+            return value
+        pattern = self._pattern if key in WORDS else self._rare
+        return pattern.sub(MASK, value) if pattern else value
+
+    def are_in(self, data: bytes) -> bool:
+        """Tell whether one of them is in the content of a file."""
+        return any(form.encode("utf-8", "replace") in data for form in self._shown)
+
+    def are_surely_in(self, data: bytes) -> bool:
+        """Tell the same of those that cannot be there by chance."""
+        return any(len(form) >= RARE and form.encode("utf-8", "replace") in data for form in self._shown)
+
+
+def _forms(value: str) -> set[str]:
+    """How a secret is written in URLs, in JSON and by Python."""
+    return {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
+
+
+def _pattern(forms: set[str]) -> re.Pattern[str] | None:
+    words = [
+        re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)"
+        for form in sorted(forms, key=lambda form: (-len(form), form))
+    ]
+    return re.compile("|".join(words)) if words else None
