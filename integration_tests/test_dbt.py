@@ -297,7 +297,7 @@ def test_no_secret_shows_and_a_lock_that_passes_is_tried_again(
     assert sum("public.orders" in line for line in started) == 1
     assert sum("public.unique" in line for line in started) == 1
     assert any(f"--project-dir={folder}" in line for line in seen)
-    assert any(b"DBT_ENV_SECRET_ETL_0" in text for text in held)
+    assert any(b"ETL_DBT_0" in text for text in held)
     places_to_look = [*seen, caplog.text, str(caught.value), result.model_dump_json(), repr(project)]
     assert not [text for text in places_to_look if password in text]
     assert not [text for text in (*held, *texts_in(folder)) if password.encode() in text]
@@ -333,16 +333,71 @@ def is_hanging(address: Address) -> bool:
     return any("pg_sleep" in query for query in sessions(address))
 
 
+DAILY = {
+    "models/a.sql": "{{ config(materialized='incremental') }} select day from gate",
+    "models/b.sql": "{{ config(materialized='table', pre_hook='select pg_sleep(case when hangs then 600 else 0 end) "
+    "from gate') }} select day from {{ ref('a') }} order by day desc limit 1",
+    "models/c.sql": "{{ config(materialized='table') }} select 1 / works::int as one, day from {{ ref('b') }}, "
+    "(select works from gate) g",
+    "models/d.sql": "{{ config(materialized='incremental') }} select day from {{ ref('c') }}",
+}
+"""Four models in a row: the second may hang, the third may fail, and the others add a row each day."""
+
+
 def test_a_hanging_model_is_stopped_at_the_timeout(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
-    """Nothing of it is left: no process, and no query on the server."""
-    folder = make_project(tmp_path / "shop", HANGS)
+    """Nothing of it is left: no process, and no query on the server. What did not come to its end is retried."""
+    folder = make_project(tmp_path / "shop", DAILY)
+    postgres.execute("create table gate as select 1 as day, true as works, true as hangs")
     project = DbtProject(project_dir=folder, target=postgres, timeout_s=60, retry=RETRY)
     project._clock = lambda: 61.0 if is_hanging(pg_database) else 0.0
     with pytest.raises(DbtFailedError, match="took longer than 60 s and was stopped") as caught:
         project.build()
-    assert {node.name: node.status for node in caught.value.result.nodes} in ({}, {"hangs": "error"})
+    expected = {"a": "success", "b": "error", "c": "skipped", "d": "skipped"}
+    assert {node.name: node.status for node in caught.value.result.nodes} == expected
     assert not dbt_processes(folder)
     assert not sessions(pg_database)
+    rows = json.loads((folder / "target" / "run_results.json").read_text())["results"]
+    assert {row["unique_id"].rpartition(".")[2]: row["status"] for row in rows} == expected
+    postgres.execute("update gate set hangs = false")
+    assert {node.name: node.status for node in project.retry_failed().nodes} == dict.fromkeys("bcd", "success")
+    assert postgres.fetch_all("select day from a") == postgres.fetch_all("select day from d") == [(1,)]
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("end", ["cancel", "kill"])
+def test_what_an_interrupted_day_left_is_retried(
+    postgres: Postgres, pg_database: Address, tmp_path: Path, end: str
+) -> None:
+    """Exactly that, and not what the day before had failed in; a compile in between changes nothing."""
+    folder = make_project(tmp_path / "shop", DAILY)
+    project = DbtProject(project_dir=folder, target=postgres, retry=RETRY)
+    postgres.execute("create table gate as select 1 as day, false as works, false as hangs")
+    first = project.build(raise_on_failure=False)
+    assert {node.name: node.status for node in first.nodes} == {
+        "a": "success", "b": "success", "c": "error", "d": "skipped",
+    }  # fmt: skip
+    project.compile()
+    postgres.execute("update gate set day = 2, works = true, hangs = true")
+    if end == "cancel":
+        run = project.trigger("run")
+        eventually(lambda: is_hanging(pg_database))
+        with pytest.raises(InvalidInputError, match="still runs"):
+            project.retry_failed()
+        run.cancel()
+    else:
+        parent = start_parent(folder, postgres, pg_database, tmp_path)
+        eventually(lambda: is_hanging(pg_database))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        eventually(lambda: not dbt_processes(folder) and not sessions(pg_database))
+    postgres.execute("update gate set hangs = false")
+    project.compile()
+    again = project.retry_failed()
+    assert {node.name: node.status for node in again.nodes} == dict.fromkeys("bcd", "success")
+    assert postgres.fetch_all("select day from a order by 1") == [(1,), (2,)]
+    assert postgres.fetch_all("select day from d") == [(2,)]
+    with pytest.raises(InvalidInputError, match="had no failure"):
+        project.retry_failed()
 
 
 def test_a_started_build_can_be_cancelled(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
@@ -367,15 +422,21 @@ DbtProject(project_dir=sys.argv[1], target=Postgres.model_validate_json(sys.stdi
 """
 
 
-def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
-    """Also when nobody is left to stop it, as after kill -9, it ends, and so do its queries."""
-    folder = make_project(tmp_path / "shop", HANGS)
-    environment = {**os.environ, "TMPDIR": str(tmp_path)}  # what it was working in stays behind
+def start_parent(folder: Path, postgres: Postgres, address: Address, temporary: Path) -> subprocess.Popen[bytes]:
+    """A process of its own that runs the project."""
+    environment = {**os.environ, "TMPDIR": str(temporary)}  # what it was working in stays behind
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(folder)], stdin=subprocess.PIPE, env=environment)
-    fields = {**pg_database.fields(), "ssl_mode": postgres.ssl_mode}
+    fields = {**address.fields(), "ssl_mode": postgres.ssl_mode}
     assert parent.stdin
     parent.stdin.write(json.dumps(fields, default=str).encode())
     parent.stdin.close()
+    return parent
+
+
+def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
+    """Also when nobody is left to stop it, as after kill -9, it ends, and so do its queries."""
+    folder = make_project(tmp_path / "shop", HANGS)
+    parent = start_parent(folder, postgres, pg_database, tmp_path)
     try:
         eventually(lambda: is_hanging(pg_database))
         assert dbt_processes(folder)

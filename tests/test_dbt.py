@@ -285,6 +285,7 @@ def test_values_are_not_said(message: str) -> None:
         "TransactionContext Error: Conflict on update!",
         "000625 (57014): Statement 'x' has locked table 'T' in transaction 1 and this lock has not yet been released.",
         "250001 (08001): Failed to connect to DB",
+        "250001: Could not connect to Snowflake backend after 2 attempt(s).Aborting.",
         "390114 (08001): Authentication token has expired.",
         "Could not serialize access to table p:d.t due to concurrent update",
         "503 POST https://bigquery.googleapis.com: Visibility check was unavailable",
@@ -385,6 +386,34 @@ def test_an_invocation_that_fails_as_a_whole(event: str, said: str, kind: type, 
     with pytest.raises(kind, match=match) as caught:
         raise watch.error("build", "shop", 2, said)
     assert "secret line" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "match"),
+    [
+        (
+            "dbt looked for a profiles.yml file in /h/.dbt, but did\nnot find one.",
+            InvalidInputError,
+            "did not find one",
+        ),
+        (
+            (
+                "Unable to connect.\nThe database returned the following error:\n\n  >Database Error\n"
+                "  250001: Could not connect to Snowflake backend after 2 attempt(s)."
+            ),
+            TransientError,
+            "250001: Could not connect",
+        ),
+    ],
+)
+def test_what_debug_finds_is_said(said: str, kind: type, match: str) -> None:
+    """It is no error of dbt's log; a warehouse that cannot be reached is one that passes."""
+    watch = Watch("debug")
+    for text in (" - git [OK found]\n", "1 check failed:", said):
+        info = {"name": "DebugCmdResult", "level": "info", "msg": text}
+        watch.read(json.dumps({"data": {"msg": text}, "info": info}), Runs())
+    with pytest.raises(kind, match=match):
+        raise watch.error("debug", "shop", 1, "")
 
 
 def test_hooks_are_nodes_of_the_results() -> None:
@@ -733,6 +762,22 @@ def test_nothing_can_be_retried_before_a_build(project: DbtProject) -> None:
     """There are no artifacts yet."""
     with pytest.raises(NotFoundError, match="Build first"):
         project.retry_failed()
+
+
+def test_a_hook_that_failed_alone_cannot_be_retried(project: DbtProject) -> None:
+    """It is said which one, and what to call: dbt runs hooks with nodes only."""
+    rows = [record.new_row("model.shop.a", "success"), record.new_row("operation.shop.shop-on-run-end-0", "error")]
+    folder = project.project_dir / "target"
+    folder.mkdir()
+    results = record.new_results({"which": "build"}) | {"results": rows}
+    (folder / "run_results.json").write_text(json.dumps(results))
+    with pytest.raises(InvalidInputError, match=r"only shop-on-run-end-0 failed, .* Call build\(\) again"):
+        project.retry_failed()
+    kept = record.Record(folder, {"args": {"which": "build"}, "listing": [], "continues": None}, ["model.shop.a"])
+    kept.start("model.shop.a")
+    with pytest.raises(InvalidInputError, match="still runs"):
+        project.retry_failed()
+    kept.close(is_complete=True)
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -23,7 +23,16 @@ DRIVERS = {
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
 OURS = {"blocks", "connectors", "etl_blocks"}
-ALLOWED = {"annotated_types", "anyio", "prefect", "pydantic", "typing_extensions", *OURS, *sys.stdlib_module_names}
+ALLOWED = {
+    "annotated_types",
+    "anyio",
+    "prefect",
+    "pydantic",
+    "pydantic_core",
+    "typing_extensions",
+    *OURS,
+    *sys.stdlib_module_names,
+}
 ARROW = {"pyarrow", "numpy"}
 COMMAND_LINE = {"cyclopts"}
 TESTING = {"cloudpickle", "pytest"}

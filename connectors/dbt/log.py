@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +93,7 @@ class Watch:
         self._target, self._warehouse, self._record = target, warehouse, record
         self._secrets = secrets or Secrets()
         self._errors: list[str] = []
+        self._checks: list[str] = []
         self._names: frozenset[str] | None = None
         self._manifest: dict[str, Any] | None = None
 
@@ -137,6 +139,12 @@ class Watch:
             runs.log(key, logging.ERROR, self.said(self._reasons[key][-1]))
         elif name == "LogHookStartLine" and self._record:
             self._record.start_hook(key)
+        else:
+            self._hear(name, data)
+
+    def _hear(self, name: str, data: dict[str, Any]) -> None:
+        if name == "DebugCmdResult":
+            self._checks.append(COLORS.sub("", str(data.get("msg") or "")).strip())
         elif name == "PrintEvent":
             self.printed.append(str(data.get("msg") or ""))
         elif name == "MainReportVersion":
@@ -216,9 +224,17 @@ class Watch:
             self._manifest = (path and read_json(path)) or {}
         return self._manifest
 
+    def _failed_check(self) -> str:
+        """What `dbt debug` found wrong, which is no error of its log."""
+        wrong = [said for said in self._checks if not re.match(r"- |\d+ checks? failed:", said)]
+        if not wrong:
+            return ""
+        head, is_quoted, words = wrong[0].partition("the following error:")
+        return words.strip(" \n>") if is_quoted else " ".join(head.split())
+
     def error(self, verb: str, project: str, code: int | None, said: str) -> ConnectorError:
         """Return the error for an invocation that ended before its nodes did."""
-        raw = "\n".join(self._errors).removeprefix("Encountered an error:").strip()
+        raw = "\n".join(self._errors).removeprefix("Encountered an error:").strip() or self._failed_check()
         words = self.said(raw) if raw else ""
         if not words:
             usage = [line for line in said.splitlines() if line.startswith(("Error: ", "ModuleNotFoundError: "))]

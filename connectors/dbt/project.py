@@ -591,6 +591,8 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         if isinstance(args.get("vars"), dict):
             # dbt would hand them on as Python writes them, which YAML reads otherwise
             args["vars"] = Request("build", vars=args["vars"]).variables or "{}"
+        chosen = dict(word[2:].split("=", 1) for word in place.arguments)  # `dbt retry` has no such options itself
+        args |= {name: chosen[name] for name in ("profile", "target") if name in chosen}
         rows = [row for row in results["results"] if row["unique_id"] in call.again]
         state = place.folder / "state"
         state.mkdir()

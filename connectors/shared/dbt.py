@@ -69,7 +69,7 @@ NAMES_ONLY = re.compile(
 # Where the rest of a message may quote rows or statements.
 REST = re.compile(r"\n\s*(DETAIL|CONTEXT|QUERY|HINT|LINE \d+|compiled code at|\^)", re.IGNORECASE)
 LABEL = re.compile(
-    r"(\d{6} \(\w{5}\): )?(SQL compilation error:\s*(error line \d+ at position \d+\s*)?)?([A-Z][\w ]+ Error: )?"
+    r"(\d{6}(?: \(\w{5}\))?: )?(SQL compilation error:\s*(error line \d+ at position \d+\s*)?)?([A-Z][\w ]+ Error: )?"
 )
 NAMED = (
     "attribute|catalog|column|constraint|database|extension|file|function|index|keyword argument|macro|model|module|"
@@ -77,7 +77,7 @@ NAMED = (
 )
 FILE = r"[\w .\-/*:{}=]+\.(?:sql|py|csv|tsv|ya?ml|parquet|json|jsonl|txt|xlsx|duckdb|db|gz|zst)"
 COUNTED = (
-    "arguments?|batch(?:es)?|bytes|columns?|days?|errors?|failures?|fields?|files?|hours?|items?|KB|MB|GB|ms|minutes?|"
+    "arguments?|attempts?|batch(?:es)?|bytes|columns?|days?|errors?|failures?|fields?|files?|hours?|items?|KB|MB|GB|ms|minutes?|"
     "models?|nodes?|of|parameters?|records?|results?|rows?|seconds?|tests?|times?|warnings?|weeks?"
 )
 # What may be said, then what may not.
@@ -119,7 +119,7 @@ TRANSIENT = re.compile(
     | encountered\ an\ (internal\ )?error\ during\ execution
     """
 )
-NUMBER = re.compile(r"\b(\d{6}) \((\w{5})\)")
+NUMBER = re.compile(r"\b(\d{6})(?: \((\w{5})\)|: )")
 
 
 def is_transient_message(message: str) -> bool:
@@ -133,7 +133,7 @@ def is_transient_message(message: str) -> bool:
     if OWN_WORDS.match(message.strip()) and not message.strip().startswith("Runtime Error"):
         return False
     if found := NUMBER.search(message):
-        kind = lookup(SNOWFLAKE_ERRORS, found[1]) or lookup(SNOWFLAKE_ERRORS, found[2])
+        kind = lookup(SNOWFLAKE_ERRORS, found[1]) or lookup(SNOWFLAKE_ERRORS, found[2] or "")
         return kind is not None and issubclass(kind, TransientError)
     return TRANSIENT.search(message) is not None
 

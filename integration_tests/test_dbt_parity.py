@@ -1,0 +1,502 @@
+"""The command line of dbt and DbtProject, side by side: the same exit code, statuses and database.
+
+Each case is a list of command lines, run one after the other in two copies of one project. A few are in every run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shlex
+import string
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import duckdb
+import psycopg
+import pytest
+import yaml  # type: ignore[import-untyped]
+
+from blocks.base.errors import ConnectorError
+from blocks.base.retry import RetryPolicy
+from connectors.dbt import DbtFailedError, DbtProject
+from connectors.postgres import Postgres
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from integration_tests.standins.postgres import Address
+
+DBT = Path(sys.executable).with_name("dbt")
+ONCE = RetryPolicy(attempts=1)
+TIMES = ("dbt_scd_id", "dbt_updated_at", "dbt_valid_from", "dbt_valid_to", "at")
+"""Columns whose values are the time of the run."""
+
+PROJECT = {
+    "dbt_project.yml": """
+name: shop
+version: "1.0"
+profile: shop
+flags: {send_anonymous_usage_stats: false}
+on-run-start: ["create table if not exists runs (note varchar)", "insert into runs values ('{{ var('note', 'n') }}')"]
+on-run-end: ["{{ 'select * from nowhere' if var('bad_hook', false) else 'select 1' }}"]
+vars: {most: 2}
+""",
+    "profiles.yml": """
+shop:
+  target: dev
+  outputs:
+    dev: {type: duckdb, path: shop.duckdb, threads: 1}
+    two: {type: duckdb, path: "data/{{ env_var('SHOP_FILE', 'two') }}.duckdb", schema: other, threads: 2}
+""",
+    "selectors.yml": """
+selectors:
+  - name: staged
+    definition: {method: tag, value: staged}
+  - name: all_but_bad
+    definition: {union: [{method: fqn, value: "*"}, {exclude: [{method: tag, value: bad}]}]}
+""",
+    "seeds/raw_orders.csv": "id,customer,amount\n1,ann,10\n2,bob,20\n3,bob,30\n",
+    "seeds/given.csv": "id,loaded\n1,2020-01-01\n",
+    "data/x.csv": "id,note\n1,here\n",
+    "models/stg.sql": "{{ config(tags=['staged']) }} select id, customer, amount from {{ ref('raw_orders') }}",
+    "models/eph.sql": "{{ config(materialized='ephemeral') }} select id, amount from {{ ref('stg') }}",
+    "models/orders.sql": "{{ config(materialized='table', meta={'owner': 'x'}) }} "
+    "select id, amount from {{ ref('stg') }}",
+    "models/of_eph.sql": "select sum(amount) as amount from {{ ref('eph') }}",
+    "models/files.sql": "{{ config(materialized='table') }} select * from read_csv('data/x.csv')",
+    "models/outside.sql": "{{ config(materialized='external', location='data/outside.parquet') }} select 1 as id",
+    "models/inc.sql": "{{ config(materialized='incremental', unique_key='id') }} "
+    "select id, '{{ var('note', 'n') }}' as note from {{ ref('stg') }} where id <= {{ var('most') }}",
+    "models/days.sql": "{{ config(materialized='table', event_time='day') }} "
+    "select i as id, timestamp '2026-01-01' + interval (i) day as day from range(3) r(i)",
+    "models/batches.sql": "{{ config(materialized='incremental', incremental_strategy='microbatch', event_time='day', "
+    "begin='2026-01-01', batch_size='day') }} select id, day from {{ ref('days') }} "
+    "where {% if model.batch and model.batch.id == var('bad_batch', '') %} cast('x' as int) = id "
+    "{% else %} true {% endif %}",
+    "models/after_batches.sql": "select count(*) as n from {{ ref('batches') }}",
+    "models/flaky.sql": "{{ config(tags=['bad']) }} select {{ 'no_such' if var('bad', false) else '1' }} as id",
+    "models/child.sql": "{{ config(tags=['bad']) }} select id from {{ ref('flaky') }}",
+    "models/off.sql": "{{ config(enabled=false) }} select 1 as id",
+    "models/py.py": "def model(dbt, session):\n    return session.sql('select 1 as id')\n",
+    "models/schema.yml": """
+models:
+  - name: orders
+    columns:
+      - name: id
+        data_tests: [not_null, unique]
+      - name: amount
+        data_tests:
+          - accepted_values: {arguments: {values: [10, 20]}, config: {severity: warn}}
+  - name: stg
+    columns: [{name: id, data_tests: [not_null]}]
+sources:
+  - name: given
+    schema: main
+    config:
+      loaded_at_field: "cast(loaded as timestamp)"
+      freshness: {warn_after: {count: 1, period: day}}
+    tables: [{name: given}]
+exposures:
+  - {name: board, type: dashboard, owner: {email: a@b.c}, depends_on: ["ref('orders')"]}
+unit_tests:
+  - name: amounts
+    model: orders
+    given: [{input: ref('stg'), rows: [{id: 1, amount: 5}]}]
+    expect: {rows: [{id: 1, amount: 5}]}
+""",
+    "tests/few.sql": "{{ config(enabled=var('strict', false)) }} select * from {{ ref('orders') }} where id = 1",
+    "snapshots/kept.sql": "{% snapshot kept %}{{ config(unique_key='id', strategy='check', check_cols=['amount']) }} "
+    "select * from {{ ref('raw_orders') }}{% endsnapshot %}",
+    "macros/note.sql": '{% macro note(text, n=1) %}{% do run_query("create or replace table noted as select \'" ~ text '
+    '~ "\' as text, " ~ n ~ " as n") %}{% endmacro %}\n'
+    "{% macro breaks() %}{{ exceptions.raise_compiler_error('broken') }}{% endmacro %}",
+}
+
+DAYS = "--event-time-start 2026-01-01 --event-time-end 2026-01-04"
+BAD_BATCH = "--vars '{bad_batch: \"2026010%d\"}'"
+EVERY_RUN = {
+    "a failed batch, a failed node and a failed hook": [
+        f"build {DAYS} --vars '{{bad: true, bad_batch: \"20260102\", bad_hook: true}}'",
+    ],
+}
+WHOLE = "--exclude batches after_batches"
+CASES: dict[str, list[str]] = {
+    "build": [f"build {WHOLE}"],
+    "build twice": [f"build {WHOLE}", f"build {WHOLE} --vars '{{note: second}}'"],
+    "build full refresh": [f"build {WHOLE}", f"build {WHOLE} --full-refresh --vars '{{most: 1}}'"],
+    "build fail fast": [f"build {WHOLE} --fail-fast --vars '{{bad: true}}'"],
+    "build strict": [f"build {WHOLE} --vars '{{strict: true}}'"],
+    "build warn error": [f"build {WHOLE} --warn-error"],
+    "build warn error options": [f"build {WHOLE} --warn-error-options '{{error: [LogTestResult]}}'"],
+    "build empty": [f"build {WHOLE} --empty"],
+    "build selector": ["build --selector all_but_bad --exclude-resource-type=model"],
+    "build resource type": ["build --resource-type=seed"],
+    "build resource types": ["build --resource-type=seed --resource-type=model --exclude batches after_batches"],
+    "build exclude resource type": [f"build {WHOLE} --exclude-resource-type=test"],
+    "build store failures": [f"build {WHOLE} --store-failures"],
+    "build two": [f"build {WHOLE} --target two"],
+    "build indirect cautious": ["seed", "build --select stg orders --indirect-selection=cautious"],
+    "build indirect empty": ["seed", "build --select stg orders --indirect-selection=empty"],
+    "build indirect buildable": ["seed", "build --select stg orders --indirect-selection=buildable"],
+    "build bad hook": [f"build {WHOLE} --vars '{{bad_hook: true}}'"],
+    "build no partial parse": [f"build {WHOLE}", "build --select orders --no-partial-parse"],
+    "build no populate cache": [f"build {WHOLE} --no-populate-cache"],
+    "build cache selected only": [f"build {WHOLE} --cache-selected-only"],
+    "build single threaded": [f"build {WHOLE} --single-threaded"],
+    "build threads": [f"build {WHOLE} --threads 4"],
+    "build no version check": [f"build {WHOLE} --no-version-check"],
+    "build no static parser": [f"build {WHOLE} --no-static-parser"],
+    "build no introspect": ["seed", "build --select stg --no-introspect"],
+    "build sample": ["build --select days batches --event-time-start 2026-01-01 --event-time-end 2026-01-03"],
+    "run": ["seed", f"run {WHOLE}"],
+    "run select": ["seed", "run --select stg+ --exclude tag:bad inc"],
+    "run tag": ["seed", "run --select tag:staged"],
+    "run path": ["seed", "run --select path:models/stg.sql"],
+    "run intersection": ["seed", "run --select 'stg+,config.materialized:table'"],
+    "run meta": ["seed", "run --select stg config.meta.owner:x"],
+    "run selector": ["seed", "run --selector staged"],
+    "run files": ["run --select files"],
+    "run outside": ["run --select outside"],
+    "run python": ["run --select py"],
+    "run microbatch": [f"run --select days batches after_batches {DAYS}"],
+    "run microbatch twice": [
+        "run --select days batches --event-time-start 2026-01-01 --event-time-end 2026-01-03",
+        "run --select batches --event-time-start 2026-01-02 --event-time-end 2026-01-04",
+    ],
+    "run microbatch failed and retried": [
+        f"run --select days batches after_batches {DAYS} {BAD_BATCH % 2}",
+        "retry",
+    ],
+    "run microbatch failed first": [
+        f"run --select days batches after_batches {DAYS} {BAD_BATCH % 1}",
+    ],
+    "run full refresh": ["seed", "run --select stg inc", "run --select inc --full-refresh --vars '{most: 3}'"],
+    "run vars of each kind": [
+        "seed",
+        "run --select stg inc --vars '{most: 1, note: 2026-04-30, x: null, y: [1, 2.5]}'",
+    ],
+    "run failed and retried": ["run --select flaky child --vars '{bad: true}'", "retry"],
+    "run without its seed": ["run --select stg orders"],
+    "run compile error": ["run --vars '{most: \"{{ nothing\"}' --select nowhere+"],
+    "run defer": [
+        f"build {WHOLE}",
+        "run --select orders --defer --state=target --target two",
+    ],
+    "run favor state": [f"build {WHOLE}", "run --select orders --defer --favor-state --state=target --target two"],
+    "run state modified": [f"build {WHOLE}", "run --select state:modified+ inc --state=target"],
+    "run state new": [f"build {WHOLE}", "run --select state:new inc --state=target"],
+    "run result error": ["run --select flaky child --vars '{bad: true}'", "run --select result:error+ --state=target"],
+    "run bad option": ["run --no-such-option"],
+    "run no such selector": ["run --selector nobody"],
+    "run no such target": ["run --target nobody"],
+    "test": [f"build {WHOLE}", "test"],
+    "test strict": [f"build {WHOLE}", "test --vars '{strict: true}'"],
+    "test unit": [f"build {WHOLE}", "test --select test_type:unit"],
+    "test data": [f"build {WHOLE}", "test --select test_type:data"],
+    "test singular": [f"build {WHOLE}", "test --select test_type:singular --vars '{strict: true}'"],
+    "test store failures": [f"build {WHOLE}", "test --store-failures --vars '{strict: true}'"],
+    "test resource type": [f"build {WHOLE}", "test --resource-type=unit_test"],
+    "test before": ["test --select orders"],
+    "test fail fast": [f"build {WHOLE}", "test --fail-fast --vars '{strict: true}'"],
+    "test failed and retried": [f"build {WHOLE}", "test --vars '{strict: true}'", "retry"],
+    "seed": ["seed"],
+    "seed select": ["seed --select raw_orders"],
+    "seed twice": ["seed", "seed --full-refresh"],
+    "seed show": ["seed --show"],
+    "snapshot": ["seed", "snapshot"],
+    "snapshot twice": ["seed", "snapshot", "snapshot --select kept"],
+    "snapshot before": ["snapshot"],
+    "source freshness": ["seed", "source freshness"],
+    "source freshness select": ["seed", "source freshness --select source:given"],
+    "source freshness before": ["source freshness"],
+    "compile": ["seed", "compile"],
+    "compile select": ["seed", "compile --select orders"],
+    "compile no ephemeral": ["seed", "compile --select orders --no-inject-ephemeral-ctes"],
+    "docs": [f"build {WHOLE}", "docs generate"],
+    "docs no compile": [f"build {WHOLE}", "docs generate --no-compile"],
+    "docs empty catalog": [f"build {WHOLE}", "docs generate --empty-catalog"],
+    "docs static": [f"build {WHOLE}", "docs generate --static"],
+    "docs select": [f"build {WHOLE}", "docs generate --select orders"],
+    "run-operation": ["run-operation note --args '{text: hello, n: 3}'"],
+    "run-operation breaks": ["run-operation breaks"],
+    "run-operation no such": ["run-operation nobody"],
+    "list": ["list"],
+    "list select": ["list --select stg+"],
+    "list resource type": ["list --resource-type=model"],
+    "list selector": ["list --selector staged"],
+    "clone": [f"build {WHOLE}", "clone --state=target --target two --select orders"],
+    "fresher": ["seed", "source freshness", "build --select source_status:fresher+ raw_orders --state=target"],
+    "retry after success": [f"build {WHOLE}", "compile", "build --select stg"],
+}  # fmt: skip
+ENVIRONMENTS: dict[str, tuple[dict[str, str], list[str]]] = {
+    "target": ({"DBT_TARGET": "two"}, ["seed"]),
+    "engine target": ({"DBT_ENGINE_TARGET": "two"}, ["seed"]),
+    "file of a target": ({"SHOP_FILE": "x", "DBT_TARGET": "two"}, ["seed"]),
+    "profiles": ({"DBT_PROFILES_DIR": "elsewhere"}, ["seed"]),
+    "state": ({"DBT_STATE": "target"}, ["seed", "build --select state:modified raw_orders"]),
+    "full refresh": ({"DBT_FULL_REFRESH": "1"}, ["seed", "run --select stg inc"]),
+    "fail fast": ({"DBT_FAIL_FAST": "1"}, ["run --select flaky child --vars '{bad: true}'"]),
+    "resource types": ({"DBT_RESOURCE_TYPES": "seed"}, ["build"]),
+    "warn error": ({"DBT_WARN_ERROR": "1"}, [f"build {WHOLE}"]),
+    "home": ({"HOME": "home"}, ["seed"]),
+}
+ALL = {**EVERY_RUN, **CASES}
+LOUDNESS = {
+    "DBT_QUIET": "1", "DBT_LOG_FORMAT": "text", "DBT_LOG_LEVEL": "none", "DBT_WRITE_JSON": "0", "DBT_USE_COLORS": "1",
+    "DBT_LOG_PATH": "/nowhere", "DBT_DEBUG": "1", "DBT_PRINT": "0", "DBT_LOG_CACHE_EVENTS": "1",
+    "DBT_LOG_FORMAT_FILE": "text", "DBT_LOG_LEVEL_FILE": "debug", "DBT_PRINTER_WIDTH": "20",
+    "DBT_SEND_ANONYMOUS_USAGE_STATS": "1",
+}  # fmt: skip
+OURS = {"DBT_PROJECT_DIR", "DBT_PROFILES_DIR", "DBT_PROFILE", "DBT_TARGET", "DBT_TARGET_PATH", "DBT_HOST"}
+
+
+def make(folder: Path) -> Path:
+    for name, text in PROJECT.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, "utf-8")
+    for place, file in (("elsewhere", "elsewhere.duckdb"), ("home/.dbt", "home.duckdb")):
+        (folder / place).mkdir(parents=True)
+        profile = PROJECT["profiles.yml"].replace("shop.duckdb", file)
+        (folder / place / "profiles.yml").write_text(profile, "utf-8")
+    return folder
+
+
+def cli(folder: Path, line: str, environment: Mapping[str, str]) -> tuple[int, dict[str, str]]:
+    """The exit code of the command line and its statuses by unique_id."""
+    before = {name: stamp(folder, name) for name in ("run_results", "sources")}
+    command = [DBT, *shlex.split(line)]
+    if line.startswith("list"):
+        command += ["--output", "json", "--output-keys", "unique_id", "--quiet"]
+    environment = {**os.environ, "DBT_SEND_ANONYMOUS_USAGE_STATS": "0", **environment}
+    ran = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    if line.startswith("list"):
+        return ran.returncode, {json.loads(each)["unique_id"]: "" for each in ran.stdout.splitlines()}
+    name = "sources" if line.startswith("source") else "run_results"
+    if stamp(folder, name) == before[name]:
+        return ran.returncode, {}
+    rows = json.loads((folder / "target" / f"{name}.json").read_text())["results"]
+    return ran.returncode, {row["unique_id"]: row["status"] for row in rows}
+
+
+def stamp(folder: Path, name: str) -> int:
+    path = folder / "target" / f"{name}.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def ours(project: DbtProject, line: str) -> tuple[int | None, dict[str, str]]:
+    """The same of DbtProject."""
+    command, call, fields = parse(line)
+    names = {"list": "ls", "retry": "retry_failed"}
+    method = getattr(project.model_copy(update=fields), names.get(command, command.replace(" ", "_").replace("-", "_")))
+    try:
+        if command == "list":
+            return 0, dict.fromkeys(method(**call), "")
+        result = method(**call, raise_on_failure=False)
+    except DbtFailedError as error:
+        result = error.result
+    except ConnectorError:
+        return 2, {}
+    return result.exit_code, {node.unique_id: node.status for node in result.nodes}
+
+
+def parse(line: str) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """A command line as the command, the arguments of its method, and the fields of the block."""
+    command, *words = shlex.split(line)
+    if command in ("source", "docs"):
+        command += f" {words.pop(0)}"
+    given: dict[str, list[str]] = {}
+    rest: list[str] = []
+    for word in words:
+        if word.startswith("--"):
+            name, is_given, value = word.partition("=")
+            rest = given.setdefault(name, [])
+            rest += [value] if is_given else []
+        else:
+            rest.append(word)
+    call: dict[str, Any] = {key: given.pop(f"--{key}") for key in ("select", "exclude") if f"--{key}" in given}
+    call |= {key: yaml.safe_load(given.pop(f"--{key}")[0]) for key in ("vars", "args") if f"--{key}" in given}
+    call |= {"full_refresh": True} if given.pop("--full-refresh", None) is not None else {}
+    one = {"clone": ("state", "selector"), "run-operation": ()}.get(command, ("selector",))
+    call |= {key: given.pop(f"--{key}")[0] for key in one if f"--{key}" in given}
+    if command == "run-operation":
+        call["macro"] = words[0]
+    fields: dict[str, Any] = {"target_name": given.pop("--target")[0]} if "--target" in given else {}
+    fields |= {"threads": int(given.pop("--threads")[0])} if "--threads" in given else {}
+    options = [f"{name}={value}" if value else name for name, values in given.items() for value in values or [""]]
+    return command, call | ({"options": options} if options else {}), fields
+
+
+def content(folder: Path) -> dict[str, Any]:
+    """What is in the databases and files of a project."""
+    found: dict[str, Any] = {}
+    with contextlib.chdir(folder):  # views have relative paths
+        for path in sorted(Path().rglob("*.duckdb")):
+            with duckdb.connect(str(path), read_only=True) as connection:
+                query = "select table_schema, table_name, table_type from information_schema.tables order by all"
+                for schema, table, kind in connection.execute(query).fetchall():
+                    name = f'"{schema}"."{table}"'
+                    try:
+                        columns = [row[0] for row in connection.execute(f"describe {name}").fetchall()]
+                        shown = ", ".join(f'"{column}"' for column in columns if column not in TIMES) or "1"
+                        rows = connection.execute(f"select {shown} from {name}").fetchall()
+                    except duckdb.Error as error:  # a view of what is not there
+                        columns, rows = [], [type(error).__name__]
+                    found[f"{path}:{schema}.{table}"] = (kind, columns, sorted(map(str, rows)))
+        for path in sorted(Path("data").glob("*.parquet")):
+            found[path.name] = duckdb.sql(f"from '{path}'").fetchall()
+    return found
+
+
+def compare(tmp_path: Path, lines: list[str], environment: Mapping[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs, mine = make(tmp_path / "theirs" / "shop"), make(tmp_path / "ours" / "shop")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    if environment.get("HOME"):
+        for folder in (theirs, mine):
+            (folder / "profiles.yml").unlink()
+    for line in lines:
+        expected = cli(theirs, line, environment | home(theirs, environment))
+        project = DbtProject(
+            project_dir=mine, environment={**environment, **home(mine, environment)} or None, retry=ONCE
+        )
+        assert ours(project, line) == expected, line
+    assert content(mine) == content(theirs)
+    assert any(content(mine).values()) or lines[-1].split()[0] in (
+        "list",
+        "run",
+        "test",
+        "snapshot",
+        "source",
+        "run-operation",
+    )
+
+
+def home(folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    return {"HOME": str(folder / environment["HOME"])} if "HOME" in environment else {}
+
+
+@pytest.mark.parametrize(
+    "name", [*EVERY_RUN, *(pytest.param(name, marks=pytest.mark.thorough) for name in CASES)], ids=lambda name: name
+)
+def test_it_does_what_the_command_line_does(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same exit code, the same status of each node, and the same database afterwards."""
+    compare(tmp_path, ALL[name], {}, monkeypatch)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_it_takes_the_environment_as_the_command_line_does(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Variables of dbt's, and places that count from the project's directory."""
+    environment, lines = ENVIRONMENTS[name]
+    compare(tmp_path, lines, environment, monkeypatch)
+
+
+def test_no_variable_hides_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the environment says of dbt's log and results, we see both: under dbt's old and new names."""
+    for name, value in LOUDNESS.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.replace("DBT_", "DBT_ENGINE_"), value)
+    result = DbtProject(project_dir=make(tmp_path / "shop"), retry=ONCE).run(
+        "flaky", vars={"bad": True}, raise_on_failure=False
+    )
+    assert result.counts == {"error": 1, "success": 3}
+    assert result.exit_code == 1
+    assert result.node("flaky").finished_at
+
+
+def known_variables() -> list[str]:
+    from dbt.cli.params import KNOWN_ENV_VARS
+
+    return sorted({each.old_name or each.name for each in KNOWN_ENV_VARS} - OURS)
+
+
+VALUES = {
+    "DBT_EVENT_TIME_START": "2026-01-01", "DBT_EVENT_TIME_END": "2026-01-03", "DBT_INDIRECT_SELECTION": "cautious",
+    "DBT_RESOURCE_TYPES": "model", "DBT_EXCLUDE_RESOURCE_TYPES": "test", "DBT_STATE": "target", "DBT_DEFER": "0",
+    "DBT_ARTIFACT_STATE_PATH": "target", "DBT_DEFER_STATE": "target", "DBT_DEFER_TO_STATE": "0",
+    "DBT_WARN_ERROR_OPTIONS": "{}", "DBT_SAMPLE": "1 day", "DBT_PARTIAL_PARSE_FILE_PATH": "dbt_project.yml",
+    "DBT_PARTIAL_PARSE": "0", "DBT_LOG_FILE_MAX_BYTES": "1000", "DBT_POPULATE_CACHE": "0", "DBT_INTROSPECT": "0",
+    "DBT_STATIC_PARSER": "0", "DBT_VERSION_CHECK": "0", "DBT_ENGINE_SQLPARSE": "{}",
+}  # fmt: skip
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("variable", known_variables())
+def test_every_variable_of_dbt(tmp_path: Path, variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it changes for the command line it changes for us, and what hides something from us it does not."""
+    lines = ["run --select flaky child stg --vars '{bad: true}'"]
+    theirs, mine = make(tmp_path / "theirs" / "shop"), make(tmp_path / "ours" / "shop")
+    value = LOUDNESS.get(variable) or VALUES.get(variable) or "1"
+    expected = cli(theirs, lines[0], {} if variable in LOUDNESS else {variable: value})
+    monkeypatch.setenv(variable, value)
+    assert ours(DbtProject(project_dir=mine, retry=ONCE), lines[0]) == expected
+    assert content(mine) == content(theirs)
+
+
+# Passwords
+
+
+def words_of_the_log() -> list[str]:
+    """Each key and each short text in a recorded log of dbt's."""
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            found.update(value)
+            for each in value.values():
+                collect(each)
+        elif isinstance(value, list):
+            for each in value:
+                collect(each)
+        elif isinstance(value, str) and value.isidentifier():
+            found.add(value)
+
+    recorded = Path(__file__).parents[1] / "tests" / "dbt_build.jsonl"
+    for line in recorded.read_text().splitlines():
+        collect(json.loads(line))
+    return sorted(found)
+
+
+SMALL = {
+    "dbt_project.yml": "name: shop\nversion: '1.0'\nprofile: shop\n",
+    "models/good.sql": "{{ config(materialized='table') }} select i as id from generate_series(1, 123) i",
+    "models/bad.sql": "select no_such as id",
+    "tests/found.sql": "select * from {{ ref('good') }}",
+}
+SMALL_STATUSES = {"model.shop.good": "success", "model.shop.bad": "error", "test.shop.found": "fail"}
+
+
+def check_passwords(tmp_path: Path, address: Address, passwords: list[str]) -> None:
+    folder = tmp_path / "shop"
+    for name, text in SMALL.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    with psycopg.connect(address.dsn(), autocommit=True) as connection:
+        connection.execute("create role reader login; grant all on schema public to reader")
+        for password in passwords:
+            connection.execute(psycopg.sql.SQL("alter role reader password {}").format(psycopg.sql.Literal(password)))
+            target = Postgres(**address.fields() | {"username": "reader", "password": password}, retry=ONCE)
+            result = DbtProject(project_dir=folder, target=target, retry=ONCE).build(raise_on_failure=False)
+            assert {node.unique_id: node.status for node in result.nodes} == SMALL_STATUSES, password
+            assert result.node("found").failures == 123, password
+
+
+def test_a_password_that_is_a_number_of_the_log(tmp_path: Path, pg_database: Address) -> None:
+    """A test that finds 123 rows fails, whatever the password is."""
+    check_passwords(tmp_path, pg_database, ["123"])
+
+
+@pytest.mark.thorough
+def test_short_and_common_passwords(tmp_path: Path, pg_database: Address) -> None:
+    """All words of the log's own, and 200 random ones of one to three characters."""
+    chance = random.Random(15)
+    letters = string.ascii_letters + string.digits + "{}[]\":,'\\*. "
+    short = ["".join(chance.choices(letters, k=chance.randint(1, 3))) for _ in range(200)]
+    check_passwords(tmp_path, pg_database, [*words_of_the_log(), *(word for word in short if word.strip())])
