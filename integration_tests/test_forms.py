@@ -71,7 +71,7 @@ def values(server: str, reference: str) -> dict[str, Any]:
     inner = {
         name: value._block_document_name
         for name in type(block).model_fields
-        if isinstance(value := getattr(block, name), Block)
+        if isinstance(value := getattr(block, name), Block) and value._block_document_name
     }
     return {"id": block._block_document_id, **block.model_dump(mode="json", context={"include_secrets": True}), **inner}
 
