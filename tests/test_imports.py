@@ -35,7 +35,7 @@ ALLOWED = {
 }
 ARROW = {"pyarrow", "numpy"}
 COMMAND_LINE = {"cyclopts"}
-DBT = {"yaml"}  # dbt's own format; Prefect brings it
+DBT = {"jinja2", "yaml"}  # Prefect brings them
 TESTING = {"cloudpickle", "pytest"}  # Prefect brings the one; whoever names the plugin has the other
 
 CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
