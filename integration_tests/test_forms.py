@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prefect.blocks.core import Block
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from pydantic import ValidationError
 
 from blocks import ConnectorBlock
 from blocks.cli.saved import block_types
@@ -45,8 +47,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     else value
                     for key, value in data.items()
                 }
-                block_types()[slug](**fields).save(name, _sync=True)
-                saved[reference] = Block.load(reference, _sync=True)
+                with contextlib.suppress(ValidationError):  # what is saved may be refused where it is written anew
+                    block_types()[slug](**fields).save(name, _sync=True)
+                    saved[reference] = Block.load(reference, _sync=True)
         yield address
 
 
@@ -68,7 +71,7 @@ def values(server: str, reference: str) -> dict[str, Any]:
     inner = {
         name: value._block_document_name
         for name in type(block).model_fields
-        if isinstance(value := getattr(block, name), Block)
+        if isinstance(value := getattr(block, name), Block) and value._block_document_name
     }
     return {"id": block._block_document_id, **block.model_dump(mode="json", context={"include_secrets": True}), **inner}
 
@@ -84,7 +87,7 @@ def cases() -> Iterator[Any]:
         inner = [value for name, value in data.items() if isinstance(value, dict) and name in kind.model_fields]
         closed = [value for name, value in data.items() if isinstance(value, dict) and not is_open(kind, name)]
         refers = any("$ref" in value for value in closed)
-        within = any("block_type_slug" in value for value in inner)
+        within = any("block_type_slug" in value and any(value[key] for key in value if "key" in key) for value in inner)
         unset = data.get(SECRETS_AS_OBJECTS.get(kind.get_block_type_slug(), "retry")) is None
         for view, name in ((FIRST, "first"), (SECOND, "second")):
             reason = ""
@@ -93,18 +96,16 @@ def cases() -> Iterator[Any]:
             elif view == FIRST and within:
                 reason = "it has no fields for a block that is saved within another, and leaves it out"
             elif view == FIRST and unset:
-                reason = (
-                    "the server masks null as stars, which is no object to this view: Save does nothing"
-                )
+                reason = "the server masks null as stars, which is no object to this view: Save does nothing"
             marks = [pytest.mark.xfail(reason=reason)] if reason else []
             yield pytest.param(reference, view, marks=marks, id=f"{reference}-{name}")
 
 
 def is_open(kind: type[Block], name: str) -> bool:
-    return issubclass(kind, ConnectorBlock) and kind.is_open(name)
+    return issubclass(kind, ConnectorBlock) and kind._is_open(name)
 
 
-@pytest.mark.parametrize(("reference", "view"), cases())
+@pytest.mark.parametrize(("reference", "view"), [*cases()])
 def test_a_form_that_is_saved_changes_nothing(server: str, page: Page, reference: str, view: str) -> None:
     """In both views of the UI; no field of it is a switch between types, or cannot be drawn."""
     before = values(server, reference)

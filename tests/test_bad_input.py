@@ -149,7 +149,7 @@ def test_a_bad_file_is_refused_whole(case, project):
         project.source.unlink()
     else:
         project.write(content)
-    is_refused(case, project.run(), words)
+    is_refused(case, project.run("--ds", DAY), words)
     assert not project.written()
 
 

@@ -713,7 +713,7 @@ def test_a_result_reads_well() -> None:
     assert whole.counts == {"success": 1, "error": 1, "skipped": 1}
     assert (whole.failures, whole.skipped, whole.warnings, whole.passed) == ((bad,), (late,), (), False)
     assert whole.node("a") == whole.node("model.shop.a") == good
-    with pytest.raises(KeyError):
+    with pytest.raises(NotFoundError, match="0 nodes are called 'nobody'"):
         whole.node("nobody")
     page = whole.markdown().splitlines()
     assert page[0] == "# dbt build of shop: failed"

@@ -31,14 +31,24 @@ def check_host(text: str) -> str:
     return text
 
 
+def check_address(text: str) -> str:
+    """Return the address of a server, with or without a scheme.
+
+    Raises:
+        ValueError: It holds a user or a password, so that it is not shown.
+    """
+    if "@" in text:
+        raise ValueError("holds a user or a password, which have fields of their own")
+    return text
+
+
 def check_url(text: str) -> str:
     """Return the URL of a server.
 
     Raises:
         ValueError: It is none, or holds a user or a password; the message does not show it.
     """
-    if "@" in text:
-        raise ValueError("holds a user or a password, which have fields of their own")
+    check_address(text)
     if not re.fullmatch(r"https?://[^\s/?#]+(/[^\s?#]*)?", text):
         raise ValueError("is a URL such as https://s3.example.com:9000")
     try:
@@ -50,6 +60,8 @@ def check_url(text: str) -> str:
 
 Host = Annotated[str, AfterValidator(check_host)]
 """The name or address of a server."""
+Address = Annotated[str, AfterValidator(check_address)]
+"""The address of a server, without user and password."""
 Url = Annotated[str, AfterValidator(check_url)]
 """The URL of a server, without user and password."""
 

@@ -238,15 +238,15 @@ class ConnectorBlock(Block, ABC):
         document = super()._to_block_document(*args, **kwargs)
         for name in self._open_fields():
             if isinstance(inner := getattr(self, name), ConnectorBlock):
-                document.data[name] = inner.reference(name)
+                document.data[name] = inner._reference(name)  # noqa: SLF001 (one of us)
         return document
 
     @classmethod
-    def is_open(cls, field: str) -> bool:
+    def _is_open(cls, field: str) -> bool:
         """Tell whether a field takes any block of some kind; saved, and in forms, it is the name of a saved one."""
         return field in cls._open_fields()
 
-    def reference(self, field: str) -> str:
+    def _reference(self, field: str) -> str:
         """Return the name of this saved block, such as `etl-s3-bucket/raw`, as `resolve` takes it.
 
         Args:

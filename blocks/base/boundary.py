@@ -72,8 +72,8 @@ DATA_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, RecursionErr
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = re.compile(r"(?:^|[?&;\s])(?:sig|accountkey|sharedaccesssignature|password)=([^&;\s]+)", re.IGNORECASE)
 """What is secret of a token or a connection string, and may come without the rest."""
-SHORTEST_SECRET = 4
-"""A shorter one would be found in words that have nothing to do with it."""
+SHORTEST_SECRET, LIKE_A_WORD = 4, 12
+"""A shorter one would be found in words that have nothing to do with it; up to a length it has to stand alone."""
 
 
 def bounded(function: F) -> F:
@@ -196,7 +196,8 @@ def repr_of(text: str) -> str:
 
 def _masked(text: str, secrets: set[str]) -> str:
     for secret in sorted(secrets, key=len, reverse=True):
-        text = text.replace(secret, "***")
+        alone = r"(?<!\w){}(?!\w)" if len(secret) < LIKE_A_WORD else "{}"
+        text = re.sub(alone.format(re.escape(secret)), "***", text)
     return text
 
 

@@ -40,6 +40,7 @@ def scheduled_day(timezone: str = "UTC") -> date | None:
         raise InvalidInputError(f"Unknown time zone {timezone!r}. Write a name such as 'Europe/Berlin'.") from None
 
 
+@checked
 def conclude(report: R) -> R:
     """Log the report of a flow, and hand back what the flow ends with.
 

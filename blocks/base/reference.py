@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
-
-    from blocks.base.operation import Operation
 
 INDENT = " " * 4
 
@@ -33,11 +31,11 @@ def reference(kind: type[BaseModel]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _call(operation: Operation[..., object]) -> str:
+def _call(operation: Any) -> str:
     """Return how it is called: the names of its arguments, with their defaults."""
     bare = [each.replace(annotation=inspect.Parameter.empty) for each in operation.bound_signature.parameters.values()]
     return str(inspect.Signature(bare))
 
 
-def _first_line(operation: Operation[..., object]) -> str:
+def _first_line(operation: Any) -> str:
     return (operation.__doc__ or "").strip().partition("\n")[0]

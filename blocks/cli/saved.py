@@ -268,8 +268,8 @@ def _content(block: Block) -> dict[str, Any]:
     content = block.model_dump(mode="json", context={"include_secrets": True})
     for key in type(block).model_fields:
         value = getattr(block, key)
-        if isinstance(block, ConnectorBlock) and block.is_open(key) and isinstance(value, ConnectorBlock):
-            content[key] = value.reference(key)
+        if isinstance(block, ConnectorBlock) and block._is_open(key) and isinstance(value, ConnectorBlock):  # noqa: SLF001
+            content[key] = value._reference(key)  # noqa: SLF001 (our own)
         elif isinstance(value, Block):
             content[key] = str(value._block_document_id) if value._block_document_id else _content(value)  # noqa: SLF001
     return {key: content[key] for key in type(block).model_fields if key in content}

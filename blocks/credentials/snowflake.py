@@ -298,7 +298,8 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
         options = {name: value for name, value in connect_kwargs.items() if value is not None}
         quiet = {"CLIENT_OUT_OF_BAND_TELEMETRY_ENABLED": False, "CLIENT_TELEMETRY_ENABLED": False}
         options["session_parameters"] = quiet | options.get("session_parameters", {})
-        check_encrypted(f"{self.protocol}://{self.host or self.account}:{self.port}", allow_http=None)
+        server = {"protocol": self.protocol, "host": self.host or self.account, "port": self.port} | options
+        check_encrypted("{protocol}://{host}:{port}".format_map(server), allow_http=None)
         # A filter that is there already is not added again.
         logging.getLogger("snowflake.connector.network").addFilter(without_data)
         try:

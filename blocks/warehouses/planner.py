@@ -213,6 +213,10 @@ class Planner:
 
     def _check_arguments(self) -> None:
         names = self.schema.names
+        if twice := sorted(name for name, count in Counter(names).items() if count > 1):
+            raise SchemaError(
+                f"{self.source}: there is more than one column of the name {', '.join(twice)}. Rename them."
+            )
         alike = Counter(self._alike(name) for name in names)
         if repeated := sorted({name for name in names if alike[self._alike(name)] > 1}):
             raise SchemaError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 from pydantic import Field, HttpUrl
 
 from blocks.arrow.scan import Scan
-from blocks.base.addresses import Url  # noqa: TC001 (pydantic reads it)
+from blocks.base.addresses import Address  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import InvalidInputError
 from blocks.base.live import live
 from blocks.base.operation import operation
@@ -96,7 +96,7 @@ class BigQuery(Warehouse):
     use_storage_api: bool = Field(
         default=True, description="Read large results through the Storage Read API, where it is installed and allowed."
     )
-    storage_endpoint_url: Url | None = Field(
+    storage_endpoint_url: Address | None = Field(
         default=None,
         description="The address of a Storage Read API other than Google's; http:// means without TLS.",
     )

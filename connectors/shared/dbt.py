@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.base.arguments import checked
 from blocks.base.artifacts import cell
-from blocks.base.errors import JobFailedError, TransientError, lookup
+from blocks.base.errors import JobFailedError, NotFoundError, TransientError, lookup
 from blocks.credentials.snowflake import SNOWFLAKE_ERRORS
 
 if TYPE_CHECKING:
@@ -279,11 +279,11 @@ class DbtResult(BaseModel):
         """Return the node of that name, or of that unique_id.
 
         Raises:
-            KeyError: There is none, or more than one.
+            NotFoundError: There is none, or more than one.
         """
         found = [node for node in self.nodes if name in (node.name, node.unique_id)]
         if len(found) != 1:
-            raise KeyError(f"{len(found)} nodes are called {name!r}")
+            raise NotFoundError(f"{len(found)} nodes are called {name!r} in {self.project}. Give the unique_id of one.")
         return found[0]
 
     @checked
