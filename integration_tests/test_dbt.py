@@ -359,6 +359,7 @@ def test_a_hanging_model_is_stopped_at_the_timeout(postgres: Postgres, pg_databa
     rows = json.loads((folder / "target" / "run_results.json").read_text())["results"]
     assert {row["unique_id"].rpartition(".")[2]: row["status"] for row in rows} == expected
     postgres.execute("update gate set hangs = false")
+    project._clock = lambda: 0.0
     assert {node.name: node.status for node in project.retry_failed().nodes} == dict.fromkeys("bcd", "success")
     assert postgres.fetch_all("select day from a") == postgres.fetch_all("select day from d") == [(1,)]
 

@@ -226,7 +226,7 @@ def test_a_start_that_nobody_knows_of_is_ambiguous(cloud: DbtCloud, job: DbtClou
     """It is not sent again, also where a look failed; with its token it is looked for, and then started once."""
     cloud.refuse("POST", f"jobs/{job.job_id}/run/", status=504)
     cloud.refuse("GET", r"runs/\?", status=503, skip=1)
-    with pytest.raises(AmbiguousError, match=r"504.*may have happened.*trigger it with token='orders1'"):
+    with pytest.raises(AmbiguousError, match=r"504.*may have happened.*trigger it with the token 'orders1'"):
         job.trigger(token="orders1")
     assert (posts(cloud), cloud.runs_of(job.job_id)) == (1, [])
     assert job.trigger(token="orders1").run_id == job.trigger(token="orders1").run_id
@@ -295,7 +295,7 @@ def test_a_failed_run_says_which_step_and_why(broken: DbtCloudJob) -> None:
     with pytest.raises(JobFailedError, match="Step 5, Invoke dbt with `dbt build`, failed; its log ends") as caught:
         broken.run()
     message, status = str(caught.value), caught.value.result
-    assert "Database Error in model orders (models/orders.sql)\n" in message
+    assert "Database Error in model orders (models/orders.sql) | " in message
     assert "postgres://***@db/shop refused, password=***" in message
     assert CANARY not in message
     assert isinstance(status, DbtCloudStatus)
@@ -303,7 +303,7 @@ def test_a_failed_run_says_which_step_and_why(broken: DbtCloudJob) -> None:
     assert "| 5 | Invoke dbt with `dbt build` | Error | 8 s |" in status.markdown()
     broken.log_lines = 1
     assert failed(broken.get_run(status.run_id)).result.reason.endswith(
-        "its log ends:\n06:00:07  Done. PASS=1 WARN=0 ERROR=1 SKIP=0 TOTAL=2"
+        "its log ends: 06:00:07  Done. PASS=1 WARN=0 ERROR=1 SKIP=0 TOTAL=2"
     )
     broken.log_lines = 0
     assert failed(broken.get_run(status.run_id)).result.reason == "Step 5, Invoke dbt with `dbt build`, failed"

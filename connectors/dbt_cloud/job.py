@@ -220,7 +220,7 @@ class DbtCloudJob(Job):
         started = self._once(
             lambda: self.api.ask("POST", path, "start", self.name, MAY_RUN, body=body, once=True),
             find,
-            f"To look for it once more, and start it if it is not there, trigger it with token={token!r}.",
+            f"To look for it once more, and start it if it is not there, trigger it with the token {token!r}.",
         )
         return self._told(started if is_new else find() or started)
 
@@ -300,7 +300,7 @@ class DbtCloudJob(Job):
             log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
             reason = f"{reason.rstrip('.')}. " if reason else ""
             reason += f"Step {failed['index']}, {step_of(failed).name}, failed" + (
-                f"; its log ends:\n{log}" if log else ""
+                f"; its log ends: {' | '.join(log.splitlines())}" if log else ""
             )
         return DbtCloudStatus(
             run_id,
