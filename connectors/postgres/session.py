@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -23,7 +24,7 @@ from connectors.shared.libpq.dialect import PostgresDialect
 from connectors.shared.libpq.session import LibpqSession, Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from blocks.base.retry import RetryPolicy
 
@@ -123,7 +124,7 @@ class PostgresSession(LibpqSession):
                 connection.execute("; ".join(opening))
             cursor, note = connection.execute(text), connection.execute(NOTE)
         else:
-            with connection.pipeline():
+            with pipeline(connection):
                 for statement in opening:
                     connection.execute(statement)
                 cursor, note = connection.execute(text), connection.execute(NOTE)
@@ -209,3 +210,24 @@ def setting(settings: Mapping[str, str], *, local: bool = True) -> str:
 
 def _code(sql: str) -> str:
     return strip_literals(sql, PostgresDialect.literals)
+
+
+@contextlib.contextmanager
+def pipeline(connection: Any) -> Iterator[None]:
+    """Send what is executed within in one round trip.
+
+    The first error is raised alone. psycopg would also log that the statements behind it were not run.
+    """
+    error_of = require("psycopg", extra="postgres").Error
+    first: BaseException | None = None
+    try:
+        with connection.pipeline():
+            try:
+                yield
+            except error_of as error:
+                first = error
+    except error_of:
+        if first is None:
+            raise
+    if first is not None:
+        raise first
