@@ -91,8 +91,10 @@ def by_sigint(work: Callable[[], object], ready: Callable[[], None]) -> None:
     """Ctrl-C in the main thread, once it is `ready`."""
 
     def send() -> None:
-        ready()
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            ready()
+        finally:  # else nothing would end the work
+            os.kill(os.getpid(), signal.SIGINT)
 
     sender = threading.Thread(target=send)
     sender.start()

@@ -84,7 +84,9 @@ def test_a_read_only_role_is_told(warehouse: Postgres, pg_database: Address) -> 
         warehouse.execute("GRANT CREATE, USAGE ON SCHEMA public TO reader")
         warehouse.execute("ALTER ROLE reader SET default_transaction_read_only = on")
         with Postgres(**{**pg_database.fields(), "username": "reader", "password": "reader"}) as block:
-            assert "reader reads in schema public. Its transactions are read-only" in block.check()
+            said = block.check()
+            assert "reader reads in schema public." in said
+            assert "Its transactions are read-only" in said
             with pytest.raises(ConnectorError):
                 block.model_copy(update={"retry": block.retry.model_copy(update={"attempts": 1})}).load(data("a"), "t")
     finally:

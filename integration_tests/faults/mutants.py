@@ -84,10 +84,10 @@ def load_id_per_attempt() -> Iterator[None]:
 def reader_read_twice() -> Iterator[None]:
     """What gives its rows once is read again, and found empty."""
 
-    def batches(self: Any, reader: Any, source: str, *, once: bool) -> Any:  # noqa: ARG001
-        return iter(reader)
+    def one_pass(data: Any, reader: Any, source: str) -> scan.Scan:  # noqa: ARG001
+        return scan.Scan(reader.schema, lambda _: iter(reader), source=source)
 
-    with patch.object(scan._Reading, "batches", batches):
+    with patch.object(scan, "_one_pass", one_pass):
         yield
 
 
