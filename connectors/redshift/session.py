@@ -175,7 +175,7 @@ class RedshiftSession(LibpqSession, BulkSession):
             return None
         types = [arrow_type(oid, modifier) for *_, oid, modifier in rows]
         return [
-            Column(column, sql_type, kind, nullable, has_default, stage_type(kind))
+            Column(column, sql_type, kind, nullable, has_default, stage_type=stage_type(kind))
             for (column, sql_type, nullable, has_default, *_), kind in zip(rows, types, strict=True)
         ]
 
