@@ -586,6 +586,7 @@ def test_every_request_may_be_lost(standin: BigQueryServer, proxy: HttpFaultProx
         made.close()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("hurried")
 @pytest.mark.parametrize("fault", ["begin", "answer", "middle", "unavailable"])
 def test_a_large_file_is_uploaded_in_pieces(

@@ -186,6 +186,7 @@ def test_an_object_is_never_read_as_another(
         assert BYTES[way](store, name, tmp_path) == content, (skip, after)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("size", SIZED)
 @pytest.mark.parametrize("name", NAMES)
 def test_rows_are_never_read_as_others(

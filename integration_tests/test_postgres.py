@@ -412,6 +412,7 @@ ROUNDED_BY_THE_SERVER = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("sql_type", ROUNDED_BY_THE_SERVER)
 def test_what_the_server_would_round_is_refused(warehouse: Postgres, sql_type: str) -> None:
     """PostgreSQL rounds to the digits of a column without a word; what has no more of them is loaded, and published."""

@@ -649,6 +649,7 @@ async def cut(proxy: FaultProxy) -> None:
         link.cancel()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("moment", MOMENTS, ids=" at ".join)
 def test_a_killed_loader_is_run_again(
     behind: Redshift, warehouse: Redshift, proxy: FaultProxy, staging: S3Bucket, moment: tuple[Mode, str]
