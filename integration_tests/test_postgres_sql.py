@@ -79,19 +79,19 @@ def test_a_rule_takes_part_in_a_load_and_the_plan_says_so(warehouse: Postgres) -
 def test_a_read_only_role_is_told(warehouse: Postgres, pg_database: Address) -> None:
     """The check says that loads will be refused, and why."""
     assert "reads and writes in schema public" in warehouse.check()
-    warehouse.execute("CREATE ROLE reader LOGIN PASSWORD 'reader'")
+    warehouse.execute("CREATE ROLE sql_reader LOGIN PASSWORD 'reader'")
     try:
-        warehouse.execute("GRANT CREATE, USAGE ON SCHEMA public TO reader")
-        warehouse.execute("ALTER ROLE reader SET default_transaction_read_only = on")
-        with Postgres(**{**pg_database.fields(), "username": "reader", "password": "reader"}) as block:
+        warehouse.execute("GRANT CREATE, USAGE ON SCHEMA public TO sql_reader")
+        warehouse.execute("ALTER ROLE sql_reader SET default_transaction_read_only = on")
+        with Postgres(**{**pg_database.fields(), "username": "sql_reader", "password": "reader"}) as block:
             said = block.check()
-            assert "reader reads in schema public." in said
+            assert "sql_reader reads in schema public." in said
             assert "Its transactions are read-only" in said
             with pytest.raises(ConnectorError):
                 block.model_copy(update={"retry": block.retry.model_copy(update={"attempts": 1})}).load(data("a"), "t")
     finally:
-        warehouse.execute("REVOKE ALL ON SCHEMA public FROM reader")
-        warehouse.execute("DROP ROLE reader")
+        warehouse.execute("REVOKE ALL ON SCHEMA public FROM sql_reader")
+        warehouse.execute("DROP ROLE sql_reader")
 
 
 @pytest.mark.thorough
