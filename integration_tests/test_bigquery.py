@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from integration_tests.standins.bigquery import BigQueryServer
 
 SHOWN_ELSEWHERE = {
+    "test_containers_of_rows_are_loaded",
     "test_a_scan_is_read_batch_by_batch",
     "test_loaders_of_one_key_end_in_one_row",
     "test_types_that_lose_something_are_refused",

@@ -221,7 +221,7 @@ def parts_left(request: pytest.FixtureRequest) -> Callable[[str, Any], list[Any]
     return lambda kind, store: {"s3": of_s3, "gcs": of_gcs, "azure": of_azure}[kind](store)
 
 
-@pytest.mark.sampled(48)
+@pytest.mark.sampled(36)
 def test_survives(  # noqa: PLR0917
     kind: str,
     verb: str,

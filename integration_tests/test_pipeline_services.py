@@ -128,6 +128,7 @@ def fields(values: dict[str, str | int]) -> str:
     )
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("case", CASES)
 def test_a_service_that_refuses_is_named_and_nothing_is_written(case, project, s3_server, database):
     """One line says what was tried where, what the service said and what to do; no table, object or file is new."""

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from integration_tests.standins.snowflake import SnowflakeServer
 
 SHOWN_ELSEWHERE = {
+    "test_containers_of_rows_are_loaded",
     "test_a_scan_is_read_batch_by_batch",
     "test_a_table_is_published_as_it_would_be_loaded",
     "test_loaders_of_one_key_end_in_one_row",
