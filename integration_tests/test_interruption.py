@@ -97,10 +97,14 @@ def by_sigint(work: Callable[[], object], ready: Callable[[], None]) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     sender = threading.Thread(target=send)
-    sender.start()
-    with pytest.raises(KeyboardInterrupt):
-        work()
-    sender.join()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts behind it ignores Ctrl-C
+    try:
+        sender.start()
+        with pytest.raises(KeyboardInterrupt):
+            work()
+        sender.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def by_alarm(work: Callable[[], object], ready: Callable[[], None]) -> None:
