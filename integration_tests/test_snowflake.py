@@ -22,7 +22,6 @@ from blocks.base.errors import (
     NotFoundError,
     SchemaError,
     TransientError,
-    TypeLossError,
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.snowflake import SnowflakeCredentials
@@ -161,9 +160,8 @@ def test_a_sum_of_integers_is_a_decimal(warehouse: Snowflake) -> None:
     warehouse.load(table_of([1]), "t")
     wide = warehouse.scan_query("SELECT CAST(id + 3 AS NUMBER(38,0)) AS id, day, text FROM t")
     assert wide.schema.field("id").type == pa.decimal128(38, 0)
-    with pytest.raises(TypeLossError, match="id would lose"):
-        warehouse.load(wide, "t")
-    warehouse.load(warehouse.scan_query("SELECT CAST(id + 3 AS NUMBER(18,0)) AS id, day, text FROM t"), "t")
+    assert "id" in warehouse.plan(wide, "t").checked
+    warehouse.load(wide, "t")
     assert rows(warehouse, columns="id") == [(1,), (4,)]
 
 
@@ -231,8 +229,8 @@ def test_the_statements_of_a_load_are_few(warehouse: Snowflake, snowflake_server
         return [" ".join(re.sub(r"etl_\w+", "", sql.lower()).split()[:2]) for sql in texts]
 
     appended = sent("append")
-    # the ledger and the quarantine are looked at, and the table again once the claim is made
-    looks = "describe select select describe describe"
+    # the ledger is looked at, and the table again once the claim is made
+    looks = "describe select select describe"
     work = "create create put put copy begin merge describe insert update commit"
     assert " ".join(word.split()[0] for word in appended) == f"{looks} {work}"
     assert len(sent("upsert")) == len(appended) + 2  # the key is looked at
@@ -358,7 +356,7 @@ def test_what_is_missing_is_named(warehouse: Snowflake, snowflake_server: Snowfl
     with pytest.raises(NotFoundError, match="does not have a current database"):
         warehouse.model_copy(update={"database": "nowhere"}).fetch_all("SELECT * FROM t")
     reader = credentials(snowflake_server, user=READER, password=READER_PASSWORD)
-    with pytest.raises(AccessDeniedError, match=r"Insufficient privileges.*Grant"):
+    with pytest.raises(AccessDeniedError, match=r"no ledger of loads .* may not create tables.*Grant"):
         warehouse.model_copy(update={"credentials": reader}).load(table_of([1]), "t")
     silent = credentials(snowflake_server, port=free_port())
     gone = warehouse.model_copy(update={"credentials": silent, "login_timeout_s": 1, "retry": RetryPolicy(attempts=1)})
