@@ -9,6 +9,7 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING
 
+from blocks.arrow.types import is_number
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def casts_exactly(source: pa.DataType, target: pa.DataType) -> bool:
         return True  # in a column without any value it is the type of all that is not known
     if types.is_string(target):
         return bool(types.is_integer(source) or types.is_decimal(source) or types.is_date(source))
-    return _is_number(source) and _is_number(target)
+    return is_number(source) and is_number(target)
 
 
 def cast_exactly(values: pa.Array, target: pa.DataType) -> pa.Array:
@@ -46,7 +47,7 @@ def cast_exactly(values: pa.Array, target: pa.DataType) -> pa.Array:
     if values.null_count == len(values):
         return pa.nulls(len(values), target)
     is_temporal = types.is_temporal(target) and not (types.is_duration(target) or types.is_interval(target))
-    if not (is_temporal or _is_number(target) or types.is_boolean(target) or types.is_string(target)):
+    if not (is_temporal or is_number(target) or types.is_boolean(target) or types.is_string(target)):
         raise pa.ArrowInvalid("no text of it is known")
     texts = pc.cast(values, pa.string())
     if types.is_string(target):
@@ -56,7 +57,7 @@ def cast_exactly(values: pa.Array, target: pa.DataType) -> pa.Array:
     if types.is_time(target):
         moments = pc.binary_join_element_wise("1970-01-01", texts, " ")
         return pc.cast(pc.cast(moments, pa.timestamp(target.unit)), target)
-    if not _is_number(target):
+    if not is_number(target):
         return pc.cast(texts, target)
     texts = pc.replace_substring_regex(texts, r"^\+", "")
     if pc.any(pc.match_substring(texts, "x", ignore_case=True)).as_py():
@@ -89,7 +90,3 @@ def _are_equal(numbers: pa.Array, texts: pa.Array) -> bool:
 def _without_zeros(texts: pa.Array) -> pa.Array:
     texts = pc.replace_substring_regex(texts, r"^(-?)0+(\d)", r"\1\2")
     return pc.replace_substring_regex(texts, r"(\.\d*[1-9])0+$|\.0*$", r"\1")
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_decimal(kind) or pa.types.is_floating(kind))

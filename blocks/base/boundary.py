@@ -17,11 +17,11 @@ import sys
 import tempfile
 import traceback
 from typing import TYPE_CHECKING, Any, TypeVar, cast
-from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel, Secret, SecretBytes, SecretStr
 
 from blocks.base.errors import ConnectorError, InvalidInputError, TerminalError
+from blocks.base.masking import LIKE_A_WORD, forms_of, pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -72,8 +72,8 @@ DATA_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, RecursionErr
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 PART = re.compile(r"(?:^|[?&;\s])(?:sig|accountkey|sharedaccesssignature|password)=([^&;\s]+)", re.IGNORECASE)
 """What is secret of a token or a connection string, and may come without the rest."""
-SHORTEST_SECRET, LIKE_A_WORD = 4, 12
-"""A shorter one would be found in words that have nothing to do with it; up to a length it has to stand alone."""
+SHORTEST_SECRET = 4
+"""A shorter one would be found in words that have nothing to do with it."""
 
 
 def bounded(function: F) -> F:
@@ -140,11 +140,11 @@ def as_shown(error: Exception, name: str, block: object = None) -> Exception:
             return error
         error = _unexpected(error, name).with_traceback(error.__traceback__)
     traceback.clear_frames(error.__traceback__)
-    secrets = secrets_of(block)
+    secrets = pattern_of(secrets_of(block), alone=LIKE_A_WORD)
     each: BaseException | None = error
     while each is not None:
         if secrets:
-            each.args = tuple(_masked(arg, secrets) if isinstance(arg, str) else arg for arg in each.args)
+            each.args = tuple(secrets.sub("***", arg) if isinstance(arg, str) else arg for arg in each.args)
         each = _cut(each)
     return error
 
@@ -165,8 +165,7 @@ def secrets_of(value: object) -> set[str]:
     """Return the secrets in the fields of a block, and in those of the blocks within it, as drivers may print them."""
     texts = list(_secrets(value))
     texts += [part for text in texts for part in PART.findall(text)]
-    found = {text for text in texts if len(text) >= SHORTEST_SECRET}
-    return found | {form(text) for text in found for form in (_quoted, quote_plus, repr_of)}
+    return {form for text in texts if len(text) >= SHORTEST_SECRET for form in forms_of(text)}
 
 
 def _secrets(value: object) -> Iterator[str]:
@@ -183,22 +182,6 @@ def _secrets(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list | tuple):
         for each in value.values() if isinstance(value, dict) else value:
             yield from _secrets(each)
-
-
-def _quoted(text: str) -> str:
-    return quote(text, safe="", errors="replace")
-
-
-def repr_of(text: str) -> str:
-    """Return a text as Python prints it within quotes."""
-    return repr(text)[1:-1]
-
-
-def _masked(text: str, secrets: set[str]) -> str:
-    for secret in sorted(secrets, key=len, reverse=True):
-        alone = r"(?<!\w){}(?!\w)" if len(secret) < LIKE_A_WORD else "{}"
-        text = re.sub(alone.format(re.escape(secret)), "***", text)
-    return text
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:

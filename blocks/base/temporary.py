@@ -20,6 +20,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blocks.base.interruption import SLICE_S, pause
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -55,6 +57,22 @@ def lock_file(descriptor: int, *, wait: bool) -> bool:
     except (OSError, AttributeError):  # AttributeError: there is no such module on Windows
         return False
     return True
+
+
+def lock_in_turn(descriptor: int) -> None:
+    """Lock an open file once nobody else holds it, for as long as it is open; the wait can be interrupted.
+
+    Where the file system has no locks it returns at once, without one.
+    """
+    while fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            pause(SLICE_S)
+        except OSError:
+            return
+        else:
+            return
 
 
 def is_abandoned(path: Path, made_by: str) -> bool:

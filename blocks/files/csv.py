@@ -29,6 +29,7 @@ from pyarrow import csv, types
 
 from blocks.arrow.casts import cast_array
 from blocks.arrow.columns import NOTHING, check_names, completed, is_text, listed, present_fields
+from blocks.arrow.types import is_number
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.files.csv_records import Dialect, Positions
 from blocks.files.header import named
@@ -44,7 +45,7 @@ from blocks.files.text import (
     split_blocks,
     without_footer,
 )
-from blocks.files.values import NOT_UTF8, applicable, caster, check_values, convert, is_number
+from blocks.files.values import NOT_UTF8, applicable, caster, check_values, convert
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Mapping, Sequence

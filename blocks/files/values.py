@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from pyarrow import types
 
 from blocks.arrow.columns import is_text
+from blocks.arrow.types import is_number
 from blocks.base.errors import TypeLossError
 
 if TYPE_CHECKING:
@@ -84,11 +85,6 @@ def caster(  # noqa: PLR0911 (one kind of type a line)
     if isinstance(kind, pa.BaseExtensionType):
         return lambda values: pa.ExtensionArray.from_storage(kind, pc.cast(values, kind.storage_type))
     return lambda values: pc.cast(values, kind)
-
-
-def is_number(kind: pa.DataType) -> bool:
-    """Tell whether its values are numbers."""
-    return bool(types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind))
 
 
 def _valid(values: pa.Array) -> pa.Array:

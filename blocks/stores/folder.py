@@ -93,7 +93,8 @@ class StoreFolder:
                     len(odd),
                     ", ".join(named),
                 )
-            yield [info for info in infos if is_key(info.key)]
+                infos = [info for info in infos if info.key not in set(odd)]
+            yield infos
 
     def delete(self, keys: Iterable[str]) -> int:
         """Delete objects, and return how many keys are gone now."""

@@ -84,7 +84,7 @@ class Publisher(Loader):
             f"INSERT INTO {dialect.name(session.stage)} ({dialect.names(column.name for column in columns)}) "
             f"SELECT {', '.join(values)} FROM {self._source} AS s{where}"
         )
-        self._rows = session.fetch(f"SELECT count(*) FROM {dialect.name(session.stage)}")[0][0]
+        self._rows = self._count(dialect.name(session.stage))
         tick(self._rows)
         self._stage_rejects()
 
@@ -100,10 +100,9 @@ class Publisher(Loader):
         stage = dialect.name(session.staged_keys)
         kinds = [KeysAlike(dialect, names, nulls) for nulls in null_columns(keys.select(names))]
         unknown = sum(
-            session.fetch(
-                f"SELECT count(*) FROM {stage} AS r WHERE {kind.of_key} "
-                f"AND NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {kind.same})"
-            )[0][0]
+            self._count(
+                f"{stage} AS r WHERE {kind.of_key} AND NOT EXISTS (SELECT 1 FROM {self._source} AS s WHERE {kind.same})"
+            )
             for kind in kinds
         )
         if unknown:
@@ -111,12 +110,8 @@ class Publisher(Loader):
                 f"{self._uri}: {unknown} of the keys in rejected are no row's of the source table, so it is not clear "
                 "which rows stay behind. Nothing was published. Audit the table as it is now."
             )
-        there = sum(
-            session.fetch(
-                f"SELECT count(*) FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
-            )[0][0]
-            for kind in kinds
-        )
+        of_keys = [f"{self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}" for kind in kinds]
+        there = sum(map(self._count, of_keys))
         if there != rows:
             raise InvalidInputError(
                 f"{self._uri}: rejected is of {rows} rows, and {there} of the source table have their keys: others "
@@ -124,13 +119,16 @@ class Publisher(Loader):
                 f"rows apart; {', '.join(names)} does not, or the table was changed."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
-        for kind in kinds:
-            _, batches = session.stream(
-                f"SELECT s.*, {reason} FROM {self._source} AS s JOIN {stage} AS r ON {kind.same} WHERE {kind.of_key}"
-            )
+        for rows_of_them in of_keys:
+            _, batches = session.stream(f"SELECT s.*, {reason} FROM {rows_of_them}")
             for batch in batches:
                 self._reject(batch, names)
         return " AND ".join(kind.none_in(stage) for kind in kinds)
+
+    def _count(self, what: str) -> int:
+        """Count rows; `what` is all that stands behind FROM."""
+        count: int = self._session.fetch(f"SELECT count(*) FROM {what}")[0][0]
+        return count
 
     def _reject(self, batch: pa.RecordBatch, names: list[str]) -> None:
         why, rows = batch.column(KEPT_REASON), batch.drop_columns([KEPT_REASON])

@@ -117,16 +117,16 @@ def publish(
         if name in without:
             continue
         if replaced and name in replaced:
-            kept[name] = _replace(folder / file, json.dumps(secrets.mask_artifact(replaced[name])).encode())
+            kept[name] = put(folder / file, json.dumps(secrets.mask_artifact(replaced[name])).encode())
         elif source.is_file():
             data = _public(source, secrets)
             if data is not None:
-                kept[name] = _replace(folder / file, data)
+                kept[name] = put(folder / file, data)
         elif source.is_dir():
             for each in sorted(path for path in source.rglob("*") if path.is_file()):
                 data = _public(each, secrets)
                 if data is not None:
-                    _replace(folder / each.relative_to(made), data)
+                    put(folder / each.relative_to(made), data)
             kept[name] = folder / file
     return kept
 
@@ -141,7 +141,8 @@ def _public(path: Path, secrets: Secrets) -> bytes | None:
     return None if path.suffix == ".msgpack" else secrets.mask(data.decode("utf-8", "replace")).encode()
 
 
-def _replace(path: Path, data: bytes) -> Path:
+def put(path: Path, data: bytes) -> Path:
+    """Put a file into its place as a whole, and return the path."""
     with part_file(path) as part:
         part.write(data)
         part.flush()

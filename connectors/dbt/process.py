@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from prefect.settings import PREFECT_HOME
 
 from blocks.base.errors import InvalidInputError, JobFailedError, MissingDriverError, NotFoundError, UnsupportedError
-from blocks.base.interruption import pause
-from blocks.base.temporary import TemporaryFolder
+from blocks.base.temporary import TemporaryFolder, lock_in_turn
 from blocks.jobs.process import Process
 from connectors.dbt.artifacts import INPUTS
 from connectors.dbt.log import DBT, Package
@@ -36,11 +35,6 @@ from connectors.dbt.profiles import (
     secret_values,
 )
 from connectors.dbt.secrets import SETTINGS, Secrets
-
-try:
-    import fcntl
-except ImportError:  # Windows, where no process is run
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -245,15 +239,7 @@ def _locked(file: Path) -> Iterator[None]:
     folder = Path(PREFECT_HOME.value()) / "etl-dbt" / "turns"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / hashlib.sha256(str(file).encode()).hexdigest()[:32]).open("ab") as turn:
-        while True:
-            try:
-                fcntl.flock(turn.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                pause(0.1)
-            except OSError:  # there are no locks on this file system: dbt itself says so where it has to wait
-                break
-            else:
-                break
+        lock_in_turn(turn.fileno())  # where there are no locks, dbt itself says so if it has to wait
         yield
 
 

@@ -26,7 +26,7 @@ from blocks.jobs.job import fix_token
 from blocks.jobs.node_runs import NodeRuns
 from blocks.warehouses.warehouse import Warehouse
 from connectors.dbt import record
-from connectors.dbt.artifacts import ARTIFACTS, artifacts_folder, prepare, project_folder, publish, read_json
+from connectors.dbt.artifacts import ARTIFACTS, artifacts_folder, prepare, project_folder, publish, put, read_json
 from connectors.dbt.log import Watch
 from connectors.dbt.nodes import HOOK, has_nodes, nodes_of
 from connectors.dbt.process import STOPPED_ITSELF, Ended, Place, environment_of, invoke, workplace
@@ -44,8 +44,7 @@ from connectors.dbt.request import (
     nodes_to_retry,
 )
 from connectors.dbt.run import DbtRun
-from connectors.dbt.secrets import Secrets
-from connectors.shared.dbt import DbtFailedError, DbtNode, DbtResult, DbtTransientError
+from connectors.shared.dbt import GOOD, WARNED, DbtFailedError, DbtNode, DbtResult, DbtTransientError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -620,8 +619,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         """Put what is known of an interrupted command in place of the results of the one before."""
         with contextlib.suppress(OSError):
             if last := record.interrupted(folder):
-                replaced = {"run_results": last.results(last.selected or ())}
-                publish(folder / "nothing", folder, Secrets(), replaced=replaced)
+                put(folder / ARTIFACTS["run_results"], json.dumps(last.results(last.selected or ())).encode())
 
     def _missing(self) -> Call:
         """Return the call that does what is missing of the last command."""
@@ -639,7 +637,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         command = ((results or {}).get("args") or {}).get("which", "")
         if results is None or command not in RESUMED:
             raise NotFoundError(f"There are no results in {folder} of a command that can be retried. Build first.")
-        rows = [row for row in results["results"] if row["status"] not in record.DONE]
+        rows = [row for row in results["results"] if row["status"] not in (*GOOD, *WARNED)]
         again = {row["unique_id"] for row in rows if not row["unique_id"].startswith(f"{HOOK}.")}
         if again:
             return Call(results=results, again=again)

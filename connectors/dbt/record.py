@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from connectors.shared.dbt import DbtNode
 
 FILE = "etl_run.jsonl"
-DONE = ("success", "pass", "warn", "no-op")
 STOPPED = "Stopped before it ended."
 NOT_STARTED = "Stopped before it started."
 RESULTS_SCHEMA = "https://schemas.getdbt.com/dbt/run-results/v6.json"

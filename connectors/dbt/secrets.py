@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, quote_plus
+
+from blocks.base.masking import LIKE_A_WORD, forms_of, pattern_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 MASK = "*****"
 SHORT = 4
 """A secret of fewer characters is masked where it stands as a word of its own: it may be a part of any other."""
-RARE = 12
-"""A secret of so many characters is no word of dbt's own, so that it is masked everywhere in an artifact."""
 SETTINGS = {"", "0", "1", "false", "no", "none", "null", "off", "on", "true", "yes"}
 """Values of environment variables that are no secrets."""
 WORDS = {
@@ -40,9 +38,10 @@ class Secrets:
     def __init__(self, values: Iterable[str] = ()) -> None:
         whole = {value for value in values if value.strip()}
         parts = {line.strip() for value in whole for line in re.split(r"\r?\n|\\n", value) if len(line.strip()) > SHORT}
-        self._shown = {form for value in whole | parts for form in _forms(value)}
-        self._pattern = _pattern(self._shown)
-        self._rare = _pattern({form for form in self._shown if len(form) >= RARE})
+        self._shown = {form for value in whole | parts for form in forms_of(value)}
+        self._rare = {form for form in self._shown if len(form) >= LIKE_A_WORD}
+        self._pattern = pattern_of(self._shown, alone=SHORT)
+        self._in_names = pattern_of(self._rare, alone=0)
 
     def mask(self, text: str) -> str:
         """Return the text without secrets.
@@ -64,7 +63,7 @@ class Secrets:
             return [self.mask_artifact(each, key) for each in value]
         if not isinstance(value, str):
             return value
-        pattern = self._pattern if key in WORDS else self._rare
+        pattern = self._pattern if key in WORDS else self._in_names
         return pattern.sub(MASK, value) if pattern else value
 
     def are_in(self, data: bytes) -> bool:
@@ -73,17 +72,4 @@ class Secrets:
 
     def are_surely_in(self, data: bytes) -> bool:
         """Tell the same of those that cannot be there by chance."""
-        return any(len(form) >= RARE and form.encode("utf-8", "replace") in data for form in self._shown)
-
-
-def _forms(value: str) -> set[str]:
-    """How a secret is written in URLs, in JSON and by Python."""
-    return {value, quote(value, safe=""), quote_plus(value), json.dumps(value)[1:-1], repr(value)[1:-1]}
-
-
-def _pattern(forms: set[str]) -> re.Pattern[str] | None:
-    words = [
-        re.escape(form) if len(form) >= SHORT else rf"(?<!\w){re.escape(form)}(?!\w)"
-        for form in sorted(forms, key=lambda form: (-len(form), form))
-    ]
-    return re.compile("|".join(words)) if words else None
+        return any(form.encode("utf-8", "replace") in data for form in self._rare)

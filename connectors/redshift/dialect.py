@@ -86,6 +86,8 @@ class RedshiftDialect(PostgresDialect):
     def _stored(self, kind: pa.DataType) -> pa.DataType:
         if has_json_form(kind):
             return pa.json_()
+        if pa.types.is_duration(kind):  # an interval cannot be in a column
+            return kind
         stored = super()._stored(kind)
         if pa.types.is_float32(stored):
             return pa.float64()  # REAL is printed with 8 digits, and takes 9
