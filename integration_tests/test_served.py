@@ -132,9 +132,9 @@ def test_what_a_day_is() -> None:
     ):
         store.write_path(key, b"")
     assert newest_day(store, "in/{ds}/a.csv") == date(2026, 5, 1)
-    with pytest.raises(FileNotFoundError, match=r"has no file of any day: its key would be out/\{ds\}.csv"):
+    with pytest.raises(FileNotFoundError, match=r"no file of any day at .*out/\{ds\}.csv"):
         newest_day(store, "out/{ds}.csv")
-    with pytest.raises(InvalidInputError, match="says no place for the day"):
+    with pytest.raises(InvalidInputError, match="has no place for the day"):
         newest_day(store, "in/a.csv")
     assert scheduled_day() is None
     assert conclude("done") == "done"

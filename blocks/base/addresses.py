@@ -95,7 +95,7 @@ def check_encrypted(url: str | None, *, allow_http: bool | None) -> None:
     address = urlsplit(url or "")
     if address.scheme == "http" and not allow_http and not is_this_machine(address.hostname or ""):
         raise InvalidInputError(
-            f"Nothing was sent to http://{address.netloc.rpartition('@')[2]}: whoever is on the way could read the "
+            f"Nothing was sent to http://{address.netloc.rpartition('@')[2]}: anyone on the network could read the "
             "credentials. Use https://"
             + (", or set allow_http=True where the network is trusted." if allow_http is not None else ".")
         )

@@ -25,7 +25,7 @@ def scheduled_day(timezone: str = "UTC") -> date | None:
     It is the same day when the run starts late, is retried or is run again.
 
     Args:
-        timezone: Where the day is told, such as "Europe/Berlin": that of the schedule.
+        timezone: The time zone of the day, such as "Europe/Berlin": that of the schedule.
 
     Raises:
         InvalidInputError: There is no such time zone.

@@ -229,7 +229,7 @@ def open_scan(
         format: The file's format.
         compression: The compression of a CSV or JSON file as a whole.
         schema: The columns to read, by name, and their exact types; without it the file says or hints at them.
-        options: CsvOptions for CSV.
+        options: CsvOptions for CSV, JsonOptions for JSON.
         on_error: Whether a bad row is an error or goes to the `Rejects` of `Scan.batches`.
         extra_columns: What to do where the file has more columns than `schema`.
     """

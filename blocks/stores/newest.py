@@ -30,14 +30,14 @@ def newest_day(store: ObjectStore, key: str) -> date:
     """
     before, found, after = key.partition(DAY)
     if not found:
-        raise InvalidInputError(f"key {key!r} says no place for the day. Write {DAY} in it.")
+        raise InvalidInputError(f"key {key!r} has no place for the day. Write {DAY} where it stands.")
     pattern = re.compile(
         re.escape(before) + r"(\d{4}-\d{2}-\d{2})" + re.escape(after.replace(DAY, "\0")).replace("\0", r"\1")
     )
     listed = store.list_objects(before.rpartition("/")[0])
     days = [day for each in listed if (match := pattern.fullmatch(each["Key"])) and (day := _day(match[1]))]
     if not days:
-        raise ObjectNotFoundError(f"{store!r} has no file of any day: its key would be {key}.")
+        raise ObjectNotFoundError(f"There is no file of any day at {store.uri(key)}. Check the key, or give a day.")
     return max(days)
 
 

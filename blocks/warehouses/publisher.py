@@ -114,9 +114,9 @@ class Publisher(Loader):
         there = sum(map(self._count, of_keys))
         if there != rows:
             raise InvalidInputError(
-                f"{self._uri}: rejected is of {rows} rows, and {there} of the source table have their keys: others "
-                "would stay behind with them. Nothing was published. Audit the table as it is now, by a key that tells "
-                f"rows apart; {', '.join(names)} does not, or the table was changed."
+                f"{self._uri}: {there} rows of the source table have the keys of {rows} rejected rows, so rows that "
+                "were not rejected would stay behind. Nothing was published. Audit the table as it is now, with a key that "
+                f"identifies each row: {', '.join(names)} does not, or the table has changed."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
         for rows_of_them in of_keys:

@@ -99,7 +99,7 @@ class Redshift(LibpqWarehouse):
     )
     ssl_mode: SslMode = Field(
         default="require",
-        description="How much TLS to ask for. Recommended: verify-full, which alone makes sure that it is the server. "
+        description="How much TLS to ask for. Recommended: verify-full, which alone verifies the server. "
         "Defaults to require, which takes any certificate.",
     )
     lock_timeout_s: float = Field(

@@ -1373,7 +1373,9 @@ def test_rejected_rows_have_to_be_found(warehouse: Warehouse, rejected: dict[str
 def test_no_good_row_stays_behind_with_a_bad_one(warehouse: Warehouse) -> None:
     """A key that rejected and other rows share tells them not apart, and nothing is published by it."""
     warehouse.load(pa.table({"id": [1, 1, 2], "text": ["good", "bad", "good"]}), "audited")
-    with pytest.raises(InvalidInputError, match=r"rejected is of 1 rows, and 2 of .*id does not"):
+    with pytest.raises(
+        InvalidInputError, match=r"2 rows of the source table have the keys of 1 rejected .*id does not"
+    ):
         warehouse.publish("audited", "t", rejected=pa.table({"id": [1], "reason": ["bad"]}), max_rejected=1)
     rejected = pa.table({"id": [1], "text": ["bad"], "reason": ["bad"]})
     assert warehouse.publish("audited", "t", rejected=rejected, max_rejected=1).rows == 2

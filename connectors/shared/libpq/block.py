@@ -66,7 +66,7 @@ class LibpqWarehouse(Warehouse):
     )
     ssl_mode: SslMode | None = Field(
         default=None,
-        description="How much TLS to ask for. Recommended: verify-full, which alone makes sure that it is the server. "
+        description="How much TLS to ask for. Recommended: verify-full, which alone verifies the server. "
         "Defaults to require, which takes any certificate, and on this machine to prefer.",
     )
     ssl_root_cert: str | None = Field(
@@ -185,9 +185,7 @@ class LibpqWarehouse(Warehouse):
             return "The connection is encrypted, and the server's certificate and name are verified."
         if mode == "verify-ca" or (mode == "require" and Path(authorities).expanduser().exists()):
             return "The connection is encrypted and the server's certificate verified, but not its name (verify-full)."
-        return (
-            f"The connection is encrypted, but not verified is whose server it is (ssl_mode {mode}; use verify-full)."
-        )
+        return f"The connection is encrypted, but the server's identity is not verified (ssl_mode {mode}; use verify-full)."
 
     def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
         """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
