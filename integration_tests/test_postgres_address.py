@@ -143,7 +143,7 @@ def test_check_says_what_was_verified(pg_database: Address) -> None:
     assert (
         Postgres(**fields, ssl_mode="require")
         .check()
-        .endswith("encrypted, but the server's identity is not verified (ssl_mode require; use verify-full).")
+        .endswith("encrypted, but the server is not verified (ssl_mode require; use verify-full).")
     )
     assert Postgres(**(fields | full), ssl_mode="verify-ca").check().endswith("but not its name (verify-full).")
     assert Postgres(**(fields | full), ssl_mode="verify-full").check().endswith("certificate and name are verified.")

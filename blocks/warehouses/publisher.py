@@ -115,8 +115,8 @@ class Publisher(Loader):
         if there != rows:
             raise InvalidInputError(
                 f"{self._uri}: {there} rows of the source table have the keys of {rows} rejected rows, so rows that "
-                "were not rejected would stay behind. Nothing was published. Audit the table as it is now, with a key that "
-                f"identifies each row: {', '.join(names)} does not, or the table has changed."
+                "were not rejected would stay behind. Nothing was published. Audit the table as it is now, with a key "
+                f"that identifies each row: {', '.join(names)} does not, or the table has changed."
             )
         reason = f"r.{dialect.name(REASON)} AS {dialect.name(KEPT_REASON)}"
         for rows_of_them in of_keys:

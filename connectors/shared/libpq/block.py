@@ -185,7 +185,7 @@ class LibpqWarehouse(Warehouse):
             return "The connection is encrypted, and the server's certificate and name are verified."
         if mode == "verify-ca" or (mode == "require" and Path(authorities).expanduser().exists()):
             return "The connection is encrypted and the server's certificate verified, but not its name (verify-full)."
-        return f"The connection is encrypted, but the server's identity is not verified (ssl_mode {mode}; use verify-full)."
+        return f"The connection is encrypted, but the server is not verified (ssl_mode {mode}; use verify-full)."
 
     def _access(self, version: str, *, writes: bool = True) -> tuple[str, str]:
         """Return what the server answers to `version`, and what the login may do in the schema if the server `writes`.
