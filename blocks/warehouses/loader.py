@@ -389,6 +389,14 @@ class Loader:
         return changes
 
 
-def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str) -> Planned:
-    """Return what the load would do to the table as it is now."""
-    return Planner(dialect, request, existing=session.columns(request.table), uri=uri).plan()
+def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, uri: str, **how: Any) -> Planned:
+    """Return what the load would do to the table as it is now; `how` is what else the `Planner` takes.
+
+    Raises:
+        SchemaError: The data has a column that the table computes.
+    """
+    planned = Planner(dialect, request, existing=session.columns(request.table), uri=uri, **how).plan()
+    added = {column.name for column in planned.plan.columns if column.action == "add"}
+    if computed := sorted(added and added & session.computed_columns(request.table)):
+        raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")
+    return planned

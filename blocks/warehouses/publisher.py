@@ -10,8 +10,7 @@ from blocks.arrow.scan import as_scan
 from blocks.arrow.types import filter_batch
 from blocks.base.errors import InvalidInputError
 from blocks.base.optional import lazy
-from blocks.warehouses.loader import Loader
-from blocks.warehouses.planner import Planner
+from blocks.warehouses.loader import Loader, plan_load
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -59,14 +58,8 @@ class Publisher(Loader):
     def _plan_as_it_is(self) -> Planned:
         """Plan for rows that do not pass through here: no value is looked at, and all have to fit by their types."""
         source = self._session.columns(self._source_table) or []
-        return Planner(
-            self._dialect,
-            self._request,
-            existing=self._session.columns(self._request.table),
-            uri=self._uri,
-            checks_values=False,
-            kinds={column.name: column.kept for column in source if column.kept},
-        ).plan()
+        kinds = {column.name: column.kept for column in source if column.kept}
+        return plan_load(self._session, self._dialect, self._request, uri=self._uri, checks_values=False, kinds=kinds)
 
     def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
         session, dialect = self._session, self._dialect

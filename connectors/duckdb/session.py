@@ -144,13 +144,13 @@ class DuckDBSession(BulkSession):
                     self._connection.unregister("_etl_feed")
 
     def columns(self, table: str) -> list[Column] | None:
-        """Return the columns of a table."""
+        """Return the columns of a table that can be written."""
         schema_name, _, name = table.rpartition(".")
         rows = self.fetch(
             "SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns() "
             "WHERE database_name = current_database() "
             "AND lower(schema_name) = lower(coalesce(:schema, current_schema())) "
-            "AND lower(table_name) = lower(:name) ORDER BY column_index",
+            "AND lower(table_name) = lower(:name) AND NOT is_generated ORDER BY column_index",
             {"schema": schema_name or None, "name": name},
         )
         if not rows:
@@ -160,6 +160,16 @@ class DuckDBSession(BulkSession):
             Column(column, sql_type, types.field(column).type, nullable, default is not None)
             for column, sql_type, nullable, default in rows
         ]
+
+    def computed_columns(self, table: str) -> set[str]:
+        """Return the generated columns."""
+        schema_name, _, name = table.rpartition(".")
+        rows = self.fetch(
+            "SELECT column_name FROM duckdb_columns() WHERE is_generated AND database_name = current_database() "
+            "AND lower(schema_name) = lower(coalesce(:schema, current_schema())) AND lower(table_name) = lower(:name)",
+            {"schema": schema_name or None, "name": name},
+        )
+        return {row[0] for row in rows}
 
     def has_unique_key(self, table: str, key: Sequence[str]) -> bool:
         """Tell whether a primary key or a unique constraint of the table is on just these columns."""

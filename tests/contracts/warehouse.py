@@ -1156,6 +1156,26 @@ def test_values_of_python_come_back(warehouse: Warehouse) -> None:
             assert python(found[name])[::times] == values, name
 
 
+# Redshift and BigQuery have no such columns, and Snowflake's stand-in computes none.
+GENERATED = {"DuckDB": "(id * 2)", "Postgres": "(id * 2) STORED"}
+
+
+@all_modes
+def test_a_generated_column_is_the_engines(warehouse: Warehouse, mode: Mode) -> None:
+    """Data without it is loaded and the engine computes it; data that brings it is refused by its name."""
+    if (formula := GENERATED.get(type(warehouse).__name__)) is None:
+        pytest.skip("The engine generates no columns.")
+    warehouse.execute(
+        f"CREATE TABLE t (id bigint, day varchar(9), text varchar(9), twice bigint GENERATED ALWAYS AS {formula})"
+    )
+    warehouse.load(table_of([1, 2]), "t", mode=mode, **ARGUMENTS[mode])
+    twice = table_of([3]).append_column("twice", pa.array([7]))
+    for refused in (warehouse.plan, warehouse.load):
+        with pytest.raises(SchemaError, match="computes the column 'twice' itself"):
+            refused(twice, "t", mode=mode, **ARGUMENTS[mode])
+    assert rows(warehouse, columns="id, twice") == [(1, 2), (2, 4)]
+
+
 def test_a_field_that_is_new_is_kept(warehouse: Warehouse) -> None:
     """Where nested data is JSON, or the engine can add fields to a struct; else the load is refused."""
     days = [
