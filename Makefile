@@ -12,8 +12,8 @@ SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
 # What it makes a difference to whether an extra is there; a campaign runs all of tests without extras.
 MINIMAL = $(addprefix tests/test_,block.py block_standards.py cli.py errors.py imports.py object_store.py packaging.py)
 
-# A test that hangs fails, and says where.
-NO_HANG = -o faulthandler_timeout=240 -o faulthandler_exit_on_timeout=true
+# A test that hangs fails, and says where. One that no signal ends takes its worker along, and xdist tries it again.
+NO_HANG = --timeout 240 --max-worker-restart 1 -o faulthandler_timeout=400 -o faulthandler_exit_on_timeout=true
 
 # No telemetry, and patience with a slow machine when Prefect starts its temporary server.
 export PREFECT_SERVER_ANALYTICS_ENABLED = false
@@ -37,7 +37,7 @@ azurite: .venv/azurite/$(AZURITE)  ## the stand-in for Azure, where there is npm
 standins: .venv-bigquery/done .venv-snowflake/done  ## stand-ins that need other versions than we do
 
 test-minimal: .venv-minimal/done  ## the unit tests that depend on extras, where none is installed
-	.venv-minimal/bin/pytest -n 2 --without-server $(MINIMAL)
+	.venv-minimal/bin/pytest -n 2 --without-server $(NO_HANG) $(MINIMAL)
 
 check: .venv/all
 	$(BIN)/ruff check .
