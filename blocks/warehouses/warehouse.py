@@ -527,7 +527,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             ) from error
         if report is None:
             if isinstance(lost.__cause__, TerminalError):
-                raise lost.__cause__
+                raise lost.__cause__ from None
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})
 
