@@ -172,22 +172,23 @@ class BatchJob(AwsJob):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
-        with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
-            jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
-        if not jobs:  # not yet, just after the start; or no more, days after the end
-            raise NotFoundError(f"Batch does not show {self.name} ({run_id}).")
-        job = jobs[0]
-        container = job.get("container", {})
-        return JobStatus(
-            run_id,
-            job["status"],
-            OUTCOMES.get(job["status"], "running"),
-            self._hide(job.get("statusReason"), container.get("reason")),
-            container.get("exitCode"),
-            _time(job.get("startedAt")),
-            _time(job.get("stoppedAt")),
-            streams=_streams(job),
-        )
+        with self._reading(run_id):
+            with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
+                jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
+            if not jobs:  # not yet, just after the start; or no more, days after the end
+                raise NotFoundError(f"Batch does not show {self.name} ({run_id}).")
+            job = jobs[0]
+            container = job.get("container", {})
+            return JobStatus(
+                run_id,
+                job["status"],
+                OUTCOMES.get(job["status"], "running"),
+                self._hide(job.get("statusReason"), container.get("reason")),
+                container.get("exitCode"),
+                _time(job.get("startedAt")),
+                _time(job.get("stoppedAt")),
+                streams=_streams(job),
+            )
 
     def run_url(self, run_id: str) -> str:
         """Return the address of the run's page in AWS's console."""

@@ -247,7 +247,8 @@ class EcsTask(AwsJob):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
-        return self._status_of(run_id, self._task(run_id))
+        with self._reading(run_id):
+            return self._status_of(run_id, self._task(run_id))
 
     def _task(self, run_id: str) -> dict[str, Any]:
         with self._errors("describe", f"{self.name} ({run_id})", "ecs:DescribeTasks"):

@@ -134,21 +134,22 @@ class GlueJob(AwsJob):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
-        with self._errors("describe", f"{self.name} ({run_id})", "glue:GetJobRun"):
-            run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
-        state = run["JobRunState"]
-        outcome, _group = OUTCOMES.get(state, "running"), run.get("LogGroupName") or LOGS
-        return JobStatus(
-            run_id,
-            state,
-            outcome,
-            self._hide(run.get("ErrorMessage") or run.get("StateDetail")),
-            started_at=run.get("StartedOn"),
-            ended_at=None if outcome == "running" else run.get("CompletedOn"),
-            streams=tuple(
-                LogStream(f"{run.get('LogGroupName') or LOGS}/{kind}", run_id) for kind in ("output", "error")
-            ),
-        )
+        with self._reading(run_id):
+            with self._errors("describe", f"{self.name} ({run_id})", "glue:GetJobRun"):
+                run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
+            state = run["JobRunState"]
+            outcome, _group = OUTCOMES.get(state, "running"), run.get("LogGroupName") or LOGS
+            return JobStatus(
+                run_id,
+                state,
+                outcome,
+                self._hide(run.get("ErrorMessage") or run.get("StateDetail")),
+                started_at=run.get("StartedOn"),
+                ended_at=None if outcome == "running" else run.get("CompletedOn"),
+                streams=tuple(
+                    LogStream(f"{run.get('LogGroupName') or LOGS}/{kind}", run_id) for kind in ("output", "error")
+                ),
+            )
 
     def run_url(self, run_id: str) -> str:
         """Return the address of the run's page in AWS's console."""

@@ -35,6 +35,8 @@ from connectors.batch import BatchJob
 from connectors.ecs import EcsTask
 from connectors.glue import GlueJob
 from integration_tests.standins.aws import LOG, REGION
+from tests.contracts.job import *  # noqa: F403
+from tests.contracts.job import JobService, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -396,6 +398,66 @@ def keep_running(kind: str) -> Callable[[dict[str, Any]], None]:
             answer["JobRun"]["JobRunState"] = "RUNNING"
 
     return change
+
+
+REFUSED: dict[Refusal, tuple[str, int]] = {
+    "expired": ("ExpiredTokenException", 400),
+    "unauthorized": ("UnrecognizedClientException", 401),
+    "denied": ("AccessDeniedException", 403),
+}
+PAGES = {
+    "task": f"https://{REGION}.console.aws.amazon.com/ecs/v2/clusters/jobs/tasks/",
+    "batch_job": f"https://{REGION}.console.aws.amazon.com/batch/home?region={REGION}#jobs/detail/",
+    "glue_job": f"https://{REGION}.console.aws.amazon.com/gluestudio/home?region={REGION}#/job/",
+}
+
+
+class AwsJobService(JobService):
+    """A job of AWS, on the stand-in."""
+
+    def __init__(self, aws: AwsServer, kind: str, job: Job) -> None:
+        self.aws, self.kind, self.job, self.page = aws, kind, job, PAGES[kind]
+
+    @property
+    def starts(self) -> int:
+        """How many runs were started."""
+        return self.aws.done[START[self.kind]]
+
+    @property
+    def stops(self) -> int:
+        """How many runs were told to stop."""
+        return self.aws.done[STOP[self.kind]]
+
+    def keep_running(self, looks: int = 1) -> None:
+        """Have the next looks see a run that goes on."""
+        self.aws.change_answer(LOOK[self.kind], keep_running(self.kind), times=looks)
+
+    def refuse_looks(self, refusal: Refusal, looks: int) -> None:
+        """Have the looks after that be answered so."""
+        if refusal == "malformed":
+            nothing: dict[str, Any] = {"tasks": [{}], "jobs": [{}], "JobRun": {}}
+            self.aws.change_answer(LOOK[self.kind], lambda answer: answer.update(nothing), times=looks)
+        elif refusal != "missing":
+            code, status = REFUSED[refusal]
+            self.aws.refuse_call(LOOK[self.kind], code, "no", status=status, times=looks)
+        elif self.kind == "glue_job":
+            self.aws.refuse_call(LOOK[self.kind], "EntityNotFoundException", "no such run", times=looks)
+        else:
+            self.aws.change_answer(LOOK[self.kind], lambda answer: answer.update(tasks=[], jobs=[]), times=looks)
+
+    def fail(self, reason: str) -> None:
+        """Have the look after that, and all later ones, see a run that failed, in these words."""
+        self.aws.fail_run(LOOK[self.kind], reason)
+
+    def forget(self) -> None:
+        """Forget what was planned."""
+        self.aws.forget_plans()
+
+
+@pytest.fixture
+def service(aws: AwsServer, kind: str, job: Job) -> JobService:
+    """Each kind of job, and its service."""
+    return AwsJobService(aws, kind, job)
 
 
 def test_a_job_runs_to_its_end(aws: AwsServer, kind: str, job: Job) -> None:

@@ -12,6 +12,7 @@ of a flow or task the run of the earlier one is found by the token's cause (see 
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import uuid
 from abc import ABC, abstractmethod
@@ -37,7 +38,7 @@ from blocks.jobs.run import JobRun, JobStatus, WatchPolicy
 from blocks.jobs.start import StartedRun, StartToken, derive_token, token_advice
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from blocks.jobs.output import LogStream
 
@@ -245,6 +246,17 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         run = self._as_run(run_id)
         run._is_started = True  # noqa: SLF001 (one of us)
         return run
+
+    @contextlib.contextmanager
+    def _reading(self, run_id: str) -> Iterator[None]:
+        """Have an answer that does not have the form of one be another attempt's to read: something is in between."""
+        try:
+            yield
+        except ConnectorError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            place, why = f"{self.name} ({run_id})", type(error).__name__
+            raise TransientError(f"Could not see how {place} is doing: the answer lacks its state ({why}).") from error
 
     def _hide(self, *words: str | None) -> str:
         """Return the words of the service as a reason, without secrets."""

@@ -295,13 +295,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
     def _look(self) -> JobStatus:
         """Return how the run is doing; one that has ended is not asked about again."""
         if self._seen is None or self._seen.outcome == "running":
-            try:
-                status = self.job.get_status(self.run_id)
-            except ConnectorError:
-                raise
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
-                why = type(error).__name__
-                raise TransientError(f"The service did not answer with the state of {self.name} ({why}).") from error
+            status = self.job.get_status(self.run_id)
             reason = hide(status.reason, self.job)
             self._seen = status if reason == status.reason else replace(status, reason=reason)
         return self._seen

@@ -314,30 +314,31 @@ class DbtCloudJob(Job):
 
     def get_status(self, run_id: str) -> DbtCloudStatus:
         """Ask the service how the run is doing."""
-        run = self.api.get(run_id, include_related="run_steps")
-        found = sorted(run.get("run_steps") or [], key=lambda step: int(step["index"]))
-        steps = tuple(map(step_of, found))
-        outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
-        if url := run.get("href"):
-            self._pages[run_id] = url
-        reason = self.api.safe(run.get("status_message") or "")
-        if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
-            log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
-            reason = f"{reason.rstrip('.')}. " if reason else ""
-            reason += f"Step {failed['index']}, {step_of(failed).name}, failed" + (
-                f"; its log ends: {' | '.join(log.splitlines())}" if log else ""
+        with self._reading(run_id):
+            run = self.api.get(run_id, include_related="run_steps")
+            found = sorted(run.get("run_steps") or [], key=lambda step: int(step["index"]))
+            steps = tuple(map(step_of, found))
+            outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
+            if url := run.get("href"):
+                self._pages[run_id] = url
+            reason = self.api.safe(run.get("status_message") or "")
+            if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
+                log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
+                reason = f"{reason.rstrip('.')}. " if reason else ""
+                reason += f"Step {failed['index']}, {step_of(failed).name}, failed" + (
+                    f"; its log ends: {' | '.join(log.splitlines())}" if log else ""
+                )
+            return DbtCloudStatus(
+                run_id,
+                state_of(run),
+                outcome,
+                reason,
+                started_at=time_of(run.get("started_at")),
+                ended_at=time_of(run.get("finished_at")),
+                steps=steps,
+                url=run.get("href") or "",
+                git_sha=run.get("git_sha") or "",
             )
-        return DbtCloudStatus(
-            run_id,
-            state_of(run),
-            outcome,
-            reason,
-            started_at=time_of(run.get("started_at")),
-            ended_at=time_of(run.get("finished_at")),
-            steps=steps,
-            url=run.get("href") or "",
-            git_sha=run.get("git_sha") or "",
-        )
 
     def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (dbt Cloud takes none)
         """Ask the service to stop the run; one that has ended stays as it is."""
