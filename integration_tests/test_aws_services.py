@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 import pickle
+import re
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +29,9 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
-from connectors import aws_lambda, aws_secret, batch, ecs, glue
+from connectors import aws_lambda, aws_parameter, aws_secret, batch, ecs, glue
 from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction
+from connectors.aws_parameter import AwsParameter
 from connectors.aws_secret import AwsSecret
 from connectors.batch import BatchJob
 from connectors.ecs import EcsTask
@@ -88,7 +90,7 @@ def everything_of(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize(("module", "service"), [
-    (aws_lambda, "lambda"), (aws_secret, "secretsmanager"), (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
+    (aws_lambda, "lambda"), (aws_parameter, "ssm"), (aws_secret, "secretsmanager"), (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
 ])  # fmt: skip
 def test_every_error_of_the_service_has_a_class(module: Any, service: str, client: Callable[[str], Any]) -> None:
     """No exception that the service's own model names for the calls made here falls through the table."""
@@ -149,6 +151,90 @@ def test_a_secret_that_is_text_is_its_utf8(secret: AwsSecret, client: Callable[[
     """As the console and most tools store it."""
     client("secretsmanager").create_secret(Name=secret.secret_name, SecretString='{"pässword": 1}')
     assert secret.read_secret() == '{"pässword": 1}'.encode()
+
+
+def test_text_stays_text(aws: AwsServer, secret: AwsSecret, client: Callable[[str], Any]) -> None:
+    """Other readers look for SecretString where it was; a str is text, and bytes that are none are binary."""
+    get = functools.partial(client("secretsmanager").get_secret_value, SecretId=secret.secret_name)
+    client("secretsmanager").create_secret(Name=secret.secret_name, SecretString="before")
+    secret.write_secret("pässword".encode())
+    assert get()["SecretString"] == "pässword"
+    assert "SecretBinary" not in get()
+    secret.write_secret(b"\xff")
+    assert get()["SecretBinary"] == b"\xff"
+    secret.write_secret(b"over bytes")
+    assert get()["SecretBinary"] == b"over bytes"
+    secret.write_secret("text")
+    assert get()["SecretString"] == "text"
+    secret.write_secret(b"x", kind="binary")
+    assert get()["SecretBinary"] == b"x"
+    aws.refuse_call("GetSecretValue", "AccessDeniedException", "no", times=2)
+    with pytest.raises(AccessDeniedError, match=r"needs secretsmanager:GetSecretValue.*pass a str, or kind='binary'"):
+        secret.write_secret(b"y")
+    aws.reset()
+    aws.refuse_call("GetSecretValue", "AccessDeniedException", "no")
+    secret.write_secret(b"y", kind="text")
+    aws.reset()
+    assert get()["SecretString"] == "y"
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        secret.write_secret(b"\xff", kind="text")
+
+
+WHAT_AWS_SAYS = [
+    (
+        "GetSecretValue",
+        "AccessDeniedException",
+        "Access to KMS is not allowed",
+        "needs kms:Decrypt",
+    ),
+    ("PutSecretValue", "AccessDeniedException", "Access to KMS is not allowed", "needs kms:GenerateDataKey"),
+    (
+        "GetSecretValue",
+        "ResourceNotFoundException",
+        "Secrets Manager can't find the specified secret value for staging label: x",
+        "Check version_id and version_stage",
+    ),
+    (
+        "GetSecretValue",
+        "ResourceNotFoundException",
+        "Secrets Manager can't find the specified secret.",
+        "Check secret_name",
+    ),
+    (
+        "GetSecretValue",
+        "InvalidRequestException",
+        "You provided a VersionStage that is not associated to the provided VersionId.",
+        "Check version_id and version_stage",
+    ),
+    ("GetSecretValue", "InvalidRequestException", "It was marked for deletion.", "restore it first"),
+    (
+        "GetSecretValue",
+        "AccessDeniedException",
+        "User: x is not authorized to perform: secretsmanager:DescribeSecret on resource: y",
+        "needs secretsmanager:DescribeSecret",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", WHAT_AWS_SAYS)
+def test_advice_is_for_what_the_service_said(
+    aws: AwsServer, secret: AwsSecret, case: tuple[str, str, str, str]
+) -> None:
+    """One code stands for several things; the words tell them apart, and are in the message."""
+    action, code, words, advice = case
+    aws.refuse_call(action, code, words)
+    with pytest.raises(ConnectorError, match=advice) as caught:
+        secret.read_secret() if action == "GetSecretValue" else secret.write_secret("x")
+    masked = re.sub(r"\bsecret\b", "***", words.rstrip("."))  # the secret key of these tests is "secret"
+    assert masked in str(caught.value)
+
+
+def test_an_empty_secret_is_refused(aws: AwsServer, secret: AwsSecret) -> None:
+    """Before anything is asked, and as what it is."""
+    for empty in (b"", ""):
+        with pytest.raises(InvalidInputError, match="the value is empty"):
+            secret.write_secret(empty)
+    assert not aws.calls
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -218,6 +304,84 @@ def test_secrets_show_nowhere(
         secret.write_secret({"password": CANARY})  # type: ignore[arg-type]
     for text in (caplog.text, everything_of(refused.value), everything_of(wrong.value), repr(secret)):
         assert CANARY not in text
+
+
+# Parameters
+
+
+@pytest.fixture
+def parameter(credentials: AwsCredentials) -> AwsParameter:
+    return AwsParameter(aws_credentials=credentials, parameter_name=f"/shop/{uuid.uuid4().hex}", retry=AT_ONCE)
+
+
+def test_a_parameter_is_written_read_and_deleted(parameter: AwsParameter) -> None:
+    """Each write is a version, encrypted by default; versions are read by number and by label."""
+    assert (parameter.write_parameter("first", label="prod"), parameter.write_parameter("zweites ä")) == (1, 2)
+    assert parameter.read_parameter() == "zweites ä"
+    assert parameter.read_secret() == "zweites ä".encode()
+    assert parameter.read_parameter(version=1) == parameter.read_parameter(label="prod") == "first"
+    assert parameter.list_versions() == {1: ["prod"], 2: []}
+    assert parameter.label_version("prod") == 2
+    assert parameter.read_parameter(label="prod") == "zweites ä"
+    assert parameter.check().endswith("is there as SecureString, version 2.")
+    assert parameter.write_secret(b"third") == f"{parameter.parameter_name}:3"
+    parameter.delete_parameter()
+    parameter.delete_parameter()
+    for call in (parameter.read_parameter, parameter.check, parameter.list_versions):
+        with pytest.raises(NotFoundError, match="Check parameter_name"):
+            call()
+
+
+def test_a_parameter_keeps_its_type(parameter: AwsParameter, client: Callable[[str], Any]) -> None:
+    """As its other readers know it; a new one has that of the block."""
+    client("ssm").put_parameter(Name=parameter.parameter_name, Value="a,b", Type="StringList")
+    parameter.write_parameter("a,b,c")
+    assert client("ssm").get_parameter(Name=parameter.parameter_name)["Parameter"]["Type"] == "StringList"
+    other = parameter.model_copy(update={"parameter_name": "/plain", "parameter_type": "String"})
+    other.write_parameter("x")
+    assert client("ssm").get_parameter(Name="/plain")["Parameter"]["Type"] == "String"
+
+
+@pytest.mark.usefixtures("botocore_tries")
+def test_a_lost_answer_makes_no_second_version_of_a_parameter(aws: AwsServer, parameter: AwsParameter) -> None:
+    """It is read again before it is written again; one that was refused is written."""
+    aws.lose_answer("PutParameter")
+    assert parameter.write_parameter("x") == 1
+    aws.refuse_call("PutParameter", "InternalServerError", "oops", status=500, times=2)
+    aws.refuse_call("PutParameter", "TooManyUpdates", "slow")
+    assert parameter.write_parameter("y") == 2
+    aws.lose_answer("PutParameter")
+    aws.change_answer("GetParameter", lambda _: None)
+    aws.refuse_call("GetParameter", "AccessDeniedException", "no")
+    with pytest.raises(AmbiguousError, match="may have been written"):
+        parameter.write_parameter("z")
+    assert list(parameter.list_versions()) == [1, 2, 3]
+
+
+def test_wrong_parameters_are_refused(aws: AwsServer, parameter: AwsParameter) -> None:
+    """Each with the right advice, and never with the value."""
+    for empty in ("", b""):
+        with pytest.raises(InvalidInputError, match="the value is empty"):
+            parameter.write_secret(empty)
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        parameter.write_secret(b"\xff")
+    with pytest.raises(InvalidInputError, match="a version or a label"):
+        parameter.read_parameter(version=1, label="x")
+    parameter.write_parameter("x")
+    with pytest.raises(InvalidInputError, match="is not a label"):
+        parameter.label_version("aws-label")
+    with pytest.raises(NotFoundError):
+        parameter.read_parameter(version=7)
+    aws.refuse_call("GetParameter", "AccessDeniedException", "The ciphertext refers to a KMS key that you may not use")
+    with pytest.raises(AccessDeniedError, match="needs kms:Decrypt on the parameter's key"):
+        parameter.read_parameter()
+    aws.refuse_call("GetParameter", "AccessDeniedException", "no")
+    with pytest.raises(AccessDeniedError, match="needs ssm:GetParameter"):
+        parameter.read_parameter()
+    aws.refuse_call("PutParameter", "ValidationException", f"{CANARY} does not fit")
+    with pytest.raises(InvalidInputError) as caught:
+        parameter.write_parameter(CANARY)
+    assert CANARY not in everything_of(caught.value)
 
 
 # Lambda
