@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import logging
 import pickle
 import re
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +40,7 @@ from connectors.ecs import EcsTask
 from connectors.glue import GlueJob
 from integration_tests.standins.aws import LOG, REGION
 from tests.contracts.job import *  # noqa: F403
-from tests.contracts.job import JobService, Refusal
+from tests.contracts.job import FOREVER, JobService, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +92,8 @@ def everything_of(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize(("module", "service"), [
-    (aws_lambda, "lambda"), (aws_parameter, "ssm"), (aws_secret, "secretsmanager"), (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
+    (aws_lambda, "lambda"), (aws_parameter, "ssm"), (aws_secret, "secretsmanager"),
+    (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
 ])  # fmt: skip
 def test_every_error_of_the_service_has_a_class(module: Any, service: str, client: Callable[[str], Any]) -> None:
     """No exception that the service's own model names for the calls made here falls through the table."""
@@ -695,6 +698,89 @@ def test_jobs_in_a_flow(kind: str, job: Job, prefect_server: str) -> None:
         return job.run().outcome
 
     assert nightly() == "succeeded"
+
+
+# Output
+
+
+@pytest.fixture
+def writes(aws: AwsServer, kind: str, job: Job, client: Callable[[str], Any]) -> Callable[..., None]:
+    """Plan a look amid which the run writes some lines."""
+    group, logs = f"/jobs/{uuid.uuid4().hex}", client("logs")
+    logs.create_log_group(logGroupName=f"{group}/output")
+    if kind == "task":
+        assert isinstance(job, EcsTask)
+        options = {"awslogs-group": f"{group}/output", "awslogs-stream-prefix": "x", "awslogs-region": REGION}
+        log = {"logDriver": "awslogs", "options": options}
+        containers = [{"name": "main", "image": "load", "memory": 64, "logConfiguration": log}]
+        client("ecs").register_task_definition(family=job.task_definition, containerDefinitions=containers)
+
+    def plan(*lines: str) -> None:
+        def change(answer: dict[str, Any]) -> None:
+            if kind == "task":
+                name = f"x/main/{answer['tasks'][0]['taskArn'].rpartition('/')[2]}"
+            elif kind == "batch_job":
+                options = {"awslogs-group": f"{group}/output"}
+                name = f"load/default/{answer['jobs'][0]['jobId']}"
+                log = {"logConfiguration": {"logDriver": "awslogs", "options": options}, "logStreamName": name}
+                answer["jobs"][0]["container"] = answer["jobs"][0].get("container", {}) | log
+            else:
+                name = answer["JobRun"]["Id"]
+                answer["JobRun"]["LogGroupName"] = group
+            keep_running(kind)(answer)
+            with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+                logs.create_log_stream(logGroupName=f"{group}/output", logStreamName=name)
+            events = [{"timestamp": int(time.time() * 1000), "message": line} for line in lines]
+            if events:
+                logs.put_log_events(logGroupName=f"{group}/output", logStreamName=name, logEvents=events)
+
+        aws.change_answer(LOOK[kind], change)
+
+    return plan
+
+
+def shown(job: Job, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of a run that were passed on to the log."""
+    messages = [record.message for record in caplog.records if record.name.endswith(type(job).__name__)]
+    return [each.removeprefix(f"{job.name}: ") for each in messages if each.startswith(f"{job.name}: ")]
+
+
+def test_what_a_run_writes_is_in_the_log(
+    job: Job, writes: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each line once and in order, while the run goes on, without secrets; more than a page of them too."""
+    caplog.set_level("INFO")
+    many = [f"row group {number}" for number in range(1_200)]
+    writes("begin", f"password={CANARY}")
+    writes()
+    writes(*many)
+    writes("two\nlines")
+    assert job.run().outcome == "succeeded"
+    assert shown(job, caplog) == ["begin", "password=***", *many, "two\\nlines"]
+
+
+def test_a_log_that_cannot_be_read_fails_no_run(
+    aws: AwsServer, job: Job, writes: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning names the right that is missing; a log that is throttled or not there yet is looked at again."""
+    aws.refuse_call("GetLogEvents", "ThrottlingException", "Rate exceeded")
+    aws.refuse_call("GetLogEvents", "ResourceNotFoundException", "The specified log stream does not exist.")
+    for _ in range(3):
+        writes("line")
+    assert job.run().outcome == "succeeded"
+    caplog.clear()
+    aws.refuse_call("GetLogEvents", "AccessDeniedException", "no", times=FOREVER)
+    for _ in range(3):
+        writes("line")
+    assert job.run().outcome == "succeeded"
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "needs logs:GetLogEvents" in warned[0]
+    aws.reset()
+    writes("line")
+    quiet = job.model_copy(update={"stream_output": False})
+    assert quiet.run().outcome == "succeeded"
+    assert aws.calls["GetLogEvents"] == 0
 
 
 # ECS
