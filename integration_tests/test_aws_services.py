@@ -44,6 +44,7 @@ from tests.contracts.job import FOREVER, JobService, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from blocks.jobs.job import Job
     from integration_tests.standins.aws import AwsServer
@@ -698,6 +699,26 @@ def test_jobs_in_a_flow(kind: str, job: Job, prefect_server: str) -> None:
         return job.run().outcome
 
     assert nightly() == "succeeded"
+
+
+def test_an_identity_that_was_renewed_is_used(
+    aws: AwsServer, kind: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile's token runs out amid the wait, and whoever keeps the file writes a new one."""
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text("[night]\naws_access_key_id = old\naws_secret_access_key = x\n")
+    credentials = AwsCredentials(profile_name="night", region_name=REGION, endpoint_url=aws.url)
+    job = job.model_copy(update={"aws_credentials": credentials})
+
+    def renew(answer: dict[str, Any]) -> None:
+        keep_running(kind)(answer)
+        file.write_text("[night]\naws_access_key_id = new\naws_secret_access_key = y\n")
+
+    aws.change_answer(LOOK[kind], renew)
+    aws.refuse_call(LOOK[kind], "ExpiredTokenException", "no")
+    assert job.run().outcome == "succeeded"
+    assert credentials.frozen()["access_key_id"] == "new"
 
 
 # Output

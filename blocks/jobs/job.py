@@ -122,6 +122,13 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         """
         return self._as_run(run_id)
 
+    def renew_identity(self) -> None:
+        """Let go of the identity, so that the next call obtains it anew: meanwhile its source may have renewed it."""
+        for _, value in self:
+            if isinstance(value, ConnectorBlock):
+                value.close()
+        self.close()
+
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("token"):
             return arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import time
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,7 @@ from prefect.logging import get_logger, get_run_logger
 from blocks.base.arguments import checked
 from blocks.base.errors import (
     AccessDeniedError,
+    AuthError,
     ConnectorError,
     InvalidInputError,
     JobFailedError,
@@ -108,6 +110,9 @@ class RunningJob(Protocol):
 
     def stop_run(self, run_id: str, reason: str) -> None:
         """Ask the service to stop the run; one that has ended stays as it is."""
+
+    def renew_identity(self) -> None:
+        """Let go of the identity, so that the next call obtains it anew."""
 
     def run_url(self, run_id: str) -> str:
         """Return the address of the run's page, empty where it has none."""
@@ -229,11 +234,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
             try:
                 status = self._look()
             except ConnectorError as error:
-                unseen_s = clock() - seen_at
-                if unseen_s >= self._patience_s(error, policy):
-                    raise self._out_of_sight(error, unseen_s) from error
-                if isinstance(error, ThrottledError):
-                    asked_for_s = min(error.retry_after_s or 0.0, policy.retry.deadline_s)
+                asked_for_s = self._look_again(error, policy, clock() - seen_at)
                 failures += 1
                 if failures == 1:
                     said = hide(str(error), self.job)
@@ -251,6 +252,19 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
                 raise self._timeout(policy, state)
             wait(min(left_s, max(asked_for_s, _delay_s(polls, policy.longest_poll_s))))
             polls += 1
+
+    def _look_again(self, error: ConnectorError, policy: WatchPolicy, unseen_s: float) -> float:
+        """Return for how many seconds the service wants to be left alone before the next look.
+
+        Raises:
+            ConnectorError: There is to be no other look: the run was not seen for too long.
+        """
+        if unseen_s >= self._patience_s(error, policy):
+            raise self._out_of_sight(error, unseen_s) from error
+        if isinstance(error, AuthError):
+            self.job.renew_identity()
+        asked_for_s = error.retry_after_s if isinstance(error, ThrottledError) else None
+        return min(asked_for_s or 0.0, policy.retry.deadline_s)
 
     def _patience_s(self, error: ConnectorError, policy: WatchPolicy) -> float:
         """Return for how long a look may fail as this one did before that ends the wait.
@@ -279,8 +293,9 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
     def _out_of_sight(self, error: ConnectorError, unseen_s: float) -> ConnectorError:
         """Return the error that ends the wait for a run that may go on."""
         unseen = f" was not seen for {unseen_s:.0f} s and" if unseen_s >= 1 else ""
-        error.args = (one_line(f"{error} It{unseen} may still be running. {self._whereabouts}"), *error.args[1:])
-        return error
+        found = copy.copy(error)
+        found.args = (one_line(f"{error} It{unseen} may still be running. {self._whereabouts}"), *error.args[1:])
+        return found
 
     def _show_output(self, policy: WatchPolicy, status: JobStatus, wait: Callable[[float], None]) -> None:
         """Pass on what the run has written; of one that failed, wait for its last words."""

@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect.context import FlowRunContext, TaskRunContext
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, PrivateAttr
 
 from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
 from blocks.base.interruption import pause
@@ -97,6 +97,9 @@ class DbtCloudJob(Job):
         description="How many lines of a failed step's log its error shows. A database's words may quote a value; 0 "
         "leaves the log out. Defaults to 20.",
     )
+
+    _pages: dict[str, str] = PrivateAttr(default_factory=dict)
+    """The pages of runs, as far as dbt Cloud has told them: only it knows the project that they are in."""
 
     @operation
     def check(self) -> str:
@@ -302,11 +305,6 @@ class DbtCloudJob(Job):
             self._pages[str(run["id"])] = url
             self.logger.info("The page of run %s is %s", run["id"], url)
         return str(run["id"])
-
-    @live
-    def _pages(self) -> dict[str, str]:
-        """The pages of runs, as far as dbt Cloud has told them: only it knows the project that they are in."""
-        return {}
 
     def run_url(self, run_id: str) -> str:
         """Return the address of the run's page, empty where dbt Cloud has not told it."""
