@@ -105,7 +105,7 @@ class Ledger:
                 self.create(session)
             except AccessDeniedError:
                 raise AccessDeniedError(
-                    f"{uri}: there is not a ledger of loads ({LEDGER}) yet, and this login may not create tables in its "
+                    f"{uri}: there is no ledger of loads ({LEDGER}) yet, and this login may not create tables in its "
                     "schema. Nothing was loaded. Grant it CREATE on the schema, or have the owner run: "
                     f"{'; '.join(self.ddl())}; and grant SELECT, INSERT and UPDATE on both tables."
                 ) from None
@@ -113,8 +113,8 @@ class Ledger:
         names = _names(columns)
         if missing := [name for name in OLDEST if name not in names]:
             raise SchemaError(
-                f"{uri}: the table {LEDGER} is not a ledger of loads: it lacks {', '.join(missing)}. Nothing was loaded. "
-                "Rename it, and the next load creates the ledger."
+                f"{uri}: the table {LEDGER} is not a ledger of loads: it lacks {', '.join(missing)}. Nothing was "
+                "loaded. Rename it, and the next load creates the ledger."
             )
         known = {column.name: column for column in self._columns(ledger_schema())}
         if foreign := [
