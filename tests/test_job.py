@@ -368,9 +368,9 @@ class Talkative(Errand):
     _block_type_slug = "etl-test-talkative"
     _pages: list[list[str] | Exception] = PrivateAttr(default_factory=list)
 
-    def read_output(self, stream: LogStream, position: str) -> tuple[list[str], str]:
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:
         """The next page."""
-        assert stream.group == "group"
+        assert (group, stream, region) == ("group", "stream", "")
         page: list[str] | Exception = self._pages.pop(0) if self._pages else []
         if isinstance(page, Exception):
             raise page

@@ -40,7 +40,6 @@ from blocks.jobs.start import StartedRun, StartToken, derive_token, token_advice
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from blocks.jobs.output import LogStream
 
 LONGEST_TOKEN = 32
 
@@ -110,8 +109,15 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         """Return the address of the run's page, empty where it has none."""
         return ""
 
-    def read_output(self, stream: LogStream, position: str) -> tuple[list[str], str]:  # noqa: ARG002 (a child's)
-        """Return the lines that follow a position of a stream, and the position after them."""
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:  # noqa: ARG002
+        """Return the lines that follow a position of a stream, and the position after them.
+
+        Args:
+            group: What the stream is part of.
+            stream: Its name there.
+            position: Where the last call ended, empty at first.
+            region: Where the group is; by default where the job is.
+        """
         return [], position
 
     def get_run(self, run_id: str) -> JobRun:

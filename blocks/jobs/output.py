@@ -34,7 +34,7 @@ class LogStream(NamedTuple):
 class ReadsOutput(Protocol):
     """What passing on needs of a job."""
 
-    def read_output(self, stream: LogStream, position: str) -> tuple[list[str], str]:
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:
         """Return the lines that follow a position of a stream, and the position after them."""
 
 
@@ -77,7 +77,7 @@ class Output:
         hiding = Hiding(job)
         for _ in range(PAGES_PER_LOOK):
             before = self._positions.get(stream, "")
-            lines, after = job.read_output(stream, before)
+            lines, after = job.read_output(stream.group, stream.name, before, region=stream.region)
             for line in lines:
                 if self.lines == MOST_LINES:
                     self._give_up(

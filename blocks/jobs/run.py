@@ -117,7 +117,7 @@ class RunningJob(Protocol):
     def run_url(self, run_id: str) -> str:
         """Return the address of the run's page, empty where it has none."""
 
-    def read_output(self, stream: LogStream, position: str) -> tuple[list[str], str]:
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:
         """Return the lines that follow a position of a stream, and the position after them."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, TerminalError
@@ -12,9 +12,6 @@ from blocks.base.optional import require
 from blocks.credentials.aws import AWS_ERRORS
 from blocks.jobs.job import Job
 from connectors.shared.aws import AwsService, give_up_on_silence
-
-if TYPE_CHECKING:
-    from blocks.jobs.output import LogStream
 
 LOG_ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "ResourceNotFoundException": NotFoundError,
@@ -39,18 +36,24 @@ class AwsJob(AwsService, Job, ABC):
     A child's `get_status` says to which log streams a run writes, and its `run_url` gives the run's page by `_page`.
     """
 
-    def read_output(self, stream: LogStream, position: str) -> tuple[list[str], str]:
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:
         """Return the lines that follow a position of a log stream, and the position after them.
+
+        Args:
+            group: The log group.
+            stream: The name of the stream.
+            position: The token with which the last call ended, empty at first.
+            region: The region of the group; by default that of the job.
 
         Raises:
             NotFoundError: There is no such stream, or not yet.
             AccessDeniedError: The identity may not read it.
         """
-        where = {"logGroupName": stream.group, "logStreamName": stream.name}
+        where = {"logGroupName": group, "logStreamName": stream}
         start: dict[str, Any] = {"nextToken": position} if position else {"startFromHead": True}
-        place = f"the log {stream.group}/{stream.name}"
+        place = f"the log {group}/{stream}"
         with self._errors("read", place, "logs:GetLogEvents", table=LOG_ERRORS):
-            answer = self._logs_client(stream.region).get_log_events(**where, **start, limit=LINES_PER_PAGE)
+            answer = self._logs_client(region).get_log_events(**where, **start, limit=LINES_PER_PAGE)
         return [event["message"].rstrip() for event in answer["events"]], answer["nextForwardToken"]
 
     def _page(self, service: str, path: str) -> str:
