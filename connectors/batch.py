@@ -137,7 +137,16 @@ class BatchJob(AwsJob):
     def _find_runs(self, cause: str) -> Iterator[StartedRun]:
         for job in self._jobs(f"{self.job_name}-{cause}*"):
             token = job["jobName"].removeprefix(f"{self.job_name}-")
-            yield StartedRun(str(job["jobId"]), token, OUTCOMES.get(job.get("status", ""), "running"))
+            outcome = OUTCOMES.get(job.get("status", ""), "running")
+            yield StartedRun(
+                str(job["jobId"]), token, outcome, outcome == "running" and self._is_terminated(job["jobId"])
+            )
+
+    def _is_terminated(self, run_id: str) -> bool:
+        """Whether a job that runs was told to stop, which only its description says."""
+        with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
+            jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
+        return any(job.get("isTerminated") or job.get("isCancelled") for job in jobs)
 
     def _start(self, token: str) -> str:
         # Batch knows no idempotency tokens; a job's name is what it can be found by.

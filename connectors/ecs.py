@@ -201,7 +201,9 @@ class EcsTask(AwsJob):
             except NotFoundError:  # listed, and forgotten meanwhile
                 continue
             # ECS does not show the token of a task. That of this call needs none: it is an idempotency token.
-            yield StartedRun(arn, "", self._status_of(arn, task).outcome)
+            outcome = self._status_of(arn, task).outcome
+            is_stopping = outcome == "running" and task.get("desiredStatus") == "STOPPED"
+            yield StartedRun(arn, "", outcome, is_stopping)
 
     def _request(self, token: str) -> dict[str, Any]:
         request: dict[str, Any] = {

@@ -118,7 +118,8 @@ class GlueJob(AwsJob):
         for run in self._runs():
             token = run.get("Arguments", {}).get(TOKEN_ARGUMENT, "")
             if token.startswith(cause):
-                yield StartedRun(str(run["Id"]), token, OUTCOMES.get(run["JobRunState"], "running"))
+                state = run["JobRunState"]
+                yield StartedRun(str(run["Id"]), token, OUTCOMES.get(state, "running"), state == "STOPPING")
 
     def _start(self, token: str) -> str:
         for run in self._runs():

@@ -472,6 +472,16 @@ def test_a_later_attempt_takes_over_what_has_not_failed(prefect_server: str) -> 
         assert len(job._tokens) == starts
 
 
+@pytest.mark.parametrize(("end", "starts"), [(FAILED, 1), (SUCCEEDED, 0)])
+def test_a_run_that_is_being_stopped_is_waited_for(prefect_server: str, end: JobStatus, starts: int) -> None:
+    """The next one does not run beside it; one that succeeds after all is taken over."""
+    assert prefect_server
+    job = Listed()
+    job._found, job._looks = [StartedRun("1", "", "running", is_stopping=True)], [running("STOPPING"), end]
+    assert retried(job).run_id == "1"
+    assert (len(job._tokens), job._looks) == (starts, [end])
+
+
 def test_a_thread_that_does_not_show_its_run_is_refused(prefect_server: str) -> None:
     """A retry would not find what it starts."""
     assert prefect_server

@@ -26,6 +26,7 @@ from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     ConnectorError,
     InvalidInputError,
+    JobFailedError,
     NotStartedError,
     ThrottledError,
     TransientError,
@@ -234,7 +235,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         found = list(listed)
         if any(run.token == token for run in found):
             return ""  # an attempt of this call has started it
-        going = [run for run in found if run.outcome != "failed"]
+        going = [run for run in found if run.outcome != "failed" and not (run.is_stopping and self._has_stopped(run))]
         if len(going) > 1:
             ids = ", ".join(run.run_id for run in going)
             raise self._unknown(f"equal calls of an earlier attempt have started several ({ids})")
@@ -248,6 +249,15 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         elif not found and token.began and dt.datetime.now(dt.UTC) - token.began > self._listed_for:
             raise self._unknown(f"the service lists what has ended for {_words(self._listed_for)} only")
         return token.run_id
+
+    def _has_stopped(self, run: StartedRun) -> bool:
+        """Wait for the end of a run that was told to stop, and return whether it failed by that, as it should."""
+        self.logger.info("%s (%s) is being stopped; what comes next waits for its end.", self.name, run.run_id)
+        try:
+            self._acknowledged(run.run_id).watch()
+        except JobFailedError:
+            return True
+        return False
 
     def _unknown(self, why: str) -> InvalidInputError:
         return InvalidInputError(

@@ -41,11 +41,13 @@ class StartedRun(NamedTuple):
         run_id: The service's id of it.
         token: The token of its start.
         outcome: How it is doing.
+        is_stopping: Whether it runs, and was told to stop.
     """
 
     run_id: str
     token: str
     outcome: Literal["running", "succeeded", "failed"]
+    is_stopping: bool = False
 
 
 class StartToken(str):

@@ -197,11 +197,14 @@ def test_no_secret_is_in_a_reason(service: JobService, caplog: pytest.LogCapture
         f"could not reach postgres://etl:{CANARY_OF_JOBS}@db/shop, password={CANARY_OF_JOBS}, "
         f'{{"api_key": "{CANARY_OF_JOBS}"}}, Authorization: Bearer {CANARY_OF_JOBS}'
     )
-    fields: dict[str, Any] = {"environment": {"DSN": "mysql://etl:h4nter2x@db", "PIN": 48213}}
-    for name, value in fields.items():
+    fields: dict[str, tuple[Any, str]] = {
+        "environment": ({"DSN": "mysql://etl:h4nter2x@db", "PIN": 48213}, "; the PIN 48213 is wrong for h4nter2x"),
+        "arguments": ({"--db-password": "h4nter2x"}, "; h4nter2x is wrong"),
+    }
+    for name, (value, said) in fields.items():
         if name in type(service.job).model_fields:
             service.job = type(service.job)(**{**dict(service.job), name: value})
-            words += "; the PIN 48213 is wrong for h4nter2x"
+            words += said
     service.fail(words)
     with pytest.raises(JobFailedError, match="could not reach postgres") as caught:
         service.job.run()
