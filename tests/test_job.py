@@ -169,6 +169,17 @@ def test_a_start_can_be_named() -> None:
             job.trigger(token=wrong)
 
 
+def test_a_start_that_was_lost_names_its_token() -> None:
+    """It may have happened; with the token it is found, or made."""
+    job = errand(SUCCEEDED)
+    job._starts = [TransientError("lost")] * 3
+    with pytest.raises(
+        TransientError, match=r"lost It may have been started: trigger\(\) with the token '\w{32}' gets"
+    ) as caught:
+        job.run()
+    assert job._tokens[0] in str(caught.value)
+
+
 def test_a_refused_start_is_tried_once() -> None:
     """What retrying cannot help is raised as it is."""
     job = errand(SUCCEEDED)
@@ -456,7 +467,9 @@ def test_a_later_attempt_that_cannot_tell_is_refused(prefect_server: str, monkey
     forgotten = Listed()
     monkeypatch.setattr(Listed, "_listed_for", dt.timedelta(0))
     for job, why in ((Errand(), "does not list"), (several, r"several \(1, 2\)"), (forgotten, "lists what has ended")):
-        with pytest.raises(InvalidInputError, match=rf"{why}.*Nothing was started\. Name the start.*token="):
+        with pytest.raises(
+            InvalidInputError, match=rf"{why}.*Nothing was started\. Give the start a token.*day20260430"
+        ):
             retried(job)
         assert job._tokens == []
         assert retried(job, token="day1").run_id == "1"

@@ -13,6 +13,7 @@ of a flow or task the run of the earlier one is found by the token's cause (see 
 from __future__ import annotations
 
 import contextlib
+import copy
 import datetime as dt
 import uuid
 from abc import ABC, abstractmethod
@@ -205,13 +206,15 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         except (ThrottledError, NotStartedError):
             raise
         except TransientError as error:
-            found = f"It may have been started: trigger(token={str(token)!r}) gets that run, or starts it."
-            error.args = (one_line(f"{error} {found}"), *error.args[1:])
-            raise
+            found = copy.copy(error)
+            gets = f"trigger() with the token {str(token)!r} gets that run, or starts it"
+            found.args = (one_line(f"{error} It may have been started: {gets}."), *error.args[1:])
+            raise found from error
         except ConnectorError:
             raise
         except BaseException as interruption:
-            left = f"{self.name} may have been started: trigger(token={str(token)!r}) gets that run, or starts it."
+            gets = f"trigger() with the token {str(token)!r} gets that run, or starts it"
+            left = f"{self.name} may have been started: {gets}."
             interruption.add_note(left)
             self.logger.warning("%s", left)
             raise

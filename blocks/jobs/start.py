@@ -102,7 +102,7 @@ def derive_token(name: str, identity: str, secrets: Mapping[str, Any]) -> str:
             raise InvalidInputError(
                 f"{name}: a flow is running, and this thread does not have Prefect's context, so a retry would not "
                 "find what it starts. Nothing was started. Give the thread the context, with "
-                "pool.submit(contextvars.copy_context().run, job.run), or the start a token=..."
+                "pool.submit(contextvars.copy_context().run, job.run), or give the start a token."
             )
         return uuid.uuid4().hex
     parts = [path.root, *path.steps, identity, _hashed(secrets, path.root)]
@@ -118,10 +118,9 @@ def derive_token(name: str, identity: str, secrets: Mapping[str, Any]) -> str:
 
 def token_advice() -> str:
     """Return what to write where nobody can tell whether a start is another one."""
-    names = parameter_names()
-    example = "".join(f"{{{name}}}" for name in names[:2]) if names else ""
-    shown = f'token=f"{example}"' if example else 'token="day20260430"'
-    return f"Name the start, the same in every attempt, in at most 32 letters and digits, such as {shown}."
+    names = [name for name in parameter_names() if name != "token"]  # which the operation itself has
+    example = 'f"' + "".join(f"{{{name}}}" for name in names[:2]) + '"' if names else '"day20260430"'
+    return f"Give the start a token, the same in every attempt, of at most 32 letters and digits, such as {example}."
 
 
 def _began() -> dt.datetime | None:
