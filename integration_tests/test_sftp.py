@@ -183,7 +183,7 @@ def test_an_absolute_basepath(sftp_server: SftpServer, sftp_to: MakeSftp) -> Non
 
 
 def test_a_file_of_anybody_else_is_read(sftp_server: SftpServer, sftp_to: MakeSftp, tmp_path: Path) -> None:
-    """What others uploaded, also under a name that is not UTF-8, is listed or named in a warning, and never in the way."""
+    """What others uploaded, also under a name that is not UTF-8, is listed, or named in a warning."""
     folder = sftp_server.files / uuid.uuid4().hex
     folder.mkdir()
     (folder / "a.csv").write_bytes(b"id\n1\n")

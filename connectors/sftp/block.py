@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, HttpUrl, SecretStr
 
-from blocks.base.addresses import Host  # noqa: TC001 (pydantic reads it)
+from blocks.base.addresses import Host
 from blocks.base.live import live
 from blocks.stores.object_store import ObjectStore
 from connectors.sftp.client import SftpStoreClient

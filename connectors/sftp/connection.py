@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import queue
-import threading
 import weakref
+from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from anyio.from_thread import start_blocking_portal
 
 from blocks.base.optional import require
 
@@ -36,8 +36,8 @@ class Login:
     known_hosts: str | None
     timeout_s: float
 
-    async def open(self, opened: list[Any]) -> Any:
-        """Open an SFTP session on a connection, which is put into `opened` as soon as it is there."""
+    async def open(self) -> tuple[Any, Any]:
+        """Open an SSH connection, and an SFTP session on it."""
         asyncssh = require("asyncssh", extra="sftp")
         options: dict[str, Any] = {}
         if self.username is not None:
@@ -59,80 +59,56 @@ class Login:
             keepalive_count_max=1,
             **options,
         )
-        opened.append(connection)
-        return await connection.start_sftp_client(path_errors="surrogateescape")
+        try:
+            return connection, await connection.start_sftp_client(path_errors="surrogateescape")
+        except BaseException:
+            connection.abort()
+            raise
 
 
 class Connection:
     """An SSH connection with an SFTP session on it, which several threads may use."""
 
     def __init__(self, login: Login) -> None:
-        runner, ended, opened = asyncio.Runner(), asyncio.Event(), []
-        self._loop = runner.get_loop()
-        self._thread = threading.Thread(target=_serve, args=(runner, ended, opened), name="sftp", daemon=True)
-        self._thread.start()
-        self._opened = opened
+        stack = contextlib.ExitStack()
         # Without a reference to this object: the connection ends with the last one who has it.
-        self.close = weakref.finalize(self, self._loop.call_soon_threadsafe, ended.set)
+        self.close = weakref.finalize(self, stack.close)
+        self._portal = stack.enter_context(start_blocking_portal(name="sftp"))
         try:
-            self.sftp = self.run(login.open(opened))
+            self._ssh, self.sftp = self.run(login.open())
         except BaseException:
             self.close()
             raise
+        stack.callback(self._portal.call, self._ssh.abort)
 
     @property
     def is_lost(self) -> bool:
         """Whether it is of no use any more."""
-        return not self.close.alive or self._opened[0].is_closed()
+        return not self.close.alive or self._ssh.is_closed()
 
     def run(self, request: Coroutine[Any, Any, T]) -> T:
-        """Send a request, and return its answer; a connection that turns out to be lost is closed.
-
-        It goes without asyncio's futures, whose cycles would keep contents, and who asked, until they are collected.
-        """
-        outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-        value, error = None, ConnectionAbortedError("the connection was closed")
-        with contextlib.suppress(RuntimeError):  # the loop is closed
-            self._loop.call_soon_threadsafe(_send, request, outcome)
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                value, error = outcome.get(timeout=1)
-                break
-        else:
+        """Send a request, and return its answer; a connection that turns out to be lost is closed."""
+        try:
+            waiting = self._portal.start_task_soon(_outcome, request)
+            while not wait([waiting], timeout=1).done and self.close.alive:
+                pass
+            value, error = waiting.result(timeout=0)
+        except (RuntimeError, CancelledError, TimeoutError):
             request.close()
+            raise ConnectionAbortedError("the connection was closed") from None
         if error is None:
-            return value
+            return cast("T", value)
         if type(error).__name__ in LOST:
             self.close()
         try:
             raise error
         finally:
-            del error
+            del error  # which holds this frame
 
 
-def _serve(runner: asyncio.Runner, ended: asyncio.Event, opened: list[Any]) -> None:
-    async def serve() -> None:
-        await ended.wait()
-        for connection in opened:
-            connection.abort()
-            await connection.wait_closed()
-
-    with runner:
-        runner.run(serve())
-
-
-def _send(request: Coroutine[Any, Any, T], outcome: queue.SimpleQueue[tuple[Any, BaseException | None]]) -> None:
-    async def answer() -> None:
-        try:
-            outcome.put((await request, None))
-        except asyncio.CancelledError:
-            outcome.put((None, ConnectionAbortedError("the connection was closed")))
-        except BaseException as error:  # noqa: BLE001 (raised where the answer is waited for)
-            outcome.put((None, error.with_traceback(None)))
-
-    _tasks.add(task := asyncio.get_running_loop().create_task(answer()))
-    task.add_done_callback(_tasks.discard)
-
-
-_tasks: set[asyncio.Task[None]] = set()
-"""The requests under way; event loops hold them weakly."""
+async def _outcome(request: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+    """Return what a request returns or raises: without the traceback, in which asyncssh has a cycle."""
+    try:
+        return await request, None
+    except Exception as error:  # noqa: BLE001 (raised where the answer is waited for)
+        return None, error.with_traceback(None)

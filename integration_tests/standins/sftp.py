@@ -24,7 +24,7 @@ SERVER = Path(__file__).with_name("sftp_server.py")
 class SftpServer:
     """A server on loopback with one user, who may log in by password or by key and starts in an empty folder."""
 
-    username, password, passphrase = "loader", "correct horse", "battery staple"  # noqa: S105
+    username, password, passphrase = "loader", "correct horse", "battery staple"
 
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="standin-sftp-"))
