@@ -17,7 +17,7 @@ from prefect.exceptions import ParameterTypeError
 
 ROOT = Path(__file__).parents[1]
 DRIVERS = {
-    "adbc_driver_manager", "adbc_driver_postgresql", "azure", "boto3", "botocore", "dbt", "duckdb", "google",
+    "adbc_driver_manager", "adbc_driver_postgresql", "asyncssh", "azure", "boto3", "botocore", "dbt", "duckdb", "google",
     "great_expectations", "numpy", "obstore", "pandas", "polars", "psycopg", "psycopg2", "pyarrow", "snowflake",
     "sqlalchemy",
 }  # fmt: skip

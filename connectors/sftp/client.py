@@ -107,9 +107,10 @@ class SftpStoreClient(StoreClient):
             with self._errors("write", key):
                 info = self._info(key, connection.run(requests.finish(file, connection.sftp, target)))
             self._place(connection, part, key, if_absent=options.if_absent)
-        finally:
-            with contextlib.suppress(Exception):  # after a rename it is gone
-                connection.run(connection.sftp.remove(part))
+        except BaseException:
+            with contextlib.suppress(Exception):  # the first error is the one to raise
+                connection.run(requests.discard(file, connection.sftp, part))
+            raise
         return info
 
     def _place(self, connection: Connection, part: str, key: str, *, if_absent: bool) -> None:

@@ -14,6 +14,7 @@ from blocks.base.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine
+    from concurrent.futures import Future
 
     from pydantic import SecretStr
 
@@ -88,14 +89,7 @@ class Connection:
 
     def run(self, request: Coroutine[Any, Any, T]) -> T:
         """Send a request, and return its answer; a connection that turns out to be lost is closed."""
-        try:
-            waiting = self._portal.start_task_soon(_outcome, request)
-            while not wait([waiting], timeout=1).done and self.close.alive:
-                pass
-            value, error = waiting.result(timeout=0)
-        except (RuntimeError, CancelledError, TimeoutError):
-            request.close()
-            raise ConnectionAbortedError("the connection was closed") from None
+        value, error = self._settled(request)
         if error is None:
             return cast("T", value)
         if type(error).__name__ in LOST:
@@ -103,7 +97,17 @@ class Connection:
         try:
             raise error
         finally:
-            del error  # which holds this frame
+            del error  # it holds this frame, and so its caller's
+
+    def _settled(self, request: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
+        try:
+            waiting: Future[tuple[T | None, Exception | None]] = self._portal.start_task_soon(_outcome, request)
+            while not wait([waiting], timeout=1).done and self.close.alive:
+                pass
+            return waiting.result(timeout=0)
+        except (RuntimeError, CancelledError, TimeoutError):
+            request.close()
+            return None, ConnectionAbortedError("the connection was closed")
 
 
 async def _outcome(request: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:

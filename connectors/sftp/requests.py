@@ -101,7 +101,7 @@ async def rename(sftp: Any, part: str, target: str) -> None:
 
 
 async def link(sftp: Any, part: str, target: str) -> None:
-    """Give a file its name if nothing has it, which a link is refused for; renaming is not by every server."""
+    """Give a file its name if nothing has it: of a link, unlike of a rename, every server asks that."""
     try:
         await sftp.link(part, target)
     except asyncssh.SFTPOpUnsupported:
@@ -110,6 +110,14 @@ async def link(sftp: Any, part: str, target: str) -> None:
         if await sftp.lexists(target):
             raise ObjectExistsError(f"Could not write {target}: it exists already.") from None
         raise
+    await remove(sftp, [part])
+
+
+async def discard(file: Any, sftp: Any, part: str) -> None:
+    """Close and remove a file that is not finished."""
+    with contextlib.suppress(asyncssh.SFTPError):
+        await file.close()
+    await sftp.remove(part)
 
 
 async def remove(sftp: Any, paths: Iterable[str]) -> None:
