@@ -1,4 +1,8 @@
-"""One connection to an SFTP server. asyncssh is asynchronous: its event loop runs in a thread of the connection's."""
+"""One connection to an SFTP server, by asyncssh, whose event loop runs in a thread of the connection's.
+
+paramiko would need no loop. But its SFTPClient is not for several threads, waits for each 32 KiB that it reads, and
+does not send hard links, without which no write is conditional.
+"""
 
 from __future__ import annotations
 
