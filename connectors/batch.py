@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.types import SecretDict
 from pydantic import Field, HttpUrl
 
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, TransientError
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job
+from blocks.jobs.output import LogStream
 from blocks.jobs.run import JobStatus
-from connectors.shared.aws import AwsService
+from blocks.jobs.start import StartedRun
+from connectors.shared.aws_job import AwsJob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "ClientException": InvalidInputError,
@@ -25,9 +29,11 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
 }
 
 OUTCOMES: dict[str, Any] = {"SUCCEEDED": "succeeded", "FAILED": "failed"}
+LOGS = "/aws/batch/job"
+"""The log group of jobs that name none: https://docs.aws.amazon.com/batch/latest/userguide/using_awslogs.html"""
 
 
-class BatchJob(AwsService, Job):
+class BatchJob(AwsJob):
     """A job of AWS Batch, run to its end.
 
     Example:
@@ -48,6 +54,7 @@ class BatchJob(AwsService, Job):
     _service: ClassVar[str] = "batch"
     _errors_table = ERRORS
     _advice = ADVICE
+    _listed_for = dt.timedelta(days=7)
 
     job_name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,94}$",
@@ -116,14 +123,36 @@ class BatchJob(AwsService, Job):
         """What messages call the job."""
         return f"Batch job {self.job_name}"
 
+    def _jobs(self, name: str) -> Iterator[dict[str, Any]]:
+        """Yield the jobs of that name, or of names that begin so where it ends in an asterisk."""
+        request: dict[str, Any] = {"jobQueue": self.job_queue, "filters": [{"name": "JOB_NAME", "values": [name]}]}
+        while True:
+            with self._errors("look for", self.name, "batch:ListJobs"):
+                answer = self.get_client().list_jobs(**request)
+            yield from answer["jobSummaryList"]
+            if not answer.get("nextToken"):
+                return
+            request["nextToken"] = answer["nextToken"]
+
+    def _find_runs(self, cause: str) -> Iterator[StartedRun]:
+        for job in self._jobs(f"{self.job_name}-{cause}*"):
+            token = job["jobName"].removeprefix(f"{self.job_name}-")
+            outcome = OUTCOMES.get(job.get("status", ""), "running")
+            yield StartedRun(
+                str(job["jobId"]), token, outcome, outcome == "running" and self._is_terminated(job["jobId"])
+            )
+
+    def _is_terminated(self, run_id: str) -> bool:
+        """Whether a job that runs was told to stop, which only its description says."""
+        with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
+            jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
+        return any(job.get("isTerminated") or job.get("isCancelled") for job in jobs)
+
     def _start(self, token: str) -> str:
         # Batch knows no idempotency tokens; a job's name is what it can be found by.
         name = f"{self.job_name}-{token}"
-        with self._errors("look for", self.name, "batch:ListJobs"):
-            by_name = [{"name": "JOB_NAME", "values": [name]}]
-            found = self.get_client().list_jobs(jobQueue=self.job_queue, filters=by_name)["jobSummaryList"]
-        if found:
-            return str(found[0]["jobId"])
+        for job in self._jobs(name):
+            return str(job["jobId"])
         values = [str(value) for value in self.environment.get_secret_value().values()]
         request = self._request(name)
         action = "batch:SubmitJob, and batch:TagResource where there are tags"
@@ -152,27 +181,45 @@ class BatchJob(AwsService, Job):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
-        with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
-            jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
-        if not jobs:  # not yet, just after the start; or no more, days after the end
-            raise TransientError(f"Batch does not show {self.name} ({run_id}).")
-        job = jobs[0]
-        container = job.get("container", {})
-        words = [job.get("statusReason"), container.get("reason")]
-        return JobStatus(
-            run_id,
-            job["status"],
-            OUTCOMES.get(job["status"], "running"),
-            "; ".join(each.strip().rstrip(".") for each in words if each),
-            container.get("exitCode"),
-            _time(job.get("startedAt")),
-            _time(job.get("stoppedAt")),
-        )
+        with self._reading(run_id):
+            with self._errors("describe", f"{self.name} ({run_id})", "batch:DescribeJobs"):
+                jobs = self.get_client().describe_jobs(jobs=[run_id])["jobs"]
+            if not jobs:  # not yet, just after the start; or no more, days after the end
+                raise NotFoundError(f"Batch does not show {self.name} ({run_id}).")
+            job = jobs[0]
+            container = job.get("container", {})
+            return JobStatus(
+                run_id,
+                job["status"],
+                OUTCOMES.get(job["status"], "running"),
+                self._hide(job.get("statusReason"), container.get("reason")),
+                container.get("exitCode"),
+                _time(job.get("startedAt")),
+                _time(job.get("stoppedAt")),
+                streams=_streams(job),
+            )
+
+    def run_url(self, run_id: str) -> str:
+        """Return the address of the run's page in AWS's console."""
+        return self._page("batch", f"/home?region={{region}}#jobs/detail/{run_id}")
 
     def stop_run(self, run_id: str, reason: str) -> None:
         """Ask the service to stop the run; one that has ended stays as it is."""
         with self._errors("stop", f"{self.name} ({run_id})", "batch:TerminateJob"):
             self.get_client().terminate_job(jobId=run_id, reason=reason)
+
+
+def _streams(job: dict[str, Any]) -> tuple[LogStream, ...]:
+    """Return where a job writes: each attempt of Batch's own to a stream of its own."""
+    container = job.get("container", {})
+    log = container.get("logConfiguration") or {}
+    if log.get("logDriver", "awslogs") != "awslogs":
+        return ()
+    options = log.get("options") or {}
+    names = [each.get("container", {}).get("logStreamName") for each in job.get("attempts", [])]
+    found = dict.fromkeys(name for name in (*names, container.get("logStreamName")) if name)
+    group, region = options.get("awslogs-group", LOGS), options.get("awslogs-region", "")
+    return tuple(LogStream(group, name, region) for name in found)
 
 
 def _time(milliseconds: int | None) -> dt.datetime | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime as dt
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.types import SecretDict
@@ -19,17 +21,20 @@ from blocks.base.errors import (
     lookup,
     service_error,
 )
+from blocks.base.live import live
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job
+from blocks.jobs.output import LogStream
 from blocks.jobs.run import JobStatus
-from connectors.shared.aws import AwsService
+from blocks.jobs.start import StartedRun, StartToken
+from connectors.shared.aws_job import AwsJob
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from typing import Self
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "ClusterNotFoundException": NotFoundError,
+    "ServiceNotFoundException": NotFoundError,
     "InvalidParameterException": InvalidInputError,
     "ClientException": InvalidInputError,
     "PlatformUnknownException": InvalidInputError,
@@ -58,7 +63,7 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
 FINISHED_BY_ITSELF = {None, "EssentialContainerExited"}
 
 
-class EcsTask(AwsService, Job):
+class EcsTask(AwsJob):
     """A task of Amazon ECS, run to its end.
 
     Example:
@@ -79,6 +84,7 @@ class EcsTask(AwsService, Job):
     _service: ClassVar[str] = "ecs"
     _errors_table = ERRORS
     _advice = ADVICE
+    _listed_for = dt.timedelta(hours=1)
 
     task_definition: str = Field(min_length=1, description="The task definition's family, family:revision, or ARN.")
     cluster: str = Field(
@@ -178,15 +184,38 @@ class EcsTask(AwsService, Job):
         table = {reason: lookup(NOT_PLACED, reason) or TerminalError}
         raise service_error("start", self.name, [reason], failure.get("detail", ""), table=table, advice={})
 
+    def _find_runs(self, cause: str) -> Iterator[StartedRun]:
+        found: list[str] = []
+        for state in ("RUNNING", "STOPPED"):
+            request: dict[str, Any] = {"cluster": self.cluster, "startedBy": cause, "desiredStatus": state}
+            while True:
+                with self._errors("look for", self.name, "ecs:ListTasks"):
+                    answer = self.get_client().list_tasks(**request)
+                found += answer["taskArns"]
+                if not answer.get("nextToken"):
+                    break
+                request["nextToken"] = answer["nextToken"]
+        for arn in dict.fromkeys(found):
+            try:
+                task = self._task(arn)
+            except NotFoundError:  # listed, and forgotten meanwhile
+                continue
+            # ECS does not show the token of a task. That of this call needs none: it is an idempotency token.
+            outcome = self._status_of(arn, task).outcome
+            is_stopping = outcome == "running" and task.get("desiredStatus") == "STOPPED"
+            yield StartedRun(arn, "", outcome, is_stopping)
+
     def _request(self, token: str) -> dict[str, Any]:
         request: dict[str, Any] = {
             "cluster": self.cluster,
             "taskDefinition": self.task_definition,
             "count": 1,
-            "clientToken": token,
+            "clientToken": str(token),
             "overrides": self._overrides(),
             "tags": [{"key": key, "value": value} for key, value in self.tags.items()],
         }
+        if isinstance(token, StartToken):
+            request["startedBy"] = token.cause
         if self.launch_type:
             request["launchType"] = self.launch_type
         if self.capacity_provider:
@@ -220,30 +249,64 @@ class EcsTask(AwsService, Job):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
+        with self._reading(run_id):
+            return self._status_of(run_id, self._task(run_id))
+
+    def _task(self, run_id: str) -> dict[str, Any]:
         with self._errors("describe", f"{self.name} ({run_id})", "ecs:DescribeTasks"):
             answer = self.get_client().describe_tasks(cluster=self.cluster, tasks=[run_id])
         if not answer["tasks"]:  # not yet, just after the start; or no more, an hour after the end
-            raise TransientError(f"ECS does not show {self.name} ({run_id}).")
-        task = answer["tasks"][0]
+            raise NotFoundError(f"ECS does not show {self.name} ({run_id}).")
+        task: dict[str, Any] = answer["tasks"][0]
+        return task
+
+    def _status_of(self, run_id: str, task: dict[str, Any]) -> JobStatus:
         state, started_at, ended_at = task["lastStatus"], task.get("startedAt"), task.get("stoppedAt")
+        streams = self._streams(run_id, task) if self.stream_output else ()
         if state != "STOPPED":
-            return JobStatus(run_id, state, "running", started_at=started_at)
+            return JobStatus(run_id, state, "running", started_at=started_at, streams=streams)
         name = self.container_name or self._main_container(task["taskDefinitionArn"])
         container: dict[str, Any] = next((each for each in task["containers"] if each["name"] == name), {})
         code = container.get("exitCode")
         well = code == 0 and task.get("stopCode") in FINISHED_BY_ITSELF
-        reasons = [task.get("stopCode"), task.get("stoppedReason"), container.get("reason")]
-        reason = "; ".join(words.strip().rstrip(".") for words in reasons if words)
-        return JobStatus(run_id, state, "succeeded" if well else "failed", reason, code, started_at, ended_at)
+        reason = self._hide(task.get("stopCode"), task.get("stoppedReason"), container.get("reason"))
+        outcome: Literal["succeeded", "failed"] = "succeeded" if well else "failed"
+        return JobStatus(run_id, state, outcome, reason, code, started_at, ended_at, streams=streams)
+
+    def _streams(self, run_id: str, task: dict[str, Any]) -> tuple[LogStream, ...]:
+        """Return where the containers write: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/using_awslogs.html."""
+        found = []
+        with contextlib.suppress(ConnectorError):
+            for container in self._definition(task["taskDefinitionArn"])["containerDefinitions"]:
+                log = container.get("logConfiguration") or {}
+                options = log.get("options") or {}
+                prefix, group = options.get("awslogs-stream-prefix"), options.get("awslogs-group")
+                if log.get("logDriver") == "awslogs" and prefix and group:
+                    name = f"{prefix}/{container['name']}/{run_id.rpartition('/')[2]}"
+                    found.append(LogStream(group, name, options.get("awslogs-region", "")))
+        return tuple(found)
+
+    def run_url(self, run_id: str) -> str:
+        """Return the address of the run's page in AWS's console."""
+        cluster, task = self.cluster.rpartition("/")[2], run_id.rpartition("/")[2]
+        return self._page("ecs/v2", f"/clusters/{cluster}/tasks/{task}/configuration?region={{region}}")
 
     def stop_run(self, run_id: str, reason: str) -> None:
         """Ask the service to stop the run; one that has ended stays as it is."""
         with self._errors("stop", f"{self.name} ({run_id})", "ecs:StopTask"):
             self.get_client().stop_task(cluster=self.cluster, task=run_id, reason=reason)
 
+    @live
+    def _definitions(self) -> dict[str, Mapping[str, Any]]:
+        """Task definitions by ARN: a revision never changes."""
+        return {}
+
     def _definition(self, name: str) -> Mapping[str, Any]:
+        if name in self._definitions:
+            return self._definitions[name]
         with self._errors("describe", f"ECS task definition {name}", "ecs:DescribeTaskDefinition"):
             found: dict[str, Any] = self.get_client().describe_task_definition(taskDefinition=name)["taskDefinition"]
+        self._definitions[found["taskDefinitionArn"]] = found
         return found
 
     def _main_container(self, definition: str) -> str:

@@ -34,7 +34,6 @@ ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {"SERVICE_DISABLED": A
 
 ADVICE: dict[str, str] = GOOGLE_ADVICE | {
     "SERVICE_DISABLED": "Enable the Secret Manager API in the project.",
-    "404": "Check secret_name, secret_version, and the project of the credentials.",
 }
 
 READ, ADD = "secretmanager.versions.access", "secretmanager.versions.add"
@@ -136,6 +135,8 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         """
         if not isinstance(secret_data, bytes):
             raise InvalidInputError(f"secret_data is bytes, not {type(secret_data).__name__}.")
+        if not secret_data:
+            raise InvalidInputError(f"Could not write {self._path}: the value is empty, and Google keeps none that is.")
         try:
             return self._add(secret_data)
         except NotFoundError:
@@ -215,8 +216,31 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         except ConnectorError:
             raise
         except Exception as error:
-            advice = ADVICE | {"403": f"The identity needs {permission}."}
+            advice = ADVICE | {"403": f"The identity needs {permission}."} | _advice(str(error))
             raise google_error(verb, self._path, error, table=ERRORS, advice=advice) from error
+
+
+def _advice(words: str) -> dict[str, str]:
+    """Return the advice for statuses that stand for several things; only the words of the service tell them apart.
+
+    >>> _advice("Permission 'secretmanager.versions.access' denied for resource 'x' (or it may not exist).")["403"]
+    'The identity needs secretmanager.versions.access, or the secret does not exist: Google does not tell.'
+    """
+    if re.search(r"cloudkms|Cloud KMS|CryptoKey", words, re.IGNORECASE):
+        role = "roles/cloudkms.cryptoKeyEncrypterDecrypter"
+        advice = f"The secret's key has to be enabled, and Secret Manager's service agent needs {role} on it."
+        return {"400": advice, "403": advice, "404": advice}
+    if "DISABLED state" in words:
+        return {"400": "Enable the version, or give another one as secret_version."}
+    if "DESTROYED state" in words:
+        return {"400": "Give another version as secret_version."}
+    if "Secret Version [" in words:
+        return {"404": "Check secret_version: the secret is there, and has no such version."}
+    if denied := re.search(r"Permission '([\w.]+)' denied", words):
+        return {"403": f"The identity needs {denied[1]}, or the secret does not exist: Google does not tell."}
+    return {
+        "404": "Check secret_name, and the project of the credentials; one without versions has to be written first."
+    }
 
 
 def _crc32c(data: bytes) -> int:

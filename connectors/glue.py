@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+from urllib.parse import quote
 
 from pydantic import Field, HttpUrl
 
@@ -16,9 +17,13 @@ from blocks.base.errors import (
     service_error,
 )
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
-from blocks.jobs.job import Job
+from blocks.jobs.output import LogStream
 from blocks.jobs.run import JobStatus
-from connectors.shared.aws import AwsService
+from blocks.jobs.start import StartedRun
+from connectors.shared.aws_job import AwsJob
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 ERRORS: dict[str, type[ConnectorError]] = AWS_ERRORS | {
     "EntityNotFoundException": NotFoundError,
@@ -37,7 +42,10 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
 
 TOKEN_ARGUMENT = "--etl-run-token"  # noqa: S105 (a name)
 """A job argument that names the start; Glue has no idempotency token, and shows the arguments of its runs."""
-RUNS_LOOKED_AT = 200
+RUNS_LOOKED_AT = 1_000
+PAGE = 200
+LOGS = "/aws-glue/jobs"
+"""The log group of runs that name none: https://docs.aws.amazon.com/glue/latest/dg/monitor-continuous-logging.html"""
 
 OUTCOMES: dict[str, Any] = {"SUCCEEDED": "succeeded"} | dict.fromkeys(
     ["STOPPED", "FAILED", "TIMEOUT", "ERROR", "EXPIRED"], "failed"
@@ -45,7 +53,7 @@ OUTCOMES: dict[str, Any] = {"SUCCEEDED": "succeeded"} | dict.fromkeys(
 """https://docs.aws.amazon.com/glue/latest/dg/job-run-statuses.html; the others are on their way."""
 
 
-class GlueJob(AwsService, Job):
+class GlueJob(AwsJob):
     """A job of AWS Glue, run to its end.
 
     Example:
@@ -95,13 +103,29 @@ class GlueJob(AwsService, Job):
         """What messages call the job."""
         return f"Glue job {self.job_name}"
 
+    def _runs(self) -> Iterator[dict[str, Any]]:
+        """Yield the runs of the job, the latest first."""
+        request: dict[str, Any] = {"JobName": self.job_name, "MaxResults": PAGE}
+        for _ in range(RUNS_LOOKED_AT // PAGE):
+            with self._errors("look for", f"a run of {self.name}", "glue:GetJobRuns"):
+                answer = self.get_client().get_job_runs(**request)
+            yield from answer["JobRuns"]
+            if not answer.get("NextToken"):
+                return
+            request["NextToken"] = answer["NextToken"]
+
+    def _find_runs(self, cause: str) -> Iterator[StartedRun]:
+        for run in self._runs():
+            token = run.get("Arguments", {}).get(TOKEN_ARGUMENT, "")
+            if token.startswith(cause):
+                state = run["JobRunState"]
+                yield StartedRun(str(run["Id"]), token, OUTCOMES.get(state, "running"), state == "STOPPING")
+
     def _start(self, token: str) -> str:
-        with self._errors("look for", f"a run of {self.name}", "glue:GetJobRuns"):
-            runs = self.get_client().get_job_runs(JobName=self.job_name, MaxResults=RUNS_LOOKED_AT)["JobRuns"]
-        for run in runs:  # the latest first
+        for run in self._runs():
             if run.get("Arguments", {}).get(TOKEN_ARGUMENT) == token:
                 return str(run["Id"])
-        request: dict[str, Any] = {"Arguments": {**(self.arguments or {}), TOKEN_ARGUMENT: token}}
+        request: dict[str, Any] = {"Arguments": {**(self.arguments or {}), TOKEN_ARGUMENT: str(token)}}
         if self.worker_type:
             request["WorkerType"] = self.worker_type
         if self.number_of_workers:
@@ -111,18 +135,27 @@ class GlueJob(AwsService, Job):
 
     def get_status(self, run_id: str) -> JobStatus:
         """Ask the service how the run is doing."""
-        with self._errors("describe", f"{self.name} ({run_id})", "glue:GetJobRun"):
-            run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
-        state = run["JobRunState"]
-        outcome = OUTCOMES.get(state, "running")
-        return JobStatus(
-            run_id,
-            state,
-            outcome,
-            run.get("ErrorMessage") or run.get("StateDetail") or "",
-            started_at=run.get("StartedOn"),
-            ended_at=None if outcome == "running" else run.get("CompletedOn"),
-        )
+        with self._reading(run_id):
+            with self._errors("describe", f"{self.name} ({run_id})", "glue:GetJobRun"):
+                run = self.get_client().get_job_run(JobName=self.job_name, RunId=run_id)["JobRun"]
+            state = run["JobRunState"]
+            outcome, _group = OUTCOMES.get(state, "running"), run.get("LogGroupName") or LOGS
+            return JobStatus(
+                run_id,
+                state,
+                outcome,
+                self._hide(run.get("ErrorMessage") or run.get("StateDetail")),
+                started_at=run.get("StartedOn"),
+                ended_at=None if outcome == "running" else run.get("CompletedOn"),
+                streams=tuple(
+                    LogStream(f"{run.get('LogGroupName') or LOGS}/{kind}", run_id) for kind in ("output", "error")
+                ),
+            )
+
+    def run_url(self, run_id: str) -> str:
+        """Return the address of the run's page in AWS's console."""
+        path = f"/home?region={{region}}#/job/{quote(self.job_name, safe='')}/run/{quote(run_id, safe='')}"
+        return self._page("gluestudio", path)
 
     def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (Glue takes none)
         """Ask the service to stop the run; one that has ended stays as it is."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import json
 import logging
 import pickle
+import re
+import time
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -28,16 +31,20 @@ from blocks.base.errors import (
 )
 from blocks.base.retry import RetryPolicy
 from blocks.credentials.aws import AwsCredentials
-from connectors import aws_lambda, aws_secret, batch, ecs, glue
+from connectors import aws_lambda, aws_parameter, aws_secret, batch, ecs, glue
 from connectors.aws_lambda import FunctionError, InvocationResult, LambdaFunction
+from connectors.aws_parameter import AwsParameter
 from connectors.aws_secret import AwsSecret
 from connectors.batch import BatchJob
 from connectors.ecs import EcsTask
 from connectors.glue import GlueJob
 from integration_tests.standins.aws import LOG, REGION
+from tests.contracts.job import *  # noqa: F403
+from tests.contracts.job import FOREVER, JobService, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from blocks.jobs.job import Job
     from integration_tests.standins.aws import AwsServer
@@ -86,7 +93,8 @@ def everything_of(error: BaseException | None) -> str:
 
 
 @pytest.mark.parametrize(("module", "service"), [
-    (aws_lambda, "lambda"), (aws_secret, "secretsmanager"), (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
+    (aws_lambda, "lambda"), (aws_parameter, "ssm"), (aws_secret, "secretsmanager"),
+    (batch, "batch"), (ecs, "ecs"), (glue, "glue"),
 ])  # fmt: skip
 def test_every_error_of_the_service_has_a_class(module: Any, service: str, client: Callable[[str], Any]) -> None:
     """No exception that the service's own model names for the calls made here falls through the table."""
@@ -147,6 +155,90 @@ def test_a_secret_that_is_text_is_its_utf8(secret: AwsSecret, client: Callable[[
     """As the console and most tools store it."""
     client("secretsmanager").create_secret(Name=secret.secret_name, SecretString='{"pässword": 1}')
     assert secret.read_secret() == '{"pässword": 1}'.encode()
+
+
+def test_text_stays_text(aws: AwsServer, secret: AwsSecret, client: Callable[[str], Any]) -> None:
+    """Other readers look for SecretString where it was; a str is text, and bytes that are none are binary."""
+    get = functools.partial(client("secretsmanager").get_secret_value, SecretId=secret.secret_name)
+    client("secretsmanager").create_secret(Name=secret.secret_name, SecretString="before")
+    secret.write_secret("pässword".encode())
+    assert get()["SecretString"] == "pässword"
+    assert "SecretBinary" not in get()
+    secret.write_secret(b"\xff")
+    assert get()["SecretBinary"] == b"\xff"
+    secret.write_secret(b"over bytes")
+    assert get()["SecretBinary"] == b"over bytes"
+    secret.write_secret("text")
+    assert get()["SecretString"] == "text"
+    secret.write_secret(b"x", kind="binary")
+    assert get()["SecretBinary"] == b"x"
+    aws.refuse_call("GetSecretValue", "AccessDeniedException", "no", times=2)
+    with pytest.raises(AccessDeniedError, match=r"needs secretsmanager:GetSecretValue.*pass a str, or kind='binary'"):
+        secret.write_secret(b"y")
+    aws.reset()
+    aws.refuse_call("GetSecretValue", "AccessDeniedException", "no")
+    secret.write_secret(b"y", kind="text")
+    aws.reset()
+    assert get()["SecretString"] == "y"
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        secret.write_secret(b"\xff", kind="text")
+
+
+WHAT_AWS_SAYS = [
+    (
+        "GetSecretValue",
+        "AccessDeniedException",
+        "Access to KMS is not allowed",
+        "needs kms:Decrypt",
+    ),
+    ("PutSecretValue", "AccessDeniedException", "Access to KMS is not allowed", "needs kms:GenerateDataKey"),
+    (
+        "GetSecretValue",
+        "ResourceNotFoundException",
+        "Secrets Manager can't find the specified secret value for staging label: x",
+        "Check version_id and version_stage",
+    ),
+    (
+        "GetSecretValue",
+        "ResourceNotFoundException",
+        "Secrets Manager can't find the specified secret.",
+        "Check secret_name",
+    ),
+    (
+        "GetSecretValue",
+        "InvalidRequestException",
+        "You provided a VersionStage that is not associated to the provided VersionId.",
+        "Check version_id and version_stage",
+    ),
+    ("GetSecretValue", "InvalidRequestException", "It was marked for deletion.", "restore it first"),
+    (
+        "GetSecretValue",
+        "AccessDeniedException",
+        "User: x is not authorized to perform: secretsmanager:DescribeSecret on resource: y",
+        "needs secretsmanager:DescribeSecret",
+    ),
+]
+
+
+@pytest.mark.parametrize("case", WHAT_AWS_SAYS)
+def test_advice_is_for_what_the_service_said(
+    aws: AwsServer, secret: AwsSecret, case: tuple[str, str, str, str]
+) -> None:
+    """One code stands for several things; the words tell them apart, and are in the message."""
+    action, code, words, advice = case
+    aws.refuse_call(action, code, words)
+    with pytest.raises(ConnectorError, match=advice) as caught:
+        secret.read_secret() if action == "GetSecretValue" else secret.write_secret("x")
+    masked = re.sub(r"\bsecret\b", "***", words.rstrip("."))  # the secret key of these tests is "secret"
+    assert masked in str(caught.value)
+
+
+def test_an_empty_secret_is_refused(aws: AwsServer, secret: AwsSecret) -> None:
+    """Before anything is asked, and as what it is."""
+    for empty in (b"", ""):
+        with pytest.raises(InvalidInputError, match="the value is empty"):
+            secret.write_secret(empty)
+    assert not aws.calls
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -216,6 +308,84 @@ def test_secrets_show_nowhere(
         secret.write_secret({"password": CANARY})  # type: ignore[arg-type]
     for text in (caplog.text, everything_of(refused.value), everything_of(wrong.value), repr(secret)):
         assert CANARY not in text
+
+
+# Parameters
+
+
+@pytest.fixture
+def parameter(credentials: AwsCredentials) -> AwsParameter:
+    return AwsParameter(aws_credentials=credentials, parameter_name=f"/shop/{uuid.uuid4().hex}", retry=AT_ONCE)
+
+
+def test_a_parameter_is_written_read_and_deleted(parameter: AwsParameter) -> None:
+    """Each write is a version, encrypted by default; versions are read by number and by label."""
+    assert (parameter.write_parameter("first", label="prod"), parameter.write_parameter("zweites ä")) == (1, 2)
+    assert parameter.read_parameter() == "zweites ä"
+    assert parameter.read_secret() == "zweites ä".encode()
+    assert parameter.read_parameter(version=1) == parameter.read_parameter(label="prod") == "first"
+    assert parameter.list_versions() == {1: ["prod"], 2: []}
+    assert parameter.label_version("prod") == 2
+    assert parameter.read_parameter(label="prod") == "zweites ä"
+    assert parameter.check().endswith("is there as SecureString, version 2.")
+    assert parameter.write_secret(b"third") == f"{parameter.parameter_name}:3"
+    parameter.delete_parameter()
+    parameter.delete_parameter()
+    for call in (parameter.read_parameter, parameter.check, parameter.list_versions):
+        with pytest.raises(NotFoundError, match="Check parameter_name"):
+            call()
+
+
+def test_a_parameter_keeps_its_type(parameter: AwsParameter, client: Callable[[str], Any]) -> None:
+    """As its other readers know it; a new one has that of the block."""
+    client("ssm").put_parameter(Name=parameter.parameter_name, Value="a,b", Type="StringList")
+    parameter.write_parameter("a,b,c")
+    assert client("ssm").get_parameter(Name=parameter.parameter_name)["Parameter"]["Type"] == "StringList"
+    other = parameter.model_copy(update={"parameter_name": "/plain", "parameter_type": "String"})
+    other.write_parameter("x")
+    assert client("ssm").get_parameter(Name="/plain")["Parameter"]["Type"] == "String"
+
+
+@pytest.mark.usefixtures("botocore_tries")
+def test_a_lost_answer_makes_no_second_version_of_a_parameter(aws: AwsServer, parameter: AwsParameter) -> None:
+    """It is read again before it is written again; one that was refused is written."""
+    aws.lose_answer("PutParameter")
+    assert parameter.write_parameter("x") == 1
+    aws.refuse_call("PutParameter", "InternalServerError", "oops", status=500, times=2)
+    aws.refuse_call("PutParameter", "TooManyUpdates", "slow")
+    assert parameter.write_parameter("y") == 2
+    aws.lose_answer("PutParameter")
+    aws.change_answer("GetParameter", lambda _: None)
+    aws.refuse_call("GetParameter", "AccessDeniedException", "no")
+    with pytest.raises(AmbiguousError, match="may have been written"):
+        parameter.write_parameter("z")
+    assert list(parameter.list_versions()) == [1, 2, 3]
+
+
+def test_wrong_parameters_are_refused(aws: AwsServer, parameter: AwsParameter) -> None:
+    """Each with the right advice, and never with the value."""
+    for empty in ("", b""):
+        with pytest.raises(InvalidInputError, match="the value is empty"):
+            parameter.write_secret(empty)
+    with pytest.raises(InvalidInputError, match="not UTF-8"):
+        parameter.write_secret(b"\xff")
+    with pytest.raises(InvalidInputError, match="a version or a label"):
+        parameter.read_parameter(version=1, label="x")
+    parameter.write_parameter("x")
+    with pytest.raises(InvalidInputError, match="is not a label"):
+        parameter.label_version("aws-label")
+    with pytest.raises(NotFoundError):
+        parameter.read_parameter(version=7)
+    aws.refuse_call("GetParameter", "AccessDeniedException", "The ciphertext refers to a KMS key that you may not use")
+    with pytest.raises(AccessDeniedError, match="needs kms:Decrypt on the parameter's key"):
+        parameter.read_parameter()
+    aws.refuse_call("GetParameter", "AccessDeniedException", "no")
+    with pytest.raises(AccessDeniedError, match="needs ssm:GetParameter"):
+        parameter.read_parameter()
+    aws.refuse_call("PutParameter", "ValidationException", f"{CANARY} does not fit")
+    with pytest.raises(InvalidInputError) as caught:
+        parameter.write_parameter(CANARY)
+    assert CANARY not in everything_of(caught.value)
 
 
 # Lambda
@@ -398,6 +568,66 @@ def keep_running(kind: str) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+REFUSED: dict[Refusal, tuple[str, int]] = {
+    "expired": ("ExpiredTokenException", 400),
+    "unauthorized": ("UnrecognizedClientException", 401),
+    "denied": ("AccessDeniedException", 403),
+}
+PAGES = {
+    "task": f"https://{REGION}.console.aws.amazon.com/ecs/v2/clusters/jobs/tasks/",
+    "batch_job": f"https://{REGION}.console.aws.amazon.com/batch/home?region={REGION}#jobs/detail/",
+    "glue_job": f"https://{REGION}.console.aws.amazon.com/gluestudio/home?region={REGION}#/job/",
+}
+
+
+class AwsJobService(JobService):
+    """A job of AWS, on the stand-in."""
+
+    def __init__(self, aws: AwsServer, kind: str, job: Job) -> None:
+        self.aws, self.kind, self.job, self.page = aws, kind, job, PAGES[kind]
+
+    @property
+    def starts(self) -> int:
+        """How many runs were started."""
+        return self.aws.done[START[self.kind]]
+
+    @property
+    def stops(self) -> int:
+        """How many runs were told to stop."""
+        return self.aws.done[STOP[self.kind]]
+
+    def keep_running(self, looks: int = 1) -> None:
+        """Have the next looks see a run that goes on."""
+        self.aws.change_answer(LOOK[self.kind], keep_running(self.kind), times=looks)
+
+    def refuse_looks(self, refusal: Refusal, looks: int) -> None:
+        """Have the looks after that be answered so."""
+        if refusal == "malformed":
+            nothing: dict[str, Any] = {"tasks": [{}], "jobs": [{}], "JobRun": {}}
+            self.aws.change_answer(LOOK[self.kind], lambda answer: answer.update(nothing), times=looks)
+        elif refusal != "missing":
+            code, status = REFUSED[refusal]
+            self.aws.refuse_call(LOOK[self.kind], code, "no", status=status, times=looks)
+        elif self.kind == "glue_job":
+            self.aws.refuse_call(LOOK[self.kind], "EntityNotFoundException", "no such run", times=looks)
+        else:
+            self.aws.change_answer(LOOK[self.kind], lambda answer: answer.update(tasks=[], jobs=[]), times=looks)
+
+    def fail(self, reason: str) -> None:
+        """Have the look after that, and all later ones, see a run that failed, in these words."""
+        self.aws.fail_run(LOOK[self.kind], reason)
+
+    def forget(self) -> None:
+        """Forget what was planned."""
+        self.aws.forget_plans()
+
+
+@pytest.fixture
+def service(aws: AwsServer, kind: str, job: Job) -> JobService:
+    """Each kind of job, and its service."""
+    return AwsJobService(aws, kind, job)
+
+
 def test_a_job_runs_to_its_end(aws: AwsServer, kind: str, job: Job) -> None:
     """Started, watched and succeeded, by one call; and by three."""
     assert job.check()
@@ -469,6 +699,109 @@ def test_jobs_in_a_flow(kind: str, job: Job, prefect_server: str) -> None:
         return job.run().outcome
 
     assert nightly() == "succeeded"
+
+
+def test_an_identity_that_was_renewed_is_used(
+    aws: AwsServer, kind: str, job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A profile's token runs out amid the wait, and whoever keeps the file writes a new one."""
+    file = tmp_path / "credentials"
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(file))
+    file.write_text("[night]\naws_access_key_id = old\naws_secret_access_key = x\n")
+    credentials = AwsCredentials(profile_name="night", region_name=REGION, endpoint_url=aws.url)
+    job = job.model_copy(update={"aws_credentials": credentials})
+
+    def renew(answer: dict[str, Any]) -> None:
+        keep_running(kind)(answer)
+        file.write_text("[night]\naws_access_key_id = new\naws_secret_access_key = y\n")
+
+    aws.change_answer(LOOK[kind], renew)
+    aws.refuse_call(LOOK[kind], "ExpiredTokenException", "no")
+    assert job.run().outcome == "succeeded"
+    assert credentials.frozen()["access_key_id"] == "new"
+
+
+# Output
+
+
+@pytest.fixture
+def writes(aws: AwsServer, kind: str, job: Job, client: Callable[[str], Any]) -> Callable[..., None]:
+    """Plan a look amid which the run writes some lines."""
+    group, logs = f"/jobs/{uuid.uuid4().hex}", client("logs")
+    logs.create_log_group(logGroupName=f"{group}/output")
+    if kind == "task":
+        assert isinstance(job, EcsTask)
+        options = {"awslogs-group": f"{group}/output", "awslogs-stream-prefix": "x", "awslogs-region": REGION}
+        log = {"logDriver": "awslogs", "options": options}
+        containers = [{"name": "main", "image": "load", "memory": 64, "logConfiguration": log}]
+        client("ecs").register_task_definition(family=job.task_definition, containerDefinitions=containers)
+
+    def plan(*lines: str) -> None:
+        def change(answer: dict[str, Any]) -> None:
+            if kind == "task":
+                name = f"x/main/{answer['tasks'][0]['taskArn'].rpartition('/')[2]}"
+            elif kind == "batch_job":
+                options = {"awslogs-group": f"{group}/output"}
+                name = f"load/default/{answer['jobs'][0]['jobId']}"
+                log = {"logConfiguration": {"logDriver": "awslogs", "options": options}, "logStreamName": name}
+                answer["jobs"][0]["container"] = answer["jobs"][0].get("container", {}) | log
+            else:
+                name = answer["JobRun"]["Id"]
+                answer["JobRun"]["LogGroupName"] = group
+            keep_running(kind)(answer)
+            with contextlib.suppress(logs.exceptions.ResourceAlreadyExistsException):
+                logs.create_log_stream(logGroupName=f"{group}/output", logStreamName=name)
+            events = [{"timestamp": int(time.time() * 1000), "message": line} for line in lines]
+            if events:
+                logs.put_log_events(logGroupName=f"{group}/output", logStreamName=name, logEvents=events)
+
+        aws.change_answer(LOOK[kind], change)
+
+    return plan
+
+
+def shown(job: Job, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The lines of a run that were passed on to the log."""
+    messages = [record.message for record in caplog.records if record.name.endswith(type(job).__name__)]
+    return [each.removeprefix(f"{job.name}: ") for each in messages if each.startswith(f"{job.name}: ")]
+
+
+def test_what_a_run_writes_is_in_the_log(
+    job: Job, writes: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each line once and in order, while the run goes on, without secrets; more than a page of them too."""
+    caplog.set_level("INFO")
+    many = [f"row group {number}" for number in range(1_200)]
+    writes("begin", f"password={CANARY}")
+    writes()
+    writes(*many)
+    writes("two\nlines")
+    assert job.run().outcome == "succeeded"
+    assert shown(job, caplog) == ["begin", "password=***", *many, "two\\nlines"]
+
+
+def test_a_log_that_cannot_be_read_fails_no_run(
+    aws: AwsServer, job: Job, writes: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """One warning names the right that is missing; a log that is throttled or not there yet is looked at again."""
+    aws.refuse_call("GetLogEvents", "ThrottlingException", "Rate exceeded")
+    aws.refuse_call("GetLogEvents", "ResourceNotFoundException", "The specified log stream does not exist.")
+    for _ in range(3):
+        writes("line")
+    assert job.run().outcome == "succeeded"
+    caplog.clear()
+    aws.refuse_call("GetLogEvents", "AccessDeniedException", "no", times=FOREVER)
+    for _ in range(3):
+        writes("line")
+    assert job.run().outcome == "succeeded"
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert len(warned) == 1
+    assert "needs logs:GetLogEvents" in warned[0]
+    aws.reset()
+    writes("line")
+    quiet = job.model_copy(update={"stream_output": False})
+    assert quiet.run().outcome == "succeeded"
+    assert aws.calls["GetLogEvents"] == 0
 
 
 # ECS

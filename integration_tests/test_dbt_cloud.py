@@ -42,6 +42,8 @@ from connectors.dbt_cloud import job as job_module
 from connectors.local import LocalFiles
 from integration_tests.standins.dbt_cloud import DbtCloud
 from integration_tests.standins.process import HOST, free_port, write_certificates
+from tests.contracts.job import *  # noqa: F403
+from tests.contracts.job import FOREVER, JobService, Refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -108,6 +110,60 @@ def failed(run: DbtCloudRun) -> JobFailedError:
     with pytest.raises(JobFailedError) as caught:
         run.wait_for_completion()
     return caught.value
+
+
+class BreaksOnce(dict[str, str]):
+    """The log of a command that fails, for one run."""
+
+    def __getitem__(self, command: str) -> str:
+        return self.pop(command)
+
+
+class DbtCloudService(JobService):
+    """A job of dbt Cloud, on the stand-in; each run goes on for some looks by itself."""
+
+    page = "https://ab123.us1.dbt.com/deploy/1/projects/7/runs/"
+
+    def __init__(self, cloud: DbtCloud, job: DbtCloudJob) -> None:
+        self.cloud, self.job, self._skip = cloud, job, 0
+        self._job_id = job.job_id
+
+    @property
+    def starts(self) -> int:
+        """How many runs were started."""
+        return len(self.cloud.runs_of(self._job_id))
+
+    @property
+    def stops(self) -> int:
+        """How many runs were told to stop."""
+        return sum(run.status == 30 for run in self.cloud.runs_of(self._job_id))
+
+    def keep_running(self, looks: int = 1) -> None:
+        """Have the next looks see a run that goes on."""
+        self._skip = looks
+        self.cloud.jobs[self._job_id].held = looks == FOREVER
+
+    def refuse_looks(self, refusal: Refusal, looks: int) -> None:
+        """Have the looks after that be answered so."""
+        status = {"missing": 404, "denied": 403, "malformed": 200}.get(refusal, 401)
+        body = b'{"data": {}}' if refusal == "malformed" else b""
+        self.cloud.refuse("GET", r"runs/\d+/\?", status=status, body=body, times=looks, skip=self._skip)
+
+    def fail(self, reason: str) -> None:
+        """Have the run after that fail, in these words."""
+        self.cloud.jobs[self._job_id].breaks = BreaksOnce({"dbt seed": reason})
+
+    def forget(self) -> None:
+        """Forget what was planned."""
+        self.cloud.clear()
+        self.cloud.jobs[self._job_id].held = False
+
+
+@pytest.fixture
+def service(cloud: DbtCloud, job: DbtCloudJob) -> Iterator[JobService]:
+    """A job, and its service."""
+    yield DbtCloudService(cloud, job)
+    cloud.clear()
 
 
 # Start and wait

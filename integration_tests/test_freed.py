@@ -26,6 +26,7 @@ from blocks.credentials import (
     SnowflakeCredentials,
 )
 from connectors.aws_lambda import LambdaFunction
+from connectors.aws_parameter import AwsParameter
 from connectors.aws_secret import AwsSecret
 from connectors.batch import BatchJob
 from connectors.bigquery import BigQuery
@@ -129,6 +130,7 @@ def dbt_cloud() -> DbtCloudCredentials:
 
 MAKERS: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Any]]] = {
     "etl-aws-credentials": lambda request: lambda: aws(request),
+    "etl-aws-parameter": lambda request: lambda: AwsParameter(aws_credentials=aws(request), parameter_name="x"),
     "etl-aws-secret": lambda request: lambda: AwsSecret(aws_credentials=aws(request), secret_name="x"),
     "etl-azure-blob-container": functools.partial(store, "azure"),
     "etl-azure-blob-storage-credentials": lambda request: lambda: azure_login(request),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -164,7 +165,7 @@ def test_a_right_that_is_missing_is_named(secret: GcpSecret, secret_as: Callable
         secret_as("stranger").read_secret()
 
 
-def test_wrong_secrets(secret: GcpSecret, secret_as: Callable[..., GcpSecret]) -> None:
+def test_wrong_secrets(secret_manager: SecretManager, secret: GcpSecret, secret_as: Callable[..., GcpSecret]) -> None:
     """A version that is not there, destroyed or disabled, a value too large or of another kind, a path for a name."""
     secret.write_secret(b"1")
     secret.write_secret(b"2")
@@ -172,10 +173,16 @@ def test_wrong_secrets(secret: GcpSecret, secret_as: Callable[..., GcpSecret]) -
     secret.get_client().disable_secret_version(request={"name": f"{secret._path}/versions/2"})
     with pytest.raises(InvalidInputError, match="DESTROYED state"):
         secret_as("owner", secret_version="1").read_secret()
-    with pytest.raises(InvalidInputError, match="DISABLED state"):
+    with pytest.raises(InvalidInputError, match=r"DISABLED state.*Enable the version"):
         secret.read_secret()
-    with pytest.raises(NotFoundError, match="versions/7"):
+    with pytest.raises(NotFoundError, match=r"versions/7.*Check secret_version: the secret is there"):
         secret_as("owner", secret_version="7").read_secret()
+    with pytest.raises(InvalidInputError, match="the value is empty"):
+        secret.write_secret(b"")
+    key = json.dumps({"error": {"code": 400, "message": "Cloud KMS key is disabled", "status": "FAILED_PRECONDITION"}})
+    secret_manager.refuse("GET", "versions/1:access", status=400, body=key.encode())
+    with pytest.raises(InvalidInputError, match=r"Cloud KMS key is disabled. The secret's key has to be enabled"):
+        secret_as("owner", secret_version="1").read_secret()
     with pytest.raises(InvalidInputError, match="64KiB"):
         secret.write_secret(bytes(MAX_BYTES + 1))
     with pytest.raises(InvalidInputError, match="secret_data is bytes, not a value of type str"):

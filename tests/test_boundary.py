@@ -18,7 +18,8 @@ from pydantic import Field, SecretStr
 from blocks import ConnectorBlock, ConnectorError, InvalidInputError, RetryPolicy, TerminalError, operation
 from blocks.arrow.scan import Scan, as_scan
 from blocks.base import errors
-from blocks.base.boundary import SHORTEST_SECRET, bounded
+from blocks.base.boundary import bounded
+from blocks.base.masking import SHORTEST_SECRET
 from connectors.duckdb import DuckDB
 from tests.shown import shown
 

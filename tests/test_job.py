@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import datetime as dt
 import gc
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -14,16 +18,28 @@ from pydantic import Field, PrivateAttr
 
 from blocks.base.errors import (
     AccessDeniedError,
+    AuthError,
     ConnectorError,
     InvalidInputError,
     JobFailedError,
+    NotFoundError,
     ThrottledError,
     TransientError,
 )
 from blocks.base.live import live
 from blocks.base.retry import RetryPolicy
 from blocks.jobs.job import Job
-from blocks.jobs.run import FIRST_POLL_S, JobRun, JobStatus
+from blocks.jobs.output import LONGEST_LINE, MOST_LINES, LogStream
+from blocks.jobs.run import (
+    CONTRADICTED_S,
+    FIRST_POLL_S,
+    LAST_LINES_S,
+    REFUSED_S,
+    UNKNOWN_S,
+    JobRun,
+    JobStatus,
+)
+from blocks.jobs.start import StartedRun, derive_token
 
 AT_ONCE = RetryPolicy(attempts=3, first_delay_s=0)
 SUCCEEDED = JobStatus("1", "DONE", "succeeded", exit_code=0)
@@ -153,6 +169,17 @@ def test_a_start_can_be_named() -> None:
             job.trigger(token=wrong)
 
 
+def test_a_start_that_was_lost_names_its_token() -> None:
+    """It may have happened; with the token it is found, or made."""
+    job = errand(SUCCEEDED)
+    job._starts = [TransientError("lost")] * 3
+    with pytest.raises(
+        TransientError, match=r"lost It may have been started: trigger\(\) with the token '\w{32}' gets"
+    ) as caught:
+        job.run()
+    assert job._tokens[0] in str(caught.value)
+
+
 def test_a_refused_start_is_tried_once() -> None:
     """What retrying cannot help is raised as it is."""
     job = errand(SUCCEEDED)
@@ -216,8 +243,8 @@ def test_a_run_that_cannot_be_seen_is_given_up_in_the_end() -> None:
 
 def test_a_look_that_is_refused_ends_the_wait() -> None:
     """The message says what is missing; the run itself is not touched."""
-    job = errand(running(), AccessDeniedError("The identity needs x:Describe."))
-    with pytest.raises(AccessDeniedError, match="x:Describe"):
+    job = errand(AccessDeniedError("The identity needs x:Describe."))
+    with pytest.raises(AccessDeniedError, match=r"x:Describe.*It may still be running.*get_run\('1'\)"):
         job.run()
     assert job._reasons == []
 
@@ -233,6 +260,37 @@ def test_progress_is_logged_when_it_changes(caplog: pytest.LogCaptureFixture) ->
         "Errand errand (1) is RUNNING.",
         "Errand errand (1) is DONE.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("error", "patience_s"),
+    [
+        (NotFoundError("There is no such run."), CONTRADICTED_S),
+        (AuthError("The token has expired."), REFUSED_S),
+        (AccessDeniedError("No."), REFUSED_S),
+        (InvalidInputError("What run?"), REFUSED_S),
+    ],
+)
+def test_a_refusal_is_believed_in_the_end(error: ConnectorError, patience_s: float) -> None:
+    """After so long without a better answer, as what it is; the run is not stopped."""
+    job, clock = errand(running(), error, job_watch_poll_interval=10), Clock()
+    with pytest.raises(type(error), match=r"was not seen for \d+ s and may still be running. get_run\('1'\)"):
+        watched(job, clock)
+    assert patience_s <= clock.now <= patience_s + 20
+    assert job._reasons == []
+
+
+def test_a_run_that_nobody_knows_is_not_waited_for_long() -> None:
+    """Somebody gave a wrong id; or another process started it this moment."""
+    job, clock = errand(NotFoundError("There is no such run."), job_watch_poll_interval=10), Clock()
+    with pytest.raises(NotFoundError):
+        watched(job, clock)
+    assert UNKNOWN_S <= clock.now <= UNKNOWN_S + 10
+    with pytest.raises(NotFoundError):
+        job.get_run("1").status()
+    started = job.trigger()
+    job._looks = [NotFoundError("There is no such run."), running()]
+    assert started.status() == running()
 
 
 # Failure
@@ -310,6 +368,166 @@ def test_a_run_can_be_cancelled() -> None:
     job._stops = [TransientError("busy")]
     job.trigger().cancel()
     assert job._reasons == ["Stopped by its caller."] * 2
+
+
+# Output
+
+
+class Talkative(Errand):
+    """A job whose runs write what the test says, a page for each time it is asked."""
+
+    _block_type_slug = "etl-test-talkative"
+    _pages: list[list[str] | Exception] = PrivateAttr(default_factory=list)
+
+    def read_output(self, group: str, stream: str, position: str, *, region: str = "") -> tuple[list[str], str]:
+        """The next page."""
+        assert (group, stream, region) == ("group", "stream", "")
+        page: list[str] | Exception = self._pages.pop(0) if self._pages else []
+        if isinstance(page, Exception):
+            raise page
+        return page, f"{int(position or 0) + 1}" if page else position
+
+
+def talkative(*looks: JobStatus, pages: list[list[str] | Exception]) -> Talkative:
+    job = Talkative()
+    job._looks = [replace(look, streams=(LogStream("group", "stream"),)) for look in looks]
+    job._pages = pages
+    return job
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    found = [record.message for record in caplog.records if record.message.startswith("Errand errand: ")]
+    return [message.removeprefix("Errand errand: ") for message in found]
+
+
+def test_the_last_words_of_a_failure_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    """Logs arrive later than states; a run that wrote nothing is not waited for."""
+    caplog.set_level("INFO")
+    job, clock = talkative(FAILED, pages=[["begin"], [], [], ["disk full"]]), Clock()
+    with pytest.raises(JobFailedError):
+        watched(job, clock)
+    assert lines(caplog) == ["begin", "disk full"]
+    assert clock.now == sum(LAST_LINES_S)
+    job, clock = talkative(FAILED, pages=[]), Clock()
+    with pytest.raises(JobFailedError):
+        watched(job, clock)
+    assert clock.now == 0
+
+
+def test_what_is_passed_on_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """In lines and in their length; one warning says that there is more."""
+    caplog.set_level("INFO")
+    pages: list[list[str] | Exception] = [["x" * 10_000]] + [["x"] * 1_000 for _ in range(20)]
+    assert watched(talkative(running(), running(), SUCCEEDED, pages=pages), Clock()).outcome == "succeeded"
+    assert (len(lines(caplog)), max(map(len, lines(caplog)))) == (MOST_LINES, LONGEST_LINE)
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+
+
+@pytest.mark.parametrize("error", [AccessDeniedError("no"), KeyError("events"), OSError("no")])
+def test_a_log_that_cannot_be_read_is_given_up(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """One warning, and the run goes on."""
+    job = talkative(running(), running(), SUCCEEDED, pages=[error, ["later"]])
+    assert watched(job, Clock()).outcome == "succeeded"
+    assert [record.levelname for record in caplog.records].count("WARNING") == 1
+    assert lines(caplog) == []
+
+
+# Later attempts
+
+
+class Listed(Errand):
+    """A job whose service lists its runs."""
+
+    _block_type_slug = "etl-test-listed"
+    _found: list[StartedRun] = PrivateAttr(default_factory=list)
+
+    def _find_runs(self, cause: str) -> list[StartedRun]:
+        return [run._replace(token=run.token or cause) for run in self._found]
+
+
+def retried(job: Errand, **options: Any) -> JobRun:
+    """The run that the second attempt of a flow triggers."""
+    attempts: list[str] = []
+
+    @flow(retries=1)
+    def nightly() -> JobRun:
+        attempts.append("")
+        if len(attempts) == 1:
+            raise ValueError
+        return job.trigger(**options)
+
+    return nightly()
+
+
+def test_a_later_attempt_that_cannot_tell_is_refused(prefect_server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is started, and the message has the line to write; with a token there is no doubt."""
+    assert prefect_server
+    several = Listed()
+    several._found = [StartedRun("1", "", "running"), StartedRun("2", "", "succeeded")]
+    forgotten = Listed()
+    monkeypatch.setattr(Listed, "_listed_for", dt.timedelta(0))
+    for job, why in ((Errand(), "does not list"), (several, r"several \(1, 2\)"), (forgotten, "lists what has ended")):
+        with pytest.raises(
+            InvalidInputError, match=rf"{why}.*Nothing was started\. Give the start a token.*day20260430"
+        ):
+            retried(job)
+        assert job._tokens == []
+        assert retried(job, token="day1").run_id == "1"
+
+
+def test_a_later_attempt_takes_over_what_has_not_failed(prefect_server: str) -> None:
+    """One that failed is started once more; so is one that no earlier attempt came to."""
+    assert prefect_server
+    for found, starts in (([], 1), ([("1", "failed")], 1), ([("1", "failed"), ("1", "running")], 0)):
+        job = Listed()
+        job._found = [StartedRun(run_id, "", outcome) for run_id, outcome in found]
+        assert retried(job).run_id == "1"
+        assert len(job._tokens) == starts
+
+
+@pytest.mark.parametrize(("end", "starts"), [(FAILED, 1), (SUCCEEDED, 0)])
+def test_a_run_that_is_being_stopped_is_waited_for(prefect_server: str, end: JobStatus, starts: int) -> None:
+    """The next one does not run beside it; one that succeeds after all is taken over."""
+    assert prefect_server
+    job = Listed()
+    job._found, job._looks = [StartedRun("1", "", "running", is_stopping=True)], [running("STOPPING"), end]
+    assert retried(job).run_id == "1"
+    assert (len(job._tokens), job._looks) == (starts, [end])
+
+
+def test_a_thread_that_does_not_show_its_run_is_refused(prefect_server: str) -> None:
+    """A retry would not find what it starts."""
+    assert prefect_server
+    job = errand(SUCCEEDED)
+
+    @flow
+    def nightly() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            with pytest.raises(InvalidInputError, match=r"Nothing was started.*copy_context"):
+                pool.submit(job.run).result()
+            pool.submit(contextvars.copy_context().run, job.run).result()
+
+    nightly()
+    assert len(job._tokens) == 1
+
+
+def test_equal_starts_are_told_apart_by_their_number_and_by_secrets(prefect_server: str) -> None:
+    """In a loop each has a cause of its own; what is given in secret tells them apart, and is not in the cause."""
+    assert prefect_server
+    job = errand(SUCCEEDED)
+
+    @flow
+    def nightly() -> None:
+        for _ in range(2):
+            job.trigger()
+        tokens.extend(derive_token("job", "identity", {"A": value}) for value in "xy")
+
+    tokens: list[str] = []
+    nightly()
+    causes = {token[:16] for token in (*job._tokens, *tokens)}
+    assert len(causes) == 4
+    copy = pickle.loads(pickle.dumps(tokens[0]))  # noqa: S301 (our own)
+    assert (copy, copy.cause, copy.repeats) == (tokens[0], tokens[0][:16], False)
 
 
 # Prefect

@@ -14,7 +14,7 @@ import hashlib
 import json
 import threading
 import uuid
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from prefect.futures import PrefectFuture
 
 from blocks.arrow.scan import as_scan, with_stream_staged
 from blocks.base.errors import InvalidInputError
+from blocks.base.ordinals import Ordinals
 from blocks.base.runs import current_path, flow_is_running, has_context, parameter_names
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from typing import Self
 
     from blocks.arrow.scan import Scan
-    from blocks.base.runs import RunPath
 
 HALF = 16
 """So many digits of a derived id are those of its call, so that files whose names carry it tell that too."""
@@ -184,8 +184,7 @@ class DerivedId(str):
 class _Memory:
     """What this process knows of one root run, over all of its attempts."""
 
-    counts: Counter[object] = field(default_factory=Counter)
-    siblings: dict[object, list[str]] = field(default_factory=dict)
+    ordinals: Ordinals = field(default_factory=Ordinals)
     changed: dict[tuple[str, str], set[str]] = field(default_factory=dict)
     derived: dict[str, dict[str, set[str]]] = field(default_factory=dict)
     warned: set[str] = field(default_factory=set)
@@ -239,7 +238,7 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
         if proved:
             kind = [f"{name} {dtype}" for name, dtype in zip(scan.schema.names, scan.schema.types, strict=True)]
             parts = [path.root, *path.steps, target.place, mode, *kind, fingerprint]
-            own = _digest([*parts, *_ordinals(memory, _digest(parts), path)])
+            own = _digest([*parts, *memory.ordinals.next(_digest(parts), path)])
         else:
             own = uuid.uuid4().hex
         load_id = f"{call_id[:HALF]}{own[:HALF]}"
@@ -296,25 +295,6 @@ def _is_changed(memory: _Memory, attempts: Attempts, target: Target) -> bool:
         database == target.database and target.table in names and same_attempt(attempts, json.loads(when))
         for (when, database), names in memory.changed.items()
     )
-
-
-def _ordinals(memory: _Memory, identity: str, path: RunPath) -> list[str]:
-    """Return which of the equal calls of this attempt it is.
-
-    On each level runs are numbered as they come; what equal ones of them load is equal, so their order means nothing.
-    """
-    ordinals = []
-    for level, run in enumerate(path.runs[1:], 1):
-        around = tuple((outer.id, outer.attempt) for outer in path.runs[:level])
-        siblings = memory.siblings.setdefault((identity, around), [])
-        if run.id not in siblings:
-            siblings.append(run.id)
-        ordinals.append(siblings.index(run.id))
-    within = (identity, tuple((run.id, run.attempt) for run in path.runs))
-    memory.counts[within] += 1
-    # Counted from the innermost run: what is around a subflow that is retried by itself may not be shown.
-    numbered = [f"{level}: {ordinal}" for level, ordinal in enumerate(reversed(ordinals)) if ordinal]
-    return [*numbered, f"call {memory.counts[within]}"]
 
 
 def _known(memory: _Memory, call_id: str, load_id: str, attempts: Attempts) -> frozenset[str]:

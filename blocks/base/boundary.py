@@ -12,16 +12,15 @@ import errno
 import functools
 import inspect
 import os
-import re
 import sys
 import tempfile
 import traceback
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from pydantic import BaseModel, Secret, SecretBytes, SecretStr
+from pydantic import BaseModel
 
 from blocks.base.errors import ConnectorError, InvalidInputError, TerminalError
-from blocks.base.masking import LIKE_A_WORD, forms_of, pattern_of
+from blocks.base.masking import LIKE_A_WORD, pattern_of, secrets_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -71,10 +70,6 @@ LIBRARIES = frozenset(sys.stdlib_module_names) | {
 DATA_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, RecursionError)
 """What drivers and libraries raise of a call, or of data, that they cannot take."""
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-PART = re.compile(r"(?:^|[?&;\s])(?:sig|accountkey|sharedaccesssignature|password)=([^&;\s]+)", re.IGNORECASE)
-"""What is secret of a token or a connection string, and may come without the rest."""
-SHORTEST_SECRET = 4
-"""A shorter one would be found in words that have nothing to do with it."""
 
 
 def bounded(function: F) -> F:
@@ -166,29 +161,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         traceback.clear_frames(each.__traceback__)
         ahead += [each.__cause__, each.__context__]
         yield each
-
-
-def secrets_of(value: object) -> set[str]:
-    """Return the secrets in the fields of a block, and in those of the blocks within it, as drivers may print them."""
-    texts = list(_secrets(value))
-    texts += [part for text in texts for part in PART.findall(text)]
-    return {form for text in texts if len(text) >= SHORTEST_SECRET for form in forms_of(text)}
-
-
-def _secrets(value: object) -> Iterator[str]:
-    if isinstance(value, SecretStr):
-        yield value.get_secret_value()
-    elif isinstance(value, SecretBytes):
-        yield value.get_secret_value().decode(errors="replace")
-    elif isinstance(value, Secret):
-        inner = value.get_secret_value()
-        yield from (each for each in inner.values() if isinstance(each, str)) if isinstance(inner, dict) else ()
-    elif isinstance(value, BaseModel):
-        for _, each in value:
-            yield from _secrets(each)
-    elif isinstance(value, dict | list | tuple):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from _secrets(each)
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[str, int]]:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from blocks.base.errors import InvalidInputError, TransientError
+from blocks.base.masking import hide
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,12 +26,6 @@ MAY_SEE = "a permission set that may see jobs of the project, such as Job Viewer
 PAGE = 100
 """The longest page: https://docs.getdbt.com/docs/dbt-versions/dbt-cloud-release-notes"""
 RUNS_LOOKED_AT = 1_000
-
-SECRET = re.compile(
-    r"""((?:password|passwd|pwd|passphrase|secret|token|credential|(?:api|private|access)_?key)[\w-]*"""
-    r"""["']?\s*[:=]\s*)(?:"[^"]*"|'[^']*'|[^\s,;]+)""",
-    re.IGNORECASE,
-)
 
 
 @dataclass(frozen=True)
@@ -101,7 +95,7 @@ class Api:
 
     def safe(self, text: str) -> str:
         """Return words of dbt Cloud without the token, without colors, and without what looks like a secret."""
-        return without_secrets(self.credentials.hide(text))
+        return hide(text, self.credentials)
 
 
 def _quoted(path: str) -> str:
@@ -114,15 +108,3 @@ def _quoted(path: str) -> str:
     if not path or {"", ".", ".."} & set(parts):
         raise InvalidInputError(f"{path!r:.100} is not the path of an artifact; artifacts() lists them.")
     return "/".join(quote(part, safe="") for part in parts)
-
-
-def without_secrets(text: str) -> str:
-    r"""A log without colors, and without what looks like a secret; dbt Cloud itself hides DBT_ENV_SECRET values.
-
-    >>> without_secrets("\x1b[31mpostgres://me:pw@db/x\x1b[0m password: 'hunter 2', aws_secret_key=abc")
-    'postgres://***@db/x password: ***, aws_secret_key=***'
-    """
-    text = re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
-    text = re.sub(r"://\S+@", "://***@", text)
-    text = re.sub(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{8,}", r"\1 ***", text)
-    return SECRET.sub(r"\1***", text)

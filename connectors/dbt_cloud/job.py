@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 from typing import TYPE_CHECKING, Any, cast
 
 from prefect.context import FlowRunContext, TaskRunContext
-from pydantic import Field, HttpUrl
+from pydantic import Field, HttpUrl, PrivateAttr
 
 from blocks.base.errors import AmbiguousError, InvalidInputError, NotFoundError, TransientError
 from blocks.base.interruption import pause
@@ -14,12 +15,13 @@ from blocks.base.live import live
 from blocks.base.operation import operation
 from blocks.credentials.dbt_cloud import DbtCloudCredentials  # noqa: TC001 (pydantic reads it)
 from blocks.jobs.job import Job
+from blocks.jobs.start import StartedRun
 from connectors.dbt_cloud.api import MAY_RUN, MAY_SEE, Api
 from connectors.dbt_cloud.run import DbtCloudRun
 from connectors.dbt_cloud.status import ERROR, OUTCOMES, DbtCloudStatus, state_of, step_of, time_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 NO_RETRY = {
     "RETRY_NOT_FAILED_RUN": "it did not fail",
@@ -61,6 +63,8 @@ class DbtCloudJob(Job):
     dbt_cloud_credentials: DbtCloudCredentials = Field(
         description="dbt Cloud credentials: the token, and the account that it belongs to."
     )
+    _no_part_of_a_start = frozenset({"log_lines"})
+
     job_id: int = Field(description="The ID of the job, a number: the last part of the address of its page.")
     cause: str = Field(
         default="",
@@ -94,6 +98,9 @@ class DbtCloudJob(Job):
         "leaves the log out. Defaults to 20.",
     )
 
+    _pages: dict[str, str] = PrivateAttr(default_factory=dict)
+    """The pages of runs, as far as dbt Cloud has told them: only it knows the project that they are in."""
+
     @operation
     def check(self) -> str:
         """Check that the job is there, and say so in one sentence.
@@ -108,7 +115,7 @@ class DbtCloudJob(Job):
     def _fix_token(self, arguments: dict[str, Any]) -> dict[str, Any]:
         fixed = super()._fix_token(arguments)
         if not arguments.get("token"):
-            self._unused.add(fixed["token"])
+            self._unused.add(str(fixed["token"]))
         return fixed
 
     @operation(prepare=_fix_token)
@@ -120,7 +127,8 @@ class DbtCloudJob(Job):
         Args:
             token: Names this start, in at most 32 letters and digits; it is in the cause of the run. A second call
                 with the same one gets the run of the first, if that is among the job's last 1,000. By default each
-                call is a start of its own, whose attempts have one token.
+                call is a start of its own, whose attempts have one token; the same call in a later attempt of a flow
+                or task gets the run of the earlier one, unless that failed.
 
         Raises:
             AmbiguousError: The answer was lost, and no run of this start is to be seen.
@@ -144,7 +152,7 @@ class DbtCloudJob(Job):
         return self._trigger(token).watch()
 
     def get_run(self, run_id: int | str) -> DbtCloudRun:
-        """Return a run of the job that somebody else started, to look at or to wait for."""
+        """Return a run of the job that was started elsewhere or before, to look at, to wait for or to cancel."""
         return self._as_run(str(run_id))
 
     @operation
@@ -196,6 +204,14 @@ class DbtCloudJob(Job):
     def _as_run(self, run_id: str) -> DbtCloudRun:
         return DbtCloudRun(self, run_id)
 
+    def _find_runs(self, cause: str) -> Iterator[StartedRun]:
+        marked = re.compile(rf" \[({re.escape(cause)}\w*)\]$")
+        for run in itertools.chain.from_iterable(self.api.pages(include_related="trigger")):
+            if found := marked.search(_cause(run)):
+                outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
+                self._told(run)
+                yield StartedRun(str(run["id"]), found[1], outcome)
+
     def _start(self, token: str) -> str:
         mark = f" [{token}]"
 
@@ -206,7 +222,7 @@ class DbtCloudJob(Job):
             return None
 
         is_new = token in self._unused
-        self._unused.discard(token)
+        self._unused.discard(str(token))
         if not is_new and (found := find()):
             return self._told(found)
         overrides = {
@@ -286,33 +302,41 @@ class DbtCloudJob(Job):
     def _told(self, run: dict[str, Any]) -> str:
         """The id of the run, whose page is in the log now."""
         if url := run.get("href"):
+            self._pages[str(run["id"])] = url
             self.logger.info("The page of run %s is %s", run["id"], url)
         return str(run["id"])
 
+    def run_url(self, run_id: str) -> str:
+        """Return the address of the run's page, empty where dbt Cloud has not told it."""
+        return self._pages.get(run_id, "")
+
     def get_status(self, run_id: str) -> DbtCloudStatus:
         """Ask the service how the run is doing."""
-        run = self.api.get(run_id, include_related="run_steps")
-        found = sorted(run.get("run_steps") or [], key=lambda step: int(step["index"]))
-        steps = tuple(map(step_of, found))
-        outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
-        reason = self.api.safe(run.get("status_message") or "")
-        if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
-            log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
-            reason = f"{reason.rstrip('.')}. " if reason else ""
-            reason += f"Step {failed['index']}, {step_of(failed).name}, failed" + (
-                f"; its log ends: {' | '.join(log.splitlines())}" if log else ""
+        with self._reading(run_id):
+            run = self.api.get(run_id, include_related="run_steps")
+            found = sorted(run.get("run_steps") or [], key=lambda step: int(step["index"]))
+            steps = tuple(map(step_of, found))
+            outcome = OUTCOMES.get(run["status"], "failed" if run.get("is_complete") else "running")
+            if url := run.get("href"):
+                self._pages[run_id] = url
+            reason = self.api.safe(run.get("status_message") or "")
+            if outcome == "failed" and (failed := next((at for at in found if at.get("status") == ERROR), None)):
+                log = self._end_of(failed.get("logs") or failed.get("truncated_debug_logs") or "")
+                reason = f"{reason.rstrip('.')}. " if reason else ""
+                reason += f"Step {failed['index']}, {step_of(failed).name}, failed" + (
+                    f"; its log ends: {' | '.join(log.splitlines())}" if log else ""
+                )
+            return DbtCloudStatus(
+                run_id,
+                state_of(run),
+                outcome,
+                reason,
+                started_at=time_of(run.get("started_at")),
+                ended_at=time_of(run.get("finished_at")),
+                steps=steps,
+                url=run.get("href") or "",
+                git_sha=run.get("git_sha") or "",
             )
-        return DbtCloudStatus(
-            run_id,
-            state_of(run),
-            outcome,
-            reason,
-            started_at=time_of(run.get("started_at")),
-            ended_at=time_of(run.get("finished_at")),
-            steps=steps,
-            url=run.get("href") or "",
-            git_sha=run.get("git_sha") or "",
-        )
 
     def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (dbt Cloud takes none)
         """Ask the service to stop the run; one that has ended stays as it is."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 from blocks.base.artifacts import cell
+from blocks.base.masking import hide
 from blocks.jobs.run import JobStatus
-from connectors.dbt_cloud.api import without_secrets
 from connectors.shared.dbt import DbtNode, is_transient_message, without_values
 
 STATES = {1: "Queued", 2: "Starting", 3: "Running", 10: "Success", 20: "Error", 30: "Cancelled"}
@@ -84,7 +84,7 @@ def step_of(step: dict[str, Any]) -> DbtCloudStep:
     ended = "skipped" if state == "Skipped" else OUTCOMES.get(step["status"], "running")
     return DbtCloudStep(
         int(step["index"]),
-        without_secrets(str(step["name"])),
+        hide(str(step["name"])),
         state,
         cast("Any", ended),
         time_of(step.get("started_at")),

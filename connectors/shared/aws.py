@@ -86,7 +86,15 @@ class AwsService(ConnectorBlock, ABC):
         return self.aws_credentials.get_client(self._service, config=config)
 
     @contextlib.contextmanager
-    def _errors(self, verb: str, place: str, action: str, *, hidden: Iterable[str] = ()) -> Iterator[None]:
+    def _errors(
+        self,
+        verb: str,
+        place: str,
+        action: str,
+        *,
+        hidden: Iterable[str] = (),
+        table: dict[str, type[ConnectorError]] | None = None,
+    ) -> Iterator[None]:
         """Turn what botocore raises into our errors.
 
         Args:
@@ -94,6 +102,7 @@ class AwsService(ConnectorBlock, ABC):
             place: What it was attempted on, such as "secret db".
             action: The IAM action that this takes, such as "secretsmanager:GetSecretValue".
             hidden: Values that were sent and may be nowhere in an error.
+            table: What the codes mean, where another service is asked.
         """
         try:
             yield
@@ -104,10 +113,29 @@ class AwsService(ConnectorBlock, ABC):
                 raise InvalidInputError(
                     f"Could not {verb} {place}: {_wrong_parameters(str(error))} Check the fields of the block."
                 ) from None
-            advice = self._advice | dict.fromkeys(DENIED, f"The identity needs {action}.")
+            answer = (getattr(error, "response", None) or {}).get("Error", {})
+            code, words = answer.get("Code", ""), answer.get("Message", "")
+            advice = self._advice | dict.fromkeys(DENIED, f"The identity needs {_denied_action(words) or action}.")
+            if (better := self._advise(verb, code, words)) is not None:
+                advice |= {code: better}
+            known = self._errors_table if table is None else table
             if _hide(error, hidden):
-                raise aws_error(verb, place, error, table=self._errors_table, advice=advice) from None
-            raise aws_error(verb, place, error, table=self._errors_table, advice=advice) from error
+                raise aws_error(verb, place, error, table=known, advice=advice) from None
+            raise aws_error(verb, place, error, table=known, advice=advice) from error
+
+    def _advise(self, verb: str, code: str, words: str) -> str | None:  # noqa: ARG002 (a child's)
+        """Return the advice for an answer whose code has several meanings, which its words tell apart; None else."""
+        return None
+
+
+def _denied_action(words: str) -> str:
+    """Return the IAM action that the service itself says is missing; empty where it does not say.
+
+    >>> _denied_action("User: arn:aws:iam::1:user/me is not authorized to perform: iam:PassRole on resource: role/x")
+    'iam:PassRole'
+    """
+    found = re.search(r"not authorized to perform:? ([\w-]+:\w+)", words)
+    return found[1] if found else ""
 
 
 def _hide(error: Exception, hidden: Iterable[str]) -> bool:

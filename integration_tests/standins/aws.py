@@ -30,6 +30,13 @@ BATCH_ACTIONS = {
     "listjobs": "ListJobs",
     "terminatejob": "TerminateJob",
 }
+RUNS_IN = {
+    "GetJobRun": "JobRun",
+    "GetJobRuns": "JobRuns",
+    "DescribeJobs": "jobs",
+    "ListJobs": "jobSummaryList",
+    "DescribeTasks": "tasks",
+}
 LOG = b"START RequestId: 1\nhello\nEND RequestId: 1\n"
 
 
@@ -41,6 +48,7 @@ class AwsServer(HttpFaultProxy):
         done: How often each action was carried out.
         requests: The bodies of the calls of each action, in order.
         stopped: The Glue runs that were stopped.
+        failed: Runs that moto takes for good ones, by id, and why they are not.
     """
 
     def __init__(self, upstream: str) -> None:
@@ -56,6 +64,7 @@ class AwsServer(HttpFaultProxy):
         self.done: Counter[str] = Counter()
         self.requests: defaultdict[str, list[Any]] = defaultdict(list)
         self.stopped: list[str] = []
+        self.failed: dict[str, str] = {}
 
     def refuse_call(self, action: str, code: str, message: str = "", *, status: int = 400, times: int = 1) -> None:
         """Answer the next calls of the action with this error, without doing anything."""
@@ -79,6 +88,20 @@ class AwsServer(HttpFaultProxy):
             return whole_response(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
 
         self._planned[action] += [changed] * times
+
+    def fail_run(self, action: str, reason: str) -> None:
+        """Have the run that the next call of this action asks about be a failed one from then on."""
+
+        def fail(request: Request) -> Response:
+            asked = json.loads(request.read())
+            self.failed[asked["RunId"] if "RunId" in asked else (asked.get("tasks") or asked["jobs"])[0]] = reason
+            return self._carry_out(action, request)
+
+        self._planned[action].append(fail)
+
+    def forget_plans(self) -> None:
+        """Forget what was planned, and keep what was counted."""
+        self._planned.clear()
 
     def intercept(self, request: Request) -> Response | None:
         """The answer of AWS."""
@@ -108,7 +131,26 @@ class AwsServer(HttpFaultProxy):
             if answer.status == 200:
                 self._tokens[token] = answer
             return answer
+        if self.failed and action in RUNS_IN:
+            answer = json.loads(b"".join(self.forward(request).body))
+            found = answer[RUNS_IN[action]]
+            for run in found if isinstance(found, list) else [found]:
+                self._mark_failed(run)
+            return whole_response(200, json.dumps(answer).encode(), {"Content-Type": "application/json"})
         return self.forward(request)
+
+    def _mark_failed(self, run: dict[str, Any]) -> None:
+        """Have a run be a failed one if it is one."""
+        reason = self.failed.get(run.get("Id") or run.get("jobId") or run.get("taskArn") or "")
+        if reason is None:
+            return
+        if "Id" in run:
+            run |= {"JobRunState": "FAILED", "ErrorMessage": reason}
+        elif "jobId" in run:
+            run |= {"status": "FAILED", "statusReason": reason}
+        else:
+            ended = {"lastStatus": "STOPPED", "stopCode": "EssentialContainerExited", "stoppedReason": reason}
+            run |= ended | {"containers": [{"name": "main", "exitCode": 1}]}
 
     def _stop_runs(self, asked: dict[str, Any]) -> Response:
         self.stopped += asked["JobRunIds"]
