@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
 
-from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
+from blocks.arrow.load_id import DerivedId, GeneratedId, Target, note_change, with_load_id
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
@@ -263,6 +263,19 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         )
 
     @operation
+    def fingerprint(self, table: TableName) -> str:
+        """Return a digest of the rows and columns of a table: another one once something in it changes.
+
+        It is made by the warehouse, which reads the whole table for it; only the digest leaves it. Two fingerprints of
+        one table can be compared, not those of different tables.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+        with self._bulk_session() as session:
+            return session.fingerprint(self.dialect, table)
+
+    @operation
     def load_report(self, load_id: Identity) -> LoadReport | None:
         """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
@@ -366,6 +379,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
             call=load_id.call if isinstance(load_id, DerivedId) else None,
+            generated=isinstance(load_id, GeneratedId),
         )
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
@@ -403,11 +417,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss: As with `load`.
             rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
                 `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
+                With an audit's own, only the rows that it has seen are published.
             max_rejected: The share of rows (0 to 1) that may stay behind.
 
         Raises:
             NotFoundError: There is no such source table.
-            InvalidInputError: A key in `rejected` is no row's, as the table changed since; nothing was applied.
+            InvalidInputError: The source table was changed since it was audited; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
             ConnectorError: As with `load`.
         """
@@ -421,6 +436,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
             call=load_id.call if isinstance(load_id, DerivedId) else None,
+            generated=isinstance(load_id, GeneratedId),
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
 

@@ -7,15 +7,17 @@ import datetime as dt
 import difflib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from pydantic import Field, HttpUrl, field_validator, model_validator
 
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import as_scan
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import ConnectorError, InvalidInputError, QualityError
+from blocks.base.errors import ConnectorError, InvalidInputError, QualityError, TransientError
 from blocks.base.operation import operation
 from blocks.base.temporary import TemporaryFolder
 from blocks.quality.report import Audit, QualityReport
@@ -233,11 +235,23 @@ class DataQuality(ConnectorBlock):
         """Check the data, and return the report of `validate` and the keys of the rows to set aside.
 
         Args and errors are those of `validate`, but that too many rows are always an error here: their keys are not
-        fetched.
+        fetched. The rows of a table are known again: `Warehouse.publish` refuses others.
+
+        Raises:
+            TransientError: The table was changed while it was checked.
         """
         raises = self.raise_on_failure if raise_on_failure is None else raise_on_failure
         limits = _Limits(run_name, max_rejected, parameters or {})
-        audit, too_many = self._run(_Place(data, table, query, prefix), limits)
+        place = _Place(resolve(data, ConnectorBlock) if isinstance(data, str) else data, table, query, prefix)
+        before = _fingerprint(place)
+        audit, too_many = self._run(place, limits)
+        if _fingerprint(place) != before:
+            raise TransientError(
+                f"{audit.report.source} was changed while it was checked, so nobody can tell which rows were seen. "
+                "Check it again, or have nothing write to it meanwhile."
+            )
+        if before:
+            audit = replace(audit, rejected=audit.rejected.replace_schema_metadata({AUDITED: before}))
         if raises:
             audit.report.raise_for_failures()
         if too_many:
@@ -399,6 +413,13 @@ class DataQuality(ConnectorBlock):
                 f"allows {share:.2%}. Correct the data, or allow more."
             ),
         )
+
+
+def _fingerprint(place: _Place) -> str | None:
+    """What the table of a warehouse holds; None where the data is another."""
+    if place.table is None or not isinstance(place.data, Warehouse):
+        return None
+    return type(place.data).fingerprint(place.data, place.table)
 
 
 def _observed(outcome: gx.Outcome) -> int | None:
