@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blocks.arrow.load_id import digest
-from blocks.arrow.rejects import AUDITED, REASON
+from blocks.arrow.rejects import REASON
 from blocks.arrow.scan import as_scan
 from blocks.arrow.types import filter_batch
 from blocks.base.errors import InvalidInputError
@@ -37,7 +37,7 @@ class Publisher(Loader):
     """One attempt of publishing the rows of `source`, apart from those whose keys `rejected` names.
 
     The rows are copied into the stage by the engine, so that what is published is one state of the source table: the
-    one that was audited, where `rejected` tells which that was. What becomes of the source after that does not matter.
+    one whose fingerprint is `audited`, unless that is empty. What becomes of the source after that does not matter.
     """
 
     may_go_direct: ClassVar[bool] = False
@@ -52,13 +52,13 @@ class Publisher(Loader):
         load_id: str,
         source: str,
         rejected: pa.Table | None,
+        audited: str,
     ) -> None:
         super().__init__(session, dialect, request, uri=uri, load_id=load_id)
         self._source_table = source
         self._source = dialect.table(source)
         self._rejected = None if rejected is None or not rejected.num_rows else rejected
-        metadata = {} if rejected is None else rejected.schema.metadata or {}
-        self._audited = metadata.get(AUDITED, b"").decode()
+        self._audited = audited
 
     def _plan_as_it_is(self) -> Planned:
         """Plan for rows that do not pass through here: no value is looked at, and all have to fit by their types."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import DerivedId, GeneratedId, Target, note_change, with_load_id
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
@@ -285,7 +286,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
 
         Where the owner of the schema runs them beforehand, and grants SELECT, INSERT and UPDATE on the ledger and
-        SELECT and INSERT on the quarantine, a load creates neither. Nothing is opened.
+        SELECT, INSERT and DELETE on the quarantine, a load creates neither. Nothing is opened.
         """
         return Ledger(self.dialect).ddl()
 
@@ -401,6 +402,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         allow_loss: Sequence[str] = (),
         rejected: Any = None,
         max_rejected: Share = 0.1,
+        audited: Identity | None = None,
     ) -> LoadReport:
         """Load the rows of one table of this warehouse into another, as `load` would, without leaving the warehouse.
 
@@ -417,8 +419,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss: As with `load`.
             rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
                 `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
-                With an audit's own, only the rows that it has seen are published.
             max_rejected: The share of rows (0 to 1) that may stay behind.
+            audited: The `fingerprint` that the source table had before it was checked: other rows are not published.
+                Defaults to what the `rejected` of a `DataQuality` holds.
 
         Raises:
             NotFoundError: There is no such source table.
@@ -439,6 +442,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             generated=isinstance(load_id, GeneratedId),
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
+        found = {} if keys is None else keys.schema.metadata or {}
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Publisher(
@@ -449,6 +453,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 load_id=load_id,
                 source=source_table,
                 rejected=keys,
+                audited=audited or found.get(AUDITED, b"").decode(),
             ).run()
 
         return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
@@ -481,7 +486,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         if not load_id:
             raise InvalidInputError("load_id is empty.")
-        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
+        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else str(load_id), work)
         while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
             load_id.take_next()
             report = self._resolved(load_id.current, work)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import Field, HttpUrl, field_validator, model_validator
+from pydantic import Field, HttpUrl, ValidationError, field_validator, model_validator
 
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import as_scan
@@ -26,7 +26,7 @@ from blocks.warehouses.warehouse import Warehouse
 from connectors.great_expectations import engine as gx
 from connectors.great_expectations.data_docs import render_docs, shown_in_docs, upload_docs
 from connectors.great_expectations.expectation import COLUMN_LEVEL, ROW_COUNT, ROW_LEVEL, Expectation
-from connectors.great_expectations.results import check_result, reject
+from connectors.great_expectations.results import check_result, judge, reject
 from connectors.great_expectations.sources import FrameSource, HasEngine, Source, scan_source, table_source
 
 if TYPE_CHECKING:
@@ -135,29 +135,29 @@ class DataQuality(ConnectorBlock):
         """Make a block with the expectations of a suite made elsewhere.
 
         Args:
-            suite: An `ExpectationSuite`, its JSON as a dict (also that of Great Expectations 0.x), or the path of a
-                file of it.
+            suite: An `ExpectationSuite`, its JSON as a dict (also that of Great Expectations 0.x, and an export of GX
+                Cloud), or the path of a file of it, in JSON or YAML.
             fields: Other fields of the block.
 
         Raises:
             InvalidInputError: It is not a suite.
         """
         if isinstance(suite, str | Path):
-            try:
-                suite = json.loads(Path(suite).expanduser().read_text("utf-8"))
-            except (OSError, ValueError) as error:
-                raise InvalidInputError(
-                    f"Could not read a suite from {suite}: {type(error).__name__}. Pass the path of its JSON file."
-                ) from None
+            suite = _read_suite(Path(suite).expanduser())
         if hasattr(suite, "to_json_dict"):
             suite = suite.to_json_dict()
-        if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        given, suite = type(suite).__name__, _unwrapped(suite)
+        if suite is None:
             raise InvalidInputError(
-                f"{type(suite).__name__} is not a suite. Pass an ExpectationSuite, its JSON as a dict, or the path of "
-                "a file of it."
+                f"{given} is not a suite. Pass an ExpectationSuite, its JSON as a dict, or the path of a file of it in "
+                "JSON or YAML."
             )
         name = suite.get("name") or suite.get("expectation_suite_name")
-        return cls(**{"suite_name": name, "expectations": suite["expectations"], **fields})
+        try:
+            return cls(**{"suite_name": name, "expectations": suite["expectations"], **fields})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise InvalidInputError(f"The suite {name or 'without a name'} cannot be a block: {wrong}.") from None
 
     def to_suite(self) -> Any:
         """Return it as an `ExpectationSuite` of Great Expectations."""
@@ -383,7 +383,11 @@ class DataQuality(ConnectorBlock):
         for expected, outcome in zip(self.expectations, outcomes, strict=False):
             if expected.condition:
                 outcome.result["element_count"] = _observed(next(counted))
-        return outcomes
+        judged = [
+            judge(expected, outcome, source.columns, in_sql=source.in_sql)
+            for expected, outcome in zip(self.expectations, outcomes, strict=False)
+        ]
+        return [*judged, *outcomes[len(judged) :]]
 
     def _rejected(
         self, source: Source, checks: Sequence[CheckResult], rows: int, share: float, parameters: Mapping[str, Any]
@@ -413,6 +417,33 @@ class DataQuality(ConnectorBlock):
                 f"allows {share:.2%}. Correct the data, or allow more."
             ),
         )
+
+
+def _read_suite(path: Path) -> Any:
+    """What a file of JSON or YAML holds."""
+    import yaml
+
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            return json.loads(text)
+        return json.loads(json.dumps(yaml.safe_load(text), default=str))  # a date in YAML is a text in JSON
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidInputError(
+            f"Could not read a suite from {path}: {type(error).__name__}. Pass the path of its file in JSON or YAML."
+        ) from None
+
+
+def _unwrapped(given: Any) -> dict[str, Any] | None:
+    """The suite in what GX Cloud answers or exports: below `data`, `attributes` or `suite`; None where there is none."""
+    if isinstance(given, list) and len(given) == 1:
+        return _unwrapped(given[0])
+    if not isinstance(given, dict):
+        return None
+    if isinstance(given.get("expectations"), list):
+        return given
+    within = (_unwrapped(given.get(name)) for name in ("data", "attributes", "suite", "expectation_suite"))
+    return next((found for found in within if found is not None), None)
 
 
 def _fingerprint(place: _Place) -> str | None:
