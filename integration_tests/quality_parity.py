@@ -1,4 +1,4 @@
-"""Every core expectation, asked in ways that it can be and in ways that it cannot: what plain Great Expectations says."""
+"""Every core expectation, asked in ways that it can be and that it cannot be, of plain Great Expectations and of ours."""
 
 from __future__ import annotations
 
@@ -101,7 +101,9 @@ CASES = (
     _cannot("column_most_common_value_to_be_in_set", column="nope", value_set=["new"]),
     _can("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b"),
     _can("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b", or_equal=True),
-    _can("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b", ignore_row_if="either_value_is_missing"),
+    _can(
+        "column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="b", ignore_row_if="either_value_is_missing"
+    ),
     _cannot("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="nope"),
     _cannot("column_pair_values_a_to_be_greater_than_b", column_A="a", column_B="status"),
     _can("column_pair_values_to_be_equal", column_A="a", column_B="b"),
@@ -202,9 +204,7 @@ CASES = (
     _cannot("column_values_to_match_like_pattern", column="nope", like_pattern="p%"),
     _cannot("column_values_to_not_match_like_pattern", column="nope", like_pattern="p%"),
     _can("column_values_to_match_like_pattern_list", column="status", like_pattern_list=["p%", r"50\%%"]),
-    _can(
-        "column_values_to_match_like_pattern_list", column="status", like_pattern_list=["p%", "%a%"], match_on="all"
-    ),
+    _can("column_values_to_match_like_pattern_list", column="status", like_pattern_list=["p%", "%a%"], match_on="all"),
     _cannot("column_values_to_match_like_pattern_list", column="nope", like_pattern_list=["p%"]),
     _can("column_values_to_not_match_like_pattern_list", column="status", like_pattern_list=["p%", r"50\%%"]),
     _cannot("column_values_to_not_match_like_pattern_list", column="nope", like_pattern_list=["p%"]),
@@ -259,7 +259,12 @@ CASES = (
     _cannot("unexpected_rows_expectation", unexpected_rows_query="SELECT * FROM {batch} WHERE nope < 0"),
     _can("column_values_to_be_unique", column="status", row_condition='status == "paid"', condition_parser="pandas"),
     _can("column_values_to_not_be_null", column="b", row_condition="a > 3 and a <= 6", condition_parser="pandas"),
-    _can("column_values_to_be_unique", column="status", row_condition='col("status") == "paid"', condition_parser="great_expectations"),
+    _can(
+        "column_values_to_be_unique",
+        column="status",
+        row_condition='col("status") == "paid"',
+        condition_parser="great_expectations",
+    ),
     _cannot("column_values_to_be_unique", column="id", row_condition="nope > 1", condition_parser="pandas"),
 )
 

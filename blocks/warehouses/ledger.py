@@ -212,7 +212,7 @@ class Ledger:
         return f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})"
 
     def _rejecting(self, data: str) -> str:
-        found = f"rejected_count > 0 AND report LIKE '%\"data\":\"{data}\"%'"  # digits, as LoadReport writes them
+        found = f'rejected_count > 0 AND report LIKE \'%"data":"{data}"%\''  # digits, as LoadReport writes them
         return f"{self._dialect.table(LEDGER)} WHERE {found}"
 
     def fitting(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import ConnectorError, InvalidInputError, QualityError, TransientError
 from blocks.base.operation import operation
+from blocks.base.optional import require
 from blocks.base.temporary import TemporaryFolder
 from blocks.quality.report import Audit, QualityReport
 from blocks.stores.object_store import ObjectStore
@@ -421,8 +422,7 @@ class DataQuality(ConnectorBlock):
 
 def _read_suite(path: Path) -> Any:
     """What a file of JSON or YAML holds."""
-    import yaml
-
+    yaml = require("yaml", extra="great-expectations")
     try:
         text = path.read_text("utf-8")
         if path.suffix.lower() not in (".yaml", ".yml"):
@@ -435,7 +435,7 @@ def _read_suite(path: Path) -> Any:
 
 
 def _unwrapped(given: Any) -> dict[str, Any] | None:
-    """The suite in what GX Cloud answers or exports: below `data`, `attributes` or `suite`; None where there is none."""
+    """The suite in what GX Cloud answers or exports; None where there is none."""
     if isinstance(given, list) and len(given) == 1:
         return _unwrapped(given[0])
     if not isinstance(given, dict):

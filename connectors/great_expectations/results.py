@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from blocks.arrow.rejects import REASON
 from blocks.base.optional import lazy
 from blocks.quality.report import CheckResult
-from connectors.great_expectations.engine import Outcome  # noqa: TC001 (the doctests make one)
+from connectors.great_expectations.engine import CONDITION, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,10 +43,6 @@ AGGREGATES = {
 """What of an observation may be told. A smallest, largest, middle or most common value is a value of a row."""
 
 
-CONDITION = "its row_condition is not one of comparisons of columns with values, joined by and, or"
-"""Why a condition cannot be asked. Of one in its own grammar Great Expectations reads no more than the beginning."""
-
-
 def judge(expected: Expectation, outcome: Outcome, columns: Sequence[str], *, in_sql: bool) -> Outcome:
     """How an expectation went where its condition has to be understood, and names count as they are written.
 
@@ -59,7 +55,9 @@ def judge(expected: Expectation, outcome: Outcome, columns: Sequence[str], *, in
         in_sql: Whether it was asked in SQL, and not of a frame.
     """
     kwargs = expected.kwargs
-    if isinstance(kwargs.get("row_condition"), str) and (in_sql or kwargs.get("condition_parser", "pandas") != "pandas"):
+    if isinstance(kwargs.get("row_condition"), str) and (
+        in_sql or kwargs.get("condition_parser", "pandas") != "pandas"
+    ):
         return Outcome(success=False, failed_with=CONDITION)
     if expected.type == "expect_column_to_exist":
         same = not expected.missing(columns)
@@ -104,7 +102,7 @@ def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str]
     )
 
 
-def reason(outcome: Outcome, *, in_sql: bool = True) -> str:
+def reason(outcome: Outcome, *, in_sql: bool = True) -> str:  # noqa: PLR0911 (one reason a line)
     """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
 
     >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))

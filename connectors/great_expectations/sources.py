@@ -247,8 +247,8 @@ def _check_found(name: str, asked: gx.Asked, count: int, found: int) -> None:
     """
     if found != count:
         raise UnsupportedError(
-            f"{name}: {asked.type} does not hold for {count} rows, and Great Expectations names {found} of them. Give it "
-            "severity fail, or check the data again if it is changing."
+            f"{name}: {asked.type} does not hold for {count} rows, and Great Expectations names {found} of them. Give "
+            "it severity fail, or check the data again if it is changing."
         )
 
 

@@ -285,7 +285,8 @@ class PostgresBulkSession(BulkSession):
         name = {"name": dialect.table(table)}
         found = self.fetch(
             "SELECT relkind::text, (SELECT string_agg(attnum::text, ',' ORDER BY attnum) FROM pg_attribute "
-            "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) FROM pg_class AS c WHERE oid = to_regclass(:name)",
+            "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) "
+            "FROM pg_class AS c WHERE oid = to_regclass(:name)",
             name,
         )
         kind, numbers = found[0] if found else ("", "")

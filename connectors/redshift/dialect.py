@@ -108,7 +108,8 @@ class RedshiftDialect(PostgresDialect):
         row = " || ',' || ".join(
             f"COALESCE(CAST(FNV_HASH({self._hashable(column)}) AS varchar), '')" for column in columns
         )
-        return f"SELECT count(*), CAST(sum(CAST(FNV_HASH({row}) AS decimal(38,0))) AS varchar) FROM {self.table(table)} AS s"
+        total = f"CAST(sum(CAST(FNV_HASH({row}) AS decimal(38,0))) AS varchar)"
+        return f"SELECT count(*), {total} FROM {self.table(table)} AS s"
 
     def _hashable(self, column: Column) -> str:
         value = f"s.{self.name(column.name)}"
