@@ -1,4 +1,4 @@
-"""Every core expectation, asked in ways that it can be and that it cannot be, of plain Great Expectations and of ours."""
+"""Every core expectation, asked in ways that it can be and cannot be: of plain Great Expectations, and of ours."""
 
 from __future__ import annotations
 

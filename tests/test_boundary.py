@@ -43,6 +43,14 @@ class Faulty(ConnectorBlock):
         raise TerminalError(f"Could not log in with {SECRET} or {SECRET}%21.")
 
     @operation
+    def circular(self) -> None:
+        """Fail with an error that is kept, and raised from what arose while it was handled."""
+        kept = TerminalError(f"The password is {SECRET}.")
+        kept.__cause__ = TerminalError(f"It was {SECRET}.")
+        kept.__cause__.__context__ = kept
+        raise kept
+
+    @operation
     def chained(self, data: Any) -> None:
         """Fail with an error of a driver behind ours, which quotes a row."""
         try:
@@ -88,6 +96,13 @@ def test_the_secrets_of_a_block_are_masked() -> None:
         FAULTY.check()
     assert SECRET not in shown(caught.value)
     assert len(SECRET) > SHORTEST_SECRET
+
+
+def test_a_chain_that_leads_back_to_itself_is_walked_once() -> None:
+    """All of it is masked, and it ends."""
+    with pytest.raises(TerminalError, match=r"^The password is \*\*\*\.$") as caught:
+        FAULTY.circular()
+    assert str(caught.value.__cause__) == "It was ***."
 
 
 def test_no_value_is_behind_an_error_nor_beside_it() -> None:

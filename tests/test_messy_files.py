@@ -252,6 +252,14 @@ def test_quotes_may_be_characters() -> None:
 # What goes wrong
 
 
+@pytest.mark.parametrize("name", [" ", "a;b", "a b", "\t", "a|b\tc"])
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_quoted_name_may_hold_what_delimits_elsewhere(name: str, count: int) -> None:
+    """A file of one column is read with its name, also one that we wrote."""
+    text = "\n".join([f'"{name}"', *["1"] * count, ""])
+    assert read(text).to_pydict() == {name: [1] * count}
+
+
 @pytest.mark.parametrize(
     ("text", "options", "words"),
     [

@@ -139,26 +139,32 @@ def as_shown(error: Exception, name: str, block: object = None) -> Exception:
         if _passes(error):
             return error
         error = _unexpected(error, name).with_traceback(error.__traceback__)
-    traceback.clear_frames(error.__traceback__)
     secrets = pattern_of(secrets_of(block), alone=LIKE_A_WORD)
-    each: BaseException | None = error
-    while each is not None:
+    for each in _chain(error):
         if secrets:
             each.args = tuple(secrets.sub("***", arg) if isinstance(arg, str) else arg for arg in each.args)
-        each = _cut(each)
     return error
 
 
-def _cut(error: BaseException) -> BaseException | None:
-    """Cut the chain behind an error where something else than an error of ours follows, and return what follows."""
-    cause, context, suppressed = error.__cause__, error.__context__, error.__suppress_context__
-    error.__cause__ = cause if isinstance(cause, ConnectorError) else None
-    error.__context__ = context if isinstance(context, ConnectorError) and not suppressed else None
-    error.__suppress_context__ = suppressed
-    followed = error.__cause__ or error.__context__
-    if followed is not None:
-        traceback.clear_frames(followed.__traceback__)
-    return followed
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those of ours behind it, each once; what else is behind one of them is cut off.
+
+    A chain may lead back to where it began: an error that is kept, and raised from one that arose while it was handled.
+    """
+    ahead: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while ahead:
+        each = ahead.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        cause, context, suppressed = each.__cause__, each.__context__, each.__suppress_context__
+        each.__cause__ = cause if isinstance(cause, ConnectorError) else None
+        each.__context__ = context if isinstance(context, ConnectorError) and not suppressed else None
+        each.__suppress_context__ = suppressed
+        traceback.clear_frames(each.__traceback__)
+        ahead += [each.__cause__, each.__context__]
+        yield each
 
 
 def secrets_of(value: object) -> set[str]:

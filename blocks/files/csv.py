@@ -295,9 +295,9 @@ class CsvReader:
             if delimiter != self.dialect.delimiter and delimiter.encode() in header:
                 dialect = replace(self.dialect, delimiter=delimiter)
                 _, counts = self._sample(data, dialect)
-                rows = set(counts[1:].tolist())
-                if rows <= {int(counts[0])} or rows == {int(counts[0]) + 1}:
-                    return delimiter, int(counts[0])
+                columns, rows = int(counts[0]), set(counts[1:].tolist())
+                if columns > 1 and (rows <= {columns} or rows == {columns + 1}):  # one: it is quoted
+                    return delimiter, columns
         return None
 
     def _names(self, header: bytes) -> list[str]:

@@ -83,7 +83,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         texts = {"The statement": sql} | {f"Parameter {name!r}": each for name, each in (values or {}).items()}
         for what, text in texts.items():
             if isinstance(text, str) and has_surrogates(text):
-                raise InvalidInputError(f"{what} has half of a surrogate pair, which is no character.")
+                raise InvalidInputError(f"{what} has half of a surrogate pair, which is not a character.")
         return bound, values
 
     def _session(self) -> contextlib.closing[Session]:
@@ -425,7 +425,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         Raises:
             NotFoundError: There is no such source table.
-            InvalidInputError: The source table was changed since it was audited; nothing was applied.
+            InvalidInputError: The source table was changed since it was audited, or a key in `rejected` belongs to no
+                row; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
             ConnectorError: As with `load`.
         """
@@ -548,7 +549,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             ) from error
         if report is None:
             if isinstance(lost.__cause__, TerminalError):
-                raise lost.__cause__
+                raise lost.__cause__ from None
             raise TransientError(f"{lost} The ledger has no load {load_id}: it did not happen and can run again.")
         return report.model_copy(update={"resolved_from_ledger": True})
 
