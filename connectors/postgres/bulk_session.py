@@ -279,8 +279,8 @@ class PostgresBulkSession(BulkSession):
     def _content(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> list[str]:
         """Return what tells the rows of the table from other rows: where it can be, which versions of rows they are.
 
-        That takes a fifth of the time of looking at their values, and also tells of a value that was changed and
-        changed back. https://www.postgresql.org/docs/current/ddl-system-columns.html
+        That takes half the time of looking at their values (0.5 s for a million rows), and also tells of a value that
+        was changed and changed back. https://www.postgresql.org/docs/current/ddl-system-columns.html
         """
         name = {"name": dialect.table(table)}
         found = self.fetch(
