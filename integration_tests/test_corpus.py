@@ -65,6 +65,8 @@ TOO_LONG = {
     "yhat_mnlogit.csv",
 }
 """A first line of words or numbers without a delimiter, which is one name."""
+TOO_WIDE = {"poisson_resid.csv": "at most 1600 columns"}
+"""For PostgreSQL."""
 
 
 @pytest.fixture(scope="module")
@@ -123,11 +125,11 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
 
 @pytest.mark.thorough
 def test_what_ships_in_packages_goes_in(corpus: Path, warehouse: Warehouse) -> None:
-    """All but these, without an option: 98.5 % into DuckDB, 98.6 % into PostgreSQL; the others are refused by name."""
+    """All but these, without an option: 98.5 % into DuckDB and PostgreSQL; the others are refused by name."""
     store = LocalFiles(basepath=str(corpus))
     by_case = dict.fromkeys(BY_CASE, "differ by more than case")
     too_long = dict.fromkeys(TOO_LONG, "longer than PostgreSQL's 63 bytes")
-    refused = NO_TABLES | (by_case if isinstance(warehouse, DuckDB) else too_long)
+    refused = NO_TABLES | (by_case if isinstance(warehouse, DuckDB) else too_long | TOO_WIDE)
     paths = sorted(path for path in corpus.rglob("*.csv*") if path.is_file())
     assert len(paths) == FILES
     wrong: list[str] = []
