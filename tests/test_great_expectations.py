@@ -474,6 +474,8 @@ ASKED_ANYWAY = {
     ("SQL only", "scan"),
     ("SQL only", "table"),
     ("pandas only", "frame"),
+    ("another zone", "scan"),  # in SQL a bound without a zone is one in UTC
+    ("another zone", "table"),
 }
 
 
