@@ -2,6 +2,8 @@
 
 * README.md: the table of blocks, from the modules of `etl_blocks.collection` and the extras of pyproject.toml.
 * docs/errors.md: the error tree, from `blocks.base.errors`.
+* docs/quality.md: where each expectation of Great Expectations can be asked, from what
+  `integration_tests/test_quality_parity.py` recorded beside plain Great Expectations.
 * docs/types.md: what becomes of every Arrow type in every warehouse, from the dialects, and of every type of PostgreSQL
   and DuckDB, from what `integration_tests/test_type_walks.py` recorded. That values come back in exactly these types is
   proven on real servers by `tests/contracts/warehouse.py` and by those walks.
@@ -32,6 +34,8 @@ from blocks.warehouses.warehouse import Warehouse  # noqa: E402
 from connectors.duckdb import DuckDB  # noqa: E402
 from connectors.postgres import Postgres  # noqa: E402
 from etl_blocks.collection import MODULES  # noqa: E402
+from integration_tests.quality_parity import PLACES  # noqa: E402
+from integration_tests.quality_parity import recorded as quality_recorded  # noqa: E402
 from integration_tests.type_walk import recorded, spelt  # noqa: E402
 
 if TYPE_CHECKING:
@@ -351,6 +355,14 @@ def lost(kind: pa.DataType, column: Column) -> str:
     return "nothing"
 
 
+def quality_table() -> str:
+    """Where each expectation of Great Expectations can be asked."""
+    rows = [["expectation", *PLACES]]
+    for kind, places in quality_recorded().items():
+        rows.append([f"`{kind}`", *("yes" if place in places else "" for place in PLACES)])
+    return table(rows)
+
+
 def table(rows: list[list[str]]) -> str:
     """A Markdown table; the first row is its head."""
     head, *body = rows
@@ -372,6 +384,8 @@ def pages() -> Iterator[tuple[Path, str]]:
     readme, guide = ROOT / "README.md", ROOT / "docs" / "errors.md"
     yield readme, between(readme.read_text("utf-8"), "blocks", blocks_table())
     yield guide, between(guide.read_text("utf-8"), "errors", error_tree())
+    quality = ROOT / "docs" / "quality.md"
+    yield quality, between(quality.read_text("utf-8"), "expectations", quality_table())
     yield ROOT / "docs" / "types.md", types_page()
 
 

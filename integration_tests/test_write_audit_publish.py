@@ -154,12 +154,12 @@ template.write_audit_publish({day!r}, LocalFiles(basepath={folder!r}), Postgres(
 def test_a_kill_between_audit_and_publishing_leaves_the_old_data(
     request: pytest.FixtureRequest, source: LocalFiles, prefect_server: str
 ) -> None:
-    """The next run publishes the day, and the table of the killed one is gone then."""
+    """The next run publishes the day, the table of the killed one is gone then, and each refused row is kept once."""
     warehouse = postgres(request)
     deliver(source, GOOD[:10])
     template.write_audit_publish(DAY, source, warehouse)
     before = state(warehouse)
-    deliver(source, GOOD + ODD)
+    deliver(source, [*GOOD, *ODD, "400,Ann,Oslo,2026-04-30T07:00:00Z,paid,a lot"])
     fields = request.getfixturevalue("pg_database").fields()
     code = KILLED.format(day=str(DAY), folder=str(source.basepath), fields=fields)
     with subprocess.Popen(
@@ -178,3 +178,4 @@ def test_a_kill_between_audit_and_publishing_leaves_the_old_data(
     report = template.write_audit_publish(DAY, source, warehouse)
     assert (report.table.rows, report.table.inserted, report.table.rows_rejected) == (100, 90, 3)
     assert tables(warehouse) == {template.TABLE}
+    assert warehouse.fetch_one("SELECT count(*), count(DISTINCT row_text) FROM _etl_quarantine") == (4, 4)

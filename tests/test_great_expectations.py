@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan
-from blocks.base.errors import InvalidInputError, NotFoundError, QualityError, UnsupportedError
+from blocks.base.errors import InvalidInputError, NotFoundError, QualityError, TransientError, UnsupportedError
+from blocks.base.retry import RetryPolicy
 from blocks.quality.report import Audit, ChecksFailedError, QualityReport
 from connectors.duckdb import DuckDB
 from connectors.great_expectations import DataQuality, Expectation
@@ -285,6 +288,36 @@ def test_a_suite_of_each_spelling_loads(tmp_path: Path) -> None:
     assert [check.passed for check in new.validate(BAD).checks] == [False, True]
 
 
+@pytest.mark.parametrize("place", ["yaml", "answer", "list", "attributes"])
+def test_a_suite_of_the_cloud_and_of_yaml_loads(tmp_path: Path, place: str) -> None:
+    """What GX Cloud answers or exports, with what it keeps beside a suite, and a file of YAML."""
+    suite = NEW | {
+        "expectations": [each | {"created_at": "2026", "rendered_content": []} for each in NEW["expectations"]]
+    }
+    (tmp_path / "shop.yaml").write_text(yaml.safe_dump(suite))
+    given = {
+        "yaml": tmp_path / "shop.yaml",
+        "answer": {"data": suite | {"created_by_id": "x"}},
+        "list": {"data": [suite]},
+        "attributes": {"data": {"id": "x", "type": "expectation_suite", "attributes": {"suite": suite}}},
+    }[place]
+    assert DataQuality.from_suite(given) == DataQuality.from_suite(NEW)
+
+
+def test_arguments_of_0_x_are_taken_or_refused_by_name() -> None:
+    """Those that say how it was run, or nothing, are left out; those that change the verdict are refused."""
+    (old, _) = OLD["expectations"]
+    run = {"result_format": "BASIC", "include_config": True, "catch_exceptions": False, "auto": False, "mostly": None}
+    taken = DataQuality.from_suite(OLD | {"expectations": [old | {"kwargs": old["kwargs"] | run}]})
+    assert taken.expectations == DataQuality.from_suite(OLD).expectations[:1]
+    for name in ("parse_strings_as_datetimes", "allow_cross_type_comparisons", "ties_okay"):
+        refused = DataQuality.from_suite(OLD | {"expectations": [old | {"kwargs": old["kwargs"] | {name: True}}]})
+        with pytest.raises(InvalidInputError, match=f"does not take these arguments: {name}"):
+            refused.check()
+    with pytest.raises(InvalidInputError, match=r"cannot be a block: expectations\.0\.colour"):
+        DataQuality.from_suite(NEW | {"expectations": [old | {"colour": "red"}]})
+
+
 def test_its_own_objects_are_taken_and_given_back() -> None:
     """A suite in Python goes in, comes out as it was, and a severity that it has no word for survives."""
     import great_expectations as gx
@@ -361,6 +394,41 @@ def test_a_quarantine_needs_a_key() -> None:
         quality(expect("column_values_to_be_unique", "quarantine", column="a"), key=[])
 
 
+def test_only_audited_rows_are_published(tmp_path: Path) -> None:
+    """A row that was changed under its key since is refused, also where the audit rejected none."""
+    with DuckDB(path=str(tmp_path / "shop.duckdb")) as shop:
+        shop.load(ORDERS, "staged")
+        suite = quality(*[each | {"severity": "quarantine"} for each in GOOD], max_rejected=1)
+        for audited in (quality(), suite):
+            audit = audited.audit(shop, table="staged")
+            shop.execute("UPDATE staged SET amount = 1 + amount WHERE day = '2026-04-06'")
+            with pytest.raises(InvalidInputError, match="staged was changed since it was audited"):
+                shop.publish("staged", "orders", rejected=audit.rejected, max_rejected=1)
+        again = suite.audit(shop, table="staged")
+        assert shop.publish("staged", "orders", rejected=again.rejected, max_rejected=1).rows == 5
+
+
+def test_a_table_that_changes_while_it_is_audited_is_audited_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a temporary error: nobody can tell which of its rows were seen."""
+    original, left = MemoryStoreClient.put, [1]
+
+    def put(self: MemoryStoreClient, key: str, *args: Any) -> Any:
+        if left:
+            left.pop()
+            shop.execute("UPDATE staged SET amount = 0 WHERE day = '2026-04-06'")
+        return original(self, key, *args)
+
+    monkeypatch.setattr(MemoryStoreClient, "put", put)
+    with DuckDB(path=str(tmp_path / "shop.duckdb")) as shop:
+        shop.load(ORDERS, "staged")
+        suite = quality(docs=MemoryFiles(), retry=RetryPolicy(attempts=1))
+        with pytest.raises(TransientError, match="was changed while it was checked"):
+            suite.audit(shop, table="staged")
+        assert AUDITED in suite.audit(shop, table="staged").rejected.schema.metadata
+
+
 # What goes wrong
 
 
@@ -406,6 +474,8 @@ ASKED_ANYWAY = {
     ("SQL only", "scan"),
     ("SQL only", "table"),
     ("pandas only", "frame"),
+    ("another zone", "scan"),  # in SQL a bound without a zone is one in UTC
+    ("another zone", "table"),
 }
 
 
@@ -501,6 +571,9 @@ def test_parameters_take_their_place(warehouse: DuckDB) -> None:
         'col("status") == "paid"',
         "status.notnull() and order_id in [2]",
         "order_id > 1 and order_id < 5",
+        "1 < order_id <= 4",
+        '(col("status").notNull()) & (`order_id` == 2)',
+        '2 == order_id and status == "paid"',
         {"type": "comparison", "column": {"name": "status"}, "operator": "==", "parameter": "paid"},
     ],
     ids=str,
@@ -514,6 +587,89 @@ def test_a_condition_is_asked_of_any_data(warehouse: DuckDB, condition: Any) -> 
     for given, where in ((ORDERS.to_pandas(), {}), (ORDERS, {}), (warehouse, {"table": "orders"})):
         (check,) = suite.validate(given, **where).checks
         assert (check.rows, check.failed_rows) == (2, 2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Great Expectations, on conditions that are texts
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize(
+    ("condition", "parser"),
+    [
+        ('status.str.startswith("p")', "pandas"),
+        ("status == email", "pandas"),
+        ("status LIKE 'p%'", "spark"),
+        ('col("status").notNull() and then some', "great_expectations"),
+    ],
+)
+def test_a_condition_that_is_not_understood_is_said(warehouse: DuckDB, condition: str, parser: str) -> None:
+    """It is not asked in part; pandas is asked what is written for it."""
+    suite = quality(
+        expect("column_values_to_be_unique", column="day", row_condition=condition, condition_parser=parser),
+        raise_on_failure=False,
+    )
+    for place, given, where in (
+        ("frame", ORDERS.to_pandas(), {}),
+        ("scan", ORDERS, {}),
+        ("table", warehouse, {"table": "orders"}),
+    ):
+        report = suite.validate(given, **where)
+        if (place, parser) == ("frame", "pandas"):
+            assert report.checks[0].evaluated
+            continue
+        assert (report.passed, "its row_condition is not one of comparisons" in str(report)) == (False, True)
+    half = expect(
+        "column_values_to_be_unique", column="day", row_condition="day >", condition_parser="great_expectations"
+    )
+    with pytest.raises(InvalidInputError, match="its row_condition is not one of comparisons"):
+        quality(half).check()
+
+
+@pytest.mark.parametrize("place", ["frame", "scan", "table"])
+def test_names_of_columns_count_as_they_are_written(warehouse: DuckDB, place: str) -> None:
+    """`STATUS` is not `status`, neither as a column nor in a condition, in any place."""
+    given, where = {"frame": (ORDERS.to_pandas(), {}), "scan": (ORDERS, {})}.get(
+        place, (warehouse, {"table": "orders"})
+    )
+    report = quality(
+        expect("column_values_to_be_in_set", "warn", column="STATUS", value_set=["new"]),
+        expect("column_values_to_be_unique", column="order_id", row_condition='STATUS == "paid"'),
+        expect("column_to_exist", column="STATUS"),
+        expect("table_columns_to_match_set", column_set=["ORDER_ID"], exact_match=False),
+        expect("table_columns_to_match_ordered_list", column_list=[name.upper() for name in ORDERS.column_names]),
+        raise_on_failure=False,
+    ).validate(given, **where)
+    assert [(check.passed, check.evaluated) for check in report.checks] == [*[(False, False)] * 2, *[(False, True)] * 3]
+    assert "there is no column STATUS (capitals count: there is status)" in str(report)
+
+
+LIKE = pa.table({"text": ["a%", "a%b", "ab", "a_", "A%", "a\\", None], "at": [1, 2, 3, 4, 5, 6, None]})
+
+
+@pytest.mark.parametrize("place", ["scan", "table"])
+def test_a_backslash_escapes_in_like_patterns(place: str) -> None:
+    """As in PostgreSQL, where DuckDB by itself has no escape; a given one goes before it. Keywords are names, too."""
+    patterns = {r"a\%%": 2, r"a\_": 1, "a_": 4, r"a\\": 1, "a!%%": 0}
+    with DuckDB() as warehouse:
+        warehouse.load(LIKE, "texts")
+        given, where = (LIKE, {}) if place == "scan" else (warehouse, {"table": "texts"})
+        report = quality(
+            *(expect("column_values_to_match_like_pattern", column="text", like_pattern=each) for each in patterns),
+            expect("column_values_to_not_match_like_pattern", column="text", like_pattern=r"a\%%"),
+            expect("column_values_to_match_like_pattern_list", column="text", like_pattern_list=[r"a\%%", "A%"]),
+            expect("column_values_to_match_like_pattern", column="text", like_pattern="a!%%", escape="!"),
+            expect("column_values_to_be_between", column="at", min_value=3),
+            raise_on_failure=False,
+        ).validate(given, **where)
+    assert [check.failed_rows for check in report.checks] == [*(6 - held for held in patterns.values()), 2, 3, 4, 2]
+
+
+def test_a_frame_may_have_numbers_for_names() -> None:
+    """They are texts in the suite and in the key."""
+    frame = pd.DataFrame({0: [1, 2, 3], 1: [1, -1, 3]})
+    suite = quality(
+        expect("column_values_to_be_between", "quarantine", column="1", min_value=0), key=["0"], max_rejected=1
+    )
+    assert suite.audit(frame).rejected["0"].to_pylist() == [2]
+    assert list(frame.columns) == [0, 1]
 
 
 def test_a_key_that_the_data_lacks_is_named() -> None:

@@ -71,6 +71,7 @@ class Call:
         flow_run: The innermost flow run.
         within: The innermost run.
         known: The loads of such a call that this attempt has recognized, or made.
+        data: What the call loads: the same in other runs, for the same data. None where the data proves nothing.
         advice: What to write, for a refusal.
     """
 
@@ -81,6 +82,7 @@ class Call:
     flow_run: str
     within: str
     known: frozenset[str]
+    data: str | None
     advice: str
 
     @property
@@ -154,7 +156,13 @@ class Call:
         return unknown and other["flow_run"] != self.flow_run
 
 
-class DerivedId(str):
+class GeneratedId(str):
+    """A load_id that no caller gave: it stands for one load of some data, and not for something of the caller's own."""
+
+    __slots__ = ()
+
+
+class DerivedId(GeneratedId):
     """A load_id that was derived, with what the ledger keeps of its call.
 
     Attributes:
@@ -177,7 +185,7 @@ class DerivedId(str):
 
     def take_next(self) -> None:
         """Go on to the id that follows in every attempt."""
-        self.current = _digest([self.current, "again"])
+        self.current = digest([self.current, "again"])
 
 
 @dataclass
@@ -225,9 +233,9 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
                 "not recognize the load. Nothing was loaded. Give the thread the context, with "
                 "pool.submit(contextvars.copy_context().run, warehouse.load, ...), or the load a load_id=..."
             )
-        return uuid.uuid4().hex
+        return GeneratedId(uuid.uuid4().hex)
     fingerprint = scan.fingerprint()
-    call_id = _digest([path.root, *path.steps, target.place, mode, scan.source, scan.query or fingerprint])
+    call_id = digest([path.root, *path.steps, target.place, mode, scan.source, scan.query or fingerprint])
     advice = f"Say which load this is, the same in every attempt: {_example(target)}."
     with _lock:
         memory = _runs.setdefault(path.root, _Memory())
@@ -235,10 +243,13 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
         while len(_runs) > _REMEMBERED_RUNS:
             _runs.popitem(last=False)
         proved = scan.provable and not _is_changed(memory, path.attempts, target)
+        data = digest([*path.steps, target.place, mode, fingerprint]) if scan.provable else None
         if proved:
             kind = [f"{name} {dtype}" for name, dtype in zip(scan.schema.names, scan.schema.types, strict=True)]
             parts = [path.root, *path.steps, target.place, mode, *kind, fingerprint]
-            own = _digest([*parts, *memory.ordinals.next(_digest(parts), path)])
+            ordinals = memory.ordinals.next(digest(parts), path)
+            own = digest([*parts, *ordinals])
+            data = digest([data or "", *ordinals])
         else:
             own = uuid.uuid4().hex
         load_id = f"{call_id[:HALF]}{own[:HALF]}"
@@ -266,6 +277,7 @@ def derive_load_id(target: Target, mode: str, scan: Scan, logger: Any) -> str:
         flow_run=path.flow_run_id,
         within=path.runs[-1].id,
         known=known,
+        data=data,
         advice=advice,
     )
     return DerivedId(load_id, call)
@@ -315,5 +327,6 @@ def _key(attempts: Attempts) -> str:
     return json.dumps(attempts, sort_keys=True)
 
 
-def _digest(parts: list[str]) -> str:
+def digest(parts: list[str]) -> str:
+    """Return what tells these texts from others."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]

@@ -95,3 +95,6 @@ def bad_row_error(source: str, reason: str, line: int | None = None, unit: str =
 
 REASON = "reason"
 """The column of rejected rows that says why."""
+
+AUDITED = b"etl.audited"
+"""Where the schema of rejected rows keeps the fingerprint of the table that they were found in."""

@@ -155,7 +155,8 @@ class Audit(Parameter):
     Attributes:
         report: What was checked, and how it went.
         rejected: An Arrow table of the columns that tell rows apart and `reason`, with a row for each row of the data
-            and each check that does not hold for it. `Warehouse.publish(rejected=...)` takes it as it is.
+            and each check that does not hold for it. `Warehouse.publish(rejected=...)` takes it as it is. That of
+            a table has the table's fingerprint with it, so that other rows are not published.
     """
 
     report: QualityReport

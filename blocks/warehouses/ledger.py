@@ -202,6 +202,19 @@ class Ledger:
         if changed not in (1, -1):
             raise TerminalError(f"The ledger row of load {report.load_id} is gone; nothing was applied.")
 
+    def has_rejects_of(self, session: Session, data: str) -> bool:
+        """Tell whether earlier loads of the same data have rows in the quarantine."""
+        return bool(session.fetch(f"SELECT count(*) FROM {self._rejecting(data)}")[0][0])
+
+    def drop_rejects_of(self, data: str) -> str:
+        """Return the statement that takes the rows of these loads out of the quarantine."""
+        quarantine = self._dialect.table(QUARANTINE)
+        return f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})"
+
+    def _rejecting(self, data: str) -> str:
+        found = f'rejected_count > 0 AND report LIKE \'%"data":"{data}"%\''  # digits, as LoadReport writes them
+        return f"{self._dialect.table(LEDGER)} WHERE {found}"
+
     def fitting(self, row: dict[str, Any]) -> dict[str, Any]:
         """Return of a row what this ledger has columns for."""
         return {name: value for name, value in row.items() if name not in self._lacks}

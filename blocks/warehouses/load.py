@@ -94,6 +94,10 @@ class LoadReport(BaseModel):
     quarantine: str | None = Field(default=None, description="The table that holds the refused rows.")
     ddl: tuple[str, ...] = Field(default=(), description="Statements that changed the table's shape.")
     ignored_columns: tuple[str, ...] = Field(default=(), description="Columns of the data that were not loaded.")
+    data: str | None = Field(
+        default=None,
+        description="A digest of what was loaded, where its rejected rows take the place of those of earlier loads.",
+    )
     started_at: datetime
     finished_at: datetime
     already_loaded: bool = Field(default=False, description="An earlier call had loaded it; this one changed nothing.")
@@ -128,7 +132,11 @@ class LoadReport(BaseModel):
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """What a caller asks for; the fields are those of `Warehouse.load`, and `call` where the load_id was derived."""
+    """What a caller asks for; the fields are those of `Warehouse.load`, and `call` where the load_id was derived.
+
+    Attributes:
+        generated: Whether the load_id is not the caller's own.
+    """
 
     scan: Scan
     table: str
@@ -139,3 +147,4 @@ class LoadRequest:
     allow_loss: tuple[str, ...] = ()
     max_rejected: float = 0.0
     call: Call | None = None
+    generated: bool = False

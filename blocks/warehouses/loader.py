@@ -18,11 +18,13 @@ How it keeps the promise that a retry never loses a row and never doubles one:
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from blocks.arrow.casts import cast_batch
+from blocks.arrow.load_id import digest
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import AHEAD_BYTES
 from blocks.base.concurrency import read_ahead
@@ -145,8 +147,8 @@ class Loader:
             else:
                 self._ingest(plan.table, planned, direct)
                 changes = {"inserted": self._rows}
-            if self._rejects.total:
-                session.execute(self._quarantine())
+            for statement in self._quarantine():
+                session.execute(statement)
             report = self._report(plan, started, changes)
             self._ledger.record(session, report)
         return report
@@ -191,21 +193,44 @@ class Loader:
             **changes,
             rejected=dict(self._rejects.reasons),
             quarantine=QUARANTINE if self._rejects.total else None,
+            data=self._replaced_data(),
             ddl=tuple(self._ddl),
             ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
             started_at=started,
             finished_at=datetime.now(UTC),
         )
 
-    def _quarantine(self) -> str:
-        return self._dialect.insert(QUARANTINE, self._ledger.quarantine_columns(), self._session.staged_rejects)
+    def _quarantine(self) -> list[str]:
+        """Return the statements that quarantine the rejected rows, in place of those of earlier loads of this data.
+
+        What replaces rows may be done again in another run, which changes no row of the table, nor of the quarantine.
+        """
+        if not self._rejects.total:
+            return []
+        data, statements = self._replaced_data(), []
+        if data is not None and self._ledger.has_rejects_of(self._session, data):
+            statements.append(self._ledger.drop_rejects_of(data))
+        columns = self._ledger.quarantine_columns()
+        return [*statements, self._dialect.insert(QUARANTINE, columns, self._session.staged_rejects)]
+
+    def _replaced_data(self) -> str | None:
+        """Return the identity of the data where its rejected rows are to replace earlier ones of it."""
+        replaces = self._request.mode != "append" and self._request.generated and self._rejects.total
+        return self._data if replaces else None
+
+    @functools.cached_property
+    def _data(self) -> str | None:
+        """What tells the data, in every run, from other data for the same table and mode; None where nothing does."""
+        scan, call = self._request.scan, self._request.call
+        if call:
+            return call.data
+        return digest([self._uri, self._request.mode, scan.fingerprint()]) if scan.provable else None
 
     def _run_script(self, session: ScriptedSession, planned: Planned, started: datetime) -> LoadReport:
         """Run the same transaction as one script; the report is what it leaves in the ledger."""
         plan = planned.plan
         steps = self._steps(planned)
-        if self._rejects.total:
-            steps.append(Step(self._quarantine()))
+        steps += map(Step, self._quarantine())
         unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
         script = Script(
             self._load_id,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.load_id import digest
 from blocks.arrow.rejects import REASON
 from blocks.arrow.scan import as_scan
 from blocks.arrow.types import filter_batch
@@ -34,7 +36,8 @@ KEPT_REASON = "_etl_reason"
 class Publisher(Loader):
     """One attempt of publishing the rows of `source`, apart from those whose keys `rejected` names.
 
-    The rows are copied into the stage by the engine, so that what is published is one state of the source table.
+    The rows are copied into the stage by the engine, so that what is published is one state of the source table: the
+    one whose fingerprint is `audited`, unless that is empty. What becomes of the source after that does not matter.
     """
 
     may_go_direct: ClassVar[bool] = False
@@ -49,11 +52,13 @@ class Publisher(Loader):
         load_id: str,
         source: str,
         rejected: pa.Table | None,
+        audited: str,
     ) -> None:
         super().__init__(session, dialect, request, uri=uri, load_id=load_id)
         self._source_table = source
         self._source = dialect.table(source)
         self._rejected = None if rejected is None or not rejected.num_rows else rejected
+        self._audited = audited
 
     def _plan_as_it_is(self) -> Planned:
         """Plan for rows that do not pass through here: no value is looked at, and all have to fit by their types."""
@@ -63,6 +68,7 @@ class Publisher(Loader):
 
     def _stage(self, planned: Planned, tick: Callable[[int], None]) -> None:
         session, dialect = self._session, self._dialect
+        self._check_audited()
         fields = {field.name: field.type for field in self._request.scan.schema}
         columns = [replace(column, stage_type=None) for column in planned.columns]
         values = [
@@ -78,8 +84,26 @@ class Publisher(Loader):
             f"SELECT {', '.join(values)} FROM {self._source} AS s{where}"
         )
         self._rows = self._count(dialect.name(session.stage))
+        self._check_audited()
         tick(self._rows)
         self._stage_rejects()
+
+    def _check_audited(self) -> None:
+        """Check that the source holds the rows that were audited: before they are staged, and once they are.
+
+        Raises:
+            InvalidInputError: It does not.
+        """
+        if self._audited and self._session.fingerprint(self._dialect, self._source_table) != self._audited:
+            raise InvalidInputError(
+                f"{self._uri}: {self._source_table} was changed since it was audited, or another table was audited. "
+                "Nothing was published. Audit it as it is now."
+            )
+
+    @functools.cached_property
+    def _data(self) -> str | None:
+        """What tells the rows from other rows for the same table and mode, where they were audited."""
+        return digest([self._uri, self._request.mode, self._audited]) if self._audited else None
 
     def _set_aside(self, rejected: pa.Table, fields: dict[str, pa.DataType]) -> str:
         """Return the condition of the rows `s` of the source that none of the keys is of; quarantine the others."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from blocks.base.errors import AmbiguousError, ConnectorError, TransientError
+from blocks.base.errors import AmbiguousError, ConnectorError, NotFoundError, TransientError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -103,6 +104,22 @@ class BulkSession(Session):
     @abstractmethod
     def columns(self, table: str) -> list[Column] | None:
         """Return the columns of a table in order, None where there is no such table."""
+
+    def fingerprint(self, dialect: Dialect, table: str) -> str:
+        """Return a digest of the columns and rows of a table or a view, which is another one once they change.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+        columns = self.columns(table)
+        if columns is None:
+            raise NotFoundError(f"There is no table {table}.")
+        kinds = [f"{column.name} {column.sql_type}" for column in columns]
+        return hashlib.sha256("\0".join([*kinds, *self._content(dialect, table, columns)]).encode()).hexdigest()
+
+    def _content(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> list[str]:
+        """Return what tells the rows of the table from other rows."""
+        return [str(value) for value in self.fetch(dialect.content(table, columns))[0]]
 
     def computed_columns(self, table: str) -> set[str]:  # noqa: ARG002 (for subclasses)
         """Return the columns that the engine computes, and that `columns` leaves out."""

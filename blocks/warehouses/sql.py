@@ -145,6 +145,13 @@ class Dialect(ABC):
         names = self.names(column.name for column in columns)
         return f"INSERT INTO {self.table(table)} ({names}) SELECT {values} FROM {self.name(stage)} AS s{where}"
 
+    @abstractmethod
+    def content(self, table: str, columns: Sequence[Column]) -> str:
+        """Return the query of one row that has other values once a row of the table, or of the view, is another one.
+
+        The order of the rows means nothing, and a row that is there twice counts twice.
+        """
+
     def truncate(self, table: str) -> str:
         """Return the statement that empties the table and keeps its grants, views and indexes."""
         return f"DELETE FROM {self.table(table)}"

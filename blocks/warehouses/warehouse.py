@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
 
-from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
+from blocks.arrow.load_id import DerivedId, GeneratedId, Target, note_change, with_load_id
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
@@ -263,6 +264,19 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         )
 
     @operation
+    def fingerprint(self, table: TableName) -> str:
+        """Return a digest of the rows and columns of a table: another one once something in it changes.
+
+        It is made by the warehouse, which reads the whole table for it; only the digest leaves it. Two fingerprints of
+        one table can be compared, not those of different tables.
+
+        Raises:
+            NotFoundError: There is no such table.
+        """
+        with self._bulk_session() as session:
+            return session.fingerprint(self.dialect, table)
+
+    @operation
     def load_report(self, load_id: Identity) -> LoadReport | None:
         """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
@@ -272,7 +286,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
 
         Where the owner of the schema runs them beforehand, and grants SELECT, INSERT and UPDATE on the ledger and
-        SELECT and INSERT on the quarantine, a load creates neither. Nothing is opened.
+        SELECT, INSERT and DELETE on the quarantine, a load creates neither. Nothing is opened.
         """
         return Ledger(self.dialect).ddl()
 
@@ -366,6 +380,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
             call=load_id.call if isinstance(load_id, DerivedId) else None,
+            generated=isinstance(load_id, GeneratedId),
         )
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
@@ -387,6 +402,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         allow_loss: Sequence[str] = (),
         rejected: Any = None,
         max_rejected: Share = 0.1,
+        audited: Identity | None = None,
     ) -> LoadReport:
         """Load the rows of one table of this warehouse into another, as `load` would, without leaving the warehouse.
 
@@ -404,10 +420,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
                 `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
             max_rejected: The share of rows (0 to 1) that may stay behind.
+            audited: The `fingerprint` that the source table had before it was checked: other rows are not published.
+                Defaults to what the `rejected` of a `DataQuality` holds.
 
         Raises:
             NotFoundError: There is no such source table.
-            InvalidInputError: A key in `rejected` belongs to no row, as the table changed since; nothing was applied.
+            InvalidInputError: The source table was changed since it was audited, or a key in `rejected` belongs to no
+                row; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
             ConnectorError: As with `load`.
         """
@@ -421,8 +440,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             allow_loss=tuple(allow_loss),
             max_rejected=max_rejected,
             call=load_id.call if isinstance(load_id, DerivedId) else None,
+            generated=isinstance(load_id, GeneratedId),
         )
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
+        found = {} if keys is None else keys.schema.metadata or {}
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Publisher(
@@ -433,6 +454,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 load_id=load_id,
                 source=source_table,
                 rejected=keys,
+                audited=audited or found.get(AUDITED, b"").decode(),
             ).run()
 
         return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
@@ -465,7 +487,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         if not load_id:
             raise InvalidInputError("load_id is empty.")
-        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else load_id, work)
+        report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else str(load_id), work)
         while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
             load_id.take_next()
             report = self._resolved(load_id.current, work)

@@ -139,6 +139,11 @@ class BigQueryDialect(Dialect):
         """Return the value of a staged row `s` in the column's own type."""
         return f"PARSE_JSON(s.{self.name(column.name)})" if column.stage_type else super().staged(column)
 
+    def content(self, table: str, columns: Sequence[Column]) -> str:  # noqa: ARG002 (a row is hashed as a whole)
+        """Return the query of one row that has other values once a row of the table is another one."""
+        digest = "CAST(FARM_FINGERPRINT(TO_JSON_STRING(s)) AS BIGNUMERIC)"
+        return f"SELECT COUNT(*), CAST(SUM({digest}) AS STRING) FROM {self.table(table)} AS s"
+
     def truncate(self, table: str) -> str:
         """Return the statement that empties the table; unlike TRUNCATE it says how many rows it held."""
         return f"{super().truncate(table)} WHERE TRUE"

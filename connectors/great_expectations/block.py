@@ -7,16 +7,19 @@ import datetime as dt
 import difflib
 import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from pydantic import Field, HttpUrl, field_validator, model_validator
+from pydantic import Field, HttpUrl, ValidationError, field_validator, model_validator
 
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import as_scan
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
-from blocks.base.errors import ConnectorError, InvalidInputError, QualityError
+from blocks.base.errors import ConnectorError, InvalidInputError, QualityError, TransientError
 from blocks.base.operation import operation
+from blocks.base.optional import require
 from blocks.base.temporary import TemporaryFolder
 from blocks.quality.report import Audit, QualityReport
 from blocks.stores.object_store import ObjectStore
@@ -24,7 +27,7 @@ from blocks.warehouses.warehouse import Warehouse
 from connectors.great_expectations import engine as gx
 from connectors.great_expectations.data_docs import render_docs, shown_in_docs, upload_docs
 from connectors.great_expectations.expectation import COLUMN_LEVEL, ROW_COUNT, ROW_LEVEL, Expectation
-from connectors.great_expectations.results import check_result, reject
+from connectors.great_expectations.results import check_result, judge, reject
 from connectors.great_expectations.sources import FrameSource, HasEngine, Source, scan_source, table_source
 
 if TYPE_CHECKING:
@@ -133,29 +136,29 @@ class DataQuality(ConnectorBlock):
         """Make a block with the expectations of a suite made elsewhere.
 
         Args:
-            suite: An `ExpectationSuite`, its JSON as a dict (also that of Great Expectations 0.x), or the path of a
-                file of it.
+            suite: An `ExpectationSuite`, its JSON as a dict (also that of Great Expectations 0.x, and an export of GX
+                Cloud), or the path of a file of it, in JSON or YAML.
             fields: Other fields of the block.
 
         Raises:
             InvalidInputError: It is not a suite.
         """
         if isinstance(suite, str | Path):
-            try:
-                suite = json.loads(Path(suite).expanduser().read_text("utf-8"))
-            except (OSError, ValueError) as error:
-                raise InvalidInputError(
-                    f"Could not read a suite from {suite}: {type(error).__name__}. Pass the path of its JSON file."
-                ) from None
+            suite = _read_suite(Path(suite).expanduser())
         if hasattr(suite, "to_json_dict"):
             suite = suite.to_json_dict()
-        if not isinstance(suite, dict) or not isinstance(suite.get("expectations"), list):
+        given, suite = type(suite).__name__, _unwrapped(suite)
+        if suite is None:
             raise InvalidInputError(
-                f"{type(suite).__name__} is not a suite. Pass an ExpectationSuite, its JSON as a dict, or the path of "
-                "a file of it."
+                f"{given} is not a suite. Pass an ExpectationSuite, its JSON as a dict, or the path of a file of it in "
+                "JSON or YAML."
             )
         name = suite.get("name") or suite.get("expectation_suite_name")
-        return cls(**{"suite_name": name, "expectations": suite["expectations"], **fields})
+        try:
+            return cls(**{"suite_name": name, "expectations": suite["expectations"], **fields})
+        except ValidationError as error:
+            wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+            raise InvalidInputError(f"The suite {name or 'without a name'} cannot be a block: {wrong}.") from None
 
     def to_suite(self) -> Any:
         """Return it as an `ExpectationSuite` of Great Expectations."""
@@ -233,11 +236,23 @@ class DataQuality(ConnectorBlock):
         """Check the data, and return the report of `validate` and the keys of the rows to set aside.
 
         Args and errors are those of `validate`, but that too many rows are always an error here: their keys are not
-        fetched.
+        fetched. The rows of a table are known again: `Warehouse.publish` refuses others.
+
+        Raises:
+            TransientError: The table was changed while it was checked.
         """
         raises = self.raise_on_failure if raise_on_failure is None else raise_on_failure
         limits = _Limits(run_name, max_rejected, parameters or {})
-        audit, too_many = self._run(_Place(data, table, query, prefix), limits)
+        place = _Place(resolve(data, ConnectorBlock) if isinstance(data, str) else data, table, query, prefix)
+        before = _fingerprint(place)
+        audit, too_many = self._run(place, limits)
+        if _fingerprint(place) != before:
+            raise TransientError(
+                f"{audit.report.source} was changed while it was checked, so nobody can tell which rows were seen. "
+                "Check it again, or have nothing write to it meanwhile."
+            )
+        if before:
+            audit = replace(audit, rejected=audit.rejected.replace_schema_metadata({AUDITED: before}))
         if raises:
             audit.report.raise_for_failures()
         if too_many:
@@ -369,7 +384,11 @@ class DataQuality(ConnectorBlock):
         for expected, outcome in zip(self.expectations, outcomes, strict=False):
             if expected.condition:
                 outcome.result["element_count"] = _observed(next(counted))
-        return outcomes
+        judged = [
+            judge(expected, outcome, source.columns, in_sql=source.in_sql)
+            for expected, outcome in zip(self.expectations, outcomes, strict=False)
+        ]
+        return [*judged, *outcomes[len(judged) :]]
 
     def _rejected(
         self, source: Source, checks: Sequence[CheckResult], rows: int, share: float, parameters: Mapping[str, Any]
@@ -399,6 +418,39 @@ class DataQuality(ConnectorBlock):
                 f"allows {share:.2%}. Correct the data, or allow more."
             ),
         )
+
+
+def _read_suite(path: Path) -> Any:
+    """What a file of JSON or YAML holds."""
+    yaml = require("yaml", extra="great-expectations")
+    try:
+        text = path.read_text("utf-8")
+        if path.suffix.lower() not in (".yaml", ".yml"):
+            return json.loads(text)
+        return json.loads(json.dumps(yaml.safe_load(text), default=str))  # a date in YAML is a text in JSON
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InvalidInputError(
+            f"Could not read a suite from {path}: {type(error).__name__}. Pass the path of its file in JSON or YAML."
+        ) from None
+
+
+def _unwrapped(given: Any) -> dict[str, Any] | None:
+    """The suite in what GX Cloud answers or exports; None where there is none."""
+    if isinstance(given, list) and len(given) == 1:
+        return _unwrapped(given[0])
+    if not isinstance(given, dict):
+        return None
+    if isinstance(given.get("expectations"), list):
+        return given
+    within = (_unwrapped(given.get(name)) for name in ("data", "attributes", "suite", "expectation_suite"))
+    return next((found for found in within if found is not None), None)
+
+
+def _fingerprint(place: _Place) -> str | None:
+    """What the table of a warehouse holds; None where the data is another."""
+    if place.table is None or not isinstance(place.data, Warehouse):
+        return None
+    return type(place.data).fingerprint(place.data, place.table)
 
 
 def _observed(outcome: gx.Outcome) -> int | None:

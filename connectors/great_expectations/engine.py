@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 POSITION = "etl_position"
 """The key in `meta` that says which expectation of the suite a result belongs to."""
+CONDITION = "its row_condition is not one of comparisons of columns with values, joined by and, or"
+"""Why a condition cannot be asked. Of one in its own grammar Great Expectations reads no more than the beginning."""
 WITHOUT_VALUES = {"result_format": "BASIC", "partial_unexpected_count": 0}
 WITH_SAMPLES = {"result_format": "SUMMARY", "partial_unexpected_count": 20}
 
@@ -117,9 +119,12 @@ def make_expectation(kind: str, kwargs: Mapping[str, Any], meta: Mapping[str, An
             f"{'.'.join(str(part) for part in each['loc'] if part != '__root__')}: {each['msg']}".removeprefix(": ")
             for each in (error.errors() if hasattr(error, "errors") else [])
         ]
-        raise InvalidInputError(
-            f"{kind} does not take these arguments: {'; '.join(reasons) or type(error).__name__}."
-        ) from None
+        raise InvalidInputError(f"{kind} does not take these arguments: {'; '.join(reasons) or _why(error)}.") from None
+
+
+def _why(error: Exception) -> str:
+    name = type(error).__name__
+    return CONDITION if name == "ConditionParserError" else name
 
 
 def make_suite(name: str, asked: Sequence[Asked]) -> Any:

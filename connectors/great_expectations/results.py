@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.rejects import REASON
 from blocks.base.optional import lazy
 from blocks.quality.report import CheckResult
-from connectors.great_expectations.engine import Outcome  # noqa: TC001 (the doctests make one)
+from connectors.great_expectations.engine import CONDITION, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +43,36 @@ AGGREGATES = {
 """What of an observation may be told. A smallest, largest, middle or most common value is a value of a row."""
 
 
+def judge(expected: Expectation, outcome: Outcome, columns: Sequence[str], *, in_sql: bool) -> Outcome:
+    """How an expectation went where its condition has to be understood, and names count as they are written.
+
+    To Great Expectations `Status` is `status` in SQL, on some data sources, and for some expectations.
+
+    Args:
+        expected: The expectation.
+        outcome: What Great Expectations found.
+        columns: The columns of the data.
+        in_sql: Whether it was asked in SQL, and not of a frame.
+    """
+    kwargs = expected.kwargs
+    if isinstance(kwargs.get("row_condition"), str) and (
+        in_sql or kwargs.get("condition_parser", "pandas") != "pandas"
+    ):
+        return Outcome(success=False, failed_with=CONDITION)
+    if expected.type == "expect_column_to_exist":
+        same = not expected.missing(columns)
+    elif expected.type == "expect_table_columns_to_match_ordered_list":
+        same = list(kwargs.get("column_list") or columns) == list(columns)
+    elif expected.type == "expect_table_columns_to_match_set":
+        wanted, found = set(kwargs.get("column_set") or columns), set(columns)
+        same = wanted == found if kwargs.get("exact_match", True) else wanted <= found
+    elif expected.missing(columns):
+        return Outcome(success=False, failed_with="no such column")
+    else:
+        same = True
+    return outcome if same else replace(outcome, success=False)
+
+
 def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str], *, in_sql: bool) -> CheckResult:
     """How an expectation went, in the words of the report.
 
@@ -54,8 +85,8 @@ def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str]
     detail = [expected.bounds] if expected.bounds else []
     count, failed = outcome.result.get("element_count"), outcome.result.get("unexpected_count")
     if outcome.failed_with is not None:
-        missing = [name for name in expected.columns if name not in columns]
-        why = f"there is no column {', '.join(missing)}" if missing else reason(outcome, in_sql=in_sql)
+        missing = expected.missing(columns)
+        why = _missing(missing, columns) if missing else reason(outcome, in_sql=in_sql)
         detail.append(f"could not be evaluated: {why}")
     elif label := AGGREGATES.get(expected.type):
         detail.append(f"{label}: {_shown(outcome.result.get('observed_value'))}")
@@ -71,7 +102,7 @@ def check_result(expected: Expectation, outcome: Outcome, columns: Sequence[str]
     )
 
 
-def reason(outcome: Outcome, *, in_sql: bool = True) -> str:
+def reason(outcome: Outcome, *, in_sql: bool = True) -> str:  # noqa: PLR0911 (one reason a line)
     """Why an expectation could not be evaluated, in our words: what Great Expectations says may hold values and SQL.
 
     >>> reason(Outcome(success=False, failed_with="Regex is not supported for dialect redshift"))
@@ -80,6 +111,8 @@ def reason(outcome: Outcome, *, in_sql: bool = True) -> str:
     'it cannot be asked of a column of type VARCHAR'
     """
     text = outcome.failed_with or ""
+    if text == CONDITION:
+        return text
     if found := re.search(r"cannot be computed on column of type ([\w() ,]+)", text):
         return f"it cannot be asked of a column of type {found[1].strip()}"
     if re.search(r"No provider found|not supported for dialect|NotImplementedError|KeyError: 'SqlAlchemy", text):
@@ -94,6 +127,12 @@ def reason(outcome: Outcome, *, in_sql: bool = True) -> str:
         return "the type of a query's column is not known; name a table"
     errors = re.findall(r"^(?:[\w]+\.)*(\w+(?:Error|Exception))\b", text, re.MULTILINE)
     return f"Great Expectations could not evaluate it ({errors[0] if errors else 'no reason given'})"
+
+
+def _missing(names: Sequence[str], columns: Sequence[str]) -> str:
+    near = {name: found for name in names for found in columns if found.casefold() == name.casefold()}
+    hint = f" (capitals count: there is {', '.join(near.values())})" if near else ""
+    return f"there is no column {', '.join(names)}{hint}"
 
 
 def reject(found: Sequence[tuple[str, pa.Table]], key: Sequence[str], schema: pa.Schema) -> tuple[pa.Table, int]:

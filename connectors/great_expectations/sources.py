@@ -23,6 +23,7 @@ from blocks.base.optional import lazy, require
 from connectors.great_expectations import engine as gx
 from connectors.great_expectations.held import TABLE, held, translate
 from connectors.great_expectations.results import reason
+from connectors.shared.duckdb_engine import escaping_dialect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -95,7 +96,7 @@ class FrameSource(Source):
     def __init__(self, frame: Any, name: str) -> None:
         self.name = name
         self._frame = frame.reset_index(drop=True)
-        self.columns = [str(column) for column in frame.columns]
+        self.columns = self._frame.columns = [str(column) for column in frame.columns]
         self.schema = pa.schema([(column, pa.null()) for column in self.columns])
         self.batch = gx.frame_batch(self._frame)
 
@@ -103,12 +104,13 @@ class FrameSource(Source):
         self,
         asked: gx.Asked,
         key: Sequence[str],
-        count: int,  # noqa: ARG002 (it finds all)
+        count: int,
         parameters: Mapping[str, Any],
     ) -> pa.Table:
         """Find the key of each row for which the expectation does not hold."""
         found = gx.evaluate(self.batch, "unexpected", [asked], {"result_format": "COMPLETE"}, parameters)[0]
         positions = sorted(found.result.get("unexpected_index_list") or [])
+        _check_found(self.name, asked, count, len(positions))
         try:
             return pa.Table.from_pandas(self._frame.loc[positions, list(key)], preserve_index=False)
         except pa.ArrowException:
@@ -140,6 +142,8 @@ class SqlSource(Source):
         self.name, self.schema, self.columns = name, schema, schema.names
         self._errors: list[ConnectorError] = []
         self._engine = engine.execution_options()  # with event listeners of its own
+        if engine.dialect.name == "duckdb":
+            self._engine.dialect = escaping_dialect(engine)
         self._translate = translate
         self._events().listen(self._engine, "handle_error", self._remember)
         try:
@@ -175,11 +179,7 @@ class SqlSource(Source):
         fields = [self.schema.field(name) for name in key]
         values: dict[str, Any] = next(iter(found.result.get("partial_unexpected_index_list") or []), {})
         rejected = pa.table([_array(values.get(field.name, []), field) for field in fields], pa.schema(fields))
-        if rejected.num_rows != count:
-            raise UnsupportedError(
-                f"{self.name}: {asked.type} does not hold for {count} rows, and Great Expectations names "
-                f"{rejected.num_rows} of them in SQL. Give it severity fail, or check the data again if it is changing."
-            )
+        _check_found(f"{self.name}, in SQL", asked, count, rejected.num_rows)
         return rejected
 
     def _forget(self) -> None:
@@ -211,14 +211,10 @@ def table_source(
     warehouse: Warehouse, engine: HasEngine, *, table: str | None, query: str | None
 ) -> Iterator[SqlSource]:
     """Open a table or a query of a warehouse, to be checked there by its engine; nothing is written."""
-    if table is not None:
-        schema = type(warehouse).table_schema(warehouse, table)
-        name = warehouse.uri(table)
-    else:
-        scan = warehouse.scan_query(f"SELECT * FROM ({query}\n) AS q")
-        schema, name = scan.schema, scan.source
-        query = f"SELECT * FROM ({query}\n) AS q"
-    source = SqlSource(engine.get_engine(), name, schema, translate=engine.engine_error, table=table, query=query)
+    query = query and f"SELECT * FROM ({query}\n) AS q"
+    scan = warehouse.scan(table) if table is not None else warehouse.scan_query(query or "")
+    name, translated = scan.source, engine.engine_error
+    source = SqlSource(engine.get_engine(), name, scan.schema, translate=translated, table=table, query=query)
     with contextlib.closing(source):
         yield source
 
@@ -241,6 +237,19 @@ def scan_source(scan: Scan, columns: Sequence[str] | None, *, memory_limit: str)
         )
         with contextlib.closing(source):
             yield source
+
+
+def _check_found(name: str, asked: gx.Asked, count: int, found: int) -> None:
+    """Check that all rows were found for which an expectation does not hold.
+
+    Raises:
+        UnsupportedError: They were not; which of them are to be set aside is not known.
+    """
+    if found != count:
+        raise UnsupportedError(
+            f"{name}: {asked.type} does not hold for {count} rows, and Great Expectations names {found} of them. Give "
+            "it severity fail, or check the data again if it is changing."
+        )
 
 
 def _array(values: Sequence[Any], field: pa.Field) -> pa.Array:

@@ -95,6 +95,8 @@ END"""
 """A block, because ADBC does nothing more in a transaction in which a statement failed, not even to a savepoint."""
 LOCKABLE = ("r", "p", "v")
 """Kinds of relations (`pg_class.relkind`) that LOCK TABLE takes: tables, partitioned ones and views."""
+VERSIONED = ("r", "p", "m")
+"""Kinds of relations whose rows are versions that never change: tables, partitioned ones and materialized views."""
 HOLDERS = """
 SELECT DISTINCT l.pid, a.usename::text, a.state, a.application_name
 FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
@@ -273,6 +275,26 @@ class PostgresBulkSession(BulkSession):
             for name, sql_type, nullable, has_default, generated, by_insert, equals, declared in [row]
             if not generated
         ]
+
+    def _content(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> list[str]:
+        """Return what tells the rows of the table from other rows: where it can be, which versions of rows they are.
+
+        That takes half the time of looking at their values (0.5 s for a million rows), and also tells of a value that
+        was changed and changed back. https://www.postgresql.org/docs/current/ddl-system-columns.html
+        """
+        name = {"name": dialect.table(table)}
+        found = self.fetch(
+            "SELECT relkind::text, (SELECT string_agg(attnum::text, ',' ORDER BY attnum) FROM pg_attribute "
+            "WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped) "
+            "FROM pg_class AS c WHERE oid = to_regclass(:name)",
+            name,
+        )
+        kind, numbers = found[0] if found else ("", "")
+        if kind not in VERSIONED:
+            return super()._content(dialect, table, columns)
+        version = "hashtextextended(concat_ws(',', tableoid::int8, ctid, xmin), 0)"
+        rows = self.fetch(f"SELECT count(*), sum({version})::text FROM {dialect.table(table)}")[0]
+        return [numbers, *map(str, rows)]
 
     def computed_columns(self, table: str) -> set[str]:
         """Return the columns that the server computes."""

@@ -100,6 +100,21 @@ class RedshiftDialect(PostgresDialect):
             return f"JSON_PARSE({value})"
         return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
 
+    def content(self, table: str, columns: Sequence[Column]) -> str:
+        """Return the query of one row that has other values once a row of the table is another one.
+
+        https://docs.aws.amazon.com/redshift/latest/dg/r_FNV_HASH.html
+        """
+        row = " || ',' || ".join(
+            f"COALESCE(CAST(FNV_HASH({self._hashable(column)}) AS varchar), '')" for column in columns
+        )
+        total = f"CAST(sum(CAST(FNV_HASH({row}) AS decimal(38,0))) AS varchar)"
+        return f"SELECT count(*), {total} FROM {self.table(table)} AS s"
+
+    def _hashable(self, column: Column) -> str:
+        value = f"s.{self.name(column.name)}"
+        return f"JSON_SERIALIZE({value})" if isinstance(column.arrow_type, pa.JsonType) else value
+
     def truncate(self, table: str) -> str:
         """Return the statement that empties the table, and commits nothing."""
         return f"DELETE FROM {self.table(table)}"

@@ -7,6 +7,7 @@ rollback empties it. Here each statement has a cursor of its own, which nothing 
 from __future__ import annotations
 
 import atexit
+import copy
 import functools
 import sys
 import weakref
@@ -84,9 +85,32 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
     )
     # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
     engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
+    keywords = require("duckdb", extra="duckdb").execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+    # It quotes reserved words only, and others cannot stand everywhere either: `at IS NULL`.
+    engine.dialect.identifier_preparer.reserved_words |= {word for (word,) in keywords}
     release_duckdb_at_exit()
     _engines.add(engine)
     return engine
+
+
+def escaping_dialect(engine: Any) -> Any:
+    """Return the dialect of the engine with a backslash that escapes in LIKE patterns, as it does in PostgreSQL's."""
+    engine.connect().close()  # at the first connection the dialect learns what a copy has to know
+    dialect = engine.dialect
+
+    class Compiler(dialect.statement_compiler):  # type: ignore[misc, name-defined]  # untyped
+        def visit_like_op_binary(self, binary: Any, operator: Any, **options: Any) -> str:
+            return self._escaped(binary, super().visit_like_op_binary(binary, operator, **options))
+
+        def visit_not_like_op_binary(self, binary: Any, operator: Any, **options: Any) -> str:
+            return self._escaped(binary, super().visit_not_like_op_binary(binary, operator, **options))
+
+        def _escaped(self, binary: Any, text: str) -> str:
+            return text if binary.modifiers.get("escape") else rf"{text} ESCAPE '\'"
+
+    escaping = copy.copy(dialect)
+    escaping.statement_compiler = Compiler
+    return escaping
 
 
 _engines: weakref.WeakSet[Any] = weakref.WeakSet()

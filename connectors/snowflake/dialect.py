@@ -92,6 +92,13 @@ class SnowflakeDialect(Dialect):
             return f"CAST(PARSE_JSON(s.{self.name(column.name)}) AS {column.sql_type})"
         return super().staged(column)
 
+    def content(self, table: str, columns: Sequence[Column]) -> str:  # noqa: ARG002 (a row is hashed as a whole)
+        """Return the query of one row that has other values once a row of the table is another one.
+
+        https://docs.snowflake.com/en/sql-reference/functions/hash_agg
+        """
+        return f"SELECT count(*), HASH_AGG(*) FROM {self.table(table)}"
+
     def delete_partitions(self, table: str, columns: Sequence[Column], partition_by: Sequence[str], stage: str) -> str:
         """Return the statement that deletes the rows of every partition that the staged rows touch."""
         values = ", ".join(self.staged(column) for name in partition_by for column in columns if column.name == name)

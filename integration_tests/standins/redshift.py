@@ -41,6 +41,9 @@ WORDS = {
     r"\bsuper\b(?=[,)])": "jsonb",
     r"\bvarbyte\(16777216\)": "bytea",
     r"JSON_PARSE\(([^()]*)\)": r"CAST(\1 AS jsonb)",
+    r"JSON_SERIALIZE\(([^()]*)\)": r"\1",
+    r"FNV_HASH\((s\.\"[^\"]*\")\)": r"hashtextextended(CAST(\1 AS text), 0)",
+    r"FNV_HASH\((COALESCE.*)\) AS decimal": r"hashtextextended(\1, 0) AS decimal",
 }
 OIDS = {3802: "json", 17: "binary"}
 """What PostgreSQL calls SUPER and VARBYTE."""

@@ -225,6 +225,7 @@ class Service:
                 return await self._forward(request, session, rewritten)
         sql = re.sub(r"STORAGE_INTEGRATION = \S+ |PARSE_HEADER = TRUE ", "", sql)
         sql = re.sub(r"FROM '(?:s3|gcs)://(.*?)/?'", rf"FROM 'file://{BUCKETS}/\1'", sql)
+        sql = re.sub(r"HASH_AGG\(\*\) FROM (\S+)$", r"CAST(sum(hash(s)) AS varchar) FROM \1 AS s", sql)
         for name, value in {"role": session.role, "warehouse": session.warehouse or "", "user": session.user}.items():
             sql = re.sub(rf"(?i)\bcurrent_{name}\s*\(\s*\)", f"'{value}'", sql)
         if DDL.match(sql):

@@ -26,6 +26,7 @@ from hypothesis import strategies as st
 from prefect.blocks.core import Block
 
 from blocks.arrow.casts import cast_array
+from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan
 from blocks.base.errors import (
     AlreadyExistsError,
@@ -37,6 +38,7 @@ from blocks.base.errors import (
     TransientError,
     TypeLossError,
 )
+from blocks.testing.moments import Strike, striking
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.load import Mode
 from blocks.warehouses.session import STAGE
@@ -1273,7 +1275,7 @@ def test_too_many_refused_rows_stop_the_load(warehouse: Warehouse, mode: Mode) -
 
 
 def test_a_quarantine_that_was_dropped_is_made_again(warehouse: Warehouse) -> None:
-    """Loads go on, with rejected rows and without."""
+    """Loads go on, with rejected rows and without, and so does publishing."""
     warehouse.load(table_of([1]), "t")
     warehouse.drop_table(QUARANTINE)
     warehouse.load(table_of([2]), "t")
@@ -1281,6 +1283,25 @@ def test_a_quarantine_that_was_dropped_is_made_again(warehouse: Warehouse) -> No
     scan = as_scan(table_of([3, 4])).reject(lambda rows: pc.equal(rows["id"], 4), "four")
     assert warehouse.load(scan, "t", max_rejected=0.5).rejected == {"four": 1}
     assert (count(warehouse), count(warehouse, QUARANTINE)) == (3, 1)
+    warehouse.drop_table(QUARANTINE)
+    warehouse.load(table_of([5, 6]), "audited")
+    assert warehouse.publish("audited", "t", rejected=audited(warehouse, 6), max_rejected=0.5).rejected == {"bad": 1}
+    assert (count(warehouse), count(warehouse, QUARANTINE)) == (4, 1)
+
+
+@all_modes
+def test_rows_refused_again_are_quarantined_once(warehouse: Warehouse, mode: Mode) -> None:
+    """The same data, loaded anew by a run that knows nothing of the first: what is replaced is replaced there too."""
+
+    def load(ids: list[int], **options: Any) -> str:
+        scan = as_scan(table_of(ids)).reject(lambda rows: pc.greater(rows["id"], 7), "more than seven")
+        return warehouse.load(scan, "t", mode=mode, max_rejected=0.5, **ARGUMENTS[mode], **options).load_id
+
+    first, other, own = load([1, 2, 8]), load([3, 9]), load([1, 2, 8], load_id="my own")
+    again = load([1, 2, 8])
+    expected = {other, own, again} | ({first} if mode == "append" else set())
+    assert sorted(rows(warehouse, QUARANTINE, "load_id")) == sorted((load_id,) for load_id in expected)
+    assert warehouse.load_report(first) is not None
 
 
 @all_modes
@@ -1399,6 +1420,54 @@ def test_no_good_row_stays_behind_with_a_bad_one(warehouse: Warehouse) -> None:
         warehouse.publish("audited", "t", rejected=pa.table({"id": [1], "reason": ["bad"]}), max_rejected=1)
     rejected = pa.table({"id": [1], "text": ["bad"], "reason": ["bad"]})
     assert warehouse.publish("audited", "t", rejected=rejected, max_rejected=1).rows == 2
+
+
+def audited(warehouse: Warehouse, *ids: int) -> pa.Table:
+    """Return these keys as an audit of the table as it is now rejects them."""
+    keys = pa.table({"id": pa.array(ids, pa.int64()), "reason": pa.array(["bad"] * len(ids), pa.string())})
+    return keys.replace_schema_metadata({AUDITED: warehouse.fingerprint("audited")})
+
+
+CHANGES = {
+    "a value": "UPDATE {} SET text = 'other' WHERE id = 1",
+    "a null": "UPDATE {} SET text = NULL WHERE id = 1",
+    "two values": "UPDATE {} SET text = CASE id WHEN 1 THEN 'two' ELSE 'one' END WHERE id IN (1, 3)",
+    "a row less": "DELETE FROM {} WHERE id = 3",
+    "a row twice": "INSERT INTO {} (id, day, text) SELECT id, day, text FROM {} WHERE id = 3",
+}
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_only_what_was_audited_is_published(warehouse: Warehouse, change: str) -> None:
+    """A row that was changed since, under its key too, is refused: before the publishing, and while it goes on."""
+    data = pa.table({"id": pa.array([1, 2, 3], pa.int64()), "day": ["mon"] * 3, "text": ["one", "bad", "two"]})
+    warehouse.load(data, "audited")
+    warehouse.load(data.slice(2), "t")
+    change = change.format(*[warehouse.dialect.table("audited")] * 2)
+    rejected = audited(warehouse, 2)
+    assert warehouse.fingerprint("audited") == rejected.schema.metadata[AUDITED].decode()
+    meanwhile = Strike("rows", lambda: warehouse.execute(change))
+    with striking(meanwhile), pytest.raises(InvalidInputError, match="audited was changed since it was audited"):
+        warehouse.publish("audited", "t", mode="replace", rejected=rejected, max_rejected=0.5)
+    assert meanwhile.fired
+    for keys in (rejected, rejected.slice(0, 0)):
+        with pytest.raises(InvalidInputError, match="audited was changed since it was audited"):
+            warehouse.publish("audited", "t", mode="replace", rejected=keys, max_rejected=0.5)
+    assert rows(warehouse, columns="id, text") == [(3, "two")]
+    assert "_etl_staged_keys" not in tables(warehouse)
+    again = warehouse.publish("audited", "t", mode="replace", rejected=audited(warehouse, 2), max_rejected=0.9)
+    assert (again.rows_rejected, rows(warehouse, QUARANTINE, "reason")) == (1, [("bad",)])
+
+
+def test_a_fingerprint_is_that_of_all_columns(warehouse: Warehouse) -> None:
+    """A column that is new is a change, and a table that is not there has none."""
+    warehouse.load(table_of([1, 2]), "t")
+    before = warehouse.fingerprint("t")
+    warehouse.load(table_of([3]).append_column("extra", pa.array([1], pa.int64())).slice(0, 0), "t")
+    assert warehouse.fingerprint("t") != before
+    with pytest.raises(NotFoundError):
+        warehouse.fingerprint("nowhere")
 
 
 def test_a_table_that_is_not_there_is_not_published(warehouse: Warehouse) -> None:

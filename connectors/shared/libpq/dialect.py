@@ -11,6 +11,8 @@ from blocks.base.optional import lazy
 from blocks.warehouses.sql import LITERALS, Column, Dialect, no_type_error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pyarrow as pa
 else:
     pa = lazy("pyarrow")
@@ -68,6 +70,10 @@ class PostgresDialect(Dialect):
     def truncate(self, table: str) -> str:
         """Return the statement that empties the table."""
         return f"TRUNCATE {self.table(table)}"
+
+    def content(self, table: str, columns: Sequence[Column]) -> str:  # noqa: ARG002 (a row is hashed as a whole)
+        """Return the query of one row that has other values once a row of the table is another one."""
+        return f"SELECT count(*), sum(hashtextextended(s::text, 0))::text FROM {self.table(table)} AS s"
 
     def _sql_type(self, kind: pa.DataType) -> str:
         if sql_type := self._types.get(kind):

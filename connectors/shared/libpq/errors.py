@@ -156,7 +156,7 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
         if SYSTEM_COLUMN in words:
             kind, hint = errors.InvalidInputError, "Rename the column."
         if code == "42501" and re.search(r"\b_etl_(loads|quarantine)\b", words):
-            hint = "Grant SELECT, INSERT and UPDATE on _etl_loads, and SELECT and INSERT on _etl_quarantine."
+            hint = "Grant SELECT, INSERT and UPDATE on _etl_loads, and SELECT, INSERT and DELETE on _etl_quarantine."
         return kind(f"Could not {action} {_place(action, uri)}: {words} (SQLSTATE {code}). {hint}".rstrip())
     text = str(error)
     line = _first_line(text)
