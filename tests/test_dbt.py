@@ -503,13 +503,13 @@ def test_a_record_tells_what_is_missing(tmp_path: Path) -> None:
     """What ended stays as it ended; what had started failed, and what had not was skipped."""
     asked = {"args": {"which": "build", "vars": "{}"}, "listing": ["list"], "continues": None}
     kept = record.Record(tmp_path, asked, None)
+    kept.begin()
     kept.start_hook("operation.s.on-run-start")
-    assert record.interrupted(tmp_path) is None  # a hook alone makes no record
     kept.start("model.s.a")
     kept.end(node("model.s.a", "success"))
     kept.start("model.s.b")
     assert record.is_running(tmp_path)
-    kept.close(is_complete=False)
+    kept.stay()
     assert not record.is_running(tmp_path)
     with (tmp_path / record.FILE).open("a") as file:
         file.write('{"ended": "model.s.b", "sta')  # cut off where the process was killed
@@ -528,14 +528,38 @@ def test_a_command_that_ends_leaves_no_record(tmp_path: Path) -> None:
     """And it does not take away that of another one, which began meanwhile."""
     asked = {"args": {"which": "run"}, "listing": [], "continues": None}
     first, second = record.Record(tmp_path, asked, None), record.Record(tmp_path, asked, ["model.s.b"])
+    first.begin()
     first.start("model.s.a")
+    second.begin()
     second.start("model.s.b")
-    first.close(is_complete=True)
+    first.remove()
     last = record.interrupted(tmp_path)
     assert last is not None
     assert last.started == {"model.s.b"}
-    second.close(is_complete=True)
+    second.remove()
     assert record.interrupted(tmp_path) is None
+
+
+def test_a_command_that_did_nothing_leaves_the_record_before(tmp_path: Path) -> None:
+    """A typo in a selection does not make an interrupted day forgotten; a command that was stopped early does."""
+    yesterday, typo, today = (
+        record.Record(tmp_path, {"args": {"which": which}, "listing": [], "continues": None}, None)
+        for which in ("build", "run", "test")
+    )
+    yesterday.begin()
+    yesterday.start("model.s.a")
+    yesterday.stay()
+    before = record.interrupted(tmp_path)
+    typo.begin()
+    assert record.is_running(tmp_path)
+    typo.withdraw()
+    assert record.interrupted(tmp_path) == before
+    today.begin()
+    today.stay()
+    last = record.interrupted(tmp_path)
+    assert last is not None
+    assert (last.asked["args"]["which"], last.started) == ("test", set())
+    assert [path.name for path in tmp_path.iterdir()] == [record.FILE]
 
 
 def test_a_batch_does_not_end_its_model() -> None:
@@ -774,10 +798,10 @@ def test_a_hook_that_failed_alone_cannot_be_retried(project: DbtProject) -> None
     with pytest.raises(InvalidInputError, match=r"only shop-on-run-end-0 failed, .* Call build\(\) again"):
         project.retry_failed()
     kept = record.Record(folder, {"args": {"which": "build"}, "listing": [], "continues": None}, ["model.shop.a"])
-    kept.start("model.shop.a")
+    kept.begin()
     with pytest.raises(InvalidInputError, match="still runs"):
         project.retry_failed()
-    kept.close(is_complete=True)
+    kept.remove()
 
 
 @pytest.mark.usefixtures("prefect_server")
