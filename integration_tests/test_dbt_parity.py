@@ -1,7 +1,7 @@
 """The command line of dbt and DbtProject, side by side: the same exit code, statuses and database.
 
 Each case is a list of command lines, run one after the other in two copies of one project, on DuckDB by the project's
-own profile and on PostgreSQL by a block. A few are in every run.
+own profile and on PostgreSQL by a block. One is in every run.
 """
 
 from __future__ import annotations
@@ -9,10 +9,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shlex
 import shutil
-import string
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +26,7 @@ from blocks.base.retry import RetryPolicy
 from connectors.dbt import DbtFailedError, DbtProject
 from connectors.postgres import Postgres
 from integration_tests.standins.dbt_command import DbtCommand
+from tests.test_dbt import passwords
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -119,19 +118,17 @@ SHOP_FILE = "{{ env_var('SHOP_FILE', 'two') }}"
 
 DAYS = "--event-time-start 2026-01-01 --event-time-end 2026-01-04"
 BAD_BATCH = "--vars '{bad_batch: \"2026010%d\"}'"
-EVERY_RUN = {
-    "a failed batch, a failed node and a failed hook": [
-        f"build {DAYS} --vars '{{bad: true, bad_batch: \"20260102\", bad_hook: true}}'",
-    ],
-}
 WHOLE = "--exclude batches after_batches"
 SEED = "seed"
+FAIL_FAST = "--fail-fast --single-threaded"  # with threads dbt may have begun the next node when it hears of a failure
 BUILD = f"build {WHOLE}"
+WORST = f"build {DAYS} --vars '{{bad: true, bad_batch: \"20260102\", bad_hook: true}}'"
 CASES: dict[str, list[str]] = {
+    "a failed batch, a failed node and a failed hook": [WORST],
     "build": [f"build {WHOLE}"],
     "build twice": [f"build {WHOLE}", f"build {WHOLE} --vars '{{note: second}}'"],
     "build full refresh": [f"build {WHOLE}", f"build {WHOLE} --full-refresh --vars '{{most: 1}}'"],
-    "build fail fast": [f"build {WHOLE} --fail-fast --vars '{{bad: true}}'"],
+    "build fail fast": [f"build {WHOLE} {FAIL_FAST} --vars '{{bad: true}}'"],
     "build strict": [f"build {WHOLE} --vars '{{strict: true}}'"],
     "build warn error": [f"build {WHOLE} --warn-error"],
     "build warn error options": [f"build {WHOLE} --warn-error-options '{{error: [LogTestResult]}}'"],
@@ -200,7 +197,7 @@ CASES: dict[str, list[str]] = {
     "test store failures": [f"build {WHOLE}", "test --store-failures --vars '{strict: true}'"],
     "test resource type": [f"build {WHOLE}", "test --resource-type=unit_test"],
     "test before": ["test --select orders"],
-    "test fail fast": [f"build {WHOLE}", "test --fail-fast --vars '{strict: true}'"],
+    "test fail fast": [f"build {WHOLE}", f"test {FAIL_FAST} --vars '{{strict: true}}'"],
     "test failed and retried": [f"build {WHOLE}", "test --vars '{strict: true}'", "retry"],
     "seed": ["seed"],
     "seed select": ["seed --select raw_orders"],
@@ -229,7 +226,7 @@ CASES: dict[str, list[str]] = {
     "clone": [f"build {WHOLE}", "clone --state=target --target two --select orders"],
     "fresher": ["seed", "source freshness", "build --select source_status:fresher+ raw_orders --state=target"],
     "retry of a build": [f"{BUILD} --vars '{{bad: true, most: 3, note: first}}'", "retry"],
-    "retry of fail fast": [f"{BUILD} --fail-fast --vars '{{bad: true}}'", "retry"],
+    "retry of fail fast": [f"{BUILD} {FAIL_FAST} --vars '{{bad: true}}'", "retry"],
     "retry of a selector": ["seed", "build --selector all_but_bad --vars '{strict: true}'", "retry"],
     "run ancestors": ["seed", "run --select +orders"],
     "run some ancestors": ["seed", "run --select 1+of_eph"],
@@ -302,7 +299,6 @@ ENVIRONMENTS: dict[str, tuple[dict[str, str], list[str]]] = {
     "warn error": ({"DBT_WARN_ERROR": "1"}, [f"build {WHOLE}"]),
     "home": ({"HOME": "home"}, ["seed"]),
 }
-ALL = {**EVERY_RUN, **CASES}
 LOUDNESS = {
     "DBT_QUIET": "1", "DBT_LOG_FORMAT": "text", "DBT_LOG_LEVEL": "none", "DBT_WRITE_JSON": "0", "DBT_USE_COLORS": "1",
     "DBT_LOG_PATH": "/nowhere", "DBT_DEBUG": "1", "DBT_PRINT": "0", "DBT_LOG_CACHE_EVENTS": "1",
@@ -573,22 +569,39 @@ def run_case(
 
 
 def engines_of(names: Iterable[str]) -> list[Any]:
-    """Each case on each engine that has what it needs; those of `EVERY_RUN` on DuckDB are in every run."""
+    """Each case on each engine that has what it needs."""
     return [
-        pytest.param(engine, name, id=f"{engine}-{name}", marks=() if is_quick else pytest.mark.thorough)
+        pytest.param(engine, name, id=f"{engine}-{name}")
         for engine in ENGINES
         for name in names
         if engine == "duckdb" or name not in ON_DUCKDB
-        for is_quick in [engine == "duckdb" and name in EVERY_RUN]
     ]
 
 
-@pytest.mark.parametrize(("engine", "name"), engines_of([*EVERY_RUN, *CASES]))
+def test_no_variable_hides_what_happened(
+    shops_of: Callable[[str], Shops], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the environment says of dbt's log and results, we see both: under dbt's old and new names."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    shops = shops_of("duckdb")
+    pair = theirs, mine = shops.new()
+    expected = command_line(shops.dbt, theirs, WORST, {})
+    assert set(expected[1].values()) == {"success", "pass", "warn", "error", "skipped", "partial success"}
+    for name, value in LOUDNESS.items():
+        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name.replace("DBT_", "DBT_ENGINE_"), value)
+    assert block(mine.project(WORST, {}, shops.dbt), WORST) == expected
+    assert mine.content() == theirs.content()
+    shops.drop(pair)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("engine", "name"), engines_of(CASES))
 def test_it_does_what_the_command_line_does(
     shops_of: Callable[[str], Shops], engine: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The same exit code, the same status of each node, and the same database afterwards."""
-    _, statuses = run_case(shops_of(engine), ALL[name], {}, monkeypatch, tmp_path)
+    _, statuses = run_case(shops_of(engine), CASES[name], {}, monkeypatch, tmp_path)
     assert statuses  # the command line did something
 
 
@@ -628,19 +641,6 @@ def test_it_takes_the_environment_as_the_command_line_does(
     run_case(shops_of(engine), lines, environment, monkeypatch, tmp_path)
 
 
-def test_no_variable_hides_what_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever the environment says of dbt's log and results, we see both: under dbt's old and new names."""
-    for name, value in LOUDNESS.items():
-        monkeypatch.setenv(name, value)
-        monkeypatch.setenv(name.replace("DBT_", "DBT_ENGINE_"), value)
-    result = DbtProject(project_dir=Shop(tmp_path / "shop", None).write().folder, retry=ONCE).run(
-        "flaky", vars={"bad": True}, raise_on_failure=False
-    )
-    assert result.counts == {"error": 1, "success": 3}
-    assert result.exit_code == 1
-    assert result.node("flaky").finished_at
-
-
 def known_variables() -> list[str]:
     from dbt.cli.params import KNOWN_ENV_VARS
 
@@ -677,27 +677,7 @@ def test_every_variable_of_dbt(
 # Passwords
 
 
-def words_of_the_log() -> list[str]:
-    """Each key and each short text in a recorded log of dbt's."""
-    found: set[str] = set()
-
-    def collect(value: Any) -> None:
-        if isinstance(value, dict):
-            found.update(value)
-            for each in value.values():
-                collect(each)
-        elif isinstance(value, list):
-            for each in value:
-                collect(each)
-        elif isinstance(value, str) and value.isidentifier():
-            found.add(value)
-
-    recorded = Path(__file__).parents[1] / "tests" / "dbt_build.jsonl"
-    for line in recorded.read_text().splitlines():
-        collect(json.loads(line))
-    return sorted(found)
-
-
+PARTS = 20
 SMALL = {
     "dbt_project.yml": "name: shop\nversion: '1.0'\nprofile: shop\n",
     "models/good.sql": "{{ config(materialized='table') }} select i as id from generate_series(1, 123) i",
@@ -707,30 +687,24 @@ SMALL = {
 SMALL_STATUSES = {"model.shop.good": "success", "model.shop.bad": "error", "test.shop.found": "fail"}
 
 
-def check_passwords(tmp_path: Path, address: Address, passwords: list[str]) -> None:
+def check_passwords(tmp_path: Path, dbt: Path, address: Address, passwords: list[str]) -> None:
     folder = tmp_path / "shop"
     for name, text in SMALL.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text)
     with psycopg.connect(address.dsn(), autocommit=True) as connection:
-        connection.execute("create role reader login; grant all on schema public to reader")
+        connection.execute("drop role if exists reader; create role reader login; grant all on schema public to reader")
         for password in passwords:
             connection.execute(psycopg.sql.SQL("alter role reader password {}").format(psycopg.sql.Literal(password)))
             target = Postgres(**address.fields() | {"username": "reader", "password": password}, retry=ONCE)
-            result = DbtProject(project_dir=folder, target=target, retry=ONCE).build(raise_on_failure=False)
+            project = DbtProject(project_dir=folder, target=target, executable=dbt, retry=ONCE)
+            result = project.build(raise_on_failure=False)
             assert {node.unique_id: node.status for node in result.nodes} == SMALL_STATUSES, password
             assert result.node("found").failures == 123, password
 
 
-def test_a_password_that_is_a_number_of_the_log(tmp_path: Path, pg_database: Address) -> None:
-    """A test that finds 123 rows fails, whatever the password is."""
-    check_passwords(tmp_path, pg_database, ["123"])
-
-
 @pytest.mark.thorough
-def test_short_and_common_passwords(tmp_path: Path, pg_database: Address) -> None:
-    """All words of the log's own, and 200 random ones of one to three characters."""
-    chance = random.Random(15)
-    letters = string.ascii_letters + string.digits + "{}[]\":,'\\*. "
-    short = ["".join(chance.choices(letters, k=chance.randint(1, 3))) for _ in range(200)]
-    check_passwords(tmp_path, pg_database, [*words_of_the_log(), *(word for word in short if word.strip())])
+@pytest.mark.parametrize("part", range(PARTS))
+def test_short_and_common_passwords(tmp_path: Path, dbt: Path, pg_database: Address, part: int) -> None:
+    """All words of the log's own, and 200 random ones: a test that finds 123 rows fails, whatever the password is."""
+    check_passwords(tmp_path, dbt, pg_database, ["123", *passwords()[part::PARTS]])

@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import pickle
+import random
 import signal
+import string
 import subprocess
 import sys
 import threading
@@ -360,6 +362,52 @@ def test_a_recorded_build_is_read(caplog: pytest.LogCaptureFixture) -> None:
         assert "select" not in text.lower()
 
 
+def passwords() -> list[str]:
+    """Every key and short text of dbt's log, and 200 random words of one to three characters."""
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            found.update(value)
+            for each in value.values():
+                collect(each)
+        elif isinstance(value, list):
+            for each in value:
+                collect(each)
+        elif isinstance(value, str) and value.isidentifier():
+            found.add(value)
+
+    for line in RECORDED.read_text().splitlines():
+        collect(json.loads(line))
+    chance = random.Random(15)
+    letters = string.ascii_letters + string.digits + "{}[]\":,'\\*. "
+    short = ["".join(chance.choices(letters, k=chance.randint(1, 3))) for _ in range(200)]
+    return [*sorted(found), *(word for word in short if word.strip())]
+
+
+def test_no_password_changes_what_is_read() -> None:
+    """Whatever it is: the same nodes, statuses and counts, in the log and in the artifacts, and it is in no line."""
+
+    def read(secrets: Secrets) -> tuple[list[Any], dict[str, Any]]:
+        runs, watch = Runs(), Watch("build", secrets=secrets)
+        for line in lines:
+            watch.read(line, runs)
+        assert watch.unread == 0
+        nodes = [each.model_dump(exclude={"message"}) for each in watch.nodes.values()]
+        return nodes, {"started": runs.started, "states": runs.states}
+
+    lines = RECORDED.read_text().splitlines()
+    expected = read(Secrets())
+    statuses = {each["unique_id"]: each["status"] for each in expected[0]}
+    results = {"results": [record.new_row(key, status, "m") for key, status in statuses.items()]}
+    for password in passwords():
+        secrets = Secrets([password])
+        assert read(secrets) == expected, password
+        kept = nodes_of(secrets.mask_artifact(results), {}, without_values)
+        assert {key: each.status for key, each in kept.items()} == statuses, password
+        assert secrets.mask(f"user {password} failed") == "user ***** failed", password
+
+
 @pytest.mark.parametrize(
     ("event", "said", "kind", "match"),
     [
@@ -666,6 +714,17 @@ def test_secrets_are_masked_and_names_are_not(tmp_path: Path) -> None:
     row = json.loads((kept / "run_results.json").read_text())["results"][0]
     assert row == {"unique_id": "model.s.a", "status": "success", "message": "***** *****"}
     assert (kept / "compiled" / "a.sql").read_text() == "select '*****' from *****"
+
+
+def test_a_schema_that_the_environment_names_is_found_again() -> None:
+    """Of an artifact dbt takes tables and nodes by their names; what users write into it is masked all the same."""
+    node = {"unique_id": "model.s.a", "schema": "analytics_prod", "relation_name": '"d"."analytics_prod"."a"'}
+    node |= {"depends_on": {"nodes": ["model.analytics_prod.b"]}}
+    given = {"meta": {"name": "analytics_prod"}, "config": {"schema": {"name": "in analytics_prod"}}}
+    manifest = {"nodes": {"model.s.a": node | given}, "parent_map": {"model.s.a": ["model.analytics_prod.b"]}}
+    kept = Secrets(["analytics_prod"]).mask_artifact(manifest)
+    masked = {"meta": {"name": "*****"}, "config": {"schema": {"name": "in *****"}}}
+    assert kept == {**manifest, "nodes": {"model.s.a": node | masked}}
 
 
 def test_artifacts_are_kept_where_dbt_keeps_them(tmp_path: Path) -> None:
