@@ -80,11 +80,11 @@ def _outside_of_samples(items: list[pytest.Item]) -> set[pytest.Item]:
 
 
 def _sample_size(item: pytest.Item) -> int | None:
-    """Return how many cases of a test run in every run; a module says it for what the contract shows in each mode."""
+    """Return how many cases of a test run in every run; a module says it for those of the contract."""
     if marker := item.get_closest_marker("sampled"):
         return int(marker.args[0])
-    if "mode" in getattr(getattr(item, "callspec", None), "params", ()) and _is_of_contract(item):
-        return getattr(getattr(item, "module", None), "CASES_OF_MODES", None)
+    if _is_of_contract(item):
+        return getattr(getattr(item, "module", None), "CONTRACT_CASES", None)
     return None
 
 

@@ -1,4 +1,4 @@
-"""Every block type of ours: Prefect imports this module to find them (entry point `prefect.collections`)."""
+"""Our block types: Prefect imports this module to find them (entry point `prefect.collections`)."""
 
 from importlib import import_module
 

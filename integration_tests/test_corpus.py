@@ -56,8 +56,17 @@ BY_CASE = {
     "results_exact_initial_var1_mixed_R.csv",
 }
 """Names that differ only by case, which DuckDB takes for one."""
-TOO_LONG = {"src/anes96.csv": "longer than PostgreSQL's 63 bytes"}
-"""A header without any delimiter, which is one name."""
+TOO_LONG = {
+    "src/anes96.csv",
+    "phat_mnlogit.csv",
+    "survival_data_1000_10.csv",
+    "survival_data_100_5.csv",
+    "test_coint.csv",
+    "yhat_mnlogit.csv",
+}
+"""A first line of words or numbers without a delimiter, which is one name."""
+TOO_WIDE = {"poisson_resid.csv": "at most 1600 columns"}
+"""For PostgreSQL."""
 
 
 @pytest.fixture(scope="module")
@@ -116,10 +125,11 @@ def warehouse(request: pytest.FixtureRequest) -> Iterator[Warehouse]:
 
 @pytest.mark.thorough
 def test_what_ships_in_packages_goes_in(corpus: Path, warehouse: Warehouse) -> None:
-    """At least 99 of 100 files of the two engines together, without an option; the others are refused by name."""
+    """All but these, without an option: 98.5 % into DuckDB and PostgreSQL; the others are refused by name."""
     store = LocalFiles(basepath=str(corpus))
     by_case = dict.fromkeys(BY_CASE, "differ by more than case")
-    refused = NO_TABLES | (by_case if isinstance(warehouse, DuckDB) else TOO_LONG)
+    too_long = dict.fromkeys(TOO_LONG, "longer than PostgreSQL's 63 bytes")
+    refused = NO_TABLES | (by_case if isinstance(warehouse, DuckDB) else too_long | TOO_WIDE)
     paths = sorted(path for path in corpus.rglob("*.csv*") if path.is_file())
     assert len(paths) == FILES
     wrong: list[str] = []

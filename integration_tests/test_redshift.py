@@ -71,8 +71,8 @@ SHOWN_ELSEWHERE = {
     "test_upsert_of_a_hundred_thousand_into_a_million",
 }
 """Of the contract: what takes seconds here, and is the planner's or PostgreSQL's, on which the stand-in is built."""
-CASES_OF_MODES = 1
-"""Of what the contract shows in each mode: DuckDB and PostgreSQL show all in every run."""
+CONTRACT_CASES = 1
+"""Of each test of the contract: PostgreSQL shows all in every run."""
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 ROLE = "arn:aws:iam::123456789012:role/redshift-reads-staging"
 

@@ -205,6 +205,19 @@ def warehouse_calls() -> dict[str, dict[str, Any]]:
     }
 
 
+def calls_of(block: Any) -> dict[str, dict[str, Any]]:
+    """Return arguments with which each operation of a block does something."""
+    if not hasattr(block, "fetch_all"):
+        return store_calls()
+    if type(block).__name__ != "BigQuery":
+        return warehouse_calls()
+    schema = pa.schema([("id", pa.int64()), ("day", pa.date32())])
+    return warehouse_calls() | {
+        "create_table": {"table": "made", "schema": schema, "partition_by": ["day"], "cluster_by": ["id"]},
+        "estimate_bytes": {"query": "SELECT :x", "parameters": {"x": ROW}},
+    }
+
+
 def store_calls() -> dict[str, dict[str, Any]]:
     """Return arguments with which each operation of a store does something."""
     rows = pa.table({"id": [7], "note": ["abc"]})
@@ -239,7 +252,7 @@ def cases(block: Any, seed: int, count: int) -> list[Case]:
     """Return so many cases for a block, the same for one seed; every second one gets past the checks of arguments."""
     choose = random.Random(seed)
     is_warehouse = hasattr(block, "fetch_all")
-    calls = warehouse_calls() if is_warehouse else store_calls()
+    calls = calls_of(block)
     check_complete(block, calls)
     return [
         _for_the_driver(choose, calls, is_warehouse=is_warehouse) if number % 2 else _any(choose, block, calls)
@@ -250,7 +263,7 @@ def cases(block: Any, seed: int, count: int) -> list[Case]:
 def check_complete(block: Any, calls: Mapping[str, Any]) -> None:
     """Fail where a block has an operation that takes arguments and is not tried, unless one like it is."""
     alike = {"download_", "get_directory", "upload_from_f", "stream_from", "create_bucket", "sweep", "check"}
-    alike |= {"multiquery", "copy_from", "unload_to", "list_blobs"}
+    alike |= {"multiquery", "copy_from", "unload_to", "extract_to", "create_external_table", "list_blobs"}
     known = {name for name in dir(type(block)) if isinstance(inspect.getattr_static(type(block), name), Operation)}
     assert not {name for name in known - calls.keys() if not name.startswith(tuple(alike))}
 

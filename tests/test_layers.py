@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,8 @@ KIT: dict[str, set[str]] = {
     "jobs": {"base"},
     "credentials": {"base"},
 }
-KIT["cli"] = KIT["testing"] = set(KIT)  # the top layer of the kit
+TOP = ("cli", "testing")  # the top layer of the kit
+KIT |= {name: set(KIT) for name in TOP}
 
 GUARD = "etl_blocks.hiding"  # says what hides our packages, and imports none of them
 
@@ -48,6 +50,18 @@ def imported(name: str) -> set[str]:
 
 
 IMPORTS = {name: imported(name) for name in MODULES}
+
+
+def test_the_page_shows_what_is_there():
+    """Every package is in the picture of ARCHITECTURE.md and in its table; what it takes from stands below it."""
+    text = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
+    picture = text.split("```")[1]
+    lines = [re.findall(r"blocks/(\w+)", line) for line in picture.splitlines()]
+    height = {name: -number for number, names in enumerate(lines) for name in names}
+    assert set(height) == set(KIT)
+    assert set(re.findall(r"^\| `blocks/(\w+)` \|", text, re.MULTILINE)) == set(KIT)
+    assert all(height[below] < height[name] for name, taken in KIT.items() for below in taken if name not in TOP)
+    assert {path.name for path in (ROOT / "blocks").iterdir() if (path / "__init__.py").exists()} == set(KIT)
 
 
 def package(name: str) -> str:

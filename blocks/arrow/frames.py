@@ -195,7 +195,7 @@ def _column(name: str, values: Any) -> pa.Array | pa.ChunkedArray:
 
 def _check_once(names: Sequence[str]) -> None:
     if odd := [name for name in names if has_surrogates(name)]:
-        raise InvalidInputError(f"The name {odd[0]!r} of a column has half of a surrogate pair, which is no character.")
+        raise InvalidInputError(f"The column name {odd[0]!r} has half of a surrogate pair, which is not a character.")
     if repeated := [name for name, count in Counter(names).items() if count > 1]:
         raise InvalidInputError(f"The frame has more than one column {repeated[0]!r}. Rename or drop all but one.")
 

@@ -88,7 +88,7 @@ def column_error(name: str, values: Iterable[Any], first_row: int = 1) -> Invali
 def _fault(value: Any) -> str | None:  # noqa: PLR0911 (one fault a line)
     """Return what is wrong with a single value, None where it is not known to be wrong."""
     if isinstance(value, str) and has_surrogates(value):
-        return "the text has half of a surrogate pair, which is no character. Correct it."
+        return "the text has half of a surrogate pair, which is not a character. Correct it."
     if isinstance(value, enum.Enum) and not isinstance(value, str | int):
         return f"an enum of type {type(value).__name__} is an object. Pass its value: {type(value).__name__}.X.value."
     if isinstance(value, int) and not -(2**63) <= value < 2**63:

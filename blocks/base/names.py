@@ -65,7 +65,7 @@ def text_problem(text: str, *, allowed: str = "") -> str | None:
     if not text:
         return "is empty"
     if has_surrogates(text):
-        return "has half of a surrogate pair, which is no character"
+        return "has half of a surrogate pair, which is not a character"
     for char in text:
         if unicodedata.category(char) == "Cc" and char not in allowed:
             return f"has the control character U+{ord(char):04X}"

@@ -48,7 +48,7 @@ VERSION = 2
 """The version of the ledger's columns; the first one had neither `version` nor `call_id` nor `attempt`."""
 
 OLDEST = ("load_id", "table_name", "mode", "report")
-"""Without these columns it is no ledger."""
+"""Without these columns it is not a ledger."""
 
 LOOKED_AT = 100
 """So many rows are looked at for their version; who makes a ledger newer raises it in all of them."""
@@ -96,7 +96,7 @@ class Ledger:
             whole: Whether all of its columns are needed now. Else one that another load holds is left as it is.
 
         Raises:
-            SchemaError: It is no ledger, or one of a newer version, or may not be altered.
+            SchemaError: It is not a ledger, or one of a newer version, or may not be altered.
             TransientError: It could not be altered now.
         """
         columns = session.columns(LEDGER)
@@ -113,8 +113,8 @@ class Ledger:
         names = _names(columns)
         if missing := [name for name in OLDEST if name not in names]:
             raise SchemaError(
-                f"{uri}: the table {LEDGER} is no ledger of loads: it lacks {', '.join(missing)}. Nothing was loaded. "
-                "Rename it, and the next load creates the ledger."
+                f"{uri}: the table {LEDGER} is not a ledger of loads: it lacks {', '.join(missing)}. Nothing was "
+                "loaded. Rename it, and the next load creates the ledger."
             )
         known = {column.name: column for column in self._columns(ledger_schema())}
         if foreign := [

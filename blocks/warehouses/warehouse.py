@@ -82,7 +82,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         texts = {"The statement": sql} | {f"Parameter {name!r}": each for name, each in (values or {}).items()}
         for what, text in texts.items():
             if isinstance(text, str) and has_surrogates(text):
-                raise InvalidInputError(f"{what} has half of a surrogate pair, which is no character.")
+                raise InvalidInputError(f"{what} has half of a surrogate pair, which is not a character.")
         return bound, values
 
     def _session(self) -> contextlib.closing[Session]:
@@ -407,7 +407,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         Raises:
             NotFoundError: There is no such source table.
-            InvalidInputError: A key in `rejected` is no row's, as the table changed since; nothing was applied.
+            InvalidInputError: A key in `rejected` belongs to no row, as the table changed since; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
             ConnectorError: As with `load`.
         """

@@ -17,6 +17,7 @@ from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
 from blocks.credentials.gcp import GcpCredentials
 from blocks.files.options import check_format
+from blocks.warehouses.copier import Copier
 from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
@@ -157,10 +158,21 @@ class BigQuery(Warehouse):
         check_format(file_format, FILE_FORMATS)
         files = f"{folder_address(bucket, prefix)}*"
 
-        def copy(session: BulkSession, load_id: str) -> LoadReport:
-            return cast("BigQuerySession", session).copy_once(files, table, load_id, file_format)
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            def copy(target: str) -> int:
+                return cast("BigQuerySession", session).copy_files(files, target, file_format)
 
-        return self._once(load_id, copy, table=table)
+            return Copier(
+                session,
+                self.dialect,
+                table,
+                copy,
+                uri=self.uri(table),
+                load_id=load_id,
+                casts=file_format == "parquet",  # from text a load job fills a JSON column itself
+            ).run()
+
+        return self._once(load_id, run, table=table)
 
     @operation
     def extract_to(

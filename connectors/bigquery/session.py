@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import datetime as dt
 import hashlib
 import random
 import time
@@ -17,7 +14,6 @@ from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
     AmbiguousError,
-    ConnectorError,
     NotFoundError,
     TerminalError,
     TransientError,
@@ -26,9 +22,8 @@ from blocks.base.errors import (
 from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.base.retry import call_with_retry
-from blocks.warehouses.ledger import Ledger, claimed, faster_error, find_report, recorded
-from blocks.warehouses.load import LoadPlan, LoadReport
-from blocks.warehouses.session import Script, ScriptedSession, Step
+from blocks.warehouses.ledger import Ledger, find_report
+from blocks.warehouses.session import Script, ScriptedSession
 from blocks.warehouses.sql import Column
 from connectors.bigquery.dialect import BigQueryDialect, arrow_type, sql_type
 from connectors.bigquery.errors import ConflictError, job_error, translated
@@ -285,8 +280,8 @@ class BigQuerySession(ScriptedSession):
             **options,
         )
 
-    def _load_from(self, files: str, table: str, file_format: str) -> int:
-        """Return how many rows a load job took from the files into a table."""
+    def copy_files(self, files: str, table: str, file_format: str) -> int:
+        """Have a load job take files into a table, and return how many rows they had."""
         job_id, config = f"etl_{self._try}_copy", self._load_config(file_format)
 
         def begin() -> Any:
@@ -300,44 +295,6 @@ class BigQuerySession(ScriptedSession):
             )
 
         return int(self.jobs.raise_for_error(self.jobs.wait(self.jobs.submit(begin, job_id))).output_rows)
-
-    def copy_once(self, files: str, table: str, load_id: str, file_format: str) -> LoadReport:
-        """Load the files by a load job, in one script with the row in the ledger, unless another attempt did."""
-        ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
-        if (report := find_report(ledger, self, load_id)) is not None:
-            return report.model_copy(update={"already_loaded": True})
-        if (columns := self.columns(table)) is None:
-            raise NotFoundError(f"There is no table {self._dataset.uri(table)}.")
-        if file_format != "parquet":  # from text a load job fills a JSON column itself
-            columns = [dataclasses.replace(column, stage_type=None) for column in columns]
-        ledger.open(self, self._dataset.uri(), whole=False)
-        plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
-        try:
-            self.create_stage(self._dialect, self.stage, columns)
-            rows = self._load_from(files, self.stage, file_format)
-            report = LoadReport(
-                load_id=load_id,
-                table=table,
-                mode="append",
-                rows=rows,
-                inserted=rows,
-                started_at=started,
-                finished_at=dt.datetime.now(dt.UTC),
-            )
-            script = Script(
-                load_id,
-                (Step(self._dialect.insert(table, columns, self.stage), "inserted"),),
-                rows,
-                ledger.fitting(claimed(load_id, plan, started)) | recorded(report),
-            )
-            try:
-                self.run_script(script)
-            except AlreadyExistsError:
-                raise faster_error(load_id) from None
-        finally:
-            with contextlib.suppress(ConnectorError):
-                self.discard(self.stage)
-        return report
 
     def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
         """Make a staging table, to be dropped in the end."""

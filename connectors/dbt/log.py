@@ -230,7 +230,7 @@ class Watch:
         return self._manifest
 
     def _failed_check(self) -> str:
-        """What `dbt debug` found wrong, which is no error of its log."""
+        """What `dbt debug` found wrong, which its log does not hold."""
         wrong = [said for said in self._checks if not re.match(r"- |\d+ checks? failed:", said)]
         if not wrong:
             return ""

@@ -20,6 +20,7 @@ from blocks.base.operation import operation
 from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
 from blocks.files.options import check_format
+from blocks.warehouses.copier import Copier
 from blocks.warehouses.pooled_engine import PooledEngine
 from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
@@ -169,17 +170,20 @@ class Snowflake(Warehouse):
             InvalidInputError: A file does not fit; nothing was copied.
         """
         check_format(file_format, FILE_FORMATS)
-        statement = (
-            f"COPY INTO {self.dialect.table(table)} FROM {_address(bucket, prefix)} "
-            f"STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
+        source = (
+            f"FROM {_address(bucket, prefix)} STORAGE_INTEGRATION = {self.dialect.name(storage_integration)} "
             f"FILE_FORMAT = ({FILE_FORMATS[file_format]}) "
             "MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE ON_ERROR = ABORT_STATEMENT FORCE = TRUE"
         )
 
-        def copy(session: BulkSession, load_id: str) -> LoadReport:
-            return cast("SnowflakeSession", session).copy_once(statement, table, load_id)
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            def copy(target: str) -> int:
+                statement = f"COPY INTO {self.dialect.table(target)} {source}"
+                return cast("SnowflakeSession", session).copy_files(statement, target)
 
-        return self._once(load_id, copy, table=table)
+            return Copier(session, self.dialect, table, copy, uri=self.uri(table), load_id=load_id).run()
+
+        return self._once(load_id, run, table=table)
 
     @operation
     def unload_to(

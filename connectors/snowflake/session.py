@@ -20,8 +20,6 @@ from blocks.base.interruption import Calls, NoAnswerError
 from blocks.base.optional import lazy, require
 from blocks.base.temporary import TemporaryFolder
 from blocks.credentials.snowflake import snowflake_error, transport_errors
-from blocks.warehouses.ledger import Ledger, find_report
-from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, Dialect, bind, strip_literals
 from connectors.snowflake.dialect import LITERALS, SnowflakeDialect, arrow_type, described, stored_name
@@ -128,32 +126,14 @@ class SnowflakeSession(BulkSession):
             )
         return sum(loaded.values())
 
-    def copy_once(self, statement: str, table: str, load_id: str) -> LoadReport:
-        """What a COPY loaded, in one transaction with its row in the ledger, or what an earlier attempt had loaded."""
-        ledger, started = Ledger(self._dialect), dt.datetime.now(dt.UTC)
-        if (report := find_report(ledger, self, load_id)) is not None:
-            return report.model_copy(update={"already_loaded": True})
-        ledger.open(self, self._account.uri(), whole=False)
-        plan = LoadPlan(table=table, mode="append", creates_table=False, ddl=(), columns=())
-        with self.load_transaction():
-            ledger.claim(self, load_id, plan, started)
-            rows = [row for row in self.rows(statement) if "rows_loaded" in row]
-            if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:
-                raise errors.TerminalError(
-                    f"{self._account.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
-                )
-            count = sum(int(row["rows_loaded"]) for row in rows)
-            report = LoadReport(
-                load_id=load_id,
-                table=table,
-                mode="append",
-                rows=count,
-                inserted=count,
-                started_at=started,
-                finished_at=dt.datetime.now(dt.UTC),
+    def copy_files(self, statement: str, table: str) -> int:
+        """Run a COPY of files into a table, and return how many rows they had."""
+        rows = [row for row in self.rows(statement) if "rows_loaded" in row]
+        if wrong := [row["file"] for row in rows if row["status"] != "LOADED"]:
+            raise errors.TerminalError(
+                f"{self._account.uri(table)}: {len(wrong)} files were not loaded, {wrong[0]} first."
             )
-            ledger.record(self, report)
-        return report
+        return sum(int(row["rows_loaded"]) for row in rows)
 
     def put(self, path: Path, place: str) -> None:
         """Send a file to a stage; any thread may."""
