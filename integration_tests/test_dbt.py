@@ -344,6 +344,7 @@ DAILY = {
 """Four models in a row: the second may hang, the third may fail, and the others add a row each day."""
 
 
+@pytest.mark.thorough
 def test_a_hanging_model_is_stopped_at_the_timeout(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
     """Nothing of it is left: no process, and no query on the server. What did not come to its end is retried."""
     folder = make_project(tmp_path / "shop", DAILY)

@@ -518,7 +518,7 @@ def block(project: DbtProject, line: str) -> tuple[int | None, dict[str, str]]:
     except DbtFailedError as error:
         result = error.result
     except ConnectorError:
-        return 2, {}
+        return 1 if command == "debug" else 2, {}
     return result.exit_code, {node.unique_id: node.status for node in result.nodes}
 
 
@@ -586,7 +586,7 @@ def test_no_variable_hides_what_happened(
     shops = shops_of("duckdb")
     pair = theirs, mine = shops.new()
     expected = command_line(shops.dbt, theirs, WORST, {})
-    assert set(expected[1].values()) == {"success", "pass", "warn", "error", "skipped", "partial success"}
+    assert set(expected[1].values()) >= {"success", "pass", "warn", "error", "skipped", "partial success"}
     for name, value in LOUDNESS.items():
         monkeypatch.setenv(name, value)
         monkeypatch.setenv(name.replace("DBT_", "DBT_ENGINE_"), value)
