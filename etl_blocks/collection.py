@@ -13,6 +13,7 @@ MODULES = (  # in the order of the README's table
     "connectors.s3",
     "connectors.gcs",
     "connectors.azure",
+    "connectors.sftp",
     "connectors.aws_secret",
     "connectors.aws_lambda",
     "connectors.batch",

@@ -13,6 +13,7 @@ from integration_tests.standins.gcp_secrets import secret_manager
 from integration_tests.standins.gcs import gcs_server
 from integration_tests.standins.postgres import PostgresServer
 from integration_tests.standins.s3 import s3_server
+from integration_tests.standins.sftp import sftp_server
 from integration_tests.standins.snowflake import snowflake_server
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "postgres_server",
     "s3_server",
     "secret_manager",
+    "sftp_server",
     "snowflake_server",
 ]
 

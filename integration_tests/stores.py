@@ -13,6 +13,8 @@ from connectors.azure import AzureBlobContainer
 from connectors.gcs import GcsBucket
 from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
+from connectors.sftp import Sftp
+from integration_tests.standins.process import HOST
 
 if TYPE_CHECKING:
     import pytest
@@ -35,7 +37,7 @@ def new_store(kind: str, request: pytest.FixtureRequest, *, url: str | None = No
     """A store over an empty folder of the server of that kind.
 
     Args:
-        kind: "local", "s3", "gcs" or "azure".
+        kind: "local", "s3", "gcs", "azure" or "sftp".
         request: Starts the server, as a fixture, where it is needed.
         url: A proxy in front of the server; by default the server itself.
         fields: Further fields of the block.
@@ -63,4 +65,8 @@ def new_store(kind: str, request: pytest.FixtureRequest, *, url: str | None = No
         account = AzureBlobStorageCredentials(account_url=account_url, account_key=server.key)
         container = server.make_container()
         return AzureBlobContainer(container_name=container, credentials=account, base_folder=folder, **fields)
+    if kind == "sftp":
+        server = request.getfixturevalue("sftp_server")
+        login = {"username": server.username, "password": server.password, "known_hosts": server.known_hosts}
+        return Sftp(host=HOST, port=server.port, basepath=folder, **login, **fields)
     raise ValueError(kind)

@@ -161,6 +161,7 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Any]]] = {
     ),
     "etl-redshift": redshift,
     "etl-s3-bucket": functools.partial(store, "s3"),
+    "etl-sftp": functools.partial(store, "sftp"),
     "etl-snowflake": snowflake,
     "etl-snowflake-credentials": lambda request: lambda: snowflake_login(request),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shutil
 import subprocess
@@ -10,13 +11,14 @@ import sys
 import tempfile
 import uuid
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_type_hints
 
 import pytest
 
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import AccessDeniedError, InvalidInputError, UnsupportedError
 from blocks.files.local import PART_SUFFIX
+from blocks.stores.client import WriteArguments, WriteOptions
 from blocks.stores.keys import folder_prefix, join_key
 from connectors.local import LocalFiles, MemoryFiles
 from tests.contracts.object_store import *  # noqa: F403
@@ -55,6 +57,16 @@ def reachable() -> Iterator[Path]:
     folder.chmod(0o755)
     yield folder
     shutil.rmtree(folder)
+
+
+def test_options_of_a_write_are_stated_once() -> None:
+    """What the operations take by name is what a client is given."""
+    assert get_type_hints(WriteArguments) == get_type_hints(WriteOptions)
+    for name in ("write_path", "upload_from_path", "upload_from_file_object", "upload_from_dataframe"):
+        parameters = inspect.signature(getattr(MemoryFiles(), name)).parameters
+        named = {each.name: each.default for each in parameters.values() if each.kind is each.KEYWORD_ONLY}
+        assert WriteOptions(**named) == WriteOptions()
+        assert named.keys() == get_type_hints(WriteOptions).keys()
 
 
 def test_the_folder_is_made_by_the_first_write(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import builtins
 import collections.abc
+import dataclasses
 import decimal
 import difflib
 import functools
@@ -109,6 +110,25 @@ def checked(function: F) -> F:
         return await function(*args, **kwargs)
 
     return bounded(cast("F", async_wrapper if inspect.iscoroutinefunction(function) else wrapper))
+
+
+def takes_fields_of(options: type) -> Callable[[F], F]:
+    """Have checks and help know the `**options` of a function by name: they are the fields of a dataclass."""
+    kinds = typing.get_type_hints(options)
+    named = [
+        inspect.Parameter(
+            field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name]
+        )
+        for field in dataclasses.fields(options)
+    ]
+
+    def decorate(function: F) -> F:
+        signature = inspect.signature(function)
+        own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
+        function.__signature__ = signature.replace(parameters=[*own, *named])  # type: ignore[attr-defined]
+        return function
+
+    return decorate
 
 
 def check_methods(owner: type) -> None:

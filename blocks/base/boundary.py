@@ -36,6 +36,7 @@ LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "adbc_driver_postgresql",
     "annotated_types",
     "anyio",
+    "asyncssh",
     "azure",
     "boto3",
     "botocore",

@@ -12,8 +12,9 @@ import datetime as dt  # noqa: TC003 (who reads the annotations of a public data
 import io
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Mapping  # noqa: TC003 (the same)
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
 
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import ConnectorError, DamagedError, UnsupportedError
@@ -23,7 +24,7 @@ from blocks.files.local import CHUNK_BYTES
 from blocks.stores.checksum import damaged, matches, new_digest, value_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from typing import Self
 
     from _typeshed import WriteableBuffer
@@ -98,6 +99,16 @@ class WriteOptions:
 
 
 AS_IT_IS = WriteOptions()
+
+
+class WriteArguments(TypedDict, total=False):
+    """WriteOptions as keyword arguments, which editors and type checkers know them by."""
+
+    if_absent: bool
+    if_match: str | None
+    content_type: str | None
+    metadata: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
 
 
 class StoreClient(ABC):

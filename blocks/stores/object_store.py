@@ -20,6 +20,7 @@ from pydantic import Field
 
 from blocks.arrow.load_id import Target, with_load_id
 from blocks.arrow.scan import with_stream_staged
+from blocks.base.arguments import takes_fields_of
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -41,7 +42,7 @@ from blocks.stores.keys import folder_prefix, join_key
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from typing import Self
+    from typing import Self, Unpack
 
     import pandas as pd
     import pyarrow as pa
@@ -51,7 +52,7 @@ if TYPE_CHECKING:
     from blocks.arrow.scan import Scan
     from blocks.base.names import Count, Identity, Position, Share
     from blocks.files.options import Compression, FileOptions, Format, OnError
-    from blocks.stores.client import StoreClient
+    from blocks.stores.client import StoreClient, WriteArguments
     from blocks.stores.dataset import Condition, WriteMode, WriteReport
 
 
@@ -120,27 +121,16 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return self.objects.get(path, start, length, version=version)
 
     @operation
-    def write_path(
-        self,
-        path: str,
-        content: bytes,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,
-        metadata: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
-    ) -> str:
+    @takes_fields_of(WriteOptions)
+    def write_path(self, path: str, content: bytes, **options: Unpack[WriteArguments]) -> str:
         """Write an object.
 
         Args:
             path: Its key.
             content: The bytes.
-            if_absent: Write only when there is no such object yet.
-            if_match: Write only when the object still has this etag.
-            content_type: Its media type, where the store keeps one.
-            metadata: Names and values that the store keeps beside it.
-            tags: Names and values that the store can filter and bill by.
+            **options: `if_absent=True` writes only when there is no such object yet, `if_match` only when the object
+                still has this etag. `content_type` is its media type; `metadata` are names and values that the store
+                keeps beside it, `tags` those that it can filter and bill by.
 
         Returns:
             The key.
@@ -153,8 +143,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 f"Could not write {self.uri(path)}: content is {type(content).__name__}, and has to be bytes. "
                 "Encode text first: text.encode()."
             )
-        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
-        return self.objects.put(path, bytes(content), options).key
+        return self.objects.put(path, bytes(content), WriteOptions(**options)).key
 
     async def aread_path(self, path: str) -> bytes:
         """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
@@ -267,38 +256,22 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return target
 
     @operation
+    @takes_fields_of(WriteOptions)
     def upload_from_path(
-        self,
-        from_path: str | Path,
-        to_path: str | None = None,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,
-        metadata: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
+        self, from_path: str | Path, to_path: str | None = None, **options: Unpack[WriteArguments]
     ) -> str:
         """Upload a local file, and return its key, by default the file's name. The options are `write_path`'s."""
         source = Path(from_path).expanduser()
-        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
-        return self.objects.put(to_path or source.name, source, options).key
+        return self.objects.put(to_path or source.name, source, WriteOptions(**options)).key
 
     @operation
+    @takes_fields_of(WriteOptions)
     def upload_from_file_object(
-        self,
-        from_file_object: BinaryIO,
-        to_path: str,
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        content_type: str | None = None,
-        metadata: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
+        self, from_file_object: BinaryIO, to_path: str, **options: Unpack[WriteArguments]
     ) -> str:
         """Upload an open file from its position on, and return the key. The options are `write_path`'s."""
-        options = WriteOptions(if_absent, if_match, content_type, metadata, tags)
         with rewound(from_file_object):
-            return self.objects.put(to_path, from_file_object, options).key
+            return self.objects.put(to_path, from_file_object, WriteOptions(**options)).key
 
     @operation
     def upload_from_folder(
@@ -318,16 +291,9 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return to_folder or ""
 
     @operation
+    @takes_fields_of(WriteOptions)
     def upload_from_dataframe(
-        self,
-        df: Any,
-        to_path: str,
-        serialization_format: str = "csv_gzip",
-        *,
-        if_absent: bool = False,
-        if_match: str | None = None,
-        metadata: dict[str, str] | None = None,
-        tags: dict[str, str] | None = None,
+        self, df: Any, to_path: str, serialization_format: str = "csv_gzip", **options: Unpack[WriteArguments]
     ) -> str:
         """Write a frame as one object.
 
@@ -335,17 +301,14 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             df: A pandas or polars frame, an Arrow table, a Scan, or anything with `__arrow_c_stream__`.
             to_path: The key; an ending such as `.csv` is replaced by the format's own, or added.
             serialization_format: csv, csv_gzip, parquet, parquet_snappy or parquet_gzip.
-            if_absent: Write only when there is no such object yet.
-            if_match: Write only when the object still has this etag.
-            metadata: Names and values that the store keeps beside it.
-            tags: Names and values that the store can filter and bill by.
+            **options: Those of `write_path`. The media type defaults to the format's own.
 
         Returns:
             The key; it ends as the format's files do.
         """
         form = dataframes.serialization(serialization_format)
-        options = WriteOptions(if_absent, if_match, form.content_type, metadata, tags)
-        return dataframes.upload(self.objects, df, to_path, form, options)
+        described: WriteArguments = {"content_type": form.content_type, **options}
+        return dataframes.upload(self.objects, df, to_path, form, WriteOptions(**described))
 
     @operation
     def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:

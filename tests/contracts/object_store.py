@@ -26,6 +26,7 @@ from blocks import Contract
 from blocks.base.errors import AlreadyExistsError, InvalidInputError, NotFoundError, TransientError, UnsupportedError
 from blocks.files.local import CHUNK_BYTES, PART_SUFFIX
 from connectors.local import LocalFiles, MemoryFiles
+from connectors.sftp import Sftp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -330,11 +331,18 @@ def test_if_absent_writes_once(store: ObjectStore, size: int) -> None:
 
 @pytest.mark.parametrize("size", [10, LARGE])
 def test_if_match_writes_over_the_version_that_was_read(store: ObjectStore, size: int) -> None:
-    """A write on a stale etag is refused, also of a large object, and so is one on a key that is not there."""
+    """A write on a stale etag is refused, also of a large object, and so is one on a key that is not there.
+
+    A store that cannot compare and replace says so instead.
+    """
     store.write_path("key", b"1")
     etag = store.head_object("key").etag
     assert etag is not None
-    store.write_path("key", b"2" * size, if_match=etag)
+    try:
+        store.write_path("key", b"2" * size, if_match=etag)
+    except UnsupportedError:
+        assert store.read_path("key") == b"1"
+        return
     with pytest.raises(AlreadyExistsError):
         store.write_path("key", b"3" * size, if_match=etag)
     assert store.read_path("key") == b"2" * size
@@ -348,6 +356,10 @@ def test_a_race_has_one_winner(store: ObjectStore, condition: str) -> None:
     options: dict[str, Any] = {"if_absent": True}
     if condition == "if_match":
         store.write_path("key", b"start")
+        try:
+            store.write_path("key", b"start", if_match=store.head_object("key").etag)
+        except UnsupportedError:
+            return
         options = {"if_match": store.head_object("key").etag}
     barrier = threading.Barrier(8)
 
@@ -636,7 +648,7 @@ def test_a_folder_marker_is_no_data(store: ObjectStore) -> None:
     try:
         store.write_path("in/orders", b"")
     except InvalidInputError:
-        assert isinstance(store, LocalFiles)  # where a file cannot be where a folder is
+        assert isinstance(store, LocalFiles | Sftp)  # where a file cannot be where a folder is
     else:
         store.write_path("in/orders_$folder$", b"")
     for keys in ("in/orders", "in", "in/**"):

@@ -1,0 +1,5 @@
+"""A folder on an SFTP server."""
+
+from connectors.sftp.block import Sftp
+
+__all__ = ["Sftp"]
