@@ -344,6 +344,7 @@ DAILY = {
 """Four models in a row: the second may hang, the third may fail, and the others add a row each day."""
 
 
+@pytest.mark.thorough
 def test_a_hanging_model_is_stopped_at_the_timeout(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
     """Nothing of it is left: no process, and no query on the server. What did not come to its end is retried."""
     folder = make_project(tmp_path / "shop", DAILY)
@@ -401,6 +402,28 @@ def test_what_an_interrupted_day_left_is_retried(
         project.retry_failed()
 
 
+@pytest.mark.thorough
+def test_what_was_stopped_before_its_first_node_is_retried(
+    postgres: Postgres, pg_database: Address, tmp_path: Path
+) -> None:
+    """All of it, and not what the day before had failed in; a command that dbt refuses changes nothing of that."""
+    hook = 'on-run-start: "select pg_sleep(case when hangs then 600 else 0 end) from gate"\n'
+    project = DbtProject(project_dir=make_project(tmp_path / "shop", DAILY, hook), target=postgres, retry=RETRY)
+    postgres.execute("create table gate as select 1 as day, false as works, false as hangs")
+    assert project.build(raise_on_failure=False).counts == {"success": 3, "error": 1, "skipped": 1}
+    postgres.execute("update gate set day = 2, works = true, hangs = true")
+    run = project.trigger("run")
+    eventually(lambda: is_hanging(pg_database))
+    run.cancel()
+    with pytest.raises(InvalidInputError, match="nowhere"):
+        project.run(selector="nowhere")
+    postgres.execute("update gate set hangs = false")
+    again = {node.name: node.status for node in project.retry_failed().nodes if node.resource_type == "model"}
+    assert again == dict.fromkeys("abcd", "success")
+    assert postgres.fetch_all("select day from d") == [(2,)]
+
+
+@pytest.mark.thorough
 def test_a_started_build_can_be_cancelled(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
     """`cancel` returns when nothing of it is left."""
     folder = make_project(tmp_path / "shop", HANGS)
@@ -434,6 +457,7 @@ def start_parent(folder: Path, postgres: Postgres, address: Address, temporary: 
     return parent
 
 
+@pytest.mark.thorough
 def test_dbt_does_not_outlive_a_killed_process(postgres: Postgres, pg_database: Address, tmp_path: Path) -> None:
     """Also when nobody is left to stop it, as after kill -9, it ends, and so do its queries."""
     folder = make_project(tmp_path / "shop", HANGS)

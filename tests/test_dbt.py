@@ -7,7 +7,9 @@ import json
 import logging
 import os
 import pickle
+import random
 import signal
+import string
 import subprocess
 import sys
 import threading
@@ -360,6 +362,52 @@ def test_a_recorded_build_is_read(caplog: pytest.LogCaptureFixture) -> None:
         assert "select" not in text.lower()
 
 
+def passwords() -> list[str]:
+    """Every key and short text of dbt's log, and 200 random words of one to three characters."""
+    found: set[str] = set()
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            found.update(value)
+            for each in value.values():
+                collect(each)
+        elif isinstance(value, list):
+            for each in value:
+                collect(each)
+        elif isinstance(value, str) and value.isidentifier():
+            found.add(value)
+
+    for line in RECORDED.read_text().splitlines():
+        collect(json.loads(line))
+    chance = random.Random(15)
+    letters = string.ascii_letters + string.digits + "{}[]\":,'\\*. "
+    short = ["".join(chance.choices(letters, k=chance.randint(1, 3))) for _ in range(200)]
+    return [*sorted(found), *(word for word in short if word.strip())]
+
+
+def test_no_password_changes_what_is_read() -> None:
+    """Whatever it is: the same nodes, statuses and counts, in the log and in the artifacts, and it is in no line."""
+
+    def read(secrets: Secrets) -> tuple[list[Any], dict[str, Any]]:
+        runs, watch = Runs(), Watch("build", secrets=secrets)
+        for line in lines:
+            watch.read(line, runs)
+        assert watch.unread == 0
+        nodes = [each.model_dump(exclude={"message"}) for each in watch.nodes.values()]
+        return nodes, {"started": runs.started, "states": runs.states}
+
+    lines = RECORDED.read_text().splitlines()
+    expected = read(Secrets())
+    statuses = {each["unique_id"]: each["status"] for each in expected[0]}
+    results = {"results": [record.new_row(key, status, "m") for key, status in statuses.items()]}
+    for password in passwords():
+        secrets = Secrets([password])
+        assert read(secrets) == expected, password
+        kept = nodes_of(secrets.mask_artifact(results), {}, without_values)
+        assert {key: each.status for key, each in kept.items()} == statuses, password
+        assert secrets.mask(f"user {password} failed") == "user ***** failed", password
+
+
 @pytest.mark.parametrize(
     ("event", "said", "kind", "match"),
     [
@@ -503,13 +551,13 @@ def test_a_record_tells_what_is_missing(tmp_path: Path) -> None:
     """What ended stays as it ended; what had started failed, and what had not was skipped."""
     asked = {"args": {"which": "build", "vars": "{}"}, "listing": ["list"], "continues": None}
     kept = record.Record(tmp_path, asked, None)
+    kept.begin()
     kept.start_hook("operation.s.on-run-start")
-    assert record.interrupted(tmp_path) is None  # a hook alone makes no record
     kept.start("model.s.a")
     kept.end(node("model.s.a", "success"))
     kept.start("model.s.b")
     assert record.is_running(tmp_path)
-    kept.close(is_complete=False)
+    kept.stay()
     assert not record.is_running(tmp_path)
     with (tmp_path / record.FILE).open("a") as file:
         file.write('{"ended": "model.s.b", "sta')  # cut off where the process was killed
@@ -528,14 +576,38 @@ def test_a_command_that_ends_leaves_no_record(tmp_path: Path) -> None:
     """And it does not take away that of another one, which began meanwhile."""
     asked = {"args": {"which": "run"}, "listing": [], "continues": None}
     first, second = record.Record(tmp_path, asked, None), record.Record(tmp_path, asked, ["model.s.b"])
+    first.begin()
     first.start("model.s.a")
+    second.begin()
     second.start("model.s.b")
-    first.close(is_complete=True)
+    first.remove()
     last = record.interrupted(tmp_path)
     assert last is not None
     assert last.started == {"model.s.b"}
-    second.close(is_complete=True)
+    second.remove()
     assert record.interrupted(tmp_path) is None
+
+
+def test_a_command_that_did_nothing_leaves_the_record_before(tmp_path: Path) -> None:
+    """A typo in a selection does not make an interrupted day forgotten; a command that was stopped early does."""
+    yesterday, typo, today = (
+        record.Record(tmp_path, {"args": {"which": which}, "listing": [], "continues": None}, None)
+        for which in ("build", "run", "test")
+    )
+    yesterday.begin()
+    yesterday.start("model.s.a")
+    yesterday.stay()
+    before = record.interrupted(tmp_path)
+    typo.begin()
+    assert record.is_running(tmp_path)
+    typo.withdraw()
+    assert record.interrupted(tmp_path) == before
+    today.begin()
+    today.stay()
+    last = record.interrupted(tmp_path)
+    assert last is not None
+    assert (last.asked["args"]["which"], last.started) == ("test", set())
+    assert [path.name for path in tmp_path.iterdir()] == [record.FILE]
 
 
 def test_a_batch_does_not_end_its_model() -> None:
@@ -642,6 +714,17 @@ def test_secrets_are_masked_and_names_are_not(tmp_path: Path) -> None:
     row = json.loads((kept / "run_results.json").read_text())["results"][0]
     assert row == {"unique_id": "model.s.a", "status": "success", "message": "***** *****"}
     assert (kept / "compiled" / "a.sql").read_text() == "select '*****' from *****"
+
+
+def test_a_schema_that_the_environment_names_is_found_again() -> None:
+    """Of an artifact dbt takes tables and nodes by their names; what users write into it is masked all the same."""
+    node = {"unique_id": "model.s.a", "schema": "analytics_prod", "relation_name": '"d"."analytics_prod"."a"'}
+    node |= {"depends_on": {"nodes": ["model.analytics_prod.b"]}}
+    given = {"meta": {"name": "analytics_prod"}, "config": {"schema": {"name": "in analytics_prod"}}}
+    manifest = {"nodes": {"model.s.a": node | given}, "parent_map": {"model.s.a": ["model.analytics_prod.b"]}}
+    kept = Secrets(["analytics_prod"]).mask_artifact(manifest)
+    masked = {"meta": {"name": "*****"}, "config": {"schema": {"name": "in *****"}}}
+    assert kept == {**manifest, "nodes": {"model.s.a": node | masked}}
 
 
 def test_artifacts_are_kept_where_dbt_keeps_them(tmp_path: Path) -> None:
@@ -774,10 +857,10 @@ def test_a_hook_that_failed_alone_cannot_be_retried(project: DbtProject) -> None
     with pytest.raises(InvalidInputError, match=r"only shop-on-run-end-0 failed, .* Call build\(\) again"):
         project.retry_failed()
     kept = record.Record(folder, {"args": {"which": "build"}, "listing": [], "continues": None}, ["model.shop.a"])
-    kept.start("model.shop.a")
+    kept.begin()
     with pytest.raises(InvalidInputError, match="still runs"):
         project.retry_failed()
-    kept.close(is_complete=True)
+    kept.remove()
 
 
 @pytest.mark.usefixtures("prefect_server")

@@ -97,6 +97,11 @@ class Watch:
         self._names: frozenset[str] | None = None
         self._manifest: dict[str, Any] | None = None
 
+    def begin(self) -> None:
+        """Note that dbt has been started."""
+        if self._record:
+            self._record.begin()
+
     def read(self, line: str, runs: NodeRuns) -> None:
         """Take one line; one that is not an event of dbt's is counted in `unread`."""
         if not line.strip():

@@ -213,6 +213,7 @@ def invoke(
                 "Check its arguments and environment."
             ) from None
         try:
+            watch.begin()
             for line in process.lines(timeout_s=timeout_s, clock=clock):
                 watch.read(line, runs)
         except TimeoutError:

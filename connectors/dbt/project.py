@@ -502,19 +502,16 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         watch = Watch(
             request.command, target=place.target, warehouse=place.warehouse, secrets=place.secrets, record=kept
         )
-        is_complete = False
         try:
             outcome = self._outcome(request, call, place, watch, asked)
             call.take(outcome.results, outcome.nodes)
-            is_complete = has_nodes(outcome.results)
             artifacts = self._publish(request, call, place, folder)
-        except BaseException:
-            if kept is not None and not is_complete:
-                self._publish_stopped(folder)
-            raise
-        finally:
+        except BaseException as error:
             if kept is not None:
-                kept.close(is_complete=is_complete)
+                self._conclude(kept, folder, error)
+            raise
+        if kept is not None:
+            kept.remove() if has_nodes(outcome.results) else kept.withdraw()
         code = outcome.code
         result = DbtResult(
             project=self._name,
@@ -615,10 +612,14 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
                 f"({error.strerror or type(error).__name__}): {counts}."
             ) from None
 
-    def _publish_stopped(self, folder: Path) -> None:
-        """Put what is known of an interrupted command in place of the results of the one before."""
+    def _conclude(self, kept: record.Record, folder: Path, error: BaseException) -> None:
+        """Keep what is known of a command that has no results: nothing, where dbt could not do it."""
+        if isinstance(error, ConnectorError) and not kept.has_nodes:
+            kept.withdraw()
+            return
+        kept.stay()
         with contextlib.suppress(OSError):
-            if last := record.interrupted(folder):
+            if kept.has_nodes and (last := record.interrupted(folder)):
                 put(folder / ARTIFACTS["run_results"], json.dumps(last.results(last.selected or ())).encode())
 
     def _missing(self) -> Call:

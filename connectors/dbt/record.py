@@ -1,4 +1,4 @@
-"""What a command has done so far, kept beside dbt's artifacts from its first node on.
+"""What a command has done so far, kept beside dbt's artifacts from its start on.
 
 dbt writes its results when it has come to its end. A command that ends by force, be it at its timeout, by Ctrl-C or
 because its process is killed, leaves this record: what had been asked, which nodes had started, and how they ended.
@@ -9,9 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blocks.base.temporary import lock_file
+from connectors.dbt.artifacts import put
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -59,49 +61,75 @@ class Interrupted(NamedTuple):
 
 
 class Record:
-    """The record of the command that runs; it is made with the first node, and none without.
+    """The record of a command, from the start of dbt on.
 
     Args:
         folder: Where artifacts are kept.
         asked: As in `Interrupted`.
         selected: As in `Interrupted`.
+
+    Attributes:
+        has_nodes: Whether a node has started.
     """
 
     def __init__(self, folder: Path, asked: Mapping[str, Any], selected: Iterable[str] | None) -> None:
+        self.has_nodes = False
         self._path = folder / FILE
         self._header = {"asked": asked, "selected": None if selected is None else sorted(selected)}
         self._file: TextIOWrapper | None = None
+        self._before: bytes | None = None
+
+    def begin(self) -> None:
+        """Take the place of the record before, which comes back if this command does nothing."""
+        with contextlib.suppress(OSError):
+            self._before = self._path.read_bytes()
+        part = self._path.with_name(f".{FILE}.{uuid.uuid4().hex}")
+        self._file = part.open("w", encoding="utf-8", buffering=1)
+        lock_file(self._file.fileno(), wait=False)  # ends with this process
+        self._write(self._header)
+        part.replace(self._path)
 
     def start(self, key: str) -> None:
         """Note that a node has started."""
+        self.has_nodes = True
         self._write({"started": key})
 
     def start_hook(self, key: str) -> None:
-        """Note that a hook of the project has started; by itself it makes no record."""
-        if self._file is not None:
+        """Note that a hook of the project has started after its nodes; one before them is run again with them."""
+        if self.has_nodes:
             self._write({"started": key})
 
     def end(self, node: DbtNode) -> None:
         """Note how a node ended."""
         self._write({"ended": node.unique_id, "status": node.status})
 
-    def close(self, *, is_complete: bool) -> None:
-        """Let go of it; it is of no use any more once dbt's results are complete."""
+    def stay(self) -> None:
+        """Let go of it, and leave it to `interrupted`."""
+        if self._file is not None:
+            self._file.close()
+
+    def remove(self) -> None:
+        """Remove it: dbt's results are complete, and say the same."""
+        self._give_up(None)
+
+    def withdraw(self) -> None:
+        """Remove it, and have the one before again: the command did nothing."""
+        self._give_up(self._before)
+
+    def _give_up(self, before: bytes | None) -> None:
         if self._file is None:
             return
         with self._file as file, contextlib.suppress(OSError):
-            if is_complete and os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+            if not os.path.samestat(os.fstat(file.fileno()), self._path.stat()):
+                return  # another command has begun since
+            if before is None:
                 self._path.unlink()
-        self._file = None
+            else:
+                put(self._path, before)
 
     def _write(self, line: Mapping[str, Any]) -> None:
-        if self._file is None:
-            part = self._path.with_name(f".{FILE}.{os.getpid()}")
-            file = self._file = part.open("w", encoding="utf-8", buffering=1)
-            lock_file(file.fileno(), wait=False)  # ends with this process
-            file.write(f"{json.dumps(self._header)}\n")
-            part.replace(self._path)
-        self._file.write(f"{json.dumps(line)}\n")
+        if self._file is not None:
+            self._file.write(f"{json.dumps(line)}\n")
 
 
 def is_running(folder: Path) -> bool:
@@ -127,11 +155,6 @@ def interrupted(folder: Path) -> Interrupted | None:
     ended = {event["ended"]: event["status"] for event in events if "ended" in event}
     started = {event["started"] for event in events if "started" in event}
     return Interrupted(header["asked"], header["selected"], ended, started)
-
-
-def forget(folder: Path) -> None:
-    """Remove the record: dbt's results say the same now."""
-    (folder / FILE).unlink(missing_ok=True)
 
 
 def new_results(args: Mapping[str, Any]) -> dict[str, Any]:

@@ -103,6 +103,8 @@ def checked_options(options: Sequence[str]) -> Sequence[str]:
         found = OPTION.fullmatch(option)
         if found is None:
             raise InvalidInputError(f"An option is written --name or --name=value, and not {option!r:.50}.")
+        if found[1] == "profile":
+            raise InvalidInputError("The option --profile is the variable DBT_PROFILE here. Give it in environment.")
         if found[1] in OWNED:
             raise InvalidInputError(f"The option --{found[1]} has an argument or a field of its own.")
     return options

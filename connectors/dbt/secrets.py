@@ -26,6 +26,23 @@ WORDS = {
     "raw_sql",
 }
 """The fields of dbt's artifacts that are texts; what is in others may be a name that only looks like a secret."""
+NAMES = {
+    "alias",
+    "child_map",
+    "database",
+    "fqn",
+    "identifier",
+    "macros",
+    "name",
+    "nodes",
+    "parent_map",
+    "relation_name",
+    "schema",
+    "unique_id",
+}
+"""The fields by which dbt finds nodes and tables again: a schema that `environment` names is one, and no secret."""
+GIVEN = {"args", "config", "env", "meta", "unrendered_config", "vars"}
+"""The fields that hold what users write, under names of their own."""
 
 
 class Secrets:
@@ -52,16 +69,17 @@ class Secrets:
         return self._pattern.sub(MASK, text) if self._pattern else text
 
     def mask_artifact(self, value: Any, key: str = "") -> Any:
-        """Return what an artifact holds without secrets: its names stay as they are.
+        """Return what an artifact holds without secrets: the names in it, by which dbt goes, stay as they are.
 
         >>> Secrets(["model"]).mask_artifact({"unique_id": "model.a", "message": "model"})
         {'unique_id': 'model.a', 'message': '*****'}
         """
         if isinstance(value, dict):
-            return {name: self.mask_artifact(each, name) for name, each in value.items()}
+            inside = key if key in GIVEN or key.endswith("_map") else ""
+            return {name: self.mask_artifact(each, inside or name) for name, each in value.items()}
         if isinstance(value, list):
             return [self.mask_artifact(each, key) for each in value]
-        if not isinstance(value, str):
+        if not isinstance(value, str) or key in NAMES:
             return value
         pattern = self._pattern if key in WORDS else self._in_names
         return pattern.sub(MASK, value) if pattern else value
