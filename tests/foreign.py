@@ -196,6 +196,7 @@ def warehouse_calls() -> dict[str, dict[str, Any]]:
         "fetch_all": {"operation": "SELECT :x", "parameters": values},
         "fetch_many": {"operation": "SELECT :x", "parameters": values, "size": 1},
         "fetch_one": {"operation": "SELECT :x", "parameters": values},
+        "fingerprint": {"table": "orders"},
         "load": {"data": rows, "table": "orders", "mode": "append", "key": ["id"], "max_rejected": 0.0},
         "load_report": {"load_id": "nothing"},
         "plan": {"data": rows, "table": "orders", "mode": "upsert", "key": ["id"]},
