@@ -87,7 +87,9 @@ def make_table(warehouse: Warehouse, schema: pa.Schema, *, table: str = "t", not
 
 
 def tables(warehouse: Warehouse) -> set[str]:
-    found = warehouse.fetch_all("SELECT table_name FROM information_schema.tables")
+    """The tables of its schema; Snowflake lists those of others, too."""
+    where = " WHERE table_schema = current_schema()" if type(warehouse).__name__ == "Snowflake" else ""
+    found = warehouse.fetch_all(f"SELECT table_name FROM information_schema.tables{where}")
     return {warehouse.dialect.known_as(name) for (name,) in found}
 
 
