@@ -85,12 +85,21 @@ def create_engine(connect: Callable[[], Any], close: Callable[[Any], None]) -> A
     )
     # It takes itself for an old PostgreSQL, where a backslash in a string had to be doubled.
     engine.dialect._backslash_escapes = False  # noqa: SLF001 (duckdb-engine leaves it as it is in PostgreSQL's dialect)
-    keywords = require("duckdb", extra="duckdb").execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
     # It quotes reserved words only, and others cannot stand everywhere either: `at IS NULL`.
-    engine.dialect.identifier_preparer.reserved_words |= {word for (word,) in keywords}
+    preparer = engine.dialect.identifier_preparer
+    preparer.reserved_words = preparer.reserved_words | keywords()
     release_duckdb_at_exit()
     _engines.add(engine)
     return engine
+
+
+@functools.cache
+def keywords() -> frozenset[str]:
+    """Return the words that DuckDB's grammar knows."""
+    with require("duckdb", extra="duckdb").connect() as connection:  # duckdb.execute is not for several threads
+        return frozenset(
+            word for (word,) in connection.execute("SELECT keyword_name FROM duckdb_keywords()").fetchall()
+        )
 
 
 def escaping_dialect(engine: Any) -> Any:
