@@ -60,7 +60,7 @@ ALIKE_IN_MEMORY = {
 }
 """What is about SQL, names and types, for which it makes no difference where the database is."""
 
-CONTRACT_CASES = 4
+CONTRACT_CASES = 2
 """Of each test of the contract, which runs in two places here: PostgreSQL shows all in every run."""
 
 
