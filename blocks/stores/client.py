@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import datetime as dt  # noqa: TC003 (who reads the annotations of a public dataclass needs it)
 import io
+import itertools
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping  # noqa: TC003 (the same)
@@ -72,6 +73,15 @@ class ObjectInfo(Parameter):
 
 Page = list[ObjectInfo]
 """Objects that a store lists in one answer."""
+PAGE = 1_000
+"""Objects in a page where the store does not say."""
+
+
+def pages(found: Iterable[ObjectInfo]) -> Iterator[Page]:
+    """Cut a listing into pages, as it comes."""
+    left = iter(found)
+    while page := list(itertools.islice(left, PAGE)):
+        yield page
 
 
 @dataclass(frozen=True)

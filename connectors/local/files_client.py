@@ -25,7 +25,7 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.files.local import CHUNK_BYTES, PART_SUFFIX, chunks_of, file_errors, part_file, sync_folder
-from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient
+from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -38,8 +38,6 @@ try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
-
-PAGE = 1_000
 
 
 class LocalStoreClient(StoreClient):
@@ -133,15 +131,8 @@ class LocalStoreClient(StoreClient):
     @override
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
         base = self._base(prefix)
-        page: Page = []
         with file_errors("list", base):
-            for info in _walk(self.root, base, prefix, recursive=recursive):
-                page.append(info)
-                if len(page) == PAGE:
-                    yield page
-                    page = []
-        if page:
-            yield page
+            yield from pages(_walk(self.root, base, prefix, recursive=recursive))
 
     @override
     def delete(self, keys: Iterable[str]) -> int:

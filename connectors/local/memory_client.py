@@ -12,7 +12,7 @@ from typing_extensions import override
 
 from blocks.base.errors import ObjectExistsError, ObjectNotFoundError, TransientError, UnsupportedError
 from blocks.files.local import chunks_of
-from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, WriteOptions
+from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, WriteOptions, pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from blocks.files.local import Source
     from blocks.stores.client import Page
-
-PAGE = 1_000
 
 
 class Contents:
@@ -107,8 +105,7 @@ class MemoryStoreClient(StoreClient):
             for key in sorted(objects)
             if key.startswith(prefix) and (recursive or "/" not in key[len(prefix) :])
         ]
-        for at in range(0, len(found), PAGE):
-            yield found[at : at + PAGE]
+        yield from pages(found)
 
     @override
     def delete(self, keys: Iterable[str]) -> int:

@@ -26,7 +26,7 @@ from blocks.base.errors import (
 )
 from blocks.base.live import live
 from blocks.files.local import PART_SUFFIX, chunks_of
-from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient
+from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, pages
 from connectors.sftp import requests
 from connectors.sftp.connection import Connection
 from connectors.sftp.errors import sftp_error
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from blocks.stores.client import Page, WriteOptions
     from connectors.sftp.connection import Login
 
-PAGE = 1_000
 REQUESTS_IN_FLIGHT = 100
 
 
@@ -126,15 +125,8 @@ class SftpStoreClient(StoreClient):
 
     @override
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
-        page: Page = []
-        for info in self._walk(prefix, recursive=recursive):
-            if not info.key.endswith(PART_SUFFIX):
-                page.append(info)
-            if len(page) == PAGE:
-                yield page
-                page = []
-        if page:
-            yield page
+        found = self._walk(prefix, recursive=recursive)
+        yield from pages(info for info in found if not info.key.endswith(PART_SUFFIX))
 
     @override
     def delete(self, keys: Iterable[str]) -> int:
