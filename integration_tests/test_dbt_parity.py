@@ -9,10 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,13 @@ SHOP_FILE = "{{ env_var('SHOP_FILE', 'two') }}"
 DAYS = "--event-time-start 2026-01-01 --event-time-end 2026-01-04"
 BAD_BATCH = "--vars '{bad_batch: \"2026010%d\"}'"
 WHOLE = "--exclude batches after_batches"
+PARSER = re.compile("pars|introspect|version-check|warn-error|selector")
+"""Lines about what is done before and while dbt parses."""
 SEED = "seed"
-FAIL_FAST = "--fail-fast --single-threaded"  # with threads dbt may have begun the next node when it hears of a failure
+FAIL_FAST = "--fail-fast --single-threaded"
+"""With threads, even with one, dbt may have begun the next node when it hears of a failure."""
+PARSE = "compile --select eph"
+"""What parses a project, and touches no database."""
 BUILD = f"build {WHOLE}"
 WORST = f"build {DAYS} --vars '{{bad: true, bad_batch: \"20260102\", bad_hook: true}}'"
 CASES: dict[str, list[str]] = {
@@ -129,6 +135,8 @@ CASES: dict[str, list[str]] = {
     "build twice": [f"build {WHOLE}", f"build {WHOLE} --vars '{{note: second}}'"],
     "build full refresh": [f"build {WHOLE}", f"build {WHOLE} --full-refresh --vars '{{most: 1}}'"],
     "build fail fast": [f"build {WHOLE} {FAIL_FAST} --vars '{{bad: true}}'"],
+    "run fail fast": ["run --select flaky child --fail-fast --vars '{bad: true}'"],
+    "retry of a run fail fast": ["run --select flaky child --fail-fast --vars '{bad: true}'", "retry"],
     "build strict": [f"build {WHOLE} --vars '{{strict: true}}'"],
     "build warn error": [f"build {WHOLE} --warn-error"],
     "build warn error options": [f"build {WHOLE} --warn-error-options '{{error: [LogTestResult]}}'"],
@@ -280,13 +288,16 @@ REFUSED = {
     "debug no such target": ["debug --target nobody"],
     "build sample of nothing": ["build --sample=nonsense"],
     "test no such type": ["test --resource-type=nobody"],
+    "a file single threaded": ["build --single-threaded"],
 }
 DIFFERENCES = {
     "nothing is selected": ["run --select nowhere+"],
     "nothing failed": [SEED, "retry"],
 }
-ON_DUCKDB = {"run files", "run outside", "run python"}
+ON_DUCKDB = {"run files", "run outside", "run python", "a file single threaded"}
 """The cases that are of DuckDB only."""
+ON_POSTGRES = {"build fail fast", "retry of fail fast", "build single threaded"}
+"""Those of PostgreSQL only: dbt-duckdb cannot build with --single-threaded ("Connection already closed!")."""
 ENVIRONMENTS: dict[str, tuple[dict[str, str], list[str]]] = {
     "target": ({"DBT_TARGET": "two"}, ["seed"]),
     "engine target": ({"DBT_ENGINE_TARGET": "two"}, ["seed"]),
@@ -350,10 +361,15 @@ class Shop:
     def copied(self, folder: Path, address: Address | None) -> Shop:
         """Return a copy of it as it is now."""
         shutil.copytree(self.folder, folder)
-        copy = Shop(folder, address)
-        if address:
-            copy._write_profiles()
-        return copy
+        return Shop(folder, address)
+
+    def forget_all_but_parsing(self) -> None:
+        """Leave of what was run here only how dbt has parsed the project."""
+        for path in (*self.folder.glob("*.duckdb"), *(self.folder / "target").iterdir()):
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "partial_parse.msgpack":
+                path.unlink()
 
     def project(self, line: str, environment: Mapping[str, str], dbt: Path) -> DbtProject:
         """The block: with the database as its target, unless the line or the environment ask for a profile's."""
@@ -413,18 +429,26 @@ class Shops:
         self._after: dict[str, tuple[Shop, Shop]] = {}
 
     def new(self) -> tuple[Shop, Shop]:
-        """Return two that nothing was run in."""
-        return Shop(self._next(), self._database()).write(), Shop(self._next(), self._database()).write()
+        """Return two that nothing was run in, parsed: that is half of a command's time."""
+        return self.after(PARSE)
+
+    def unparsed(self) -> tuple[Shop, Shop]:
+        """Return two that nothing was run in, not even dbt's parser."""
+        return Shop(self._next(), self._database("theirs")).write(), Shop(self._next(), self._database("mine")).write()
 
     def after(self, line: str) -> tuple[Shop, Shop]:
         """Return copies of two in which a line was run, once for all who ask for it."""
         if line not in self._after:
-            pair = self._after[line] = self.new()
+            pair = self.unparsed() if line == PARSE else self.new()
             self.compare(pair, line)
+            if line == PARSE:
+                for shop in pair:
+                    shop.forget_all_but_parsing()
+            self._after[line] = (self._set_aside(pair[0]), self._set_aside(pair[1]))
         theirs, mine = self._after[line]
         return (
-            theirs.copied(self._next(), self._database(theirs.address)),
-            mine.copied(self._next(), self._database(mine.address)),
+            theirs.copied(self._next(), self._database("theirs", theirs.address)),
+            mine.copied(self._next(), self._database("mine", mine.address)),
         )
 
     def drop(self, pair: tuple[Shop, Shop]) -> None:
@@ -451,8 +475,20 @@ class Shops:
         folder.parent.mkdir()
         return folder
 
-    def _database(self, template: Address | None = None) -> Address | None:
-        return self._server and self._server.new_database(template)
+    def _database(self, name: str, template: Address | None = None) -> Address | None:
+        """A database of the same name each time: with another one dbt parses the project anew."""
+        if not self._server:
+            return None
+        self._server.drop_database(replace(self._server.address, database=name))
+        return self._server.new_database(template, name=name)
+
+    def _set_aside(self, shop: Shop) -> Shop:
+        """Let go of the name of its database."""
+        if not self._server or not shop.address:
+            return shop
+        kept = self._server.new_database(shop.address)
+        self._server.drop_database(shop.address)
+        return replace(shop, address=kept)
 
 
 @pytest.fixture(scope="module")
@@ -556,7 +592,7 @@ def run_case(
     monkeypatch.setenv("HOME", str(tmp_path))
     first, *others = lines
     is_shared = bool(others) and not environment and first in (SEED, BUILD)
-    pair = shops.after(first) if is_shared else shops.new()
+    pair = shops.after(first) if is_shared else shops.unparsed() if PARSER.search(" ".join(lines)) else shops.new()
     try:
         if "HOME" in environment:
             for shop in pair:
@@ -574,7 +610,7 @@ def engines_of(names: Iterable[str]) -> list[Any]:
         pytest.param(engine, name, id=f"{engine}-{name}")
         for engine in ENGINES
         for name in names
-        if engine == "duckdb" or name not in ON_DUCKDB
+        if name not in (ON_POSTGRES if engine == "duckdb" else ON_DUCKDB)
     ]
 
 
@@ -664,7 +700,7 @@ def test_every_variable_of_dbt(
 ) -> None:
     """What it changes for the command line it changes for us, and what hides something from us it does not."""
     shops = shops_of("duckdb")
-    pair = theirs, mine = shops.after(SEED)
+    pair = theirs, mine = shops.after("seed --vars '{bad: true}'")  # with other variables dbt parses anew
     line = "build --select flaky child stg --vars '{bad: true}'"
     value = LOUDNESS.get(variable) or VALUES.get(variable) or "1"
     expected = command_line(shops.dbt, theirs, line, {} if variable in LOUDNESS else {variable: value})

@@ -170,9 +170,9 @@ class PostgresServer:
         """The connection string of the server's own database."""
         return self.address.dsn(**options)
 
-    def new_database(self, template: Address | None = None) -> Address:
+    def new_database(self, template: Address | None = None, *, name: str = "") -> Address:
         """A database of its own, empty or as another one that nobody is connected to."""
-        name = f"test_{uuid.uuid4().hex[:12]}"
+        name = name or f"test_{uuid.uuid4().hex[:12]}"
         copy_files = self._own_connection().info.server_version >= 150_000  # a third of the work that a log of it is
         options = (f" template {template.database}" if template else "") + (" strategy file_copy" if copy_files else "")
         self._own_connection().execute(f"create database {name}{options}")
