@@ -8,7 +8,7 @@ import inspect
 import io
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, get_args, get_origin
+from typing import TYPE_CHECKING, Any, BinaryIO, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 import pytest
@@ -20,6 +20,7 @@ from blocks.base.arguments import FITS, LISTS, MAPPINGS, _hints, checked
 from blocks.base.operation import BoundOperation
 from blocks.jobs.run import JobRun
 from blocks.quality.report import QualityReport
+from blocks.warehouses.load import LoadArguments, LoadOptions
 from connectors.dbt import DbtResult
 from connectors.dbt_cloud.run import DbtCloudRun
 from connectors.duckdb import DuckDB
@@ -256,3 +257,13 @@ def test_a_dataset_checks_its_arguments():
     with pytest.raises(InvalidInputError, match=r"partition_by=\['day'\]"):
         store.write_table(unread(), "orders", partition_by="day")
     assert store.list_objects() == []
+
+
+def test_options_of_a_load_are_stated_once() -> None:
+    """What `load`, `publish` and `plan` take by name is what a load is asked for, checked as it is declared there."""
+    assert get_type_hints(LoadArguments, include_extras=True) == get_type_hints(LoadOptions, include_extras=True)
+    for name in ("load", "publish", "plan"):
+        parameters = inspect.signature(getattr(DuckDB(), name)).parameters
+        named = {each.name: each.default for each in parameters.values() if each.name in get_type_hints(LoadOptions)}
+        assert LoadOptions(**named) == LoadOptions()
+        assert named.keys() == get_type_hints(LoadOptions).keys()

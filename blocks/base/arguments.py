@@ -114,7 +114,7 @@ def checked(function: F) -> F:
 
 def takes_fields_of(options: type) -> Callable[[F], F]:
     """Have checks and help know the `**options` of a function by name: they are the fields of a dataclass."""
-    kinds = typing.get_type_hints(options)
+    kinds = typing.get_type_hints(options, include_extras=True)
     named = [
         inspect.Parameter(
             field.name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=kinds[field.name]

@@ -43,7 +43,7 @@ class Copier(Loader):
     ) -> None:
         """Take what copies the files into a table and returns their number of rows; `casts` where JSON is text."""
         nothing = Scan(pa.schema([]), lambda _: iter(()), source="the files")
-        request = LoadRequest(scan=nothing, table=table, mode="append", key=(), partition_by=(), on_new_columns="fail")
+        request = LoadRequest(scan=nothing, table=table, mode="append", on_new_columns="fail")
         super().__init__(session, dialect, request, uri=uri, load_id=load_id)
         self._copy = copy
         self._casts = casts

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence  # noqa: TC003 (who reads the annotations of a public dataclass needs it)
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from blocks.arrow.load_id import DerivedId, GeneratedId
+from blocks.base.names import Identity, Name, Share  # noqa: TC001 (the same)
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -131,20 +134,48 @@ class LoadReport(BaseModel):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LoadRequest:
-    """What a caller asks for; the fields are those of `Warehouse.load`, and `call` where the load_id was derived.
+class LoadOptions:
+    """How rows get into a table: what `load`, `publish` and `plan` of a warehouse take by name; `load` describes it."""
+
+    mode: Mode = "append"
+    key: Sequence[Name] = ()
+    partition_by: Sequence[Name] = ()
+    load_id: Identity | None = None
+    on_new_columns: OnNewColumns = "add"
+    allow_loss: Sequence[str] = ()
+    max_rejected: Share = 0.1
+
+
+class LoadArguments(TypedDict, total=False):
+    """LoadOptions as keyword arguments, which editors and type checkers know them by."""
+
+    mode: Mode
+    key: Sequence[Name]
+    partition_by: Sequence[Name]
+    load_id: Identity | None
+    on_new_columns: OnNewColumns
+    allow_loss: Sequence[str]
+    max_rejected: Share
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest(LoadOptions):
+    """What a caller asks for: rows, a table, and the options.
 
     Attributes:
-        generated: Whether the load_id is not the caller's own.
+        scan: The rows.
+        table: The table, as the caller wrote it.
     """
 
     scan: Scan
     table: str
-    mode: Mode
-    key: tuple[str, ...]
-    partition_by: tuple[str, ...]
-    on_new_columns: OnNewColumns
-    allow_loss: tuple[str, ...] = ()
-    max_rejected: float = 0.0
-    call: Call | None = None
-    generated: bool = False
+
+    @property
+    def call(self) -> Call | None:
+        """What the ledger keeps of the call, where the load_id was derived."""
+        return self.load_id.call if isinstance(self.load_id, DerivedId) else None
+
+    @property
+    def generated(self) -> bool:
+        """Whether the load_id is not the caller's own."""
+        return isinstance(self.load_id, GeneratedId)

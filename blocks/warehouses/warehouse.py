@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
 
-from blocks.arrow.load_id import DerivedId, GeneratedId, Target, note_change, with_load_id
+from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
+from blocks.base.arguments import takes_fields_of
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -25,7 +26,7 @@ from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.ledger import Ledger, find_report
-from blocks.warehouses.load import LoadRequest
+from blocks.warehouses.load import LoadOptions, LoadRequest
 from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.session import TableChangedError
@@ -33,12 +34,13 @@ from blocks.warehouses.sql import changed_names, named
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Unpack
 
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from blocks.base.names import Count, Identity, Name, Share, TableName
-    from blocks.warehouses.load import LoadPlan, LoadReport, Mode, OnNewColumns
+    from blocks.base.names import Count, Identity, Name, TableName
+    from blocks.warehouses.load import LoadArguments, LoadPlan, LoadReport, Mode
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters
 else:
@@ -296,30 +298,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return with_stream_staged(arguments)
 
     @operation(prepare=_stage_stream)
-    def plan(
-        self,
-        data: Any,
-        table: TableName,
-        *,
-        mode: Mode = "append",
-        key: Sequence[str] = (),
-        partition_by: Sequence[str] = (),
-        on_new_columns: OnNewColumns = "add",
-    ) -> LoadPlan:
+    @takes_fields_of(LoadOptions)
+    def plan(self, data: Any, table: TableName, **options: Unpack[LoadArguments]) -> LoadPlan:
         """Say what `load` with the same arguments would do; nothing is done.
 
         Raises:
             SchemaError: The data does not fit the table.
             InvalidInputError: The arguments do not fit each other.
         """
-        request = LoadRequest(
-            scan=as_scan(data).settled(),
-            table=table,
-            mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
-        )
+        request = LoadRequest(scan=as_scan(data).settled(), table=table, **options)
         with self._bulk_session() as session:
             return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
 
@@ -332,36 +319,35 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return {name: value for name, value in fixed.items() if name != "data"}
 
     @instance_operation(prepare=_fix_load_id)
+    @takes_fields_of(LoadOptions)
     def load(  # type: ignore[override]  # on the class it is still Prefect's
-        self,
-        data: Any,
-        table: TableName,
-        *,
-        mode: Mode = "append",
-        key: Sequence[Name] = (),
-        partition_by: Sequence[Name] = (),
-        load_id: Identity | None = None,
-        on_new_columns: OnNewColumns = "add",
-        allow_loss: Sequence[str] = (),
-        max_rejected: Share = 0.1,
+        self, data: Any, table: TableName, **options: Unpack[LoadArguments]
     ) -> LoadReport:
         """Load data into a table. A retry, and any later call with the same `load_id`, neither loses nor doubles a row.
 
         Args:
             data: A Scan, a pandas or polars frame, an Arrow table, or anything with `__arrow_c_stream__`.
             table: `table` or `schema.table`, kept exactly as written. It is created where it does not exist.
-            mode: `append` adds the rows; `replace` empties the table first and keeps its grants, views and indexes;
-                `upsert` updates the rows whose `key` is there and inserts the others; `replace_partition` first
-                deletes the rows of every partition (values of `partition_by`) that the data touches. A reader sees the
-                table as it was before or as it is after.
-            key: The columns that identify a row, for `upsert`.
-            partition_by: The columns that make a partition, for `replace_partition`.
-            load_id: The identity of this load. Derived from the flow run, the task and the data where not given, so
-                that a retry has the same; in a plain script each call is a load of its own.
-            on_new_columns: Columns that the table lacks are added, or are an error, or are left out.
-            allow_loss: Columns whose type may lose something on the way.
-            max_rejected: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may refuse. They go to
-                the table `_etl_quarantine`, in the same transaction.
+            **options: The options of a load.
+
+                `mode`: `append` adds the rows; `replace` empties the table first and keeps its grants, views and
+                indexes; `upsert` updates the rows whose `key` is there and inserts the others; `replace_partition`
+                first deletes the rows of every partition (values of `partition_by`) that the data touches. A reader
+                sees the table as it was before or as it is after.
+
+                `key`: The columns that identify a row, for `upsert`.
+
+                `partition_by`: The columns that make a partition, for `replace_partition`.
+
+                `load_id`: The identity of this load. Derived from the flow run, the task and the data where not given,
+                so that a retry has the same; in a plain script each call is a load of its own.
+
+                `on_new_columns`: Whether columns that the table lacks are added, are an error, or are left out.
+
+                `allow_loss`: Columns whose type may lose something on the way.
+
+                `max_rejected`: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go
+                to the table `_etl_quarantine`, in the same transaction.
 
         Raises:
             SchemaError: The data does not fit the table (TypeLossError: a type would lose something).
@@ -370,39 +356,25 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             AmbiguousError: COMMIT was sent, its answer was lost and the ledger could not be read. Nothing is doubled
                 if you call again with the same `load_id`, which the message holds.
         """
-        request = LoadRequest(
-            scan=as_scan(data).settled(),
-            table=table,
-            mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
-            allow_loss=tuple(allow_loss),
-            max_rejected=max_rejected,
-            call=load_id.call if isinstance(load_id, DerivedId) else None,
-            generated=isinstance(load_id, GeneratedId),
-        )
+        request = LoadRequest(scan=as_scan(data).settled(), table=table, **options)
 
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
+        return self._once(
+            request.load_id, run, table=table, mode=request.mode, key=request.key, partition_by=request.partition_by
+        )
 
     @operation(prepare=_fix_publish_id)
+    @takes_fields_of(LoadOptions)
     def publish(
         self,
         source_table: TableName,
         table: TableName,
         *,
-        mode: Mode = "append",
-        key: Sequence[Name] = (),
-        partition_by: Sequence[Name] = (),
-        load_id: Identity | None = None,
-        on_new_columns: OnNewColumns = "add",
-        allow_loss: Sequence[str] = (),
         rejected: Any = None,
-        max_rejected: Share = 0.1,
         audited: Identity | None = None,
+        **options: Unpack[LoadArguments],
     ) -> LoadReport:
         """Load the rows of one table of this warehouse into another, as `load` would, without leaving the warehouse.
 
@@ -410,38 +382,21 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
 
         Args:
             source_table: The table that holds the rows; it stays as it is.
-            table: As with `load`, and so are the next ones.
-            mode: As with `load`.
-            key: As with `load`.
-            partition_by: As with `load`.
-            load_id: As with `load`.
-            on_new_columns: As with `load`.
-            allow_loss: As with `load`.
+            table: The table that they go to: `table` or `schema.table`.
             rejected: Rows that stay behind: tabular data with columns that tell rows apart, and `reason`, such as
                 `Audit.rejected` of a `DataQuality`. They go to the table `_etl_quarantine`, in the same transaction.
-            max_rejected: The share of rows (0 to 1) that may stay behind.
             audited: The `fingerprint` that the source table had before it was checked: other rows are not published.
                 Defaults to what the `rejected` of a `DataQuality` holds.
+            **options: Those of `load`; `max_rejected` is the share of rows (0 to 1) that may stay behind.
 
         Raises:
             NotFoundError: There is no such source table.
             InvalidInputError: The source table was changed since it was audited, or a key in `rejected` belongs to no
                 row; nothing was applied.
             QualityError: Too many rows would stay behind; nothing was applied.
-            ConnectorError: As with `load`.
+            ConnectorError: What `load` raises.
         """
-        request = LoadRequest(
-            scan=self.scan(source_table),
-            table=table,
-            mode=mode,
-            key=tuple(key),
-            partition_by=tuple(partition_by),
-            on_new_columns=on_new_columns,
-            allow_loss=tuple(allow_loss),
-            max_rejected=max_rejected,
-            call=load_id.call if isinstance(load_id, DerivedId) else None,
-            generated=isinstance(load_id, GeneratedId),
-        )
+        request = LoadRequest(scan=self.scan(source_table), table=table, **options)
         keys = None if rejected is None else as_scan(rejected, source="rejected").to_arrow()
         found = {} if keys is None else keys.schema.metadata or {}
 
@@ -457,7 +412,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 audited=audited or found.get(AUDITED, b"").decode(),
             ).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
+        return self._once(
+            request.load_id, run, table=table, mode=request.mode, key=request.key, partition_by=request.partition_by
+        )
 
     def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if isinstance(arguments.get("table"), str):
