@@ -25,13 +25,14 @@ from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.base.movement import Movement
 from blocks.base.optional import lazy
 from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.stores.hive import NULL_PARTITION, data_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -87,6 +88,32 @@ class WriteReport(BaseModel):
     quarantine: str | None = Field(default=None, description="The object that holds the rejected rows.")
     bytes: int = Field(description="Size of all files.")
     seconds: float = Field(description="How long it took.")
+
+    def movement(self, *, target: str, tool: str, origins: Iterable[str] = (), quarantine: str = "") -> Movement:
+        """Return what the write moved, for those who are told of it.
+
+        Args:
+            target: The asset key of the folder.
+            tool: The type of the block.
+            origins: The asset keys of what the rows came from.
+            quarantine: The address of the rejected rows.
+        """
+        return Movement(
+            verb="write",
+            name=self.prefix,
+            target=target,
+            tool=tool,
+            origins=tuple(origins),
+            mode=self.mode,
+            load_id=self.load_id,
+            rows=self.rows,
+            bytes=self.bytes,
+            seconds=self.seconds,
+            changes={"files": len(self.files), "stale files removed": self.removed},
+            rejected=self.rejected,
+            quarantine=quarantine or None,
+            text=str(self),
+        )
 
     def __str__(self) -> str:
         text = (

@@ -211,6 +211,11 @@ class Ledger:
         quarantine = self._dialect.table(QUARANTINE)
         return f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})"
 
+    def show_rejects_of(self, load_id: str) -> str:
+        """Return the statement with which a person looks at the rows that a load refused."""
+        text = load_id.replace("'", "''")
+        return f"SELECT * FROM {self._dialect.table(QUARANTINE)} WHERE load_id = '{text}'"
+
     def _rejecting(self, data: str) -> str:
         found = f'rejected_count > 0 AND report LIKE \'%"data":"{data}"%\''  # digits, as LoadReport writes them
         return f"{self._dialect.table(LEDGER)} WHERE {found}"

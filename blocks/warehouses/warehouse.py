@@ -11,6 +11,7 @@ from prefect.blocks.abstract import DatabaseBlock
 from blocks.arrow.load_id import DerivedId, GeneratedId, Target, note_change, with_load_id
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
+from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -20,6 +21,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.movement import tell
 from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
@@ -56,6 +58,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     @abstractmethod
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets, for messages: `postgres://host:5432/db/schema.table`."""
+
+    def asset_key(self, table: str) -> str:
+        """Return the key of a table as an asset in Prefect: its address, the same from whatever block and place."""
+        return asset_key(self.uri(table))
 
     @property
     @abstractmethod
@@ -178,7 +184,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         with self._reading_table(table):
             sql = f"SELECT * FROM {self.dialect.table(table)}"
-        return self._scan_sql(sql, None, source=self.uri(table), reading=lambda: self._reading_table(table))
+        return self._scan_sql(
+            sql,
+            None,
+            source=self.uri(table),
+            reading=lambda: self._reading_table(table),
+            origins=[self.asset_key(table)],
+        )
 
     def scan_query(self, sql: str, parameters: Parameters | None = None) -> Scan:
         """Describe the result of a query as a Scan with exact Arrow types.
@@ -200,6 +212,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         *,
         source: str,
         reading: Callable[[], contextlib.AbstractContextManager[None]],
+        origins: Sequence[str] = (),
     ) -> Scan:
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
@@ -216,7 +229,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}")
+        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}", origins=origins)
 
     @contextlib.contextmanager
     def _reading_table(self, table: str) -> Iterator[None]:
@@ -386,7 +399,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         def run(session: BulkSession, load_id: str) -> LoadReport:
             return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
+        return self._once(
+            load_id,
+            run,
+            table=table,
+            mode=mode,
+            key=request.key,
+            partition_by=request.partition_by,
+            origins=request.scan.origins,
+        )
 
     @operation(prepare=_fix_publish_id)
     def publish(
@@ -457,7 +478,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 audited=audited or found.get(AUDITED, b"").decode(),
             ).run()
 
-        return self._once(load_id, run, table=table, mode=mode, key=request.key, partition_by=request.partition_by)
+        return self._once(
+            load_id,
+            run,
+            table=table,
+            mode=mode,
+            key=request.key,
+            partition_by=request.partition_by,
+            origins=request.scan.origins,
+        )
 
     def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if isinstance(arguments.get("table"), str):
@@ -479,6 +508,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         mode: Mode = "append",
         key: Sequence[str] = (),
         partition_by: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> LoadReport:
         """Do `work` under the load_id, on a session of its own; a lost answer is resolved from the ledger.
 
@@ -505,7 +535,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                     f"{'; '.join(other)}. Nothing was loaded. Give each load a load_id of its own, such as "
                     f"{f'{table}/{load_id}'!r}."
                 )
-        self.logger.info("%s", report)
+        movement = report.movement(
+            target=self.asset_key(table),
+            tool=self._block_type_slug or type(self).__name__,
+            origins=origins,
+            quarantine=Ledger(self.dialect).show_rejects_of(report.load_id),
+        )
+        tell(movement, self.logger)
         return report
 
     def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:

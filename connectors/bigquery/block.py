@@ -172,7 +172,7 @@ class BigQuery(Warehouse):
                 casts=file_format == "parquet",  # from text a load job fills a JSON column itself
             ).run()
 
-        return self._once(load_id, run, table=table)
+        return self._once(load_id, run, table=table, origins=[bucket.asset_key(prefix)])
 
     @operation
     def extract_to(
@@ -347,7 +347,13 @@ class BigQuery(Warehouse):
             with self._reading_table(table), contextlib.closing(BigQuerySession(self)) as session:
                 yield from session.stream_table(table, columns)[1]
 
-        return Scan(find_schema, open_batches, source=self.uri(table), query=f"{columns}")
+        return Scan(
+            find_schema,
+            open_batches,
+            source=self.uri(table),
+            query=f"{columns}",
+            origins=[self.asset_key(table)],
+        )
 
     def _connect(self) -> Session:
         return BigQuerySession(self)

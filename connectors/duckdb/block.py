@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
+from blocks.base.assets import asset_key
 from blocks.base.errors import (
     ConnectorError,
     UnsupportedError,
@@ -84,6 +86,12 @@ class DuckDB(Warehouse):
     def uri(self, table: str = "") -> str:
         """`duckdb://path/table`."""
         return f"duckdb://{self.path}" + (f"/{table}" if table else "")
+
+    @override
+    def asset_key(self, table: str) -> str:
+        """Return the key of a table as an asset in Prefect, with the whole path of the file and the schema."""
+        path = self.path if self.path == ":memory:" else Path(self.path).resolve().as_posix()
+        return asset_key(f"duckdb://{path}/{table if '.' in table else f'main.{table}'}")
 
     @property
     def dialect(self) -> Dialect:

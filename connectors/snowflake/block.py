@@ -183,7 +183,7 @@ class Snowflake(Warehouse):
 
             return Copier(session, self.dialect, table, copy, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run, table=table)
+        return self._once(load_id, run, table=table, origins=[bucket.asset_key(prefix)])
 
     @operation
     def unload_to(
