@@ -29,7 +29,8 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.base.operation import operation
-from blocks.base.outcome import conclude, scheduled_day
+from blocks.base.outcome import collect, conclude, scheduled_day
+from blocks.base.parameter import Day, Saved
 from blocks.base.retry import RetryPolicy, retry_if_transient
 from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
@@ -55,6 +56,7 @@ __all__ = [
     "Contract",
     "CsvOptions",
     "DamagedError",
+    "Day",
     "InvalidInputError",
     "JobFailedError",
     "JobStatus",
@@ -74,6 +76,7 @@ __all__ = [
     "QualityReport",
     "Rejects",
     "RetryPolicy",
+    "Saved",
     "Scan",
     "SchemaError",
     "TerminalError",
@@ -83,6 +86,7 @@ __all__ = [
     "UnsupportedError",
     "Warehouse",
     "WriteReport",
+    "collect",
     "conclude",
     "keep_markdown",
     "newest_day",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 
 from blocks import ConnectorBlock
 from blocks.cli.saved import block_types
+from integration_tests.browser import IN_A_BROWSER, browser_page
 from integration_tests.standins.prefect import prefect_server
 
 if TYPE_CHECKING:
@@ -22,14 +22,12 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Page
 
-playwright = pytest.importorskip("playwright.sync_api", reason="pip install playwright (group browser)")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EXAMPLES = json.loads((Path(__file__).parents[1] / "tests/data/saved_by_f763dae.json").read_text("utf-8"))
 BLOCKS = {each["block"]: each["data"] for each in EXAMPLES["block_documents"]}
 
-pytestmark = [
-    pytest.mark.thorough,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no browser: apt-get install chromium"),
+pytestmark = IN_A_BROWSER
+    *IN_A_BROWSER,
+    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
 
@@ -56,12 +54,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def page() -> Iterator[Page]:
     """A page of a browser without a window."""
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 1300, "height": 1600})
-        page.set_default_timeout(15_000)
+    with browser_page(1300, 1600) as page:
         yield page
-        browser.close()
 
 
 def values(server: str, reference: str) -> dict[str, Any]:

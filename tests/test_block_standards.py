@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
@@ -20,13 +18,13 @@ class TestBlocks(BlockStandardTestSuite):
         """Each block type of ours."""
         return request.param
 
-    test_has_a_valid_image = None  # it downloads the logo
+    test_has_a_valid_image = None  # without internet there is none to see
 
 
 @pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
-def test_it_has_a_logo(block_type):
-    """Instead of the download: there is one, by https."""
-    assert re.match(r"https://", str(block_type._logo_url))
+def test_it_has_no_logo_that_needs_the_internet(block_type):
+    """The UI draws a picture by its address alone, and Prefect takes no data URI: one from afar is a broken picture."""
+    assert block_type._logo_url is None
 
 
 @pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)

@@ -15,7 +15,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRun
 from prefect.runtime import flow_run
 
 from blocks import CsvOptions
-from blocks.base.movement import SETTING, Movement
+from blocks.base.movement import Movement
+from blocks.base.runs import SETTING
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
 

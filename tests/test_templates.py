@@ -184,7 +184,7 @@ def test_blocks_are_passed_by_name(folder: Path) -> None:
 def test_a_template_can_be_read_and_owned(file: Path) -> None:
     """It is short, its docstring has five parts, its changes are marked, and it has a flow named like the file."""
     text = file.read_text("utf-8")
-    assert text.count("\n") <= 150
+    assert text.count("\n") <= 160
     docstring = ast.get_docstring(ast.parse(text)) or ""
     places = [docstring.index(part) for part in PARTS]
     assert places == sorted(places)

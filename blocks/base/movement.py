@@ -9,28 +9,18 @@ a run there is only the line. `ETL_SHOW_LOADS=false` leaves pages and assets out
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.base.artifacts import artifact_key, cell, keep_markdown
 from blocks.base.assets import note_asset
 from blocks.base.names import short_digest
-from blocks.base.runs import has_context
+from blocks.base.runs import loads_are_shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SETTING = "ETL_SHOW_LOADS"
-"""The environment variable that switches pages and assets off."""
-
-
 UNITS = ("B", "kB", "MB", "GB", "TB")
-
-
-def loads_are_shown() -> bool:
-    """Tell whether loads leave pages and assets: within a run, unless ETL_SHOW_LOADS says no."""
-    return has_context() and os.environ.get(SETTING, "true").strip().lower() not in ("0", "false", "no", "off")
 
 
 @dataclass(frozen=True, kw_only=True)

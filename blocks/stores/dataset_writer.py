@@ -27,6 +27,7 @@ from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
 from blocks.base.movement import Movement
 from blocks.base.optional import lazy
+from blocks.base.progress import progress
 from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.stores.hive import NULL_PARTITION, data_objects
@@ -356,8 +357,10 @@ def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str]
     _check_partitions(schema, partition_by)
     sorter = _Sorter(parts.temporary, schema, partition_by) if partition_by else None
     rows = 0
-    with closing(source.batches(rejects)) as batches:  # type: ignore[type-var]
+    counting = progress(parts.folder, total=source.rows)
+    with closing(source.batches(rejects)) as batches, counting as tick:  # type: ignore[type-var]
         for batch in batches:
+            tick(batch.num_rows)
             fitting = batch if batch.schema.equals(schema) else fit(batch, schema, source.source)
             rows += fitting.num_rows
             if sorter is None:

@@ -86,7 +86,7 @@ class Loader:
         draft = self._plan()
         direct = self._may_go_direct(draft)
         try:
-            with progress(draft.plan.table) as tick:
+            with progress(draft.plan.table, total=self._request.scan.rows) as tick:
                 if not direct:
                     self._stage(draft, tick)
                     self._check_staged_keys(draft)

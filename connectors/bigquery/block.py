@@ -60,9 +60,6 @@ class BigQuery(Warehouse):
     _block_type_slug: ClassVar[str] = "etl-big-query"
     _documentation_url: ClassVar[Any] = HttpUrl("https://cloud.google.com/bigquery/docs")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url: ClassVar[Any] = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
-    )
 
     gcp_credentials: GcpCredentials = Field(
         default_factory=GcpCredentials, description="Google credentials. Defaults to the ambient identity."

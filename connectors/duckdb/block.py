@@ -61,7 +61,6 @@ class DuckDB(Warehouse):
 
     _block_type_name: ClassVar[str] = "ETL DuckDB"
     _block_type_slug: ClassVar[str] = "etl-duckdb"
-    _logo_url: ClassVar[Any] = "https://duckdb.org/images/logo-dl/DuckDB_Logo.png"
     _documentation_url: ClassVar[Any] = "https://duckdb.org/docs/"
 
     path: str = Field(
