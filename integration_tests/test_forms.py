@@ -26,9 +26,6 @@ EXAMPLES = json.loads((Path(__file__).parents[1] / "tests/data/saved_by_f763dae.
 BLOCKS = {each["block"]: each["data"] for each in EXAMPLES["block_documents"]}
 
 pytestmark = IN_A_BROWSER
-    *IN_A_BROWSER,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 
 
 @pytest.fixture(scope="module")

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = IN_A_BROWSER
-    *IN_A_BROWSER,
-    pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning"),
-]
 LARGEST = 150_000
 
 
