@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
+from prefect.blocks.core import Block
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
+from prefect.utilities.dispatch import get_registry_for_type
 
 from blocks.cli.saved import block_types
 
@@ -25,6 +29,25 @@ class TestBlocks(BlockStandardTestSuite):
 def test_it_has_no_logo_that_needs_the_internet(block_type):
     """The UI draws a picture by its address alone, and Prefect takes no data URI: one from afar is a broken picture."""
     assert block_type._logo_url is None
+
+
+def test_no_abstract_type_is_in_the_catalog():
+    """Prefect's server, when it starts, registers what this registry of Prefect's holds."""
+    assert [each for each in (get_registry_for_type(Block) or {}).values() if inspect.isabstract(each)] == []
+
+
+@pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)
+def test_the_form_asks_by_need(block_type):
+    """What has to be entered comes first, retries and concurrency last; a field that may be empty is no switch."""
+    fields = block_type.model_json_schema()["properties"]
+    names = sorted(fields, key=lambda name: fields[name]["position"])
+    required = block_type.model_json_schema().get("required", [])
+    first = block_type._first_fields
+    assert names[-1] == "retry"
+    assert set(names[: len(first)]) == set(first)
+    assert set(names[len(first) :][: len(set(required) - set(first))]) == set(required) - set(first)
+    assert "max_concurrency" not in names or names[-2] == "max_concurrency"
+    assert not [name for name in names if {"type": "null"} in fields[name].get("anyOf", [])]
 
 
 @pytest.mark.parametrize("block_type", TYPES.values(), ids=TYPES)

@@ -15,6 +15,7 @@ from prefect.blocks.core import Block, schema_extra
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.utilities.collections import remove_nested_keys
+from prefect.utilities.dispatch import get_dispatch_key, get_registry_for_type
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -154,7 +155,9 @@ class ConnectorBlock(Block, ABC):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        if not inspect.isabstract(cls):
+        if inspect.isabstract(cls):
+            _forget(cls)
+        else:
             cls.__doc__ = reference(cls)
 
     @classmethod
@@ -376,6 +379,15 @@ class ConnectorBlock(Block, ABC):
         other = type(self).__new__(type(self))
         other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return other
+
+
+def _forget(kind: type[ConnectorBlock]) -> None:
+    """Take an abstract class out of Prefect's registry: a server that starts shows all of it in its catalog."""
+    registry: dict[str, type[Block]] = get_registry_for_type(Block) or {}
+    registry.pop(get_dispatch_key(kind), None)
+
+
+_forget(ConnectorBlock)
 
 
 def _without_input(error: ValidationError) -> ValidationError:

@@ -20,6 +20,7 @@ from blocks.base.runs import loads_are_shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+SLOWEST_SHOWN = 0.1
 UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -123,7 +124,7 @@ class Movement:
     def _facts(self) -> dict[str, str]:
         changes = ", ".join(f"{count:,} {what}" for what, count in self.changes.items() if count)
         speed = [f"{self.rows / self.seconds:,.0f} rows/s"] if self.seconds and self.rows else []
-        if self.megabytes_per_second:
+        if (self.megabytes_per_second or 0) >= SLOWEST_SHOWN:
             speed.append(f"{self.megabytes_per_second:,.1f} MB/s")
         return {
             "Into": f"`{self.target}`",
