@@ -40,6 +40,7 @@ from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
 from blocks.stores.newest import newest_day
 from blocks.stores.object_store import ObjectStore
+from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.warehouse import Warehouse
 
@@ -61,6 +62,7 @@ __all__ = [
     "JobFailedError",
     "JobStatus",
     "JsonOptions",
+    "LoadHistory",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",

@@ -1,6 +1,6 @@
 """What a user sees in Prefect's UI: the pictures of the docs, taken in a real browser without internet.
 
-They are kept in the folder that ETL_SCREENSHOTS names (`make screenshots`), and else only looked at.
+They are kept in the folder that ETL_SCREENSHOTS names, such as docs/images, and else only looked at.
 """
 
 from __future__ import annotations

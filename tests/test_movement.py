@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-from prefect import flow
+from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId
 from prefect.runtime import flow_run
 
-from blocks import CsvOptions
+from blocks import CsvOptions, NotFoundError, TerminalError, collect
+from blocks.base import progress
 from blocks.base.movement import Movement
 from blocks.base.runs import SETTING
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
+from tests.documents import ROOT, blocks_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -130,3 +135,93 @@ def test_tables_of_one_name_have_pages_of_their_own() -> None:
         for name, target in [("orders", "a://1/orders"), ("orders", "a://2/orders"), ("заказы", "a://1/заказы")]
     ]
     assert len(set(keys)) == 3
+
+
+SHIPPED = """
+import json
+from prefect.logging.configuration import setup_logging
+from connectors.duckdb import DuckDB
+
+setup_logging()
+DuckDB(path="w.duckdb").load([{"id": 1}], "orders", load_id="day 1")
+"""
+
+
+def test_lines_are_shipped_as_json(tmp_path: Path) -> None:
+    """By the configuration that the page shows: each line is an object with the named fields."""
+    (file,) = [block for block in blocks_of(ROOT / "docs/what-a-run-shows.md") if block.file == "logging.yml"]
+    (tmp_path / "logging.yml").write_text(file.text)
+    done = subprocess.run(  # noqa: S603 (our own)
+        [sys.executable, "-c", SHIPPED],
+        env=os.environ | {"PREFECT_LOGGING_SETTINGS_PATH": "logging.yml", "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    (line,) = [json.loads(line) for line in done.stdout.splitlines() if "etl_event" in line]
+    assert (line["etl_name"], line["etl_rows"], line["etl_load_id"], line["severity"]) == ("orders", 1, "day 1", "INFO")
+
+
+def test_the_history_of_loads_is_a_page(tmp_path: Path) -> None:
+    """The newest first, each table with its trend; none where there is no ledger yet."""
+    warehouse = DuckDB(path=str(tmp_path / "w.duckdb"))
+    assert warehouse.load_history().loads == ()
+    for number in (1, 2, 3):
+        warehouse.load(ORDERS.slice(0, number), "orders", load_id=f"day {number}")
+    warehouse.load(ORDERS, "a|b", load_id="x")
+    assert [each.load_id for each in warehouse.load_history().loads] == ["x", "day 3", "day 2", "day 1"]
+    assert [each.rows for each in warehouse.load_history("orders", most=2).loads] == [3, 2]
+    page = warehouse.load_history().markdown()
+    assert "| orders | 3 |" in page
+    assert "| 3 | ▃▅█ |" in page
+    assert r"| a\|b | 1 |" in page
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_days_that_failed_are_named() -> None:
+    """Each with the reason of the step that failed, and not that of what was never run after it."""
+
+    @task
+    def extract(day: int) -> int:
+        if day == 2:
+            raise NotFoundError("There is no file of that day.")
+        return day
+
+    @task
+    def load(day: int) -> int:
+        if day == 3:
+            raise ValueError("a value of a row")
+        return day * 10
+
+    @flow
+    def backfill(days: list[int]) -> list[int]:
+        extracted = extract.map(days)
+        return collect(days, extracted, load.map(extracted))
+
+    assert backfill([1, 4]) == [10, 40]
+    words = r"^2 of 4 failed, and the others are done: 2 \(There is no file of that day\), 3 \(ValueError\)\.$"
+    with pytest.raises(TerminalError, match=words):
+        backfill([1, 2, 3, 4])
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("total", [4, None])
+def test_long_work_has_a_page_of_its_progress(monkeypatch: pytest.MonkeyPatch, total: int | None) -> None:
+    """One that is brought up to date; short work has none."""
+
+    @flow
+    def works(every_s: float) -> str:
+        monkeypatch.setattr(progress, "PAGE_EVERY_S", every_s)
+        with progress.progress("main.orders", total=total) as tick:
+            for _ in range(4):
+                tick(1)
+                time.sleep(0.1)
+        return str(flow_run.get_id())
+
+    assert pages(works(60)) == []
+    (page,) = pages(works(0.05))
+    assert page.key == "progress-main-orders"
+    assert page.type == ("progress" if total else "markdown")
+    assert page.data == (100 if total else page.description)
+    assert f"main.orders: 4{' of 4' if total else ''} rows in" in str(page.description)

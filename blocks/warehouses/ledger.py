@@ -71,6 +71,16 @@ class Ledger:
         rows = session.fetch(query, {"load_id": load_id})
         return _report(rows[0][0], load_id) if rows else None
 
+    def latest(self, session: Session, table: str | None, most: int) -> list[LoadReport]:
+        """Return the reports of the loads that were committed last, of one table or of all, the newest first."""
+        where = "finished_at IS NOT NULL" + ("" if table is None else " AND table_name = :name")
+        query = (
+            f"SELECT load_id, report FROM {self._dialect.table(LEDGER)} WHERE {where} "
+            f"ORDER BY finished_at DESC LIMIT {most:d}"
+        )
+        rows = session.fetch(query, None if table is None else {"name": table})
+        return [_report(row[1], row[0]) for row in rows]
+
     def calls(self, session: Session, call_id: str) -> list[tuple[str, str]]:
         """Return the load_id and the record of each load of a call, in whatever attempt."""
         table = self._dialect.table(LEDGER)

@@ -26,6 +26,7 @@ from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
+from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadRequest
 from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
@@ -294,6 +295,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
             return find_report(Ledger(self.dialect), session, load_id)
+
+    @operation
+    def load_history(self, table: TableName | None = None, *, most: Count = 1_000) -> LoadHistory:
+        """Return what the ledger says of the last loads; its `markdown()` is a page with the trend of each table.
+
+        Args:
+            table: Only the loads of this table, as their calls named it. Defaults to all tables.
+            most: How many loads to look back.
+        """
+        with self._session() as session:
+            try:
+                return LoadHistory(loads=tuple(Ledger(self.dialect).latest(session, table, most)))
+            except NotFoundError:  # there is no ledger yet
+                return LoadHistory(loads=())
 
     def ledger_ddl(self) -> list[str]:
         """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
