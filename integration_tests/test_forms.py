@@ -67,8 +67,14 @@ def values(server: str, reference: str) -> dict[str, Any]:
     return {"id": block._block_document_id, **block.model_dump(mode="json", context={"include_secrets": True}), **inner}
 
 
+BUSY, PATIENCE = 503, 5
+"""What the server answers while another of its own services writes to SQLite; a user presses Save again."""
 FIRST, SECOND = "", "/v2"
-SECRETS_AS_OBJECTS = {"etl-gcp-credentials": "service_account_info", "etl-dbt-project": "environment"}
+SECRETS_AS_OBJECTS = {
+    "etl-dbt-project": "environment",
+    "etl-ecs-task": "environment",
+    "etl-gcp-credentials": "service_account_info",
+}
 
 
 def cases() -> Iterator[Any]:
@@ -79,7 +85,7 @@ def cases() -> Iterator[Any]:
         closed = [value for name, value in data.items() if isinstance(value, dict) and not is_open(kind, name)]
         refers = any("$ref" in value for value in closed)
         within = any("block_type_slug" in value and any(value[key] for key in value if "key" in key) for value in inner)
-        unset = data.get(SECRETS_AS_OBJECTS.get(kind.get_block_type_slug(), "retry")) is None
+        unset = not data.get(SECRETS_AS_OBJECTS.get(kind.get_block_type_slug(), "retry"))
         for view, name in ((FIRST, "first"), (SECOND, "second")):
             reason = ""
             if view == SECOND and refers:
@@ -87,7 +93,7 @@ def cases() -> Iterator[Any]:
             elif view == FIRST and within:
                 reason = "it has no fields for a block that is saved within another, and leaves it out"
             elif view == FIRST and unset:
-                reason = "the server masks null as stars, which is no object to this view: Save does nothing"
+                reason = "the server masks an empty object as stars, which is no object to this view: Save does nothing"
             marks = [pytest.mark.xfail(reason=reason)] if reason else []
             yield pytest.param(reference, view, marks=marks, id=f"{reference}-{name}")
 
@@ -107,7 +113,10 @@ def test_a_form_that_is_saved_changes_nothing(server: str, page: Page, reference
         text = page.inner_text("body")
         assert "Definition not found" not in text
         assert 'type "None"' not in text
-        with page.expect_response(lambda answer: answer.request.method == "PATCH") as answer:
-            page.get_by_role("button", name="Save").click()
+        for _ in range(PATIENCE):
+            with page.expect_response(lambda answer: answer.request.method == "PATCH") as answer:
+                page.get_by_role("button", name="Save").click()
+            if answer.value.status != BUSY:
+                break
         assert answer.value.ok, answer.value.text()
         assert values(server, reference) == before
