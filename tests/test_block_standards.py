@@ -6,6 +6,8 @@ import inspect
 
 import pytest
 from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import BlockTypeUpdate
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from prefect.utilities.dispatch import get_registry_for_type
 
@@ -63,3 +65,16 @@ def test_fields_fit_the_form(block_type):
     for name, field in block_type.model_fields.items():
         assert field.description, f"{name} has no description"
         assert field.description.endswith("."), f"the description of {name} is no sentence"
+
+
+@pytest.mark.usefixtures("prefect_server")
+def test_a_picture_from_afar_goes_when_the_type_is_registered_again():
+    """A server on which an earlier version was registered shows no broken picture either."""
+    kind = TYPES["etl-memory-files"]
+    kind.register_type_and_schema()
+    with get_client(sync_client=True) as client:
+        known = client.read_block_type_by_slug("etl-memory-files")
+        client.update_block_type(known.id, BlockTypeUpdate(logo_url="https://example.com/logo.png"))
+        assert client.read_block_type_by_slug("etl-memory-files").logo_url
+        kind.register_type_and_schema()
+        assert client.read_block_type_by_slug("etl-memory-files").logo_url is None

@@ -103,6 +103,22 @@ def test_a_load_leaves_a_page_and_an_asset(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_a_load_is_shown_whatever_its_table_is_called(caplog: pytest.LogCaptureFixture) -> None:
+    """Keys of pages and assets are made of any name that a table can have, and of any place."""
+    names = ["a b", "заказы", "it's", 'say "x"', "100%", "a#b?c&d", "x" * 60, "tab\there", "[x](y)", "c|d", "😀"]
+
+    @flow
+    def loads() -> str:
+        warehouse = DuckDB()
+        for number, name in enumerate(names):
+            warehouse.load(ORDERS, name, load_id=f"load {number}")
+        return str(flow_run.get_id())
+
+    assert len({page.key for page in pages(loads())}) == len(names)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_a_setting_leaves_out_pages_and_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The load is the same."""
     monkeypatch.setenv(SETTING, "False")

@@ -18,7 +18,9 @@ MOST_ORIGINS = 50
 
 
 def asset_key(uri: str) -> str:
-    """Return the address as Prefect takes it as the key of an asset.
+    """Return the address as Prefect takes it as the key of an asset: what it refuses, such as a space, becomes `_`.
+
+    Addresses that differ in such characters only are one asset.
 
     >>> asset_key("duckdb:///data/my shop.duckdb/main.orders")
     'duckdb:///data/my_shop.duckdb/main.orders'

@@ -149,6 +149,13 @@ def tell(movement: Movement, logger: Any) -> None:
     logger.info("%s", movement.text, extra={f"etl_{name}": value for name, value in movement.fields().items()})
     if not loads_are_shown():
         return
+    try:
+        _show(movement)
+    except Exception as error:  # noqa: BLE001 (it is done, and must not count as failed for a page of it)
+        logger.warning("%s %s is done, and could not be shown: %s.", movement.verb, movement.name, type(error).__name__)
+
+
+def _show(movement: Movement) -> None:
     keep_markdown(movement.key, movement.markdown(), description=movement.text)
     if not movement.is_repeat:
         note_asset(

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 1.0
 """Shorter work draws nothing."""
+LAST_WORD_S = 5.0
+"""So long work that is done waits for a server that does not answer."""
 PAGE_EVERY_S = 10.0
 """Shorter work in a run leaves no page of its progress; longer work brings it up to date this often."""
 
@@ -75,7 +77,7 @@ class _RunPage:
 
     def close(self) -> None:
         self._ended.set()
-        self._thread.join()
+        self._thread.join(LAST_WORD_S)
 
     def _keep(self) -> None:
         page: UUID | None = None
