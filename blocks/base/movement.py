@@ -1,6 +1,6 @@
 """Movements: what a load or a write has moved, and the one place from which everybody hears of it.
 
-    tell(report.movement(target=..., tool=...), self.logger)
+    announce(report.movement(target=..., tool=...), self.logger)
 
 The log gets a line with named fields, by which it can be searched once it is shipped as JSON. Within a run of Prefect
 the run gets a page, an artifact under the same key for each load of a table, and the table becomes an asset. Outside of
@@ -144,8 +144,8 @@ class Movement:
         return ["They are shown by:", "", "```sql", f"{self.quarantine};", "```"]
 
 
-def tell(movement: Movement, logger: Any) -> None:
-    """Tell of a load or a write that has ended: the log and, within a run, its page and Prefect's assets."""
+def announce(movement: Movement, logger: Any) -> None:
+    """Announce a load or a write that has ended: the log and, within a run, its page and Prefect's assets."""
     logger.info("%s", movement.text, extra={f"etl_{name}": value for name, value in movement.fields().items()})
     if not loads_are_shown():
         return

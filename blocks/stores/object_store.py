@@ -32,7 +32,7 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.base.interruption import interruptible_async
-from blocks.base.movement import tell
+from blocks.base.movement import announce
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound, write_file
@@ -559,7 +559,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             origins=data.origins if isinstance(data, Scan) else (),
             quarantine=self.uri(report.quarantine) if report.quarantine else "",
         )
-        tell(movement, self.logger)
+        announce(movement, self.logger)
         return report
 
     # What a connector supplies

@@ -21,7 +21,7 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
-from blocks.base.movement import tell
+from blocks.base.movement import announce
 from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
@@ -556,7 +556,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             origins=origins,
             quarantine=Ledger(self.dialect).show_rejects_of(report.load_id),
         )
-        tell(movement, self.logger)
+        announce(movement, self.logger)
         return report
 
     def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
