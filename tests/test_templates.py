@@ -202,3 +202,14 @@ def test_the_form_of_a_deployment_explains_itself(file: Path) -> None:
         for name, parameter in inspect.signature(flow.fn).parameters.items():
             assert parameter.annotation is not parameter.empty, (flow.name, name)
             assert flow.parameters.properties[name]["description"].strip(), (flow.name, name)
+
+
+@pytest.mark.parametrize("file", TEMPLATES, ids=lambda file: file.stem)
+def test_the_form_of_a_run_has_fields_and_no_switches(file: Path) -> None:
+    """A union is a switch between types there, which opens on None or on a type that has no form: `Saved`, `Day`."""
+    flows = [
+        each for each in vars(importlib.import_module(f"templates.{file.stem}")).values() if isinstance(each, Flow)
+    ]
+    for each in flows:
+        assert not [name for name, form in each.parameters.properties.items() if "anyOf" in form]
+        assert not [name for name, form in each.parameters.properties.items() if not form.get("description")]
