@@ -29,7 +29,8 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.base.operation import operation
-from blocks.base.outcome import conclude, scheduled_day
+from blocks.base.outcome import collect, conclude, scheduled_day
+from blocks.base.parameter import Day, Saved
 from blocks.base.retry import RetryPolicy, retry_if_transient
 from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
@@ -39,6 +40,7 @@ from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
 from blocks.stores.newest import newest_day
 from blocks.stores.object_store import ObjectStore
+from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.warehouse import Warehouse
 
@@ -55,10 +57,12 @@ __all__ = [
     "Contract",
     "CsvOptions",
     "DamagedError",
+    "Day",
     "InvalidInputError",
     "JobFailedError",
     "JobStatus",
     "JsonOptions",
+    "LoadHistory",
     "LoadPlan",
     "LoadReport",
     "MissingDriverError",
@@ -74,6 +78,7 @@ __all__ = [
     "QualityReport",
     "Rejects",
     "RetryPolicy",
+    "Saved",
     "Scan",
     "SchemaError",
     "TerminalError",
@@ -83,6 +88,7 @@ __all__ = [
     "UnsupportedError",
     "Warehouse",
     "WriteReport",
+    "collect",
     "conclude",
     "keep_markdown",
     "newest_day",

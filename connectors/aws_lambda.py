@@ -142,9 +142,6 @@ class LambdaFunction(AwsService):
     _block_type_name = "ETL Lambda Function"
     _block_type_slug = "etl-lambda-function"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/lambda/latest/dg/lambda-invocation.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "lambda"
     _errors_table = ERRORS
     _advice = ADVICE

@@ -74,9 +74,6 @@ class AwsParameter(AwsService, SecretBlock):
     _documentation_url = HttpUrl(
         "https://docs.aws.amazon.com/systems-manager/latest/userguide/systems-manager-parameter-store.html"
     )
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "ssm"
     _errors_table = ERRORS
     _advice = ADVICE

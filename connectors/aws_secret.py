@@ -61,9 +61,6 @@ class AwsSecret(AwsService, SecretBlock):
     _block_type_name = "ETL AWS Secret"
     _block_type_slug = "etl-aws-secret"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/secretsmanager/latest/userguide/intro.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "secretsmanager"
     _errors_table = ERRORS
     _advice = ADVICE

@@ -48,9 +48,6 @@ class BatchJob(AwsJob):
     _block_type_name = "ETL Batch Job"
     _block_type_slug = "etl-batch-job"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/batch/latest/userguide/jobs.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "batch"
     _errors_table = ERRORS
     _advice = ADVICE

@@ -78,9 +78,6 @@ class EcsTask(AwsJob):
     _block_type_name = "ETL ECS Task"
     _block_type_slug = "etl-ecs-task"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/AmazonECS/latest/developerguide/standalone-tasks.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "ecs"
     _errors_table = ERRORS
     _advice = ADVICE

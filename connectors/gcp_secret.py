@@ -54,9 +54,6 @@ class GcpSecret(ConnectorBlock, SecretBlock):
     _block_type_name = "ETL GCP Secret"
     _block_type_slug = "etl-gcp-secret"
     _documentation_url = HttpUrl("https://cloud.google.com/secret-manager/docs/overview")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
-    )
 
     secret_name: str = Field(description="The secret's name, without its project.")
     gcp_credentials: GcpCredentials = Field(

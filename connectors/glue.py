@@ -69,9 +69,6 @@ class GlueJob(AwsJob):
     _block_type_name = "ETL Glue Job"
     _block_type_slug = "etl-glue-job"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/glue/latest/dg/author-job-glue.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
     _service: ClassVar[str] = "glue"
     _errors_table = ERRORS
     _advice = ADVICE

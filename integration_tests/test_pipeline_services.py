@@ -69,7 +69,7 @@ def project(tmp_path_factory, prefect_server, s3_server, database, closed_port) 
     assert prefect_server
     project = Project(tmp_path_factory.mktemp("services") / "project")
     for task in ("extract", "load"):
-        wait = "(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)\ndef "
+        wait = " retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)\ndef "
         project.change(wait + task, wait.replace("10", "0") + task)
     raw, lake, late = (s3_server.make_bucket() for _ in range(3))
     s3_server.client().put_object(Bucket=raw, Key=OBJECT, Body=project.source.read_bytes())

@@ -25,6 +25,7 @@ from blocks import (
     LoadReport,
     ObjectStore,
     QualityReport,
+    Saved,
     Warehouse,
     conclude,
     keep_markdown,
@@ -104,7 +105,7 @@ class ShopReport(BaseModel):
         return "\n".join(["# The shop", "", *(f"* {line}" for line in lines), ""])
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="load {table}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def ingest(table: str, source: ObjectStore, warehouse: Warehouse) -> LoadReport:
     """Load the raw table from the file as it is now; the identity of the load is the version of the file."""
     raw = TABLES[table]
@@ -116,18 +117,19 @@ def ingest(table: str, source: ObjectStore, warehouse: Warehouse) -> LoadReport:
 
 @flow
 def elt_with_dbt(
-    source: str | ObjectStore = SOURCE,
-    warehouse: str | Warehouse = WAREHOUSE,
-    pages: str | ObjectStore = PAGES,
+    source: Saved[ObjectStore] = None,
+    warehouse: Saved[Warehouse] = None,
+    pages: Saved[ObjectStore] = None,
 ) -> ShopReport:
     """Bring the shop's tables up to date.
 
     Args:
-        source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.
-        warehouse: The warehouse that gets the tables.
-        pages: The store that gets the pages of the checks.
+        source: The store that holds the CSV files, such as etl-s3-bucket/raw. Defaults to the data beside this file.
+        warehouse: The warehouse that gets the tables, such as etl-postgres/prod. Defaults to a DuckDB file.
+        pages: The store that gets the pages of the checks, such as etl-s3-bucket/pages. Defaults to a local folder.
     """
-    source, warehouse, pages = resolve(source, ObjectStore), resolve(warehouse, Warehouse), resolve(pages, ObjectStore)
+    source, pages = resolve(source or SOURCE, ObjectStore), resolve(pages or PAGES, ObjectStore)
+    warehouse = resolve(warehouse or WAREHOUSE, Warehouse)
     loads = ingest.map([*TABLES], unmapped(source), unmapped(warehouse)).result()
     built = DbtProject(project_dir=PROJECT, target=warehouse, target_path=TARGET).build()
     checks = []

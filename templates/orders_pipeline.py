@@ -23,12 +23,15 @@ from pydantic import BaseModel
 
 from blocks import (
     CsvOptions,
+    Day,
     LoadReport,
     ObjectStore,
     QualityError,
+    Saved,
     Scan,
     Warehouse,
     WriteReport,
+    collect,
     conclude,
     newest_day,
     resolve,
@@ -70,7 +73,7 @@ class DayReport(BaseModel):
         return f"{self.ds}" + (f"\n  {self.files}" if self.files else "") + f"\n  {self.table}"
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="extract orders {ds}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def extract(ds: date, source: ObjectStore) -> tuple[Scan, str]:
     """Find the day's file, without reading it, and the load's identity: the day and the version of the file."""
     info = source.head_object(FILE.format(ds=ds))
@@ -78,7 +81,7 @@ def extract(ds: date, source: ObjectStore) -> tuple[Scan, str]:
     return orders, f"{TABLE}/{ds}/{info.version or info.etag}"
 
 
-@task
+@task(task_run_name="transform orders {ds}")
 def transform(extracted: tuple[Scan, str], ds: date) -> tuple[Scan, str]:
     """Shape the rows as they are kept."""
     orders, load_id = extracted
@@ -86,7 +89,7 @@ def transform(extracted: tuple[Scan, str], ds: date) -> tuple[Scan, str]:
     return orders.map_batches(lambda rows: rows.append_column("date", pa.array([ds] * len(rows), pa.date32()))), load_id
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="load orders {ds}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def load(ds: date, transformed: tuple[Scan, str], lake: ObjectStore, warehouse: Warehouse) -> DayReport:
     """Load both targets: the day's partition in the lake, and from it the rows in the table."""
     orders, load_id = transformed
@@ -103,20 +106,21 @@ def load(ds: date, transformed: tuple[Scan, str], lake: ObjectStore, warehouse: 
 
 @flow
 def orders_pipeline(
-    ds: date | None = None,
-    source: str | ObjectStore = SOURCE,
-    lake: str | ObjectStore = LAKE,
-    warehouse: str | Warehouse = WAREHOUSE,
+    ds: Day = None,
+    source: Saved[ObjectStore] = None,
+    lake: Saved[ObjectStore] = None,
+    warehouse: Saved[Warehouse] = None,
 ) -> DayReport:
     """Load the orders of one day.
 
     Args:
         ds: The day, such as 2026-04-30. Defaults to the day of the schedule; without one to the newest with a file.
-        source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.
-        lake: The store that gets the Parquet files.
-        warehouse: The warehouse that gets the table.
+        source: The store that holds the CSV files, such as etl-s3-bucket/raw. Defaults to the data beside this file.
+        lake: The store that gets the Parquet files, such as etl-s3-bucket/lake. Defaults to a local folder.
+        warehouse: The warehouse that gets the table, such as etl-postgres/prod. Defaults to a DuckDB file.
     """
-    source, lake, warehouse = resolve(source, ObjectStore), resolve(lake, ObjectStore), resolve(warehouse, Warehouse)
+    source, lake = resolve(source or SOURCE, ObjectStore), resolve(lake or LAKE, ObjectStore)
+    warehouse = resolve(warehouse or WAREHOUSE, Warehouse)
     ds = ds or scheduled_day() or newest_day(source, FILE)  # CHANGE: scheduled_day("Europe/Berlin"), the day before ...
     transformed = transform(extract(ds, source), ds)
     return conclude(load(ds, transformed, lake, warehouse))
@@ -126,24 +130,25 @@ def orders_pipeline(
 def orders_backfill(
     start: date,
     end: date,
-    source: str | ObjectStore = SOURCE,
-    lake: str | ObjectStore = LAKE,
-    warehouse: str | Warehouse = WAREHOUSE,
+    source: Saved[ObjectStore] = None,
+    lake: Saved[ObjectStore] = None,
+    warehouse: Saved[Warehouse] = None,
 ) -> list[DayReport]:
     """Load the orders of each day from `start` to `end`, both included, several days at a time.
 
     Args:
         start: The first day.
         end: The last day.
-        source: The store that holds the CSV files: a block, or the name of a saved one.
-        lake: The store that gets the Parquet files.
-        warehouse: The warehouse that gets the table.
+        source: The store that holds the CSV files, such as etl-s3-bucket/raw. Defaults to the data beside this file.
+        lake: The store that gets the Parquet files, such as etl-s3-bucket/lake. Defaults to a local folder.
+        warehouse: The warehouse that gets the table, such as etl-postgres/prod. Defaults to a DuckDB file.
     """
     days = [start + timedelta(days=n) for n in range((end - start).days + 1)]
-    extracted = extract.map(days, unmapped(resolve(source, ObjectStore)))
+    extracted = extract.map(days, unmapped(resolve(source or SOURCE, ObjectStore)))
     transformed = transform.map(extracted, days)
-    lake, warehouse = resolve(lake, ObjectStore), resolve(warehouse, Warehouse)
-    return load.map(days, transformed, unmapped(lake), unmapped(warehouse)).result()
+    lake, warehouse = resolve(lake or LAKE, ObjectStore), resolve(warehouse or WAREHOUSE, Warehouse)
+    loaded = load.map(days, transformed, unmapped(lake), unmapped(warehouse))
+    return collect(days, extracted, transformed, loaded)
 
 
 if __name__ == "__main__":

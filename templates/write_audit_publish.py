@@ -24,9 +24,11 @@ from pydantic import BaseModel
 from blocks import (
     Audit,
     CsvOptions,
+    Day,
     LoadReport,
     ObjectStore,
     QualityReport,
+    Saved,
     Warehouse,
     conclude,
     newest_day,
@@ -89,7 +91,7 @@ class Published(BaseModel):
         return f"{self.ds}" + (f"\n  {self.audit}" if self.audit else "") + f"\n  {self.table}"
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="find orders {ds}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def identify(ds: date, source: ObjectStore) -> tuple[str, str]:
     """Return the load's identity (the day and the version of its file) and the table for its rows until then."""
     info = source.head_object(FILE.format(ds=ds))
@@ -97,20 +99,20 @@ def identify(ds: date, source: ObjectStore) -> tuple[str, str]:
     return load_id, f"{TABLE}__audit_{hashlib.sha256(load_id.encode()).hexdigest()[:12]}"
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="stage orders {ds}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def write(ds: date, source: ObjectStore, warehouse: Warehouse, staged: str) -> LoadReport:
     """Load the day's rows into a table that nobody reads."""
     orders = source.scan(FILE.format(ds=ds), schema=SCHEMA, options=CSV, on_error="quarantine")
     return warehouse.load(orders, staged, mode="replace", max_rejected=MAX_REJECTED)
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="audit {staged}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def audit(warehouse: Warehouse, staged: str) -> Audit:
     """Check the rows; where a check of severity `fail` does not hold, the run ends here."""
     return CHECKS.audit(warehouse, table=staged)
 
 
-@task(retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
+@task(task_run_name="publish {load_id}", retries=2, retry_delay_seconds=10, retry_condition_fn=retry_if_transient)
 def publish(warehouse: Warehouse, staged: str, audited: Audit, load_id: str) -> LoadReport:
     """Publish the rows in one transaction."""
     return warehouse.publish(
@@ -120,18 +122,18 @@ def publish(warehouse: Warehouse, staged: str, audited: Audit, load_id: str) -> 
 
 @flow
 def write_audit_publish(
-    ds: date | None = None,
-    source: str | ObjectStore = SOURCE,
-    warehouse: str | Warehouse = WAREHOUSE,
+    ds: Day = None,
+    source: Saved[ObjectStore] = None,
+    warehouse: Saved[Warehouse] = None,
 ) -> Published:
     """Publish the orders of one day after they were checked.
 
     Args:
         ds: The day, such as 2026-04-30. Defaults to the day of the schedule; without one to the newest with a file.
-        source: The store that holds the CSV files: a block, or the name of a saved one such as etl-s3-bucket/raw.
-        warehouse: The warehouse: a block, or the name of a saved one such as etl-postgres/prod.
+        source: The store that holds the CSV files, such as etl-s3-bucket/raw. Defaults to the data beside this file.
+        warehouse: The warehouse, such as etl-postgres/prod. Defaults to a DuckDB file.
     """
-    source, warehouse = resolve(source, ObjectStore), resolve(warehouse, Warehouse)
+    source, warehouse = resolve(source or SOURCE, ObjectStore), resolve(warehouse or WAREHOUSE, Warehouse)
     ds = ds or scheduled_day() or newest_day(source, FILE)  # CHANGE: scheduled_day("Europe/Berlin"), the day before ...
     load_id, staged = identify(ds, source)
     report = None

@@ -153,10 +153,11 @@ def test_help_shows_the_flows_parameters(capsys, shop):
     assert "--dry-run" in text
 
 
-def test_help_shows_a_default_block_as_a_reader_would_write_it(capsys):
-    """Its class, and those of its fields that are not as they are anyway."""
+def test_help_says_what_is_left_out(capsys):
+    """In the words of the flow, and not as a None."""
     text = unboxed(ran(capsys, "run", "orders_pipeline", "--help"))
-    assert "The store that gets the Parquet files. [default: LocalFiles(basepath='warehouse')]" in text
+    assert "The store that gets the Parquet files, such as etl-s3-bucket/lake. Defaults to a local folder." in text
+    assert "None" not in text
     assert "RetryPolicy" not in text
 
 

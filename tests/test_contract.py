@@ -613,9 +613,10 @@ def test_a_run_keeps_the_report() -> None:
     gc.collect()  # Prefect leaves its client's sockets to the collector
     assert [state.result() for state in states] == [3, 3]
     with get_client(sync_client=True) as client:
-        pages = client.request("POST", "/artifacts/filter", json={"sort": "CREATED_DESC"}).json()
+        ours = {"sort": "CREATED_DESC", "artifacts": {"key": {"any_": ["orders-of-the-shop"]}}}
+        pages = client.request("POST", "/artifacts/filter", json=ours).json()
     for state in states:
         kept = [page for page in reversed(pages) if page["flow_run_id"] == str(state.state_details.flow_run_id)]
-        assert [page["key"] for page in kept] == ["orders-of-the-shop"] * 2
+        assert len(kept) == 2
         assert "| range(amount) | failed | 2 of 5 | at least 0 |" in kept[0]["data"]
         assert kept[1]["data"].startswith("# Orders of the shop: passed")

@@ -801,6 +801,10 @@ def test_a_result_reads_well() -> None:
     page = whole.markdown().splitlines()
     assert page[0] == "# dbt build of shop: failed"
     assert page[6] == r"| model.shop.b | error |  | 0.00 | relation \| gone |"
+    doubtful = node("test.shop.d", "warn", message="3 rows")
+    page = result(good, late, doubtful, bad).markdown().splitlines()
+    assert [line.split("|")[2].strip() for line in page[6:]] == ["error", "warn", "skipped", "success"]
+    assert "4 nodes (1 error, 1 skipped, 1 success, 1 warn)" in page[2]
     assert result(good).raise_for_failures().passed
 
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
@@ -182,13 +182,6 @@ def test_a_polars_frame_and_dicts_are_taken() -> None:
 
 
 NEWEST: dict[str, Any] = {"limit": 100, "sort": "ID_DESC"}
-NO_FILTERS: dict[str, Any] = {
-    "artifact_filter": ArtifactFilter(),
-    "flow_run_filter": FlowRunFilter(),
-    "task_run_filter": TaskRunFilter(),
-    "offset": 0,
-    **NEWEST,
-}
 GOOD = [expect("column_values_to_be_between", column="amount", min_value=0)]
 SMALL = pa.table({"order_id": [1, 2], "amount": [1.5, 2.5]})
 BAD = pa.table({"order_id": [1, 2], "amount": [1.5, -2.5]})
@@ -213,7 +206,8 @@ def test_in_a_flow_it_is_a_task_run_with_a_page() -> None:
     assert failed.value.report.run_name == "run bad"
     with get_client(sync_client=True) as client:
         runs = [run for run in client.read_task_runs(**NEWEST) if str(run.flow_run_id) in own]
-        pages = [each.data for each in client.read_artifacts(**NO_FILTERS) if each.key == "quality-nightly-orders"]
+        ours = ArtifactFilter(key=ArtifactFilterKey(any_=["quality-nightly-orders"]))
+        pages = [each.data for each in client.read_artifacts(artifact_filter=ours)]
     assert sorted(run.state_name for run in runs) == ["Completed", "Failed"]
     assert all(run.run_count == 1 for run in runs)  # a retry would not help
     assert sorted(page.splitlines()[0] for page in pages) == ["# Nightly orders: failed", "# Nightly orders: passed"]

@@ -296,7 +296,7 @@ def test_in_a_flow_it_is_a_task_run(shelf):
     assert key == "key"
     (run,) = task_runs(flow_run)
     assert str(run.id) == task_run
-    assert run.name.startswith("Shelf.where")
+    assert run.name == "where key"
     assert run.state.is_completed()
 
 

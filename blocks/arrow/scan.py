@@ -50,6 +50,8 @@ class Scan:
             reading gives may be something else: a query of a live database, a one-pass reader, an API.
         query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
         inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
+        origins: The asset keys of the tables or objects that it reads.
+        rows: How many rows there are, where that is known before they are read.
     """
 
     @checked
@@ -63,6 +65,8 @@ class Scan:
         fingerprint: Callable[[], str] | None = None,
         query: str = "",
         inferred: Callable[[], Collection[str]] = frozenset,
+        origins: Sequence[str] = (),
+        rows: int | None = None,
     ) -> None:
         self._schema = schema
         self._open = open_batches
@@ -72,6 +76,8 @@ class Scan:
         self.reopenable = reopenable
         self.inferred = inferred
         self.query = query
+        self.origins = tuple(origins)
+        self.rows = rows
 
     @property
     @checked
@@ -201,6 +207,8 @@ class Scan:
             fingerprint=self._fingerprint,
             query=self.query,
             inferred=self.inferred,
+            origins=self.origins,
+            rows=self.rows,
         )
 
     @checked
@@ -236,14 +244,16 @@ class GrowingScan(Scan):
     Args:
         settle: Finds out what there is now, and returns the scan of just that.
         source: Where the data comes from, without secrets; for messages.
+        origins: The asset keys of the objects that it reads.
     """
 
-    def __init__(self, settle: Callable[[], Scan], *, source: str) -> None:
+    def __init__(self, settle: Callable[[], Scan], *, source: str, origins: Sequence[str] = ()) -> None:
         super().__init__(
             lambda: settle().schema,
             lambda rejects: settle().batches(rejects),
             source=source,
             inferred=lambda: settle().inferred(),
+            origins=origins,
         )
         self._settle = settle
 
@@ -272,7 +282,7 @@ class GrowingScan(Scan):
     @override
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return a scan that grows as this one does."""
-        return GrowingScan(lambda: make(self._settle()), source=self.source)
+        return GrowingScan(lambda: make(self._settle()), source=self.source, origins=self.origins)
 
 
 def _unpickled(pickled: bytes) -> Scan:
@@ -315,6 +325,7 @@ def _in_memory(table: pa.Table, source: str) -> Scan:
             lambda _: table.to_batches(max_chunksize=65_536),
             source=source,
             fingerprint=lambda: content_digest(table),
+            rows=table.num_rows,
         )
     )
 

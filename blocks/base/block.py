@@ -15,6 +15,7 @@ from prefect.blocks.core import Block, schema_extra
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.utilities.collections import remove_nested_keys
+from prefect.utilities.dispatch import get_dispatch_key, get_registry_for_type
 from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -38,7 +39,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 B = TypeVar("B", bound="ConnectorBlock")
 
-ACRONYMS = {"arn", "aws", "id", "ssl", "url"}
+ACRONYMS = {"api", "arn", "aws", "gcp", "http", "iam", "id", "ip", "kms", "sas", "sse", "ssl", "url"}
+PLAIN_WORDS = {"basepath": "base path", "dir": "folder", "max": "maximum", "s": "(seconds)"}
+LATE_FIELDS = ("_timeout_s", "_interval", "max_concurrency")
+"""How fields end that hardly anybody changes."""
 
 
 def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydantic's form)
@@ -47,8 +51,8 @@ def field_title(name: str, field: object = None) -> str:  # noqa: ARG001 (pydant
     >>> field_title("connect_timeout_s")
     'Connect timeout (seconds)'
     """
-    words = [word.upper() if word in ACRONYMS else word for word in name.strip("_").split("_")]
-    title = " ".join("(seconds)" if word == "s" else word for word in words)
+    words = [word.upper() if word in ACRONYMS else PLAIN_WORDS.get(word, word) for word in name.strip("_").split("_")]
+    title = " ".join(words)
     return title[0].upper() + title[1:]
 
 
@@ -114,6 +118,9 @@ class ConnectorBlock(Block, ABC):
         description="Attempts and waits of operations that fail with a transient error.",
     )
 
+    _first_fields: ClassVar[tuple[str, ...]] = ()
+    """Fields that come first in the form, in this order; the others follow by need."""
+
     _renamed: ClassVar[dict[str, str]] = {}
     """Fields by the names that saved blocks may have for them."""
 
@@ -148,7 +155,9 @@ class ConnectorBlock(Block, ABC):
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
         super().__pydantic_init_subclass__(**options)
-        if not inspect.isabstract(cls):
+        if inspect.isabstract(cls):
+            _forget(cls)
+        else:
             cls.__doc__ = reference(cls)
 
     @classmethod
@@ -276,15 +285,23 @@ class ConnectorBlock(Block, ABC):
 
     @classmethod
     def model_json_schema(cls, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Return the schema, which is the form in the UI: the fields that the fewest blocks share come first."""
+        """Return the schema, which is the form in the UI, with its fields in the order of need.
+
+        What has to be entered comes first, then the credentials, then what the fewest blocks share; limits, concurrency
+        and retries are last.
+        """
         schema = super().model_json_schema(*args, **kwargs)
         kinds = [base for base in cls.__mro__ if issubclass(base, ConnectorBlock) and inspect.isabstract(base)]
-        own = inspect.get_annotations(cls)
+        own, required = inspect.get_annotations(cls), schema.get("required", ())
 
-        def kinds_with(name: str) -> int:
-            return 0 if name in own else sum(name in kind._names() for kind in kinds)  # noqa: SLF001 (one of us)
+        def need(name: str) -> tuple[int, int]:
+            if name in cls._first_fields:
+                return 0, cls._first_fields.index(name)
+            shared = 0 if name in own else sum(name in kind._names() for kind in kinds)  # noqa: SLF001 (one of us)
+            late = name == "retry" or name.endswith(LATE_FIELDS)
+            return (1 if name in required else 2 if name.endswith("credentials") else 4 if late else 3), shared
 
-        names = sorted(schema.get("properties", {}), key=kinds_with)
+        names = sorted(schema.get("properties", {}), key=need)
         for position, name in enumerate(names):
             schema["properties"][name]["position"] = position  # as in the form of a flow's parameters
         for name in cls._open_fields():
@@ -362,6 +379,15 @@ class ConnectorBlock(Block, ABC):
         other = type(self).__new__(type(self))
         other.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return other
+
+
+def _forget(kind: type[ConnectorBlock]) -> None:
+    """Take an abstract class out of Prefect's registry: a server that starts shows all of it in its catalog."""
+    registry: dict[str, type[Block]] = get_registry_for_type(Block) or {}
+    registry.pop(get_dispatch_key(kind), None)
+
+
+_forget(ConnectorBlock)
 
 
 def _without_input(error: ValidationError) -> ValidationError:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 from typing import Annotated
 
@@ -70,6 +71,15 @@ def text_problem(text: str, *, allowed: str = "") -> str | None:
         if unicodedata.category(char) == "Cc" and char not in allowed:
             return f"has the control character U+{ord(char):04X}"
     return None
+
+
+def short_digest(text: str) -> str:
+    """Return a few characters that tell a text from others, where all of it would be too long.
+
+    >>> short_digest("duckdb:///data/shop.duckdb/main.orders")
+    'ac5bc8'
+    """
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
 
 
 def has_surrogates(text: str) -> bool:

@@ -17,6 +17,7 @@ import functools
 import inspect
 import time
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
 
 from prefect.context import FlowRunContext, TaskRunContext
@@ -47,6 +48,10 @@ B = TypeVar("B")
 B_co = TypeVar("B_co", covariant=True)
 
 Prepare = Callable[[Any, dict[str, Any]], dict[str, Any]]
+
+WORKED_ON = ("table", "path", "prefix", "key", "keys", "from_path", "from_folder", "to_path", "to_folder", "local_path")
+"""Arguments that say what an operation works on: the names of tables, files and folders, never a value of a row."""
+LONGEST_RUN_NAME = 100
 
 LARGE_LIST = 1_000
 """Prefect walks every item of a task's inputs (9 s for 300,000 rows); longer lists are handed over unwalked."""
@@ -270,11 +275,18 @@ class BoundOperation(Generic[P, R]):
         function.__signature__ = self.__signature__
         options: dict[str, Any] = {
             "name": self.name,
+            "task_run_name": self._run_name,
             "retries": policy.attempts - 1,
             "retry_condition_fn": should_retry,
         }
         options |= self._options.of_task(self._own_key)
         return OperationTask(function, **options)
+
+    def _run_name(self, parameters: dict[str, Any]) -> str:
+        """Return what the task run does, such as `load orders`."""
+        values = (_unquote(parameters.get(name)) for name in WORKED_ON)
+        found = next((value for value in values if isinstance(value, str | PurePath) and str(value)), None)
+        return self.name if found is None else f"{self._op.fn.__name__} {found}"[:LONGEST_RUN_NAME]
 
     def _own_key(self, key: str | None) -> str | None:
         """Return the key of a cached result as that of this operation of this block; None where it is not cached.

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Annotated, TypeVar
+
+from pydantic import WithJsonSchema
 
 if TYPE_CHECKING:
     from pydantic_core import CoreSchema
+
+
+T = TypeVar("T")
+
+Saved = Annotated[T | str | None, WithJsonSchema({"type": "string"})]
+"""A block, or the name of a saved one: `source: Saved[ObjectStore] = None`.
+
+In the form of a run it is a field for text, such as `etl-s3-bucket/raw`. A union would be a switch between types there,
+of which an abstract one has no form.
+"""
+Day = Annotated[date | None, WithJsonSchema({"type": "string", "format": "date"})]
+"""A day that may be left out: in the form of a run a field for a date, and no switch between that and None."""
 
 
 class Parameter:

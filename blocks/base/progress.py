@@ -1,25 +1,38 @@
-"""Progress bars for long work: only on a terminal, and only after a second."""
+"""How far long work is: a bar on a terminal after a second, and in a run a page after ten."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import functools
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+from blocks.base.artifacts import keep_progress
+from blocks.base.runs import loads_are_shown
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from uuid import UUID
 
     from rich.progress import Progress, TaskID
 
 PATIENCE_S = 1.0
 """Shorter work draws nothing."""
+LAST_WORD_S = 5.0
+"""So long work that is done waits for a server that does not answer."""
+PAGE_EVERY_S = 10.0
+"""Shorter work in a run leaves no page of its progress; longer work brings it up to date this often."""
 
 
 @contextlib.contextmanager
 def progress(label: str, *, unit: str = "rows", total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """Yield a function that takes how many were done since its last call, and draws a bar if stderr is a terminal.
+    """Yield a function that takes how many were done since its last call.
+
+    On a terminal a bar is drawn. In a run of Prefect, long work has a page that is brought up to date beside it: a
+    progress artifact where the total is known, else a page with the count and the speed.
 
         with progress("orders") as tick:
             for batch in batches:
@@ -30,14 +43,57 @@ def progress(label: str, *, unit: str = "rows", total: int | None = None) -> Ite
         unit: What is counted.
         total: How many there will be, if that is known.
     """
-    if sys.stderr is None or not sys.stderr.isatty():
-        yield lambda _: None
-        return
-    bar = _Bar(f"{label} ({unit})", total)
+    shown: list[_Bar | _RunPage] = []
+    if sys.stderr is not None and sys.stderr.isatty():
+        shown.append(_Bar(f"{label} ({unit})", total))
+    if loads_are_shown():
+        shown.append(_RunPage(label, unit, total))
+
+    def tick(count: int) -> None:
+        for each in shown:
+            each.tick(count)
+
     try:
-        yield bar.tick
+        yield tick
     finally:
-        bar.close()
+        for each in shown:
+            each.close()
+
+
+class _RunPage:
+    """The page of work that takes long, kept by a thread: a slow server does not slow the work."""
+
+    def __init__(self, label: str, unit: str, total: int | None) -> None:
+        self._label, self._unit, self._total = label, unit, total
+        self._started = time.monotonic()
+        self._done = 0
+        self._ended = threading.Event()
+        run = functools.partial(contextvars.copy_context().run, self._keep)
+        self._thread = threading.Thread(target=run, name=f"progress of {label}", daemon=True)
+        self._thread.start()
+
+    def tick(self, count: int) -> None:
+        self._done += count
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join(LAST_WORD_S)
+
+    def _keep(self) -> None:
+        page: UUID | None = None
+        while not self._ended.wait(PAGE_EVERY_S):
+            page = keep_progress(f"progress-{self._label}", *self._state(), page=page)
+        if page is not None:
+            keep_progress(f"progress-{self._label}", *self._state(), page=page)
+
+    def _state(self) -> tuple[float | None, str]:
+        """Return the percentage, None where nobody knows the total, and the words."""
+        seconds = time.monotonic() - self._started
+        of = f" of {self._total:,}" if self._total else ""
+        words = (
+            f"{self._label}: {self._done:,}{of} {self._unit} in {seconds:,.0f} s ({self._done / seconds:,.0f} a second)"
+        )
+        return (min(100 * self._done / self._total, 100.0) if self._total else None), words
 
 
 class _Bar:

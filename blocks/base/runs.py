@@ -11,6 +11,7 @@ import enum
 import gc
 import hashlib
 import json
+import os
 import sys
 import threading
 from collections import OrderedDict
@@ -45,6 +46,8 @@ SETTINGS = frozenset({"memory_limit", "options", "service", "ssl_cert", "ssl_key
 """Fields of text that say how a block works, and not what it stands for."""
 CREDENTIALS_PLACE = ("account", "account_url", "endpoint_url", "host", "project")
 """Fields of credentials that say where they are used; the others may be rotated between two attempts."""
+SETTING = "ETL_SHOW_LOADS"
+"""The environment variable that switches pages and assets off."""
 _REMEMBERED = 1_000
 _ancestors_of: OrderedDict[tuple[str, int], tuple[Run, ...]] = OrderedDict()
 _lock = threading.Lock()
@@ -145,6 +148,11 @@ def flow_is_running() -> bool:
 def has_context() -> bool:
     """Tell whether this thread has Prefect's context of a run."""
     return FlowRunContext.get() is not None or TaskRunContext.get() is not None
+
+
+def loads_are_shown() -> bool:
+    """Tell whether loads leave pages and assets: within a run, unless ETL_SHOW_LOADS says no."""
+    return has_context() and os.environ.get(SETTING, "true").strip().lower() not in ("0", "false", "no", "off")
 
 
 def parameter_names() -> list[str]:

@@ -168,7 +168,7 @@ def _option(parameter: inspect.Parameter, hint: Any, description: str) -> inspec
     required = parameter.default is parameter.empty
     option = Parameter(
         help=description,
-        show_default=True if required else readable(parameter.default),
+        show_default=readable(parameter.default) if not required and parameter.default is not None else required,
         negative=None if kind is bool else (),
         consume_multiple=kind == list[str],
         metavar=None if kind is bool else "VALUE",

@@ -140,9 +140,6 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
     _block_type_name = "ETL AWS Credentials"
     _block_type_slug = "etl-aws-credentials"
     _documentation_url = HttpUrl("https://boto3.amazonaws.com/v1/documentation/api/latest/guide/credentials.html")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
 
     aws_access_key_id: str | None = Field(
         default=None,

@@ -172,9 +172,6 @@ class AzureBlobStorageCredentials(ConnectorBlock, CredentialsBlock):
     _documentation_url = HttpUrl(
         "https://learn.microsoft.com/azure/storage/blobs/authorize-access-azure-active-directory"
     )
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/54e3fa7e00197a4fbd1d82ed62494cb58d08c96a-250x250.png"
-    )
 
     connection_string: SecretStr | None = Field(
         default=None,

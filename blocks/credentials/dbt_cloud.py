@@ -107,10 +107,6 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
     _block_type_slug = "etl-dbt-cloud-credentials"
     _documentation_url = HttpUrl("https://docs.getdbt.com/docs/dbt-apis/authentication")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url = HttpUrl(
-        "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
-        "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
-    )
 
     api_key: SecretStr = Field(
         description="Service token or personal access token. To run jobs it needs Job Admin or Job Runner."

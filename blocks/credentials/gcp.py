@@ -164,9 +164,6 @@ class GcpCredentials(ConnectorBlock, CredentialsBlock):
     _block_type_name = "ETL GCP Credentials"
     _block_type_slug = "etl-gcp-credentials"
     _documentation_url = HttpUrl("https://cloud.google.com/docs/authentication/application-default-credentials")
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
-    )
 
     service_account_file: Path | None = Field(
         default=None,

@@ -191,9 +191,6 @@ class SnowflakeCredentials(ConnectorBlock, CredentialsBlock):
     _documentation_url = HttpUrl(
         "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector-connect"
     )
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
-    )
 
     account: Host = Field(description="Account identifier, such as organization-account.")
     user: str | None = Field(default=None, description="User to log in as. Not needed for workload_identity.")

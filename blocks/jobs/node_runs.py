@@ -25,7 +25,8 @@ from prefect.logging import get_run_logger
 from prefect.states import Failed
 from prefect.tasks import MaterializingTask, Task
 from prefect.transactions import Transaction
-from prefect.types.names import MAX_ASSET_KEY_LENGTH, RESTRICTED_ASSET_CHARACTERS
+
+from blocks.base.assets import asset_key
 
 if TYPE_CHECKING:
     import logging
@@ -34,23 +35,6 @@ if TYPE_CHECKING:
 
     from prefect.assets import Asset
     from prefect.client.schemas.objects import State
-
-UNSAFE_IN_ASSETS = str.maketrans(dict.fromkeys(RESTRICTED_ASSET_CHARACTERS, "_"))
-
-
-def asset_key(uri: str) -> str:
-    """Return the address as Prefect takes it as the key of an asset.
-
-    >>> asset_key("duckdb:///data/my shop.duckdb/main.orders")
-    'duckdb:///data/my_shop.duckdb/main.orders'
-    """
-    scheme, _, rest = uri.partition("://")
-    key = f"{scheme.lower()}://{rest.translate(UNSAFE_IN_ASSETS)}"
-    return (
-        key
-        if len(key) <= MAX_ASSET_KEY_LENGTH
-        else key[: MAX_ASSET_KEY_LENGTH // 2] + key[-MAX_ASSET_KEY_LENGTH // 2 :]
-    )
 
 
 @dataclass

@@ -16,13 +16,14 @@ from glob import has_magic
 from typing import TYPE_CHECKING, Any, cast
 
 from blocks.arrow.scan import GrowingScan, Scan
+from blocks.base.assets import asset_key
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
 from blocks.base.optional import lazy
 from blocks.files.options import JSON_FORMATS, TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
 from blocks.stores.globs import Glob
-from blocks.stores.hive import data_objects, hive_values
+from blocks.stores.hive import data_objects, dataset_of, hive_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -102,7 +103,7 @@ def scan(
         on_error=on_error,
         extra_columns=extra_columns,
     )
-    return GrowingScan(dataset.settled, source=dataset.source)
+    return GrowingScan(dataset.settled, source=dataset.source, origins=dataset.origins)
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,7 @@ class _Dataset:
             fingerprint=now.fingerprint,
             query=query,
             inferred=now.inferred_from_text,
+            origins=now.origins,
         )
 
     @property
@@ -141,6 +143,11 @@ class _Dataset:
             name = "/".join([*self.keys, *([self.glob] if isinstance(self.glob, str) else [])])
             return f"{self.store.uri().rstrip('/')}/{name}"
         return f"{len(self.keys)} objects of {self.store.uri()}"
+
+    @property
+    def origins(self) -> list[str]:
+        """The asset keys of the datasets and objects that the keys belong to."""
+        return list(dict.fromkeys(asset_key(self.store.uri(dataset_of(key))) for key in self.keys))
 
     @cached_property
     def objects(self) -> list[ObjectInfo | str]:

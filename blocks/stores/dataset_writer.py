@@ -25,13 +25,15 @@ from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import as_scan, empty_batch
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import InvalidInputError, SchemaError, TypeLossError
+from blocks.base.movement import Movement
 from blocks.base.optional import lazy
+from blocks.base.progress import progress
 from blocks.base.temporary import TemporaryFolder
 from blocks.stores.client import WriteOptions
 from blocks.stores.hive import NULL_PARTITION, data_objects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
     from typing import BinaryIO
 
@@ -87,6 +89,32 @@ class WriteReport(BaseModel):
     quarantine: str | None = Field(default=None, description="The object that holds the rejected rows.")
     bytes: int = Field(description="Size of all files.")
     seconds: float = Field(description="How long it took.")
+
+    def movement(self, *, target: str, tool: str, origins: Iterable[str] = (), quarantine: str = "") -> Movement:
+        """Return what the write moved, for those who are told of it.
+
+        Args:
+            target: The asset key of the folder.
+            tool: The type of the block.
+            origins: The asset keys of what the rows came from.
+            quarantine: The address of the rejected rows.
+        """
+        return Movement(
+            verb="write",
+            name=self.prefix,
+            target=target,
+            tool=tool,
+            origins=tuple(origins),
+            mode=self.mode,
+            load_id=self.load_id,
+            rows=self.rows,
+            bytes=self.bytes,
+            seconds=self.seconds,
+            changes={"files": len(self.files), "stale files removed": self.removed},
+            rejected=self.rejected,
+            quarantine=quarantine or None,
+            text=str(self),
+        )
 
     def __str__(self) -> str:
         text = (
@@ -329,8 +357,10 @@ def _fill(parts: _Parts, source: Scan, rejects: Rejects, partition_by: list[str]
     _check_partitions(schema, partition_by)
     sorter = _Sorter(parts.temporary, schema, partition_by) if partition_by else None
     rows = 0
-    with closing(source.batches(rejects)) as batches:  # type: ignore[type-var]
+    counting = progress(parts.folder, total=source.rows)
+    with closing(source.batches(rejects)) as batches, counting as tick:  # type: ignore[type-var]
         for batch in batches:
+            tick(batch.num_rows)
             fitting = batch if batch.schema.equals(schema) else fit(batch, schema, source.source)
             rows += fitting.num_rows
             if sorter is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from glob import has_magic
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -21,6 +23,8 @@ else:
 
 FOLDER_SUFFIX = "_$folder$"
 """How Hadoop's older clients mark folders."""
+PART_NAME = re.compile(r"part-.*\d")
+"""How the files of a dataset are called, by us as by Spark."""
 NULL_PARTITION = "__HIVE_DEFAULT_PARTITION__"
 """The name of the partition of nulls; Hive's own."""
 
@@ -55,6 +59,19 @@ def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
         parts = info.key[start:].split("/")
         if not any(part.startswith(".") or (part.startswith("_") and "=" not in part) for part in parts):
             yield info
+
+
+def dataset_of(key: str) -> str:
+    """Return the folder of the dataset that a key, a folder or a glob is of; a key that is of none is itself.
+
+    >>> dataset_of("orders/date=2026-04-30/part-0.parquet"), dataset_of("raw/orders_*.csv"), dataset_of("raw/a.csv")
+    ('orders', 'raw', 'raw/a.csv')
+    """
+    parts = key.strip("/").split("/")
+    for number, part in enumerate(parts):
+        if "=" in part or has_magic(part) or (number == len(parts) - 1 and PART_NAME.match(part)):
+            return "/".join(parts[:number])
+    return "/".join(parts)
 
 
 def hive_values(key: str) -> dict[str, str | None]:

@@ -19,8 +19,9 @@ from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
 
 from blocks.arrow.load_id import Target, with_load_id
-from blocks.arrow.scan import with_stream_staged
+from blocks.arrow.scan import Scan, with_stream_staged
 from blocks.base.arguments import takes_fields_of
+from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
@@ -31,13 +32,14 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.base.interruption import interruptible_async
+from blocks.base.movement import announce
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound, write_file
 from blocks.stores import dataframes, dataset
 from blocks.stores.client import ObjectInfo, WriteOptions
 from blocks.stores.folder import StoreFolder
-from blocks.stores.hive import without_markers
+from blocks.stores.hive import dataset_of, without_markers
 from blocks.stores.keys import folder_prefix, join_key
 
 if TYPE_CHECKING:
@@ -49,7 +51,6 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from blocks.arrow.columns import ExtraColumns
-    from blocks.arrow.scan import Scan
     from blocks.base.names import Count, Identity, Position, Share
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import StoreClient, WriteArguments
@@ -98,6 +99,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     def uri(self, key: str = "") -> str:
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
         return self.objects.uri(key)
+
+    def asset_key(self, key: str) -> str:
+        """Return the key of an object, or of the dataset that it is part of, as an asset in Prefect: its address.
+
+        The parts and the partitions of a dataset are one asset, as they were written by one name.
+        """
+        return asset_key(self.objects.uri(dataset_of(key)))
 
     def _stands_for(self) -> str:
         return f"{self._block_type_slug} {self.objects.place()}"
@@ -545,7 +553,13 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             max_file_bytes=max_file_bytes,
             max_rejected=max_rejected,
         )
-        self.logger.info("%s", report)
+        movement = report.movement(
+            target=self.asset_key(prefix),
+            tool=self._block_type_slug or type(self).__name__,
+            origins=data.origins if isinstance(data, Scan) else (),
+            quarantine=self.uri(report.quarantine) if report.quarantine else "",
+        )
+        announce(movement, self.logger)
         return report
 
     # What a connector supplies

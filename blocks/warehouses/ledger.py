@@ -71,6 +71,16 @@ class Ledger:
         rows = session.fetch(query, {"load_id": load_id})
         return _report(rows[0][0], load_id) if rows else None
 
+    def latest(self, session: Session, table: str | None, most: int) -> list[LoadReport]:
+        """Return the reports of the loads that were committed last, of one table or of all, the newest first."""
+        where = "finished_at IS NOT NULL" + ("" if table is None else " AND table_name = :name")
+        query = (
+            f"SELECT load_id, report FROM {self._dialect.table(LEDGER)} WHERE {where} "
+            f"ORDER BY finished_at DESC LIMIT {most:d}"
+        )
+        rows = session.fetch(query, None if table is None else {"name": table})
+        return [_report(row[1], row[0]) for row in rows]
+
     def calls(self, session: Session, call_id: str) -> list[tuple[str, str]]:
         """Return the load_id and the record of each load of a call, in whatever attempt."""
         table = self._dialect.table(LEDGER)
@@ -210,6 +220,11 @@ class Ledger:
         """Return the statement that takes the rows of these loads out of the quarantine."""
         quarantine = self._dialect.table(QUARANTINE)
         return f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})"
+
+    def show_rejects_of(self, load_id: str) -> str:
+        """Return the statement with which a person looks at the rows that a load refused."""
+        text = load_id.replace("'", "''")
+        return f"SELECT * FROM {self._dialect.table(QUARANTINE)} WHERE load_id = '{text}'"
 
     def _rejecting(self, data: str) -> str:
         found = f'rejected_count > 0 AND report LIKE \'%"data":"{data}"%\''  # digits, as LoadReport writes them

@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.arrow.load_id import DerivedId, GeneratedId
+from blocks.base.movement import Movement
 from blocks.base.names import Identity, Name, Share  # noqa: TC001 (the same)
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import pyarrow as pa
 
     from blocks.arrow.load_id import Call
@@ -93,6 +96,9 @@ class LoadReport(BaseModel):
     inserted: int = Field(default=0, description="Rows that are new in the table.")
     updated: int = Field(default=0, description="Rows whose key was in the table before.")
     deleted: int = Field(default=0, description="Rows that a replaced table or partition held before.")
+    bytes: int | None = Field(
+        default=None, description="Size of the rows in memory; None where the engine read them by itself."
+    )
     rejected: dict[str, int] = Field(default_factory=dict, description="Rows refused, by reason.")
     quarantine: str | None = Field(default=None, description="The table that holds the refused rows.")
     ddl: tuple[str, ...] = Field(default=(), description="Statements that changed the table's shape.")
@@ -117,6 +123,35 @@ class LoadReport(BaseModel):
     def seconds(self) -> float:
         """How long the load took."""
         return (self.finished_at - self.started_at).total_seconds()
+
+    def movement(self, *, target: str, tool: str, origins: Iterable[str] = (), quarantine: str = "") -> Movement:
+        """Return what the load moved, for those who are told of it.
+
+        Args:
+            target: The asset key of the table.
+            tool: The type of the block.
+            origins: The asset keys of what the rows came from.
+            quarantine: The statement that shows the refused rows.
+        """
+        return Movement(
+            verb="load",
+            name=self.table,
+            target=target,
+            tool=tool,
+            origins=tuple(origins),
+            mode=self.mode,
+            load_id=self.load_id,
+            rows=self.rows,
+            bytes=self.bytes,
+            seconds=self.seconds,
+            changes={"inserted": self.inserted, "updated": self.updated, "deleted": self.deleted},
+            rejected=self.rejected,
+            quarantine=quarantine if self.rejected else None,
+            ddl=self.ddl,
+            ignored_columns=self.ignored_columns,
+            is_repeat=self.already_loaded,
+            text=str(self),
+        )
 
     def __str__(self) -> str:
         if self.already_loaded:

@@ -74,6 +74,7 @@ class Loader:
         self._ledger = Ledger(dialect)
         self._rejects = Rejects()
         self._rows = 0
+        self._bytes: int | None = None
         self._ddl: list[str] = []
         self._planned: Planned
 
@@ -85,7 +86,7 @@ class Loader:
         draft = self._plan()
         direct = self._may_go_direct(draft)
         try:
-            with progress(draft.plan.table) as tick:
+            with progress(draft.plan.table, total=self._request.scan.rows) as tick:
                 if not direct:
                     self._stage(draft, tick)
                     self._check_staged_keys(draft)
@@ -191,6 +192,7 @@ class Loader:
             partition_by=plan.partition_by,
             rows=self._rows,
             **changes,
+            bytes=self._bytes,
             rejected=dict(self._rejects.reasons),
             quarantine=QUARANTINE if self._rejects.total else None,
             data=self._replaced_data(),
@@ -322,8 +324,10 @@ class Loader:
         opened = self._request.scan.batches(self._rejects)  # here: the thread that reads them knows of no run
 
         def counted() -> Iterator[pa.RecordBatch]:
+            self._bytes = 0
             for batch in read_ahead(self._cast(opened, planned), size=lambda item: item.nbytes, limit=AHEAD_BYTES):
                 self._rows += batch.num_rows
+                self._bytes += batch.nbytes
                 tick(batch.num_rows)
                 yield batch
 

@@ -12,6 +12,7 @@ from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.arguments import takes_fields_of
+from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
@@ -21,10 +22,12 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.movement import announce
 from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
+from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadOptions, LoadRequest
 from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
@@ -58,6 +61,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     @abstractmethod
     def uri(self, table: str = "") -> str:
         """Return where a table is, without secrets, for messages: `postgres://host:5432/db/schema.table`."""
+
+    def asset_key(self, table: str) -> str:
+        """Return the key of a table as an asset in Prefect: its address, the same from whatever block and place."""
+        return asset_key(self.uri(table))
 
     @property
     @abstractmethod
@@ -180,7 +187,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         with self._reading_table(table):
             sql = f"SELECT * FROM {self.dialect.table(table)}"
-        return self._scan_sql(sql, None, source=self.uri(table), reading=lambda: self._reading_table(table))
+        return self._scan_sql(
+            sql,
+            None,
+            source=self.uri(table),
+            reading=lambda: self._reading_table(table),
+            origins=[self.asset_key(table)],
+        )
 
     def scan_query(self, sql: str, parameters: Parameters | None = None) -> Scan:
         """Describe the result of a query as a Scan with exact Arrow types.
@@ -202,6 +215,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         *,
         source: str,
         reading: Callable[[], contextlib.AbstractContextManager[None]],
+        origins: Sequence[str] = (),
     ) -> Scan:
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
@@ -218,7 +232,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}")
+        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}", origins=origins)
 
     @contextlib.contextmanager
     def _reading_table(self, table: str) -> Iterator[None]:
@@ -283,6 +297,20 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Return what the ledger says of a load; None where it was not committed."""
         with self._session() as session:
             return find_report(Ledger(self.dialect), session, load_id)
+
+    @operation
+    def load_history(self, table: TableName | None = None, *, most: Count = 1_000) -> LoadHistory:
+        """Return what the ledger says of the last loads; its `markdown()` is a page with the trend of each table.
+
+        Args:
+            table: Only the loads of this table, as their calls named it. Defaults to all tables.
+            most: How many loads to look back.
+        """
+        with self._session() as session:
+            try:
+                return LoadHistory(loads=tuple(Ledger(self.dialect).latest(session, table, most)))
+            except NotFoundError:  # there is no ledger yet
+                return LoadHistory(loads=())
 
     def ledger_ddl(self) -> list[str]:
         """Return the statements that create the ledger and the quarantine, for a load that may not create tables.
@@ -362,7 +390,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
 
         return self._once(
-            request.load_id, run, table=table, mode=request.mode, key=request.key, partition_by=request.partition_by
+            request.load_id,
+            run,
+            table=table,
+            mode=request.mode,
+            key=request.key,
+            partition_by=request.partition_by,
+            origins=request.scan.origins,
         )
 
     @operation(prepare=_fix_publish_id)
@@ -413,7 +447,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             ).run()
 
         return self._once(
-            request.load_id, run, table=table, mode=request.mode, key=request.key, partition_by=request.partition_by
+            request.load_id,
+            run,
+            table=table,
+            mode=request.mode,
+            key=request.key,
+            partition_by=request.partition_by,
+            origins=request.scan.origins,
         )
 
     def _note_drop(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -436,6 +476,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         mode: Mode = "append",
         key: Sequence[str] = (),
         partition_by: Sequence[str] = (),
+        origins: Sequence[str] = (),
     ) -> LoadReport:
         """Do `work` under the load_id, on a session of its own; a lost answer is resolved from the ledger.
 
@@ -462,7 +503,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                     f"{'; '.join(other)}. Nothing was loaded. Give each load a load_id of its own, such as "
                     f"{f'{table}/{load_id}'!r}."
                 )
-        self.logger.info("%s", report)
+        movement = report.movement(
+            target=self.asset_key(table),
+            tool=self._block_type_slug or type(self).__name__,
+            origins=origins,
+            quarantine=Ledger(self.dialect).show_rejects_of(report.load_id),
+        )
+        announce(movement, self.logger)
         return report
 
     def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:

@@ -37,9 +37,6 @@ class AzureBlobContainer(ObjectStore):
     _block_type_slug = "etl-azure-blob-container"
     _documentation_url = HttpUrl("https://learn.microsoft.com/azure/storage/blobs/storage-blobs-introduction")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/54e3fa7e00197a4fbd1d82ed62494cb58d08c96a-250x250.png"
-    )
 
     container_name: str = Field(description="Name of the container, without the account and without a folder.")
     credentials: AzureBlobStorageCredentials = Field(

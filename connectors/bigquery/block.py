@@ -60,9 +60,6 @@ class BigQuery(Warehouse):
     _block_type_slug: ClassVar[str] = "etl-big-query"
     _documentation_url: ClassVar[Any] = HttpUrl("https://cloud.google.com/bigquery/docs")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url: ClassVar[Any] = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
-    )
 
     gcp_credentials: GcpCredentials = Field(
         default_factory=GcpCredentials, description="Google credentials. Defaults to the ambient identity."
@@ -172,7 +169,7 @@ class BigQuery(Warehouse):
                 casts=file_format == "parquet",  # from text a load job fills a JSON column itself
             ).run()
 
-        return self._once(load_id, run, table=table)
+        return self._once(load_id, run, table=table, origins=[bucket.asset_key(prefix)])
 
     @operation
     def extract_to(
@@ -347,7 +344,13 @@ class BigQuery(Warehouse):
             with self._reading_table(table), contextlib.closing(BigQuerySession(self)) as session:
                 yield from session.stream_table(table, columns)[1]
 
-        return Scan(find_schema, open_batches, source=self.uri(table), query=f"{columns}")
+        return Scan(
+            find_schema,
+            open_batches,
+            source=self.uri(table),
+            query=f"{columns}",
+            origins=[self.asset_key(table)],
+        )
 
     def _connect(self) -> Session:
         return BigQuerySession(self)

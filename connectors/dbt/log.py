@@ -205,7 +205,7 @@ class Watch:
             return None
         table = f"{node['schema']}.{node.get('alias') or node.get('identifier') or node['name']}"
         if self._warehouse:
-            return self._warehouse.uri(table)
+            return self._warehouse.asset_key(table)
         adapter = manifest.get("metadata", {}).get("adapter_type") or "dbt"
         return f"{adapter}://{node.get('database') or ''}/{table}"
 

@@ -89,10 +89,6 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
 
     _block_type_name: ClassVar[str] = "ETL dbt Project"
     _block_type_slug: ClassVar[str] = "etl-dbt-project"
-    _logo_url: ClassVar[Any] = (
-        "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
-        "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
-    )
     _documentation_url: ClassVar[Any] = "https://docs.getdbt.com/docs/build/projects"
 
     project_dir: Path = Field(description="The directory that holds dbt_project.yml; it may be read-only.")

@@ -55,10 +55,6 @@ class DbtCloudJob(Job):
     _block_type_name = "ETL dbt Cloud Job"
     _block_type_slug = "etl-dbt-cloud-job"
     _documentation_url = HttpUrl("https://docs.getdbt.com/docs/deploy/jobs")
-    _logo_url = HttpUrl(
-        "https://images.ctfassets.net/gm98wzqotmnx/5zE9lxfzBHjw3tnEup4wWL/"
-        "9a001902ed43a84c6c96d23b24622e19/dbt-bit_tm.png?h=250"
-    )
 
     dbt_cloud_credentials: DbtCloudCredentials = Field(
         description="dbt Cloud credentials: the token, and the account that it belongs to."

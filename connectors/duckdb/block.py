@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
+from typing_extensions import override
 
+from blocks.base.assets import asset_key
 from blocks.base.errors import (
     ConnectorError,
     UnsupportedError,
@@ -59,7 +61,6 @@ class DuckDB(Warehouse):
 
     _block_type_name: ClassVar[str] = "ETL DuckDB"
     _block_type_slug: ClassVar[str] = "etl-duckdb"
-    _logo_url: ClassVar[Any] = "https://duckdb.org/images/logo-dl/DuckDB_Logo.png"
     _documentation_url: ClassVar[Any] = "https://duckdb.org/docs/"
 
     path: str = Field(
@@ -84,6 +85,12 @@ class DuckDB(Warehouse):
     def uri(self, table: str = "") -> str:
         """`duckdb://path/table`."""
         return f"duckdb://{self.path}" + (f"/{table}" if table else "")
+
+    @override
+    def asset_key(self, table: str) -> str:
+        """Return the key of a table as an asset in Prefect, with the whole path of the file and the schema."""
+        path = self.path if self.path == ":memory:" else Path(self.path).resolve().as_posix()
+        return asset_key(f"duckdb://{path}/{table if '.' in table else f'main.{table}'}")
 
     @property
     def dialect(self) -> Dialect:

@@ -53,9 +53,6 @@ class GcsBucket(ObjectStore):
     _block_type_slug = "etl-gcs-bucket"
     _documentation_url = HttpUrl("https://cloud.google.com/storage/docs/introduction")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/10424e311932e31c477ac2b9ef3d53cefbaad708-250x250.png"
-    )
 
     bucket: str = Field(description="Name of the bucket, without 'gs://' and without a folder.")
     gcp_credentials: GcpCredentials = Field(

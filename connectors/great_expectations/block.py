@@ -72,9 +72,6 @@ class DataQuality(ConnectorBlock):
 
     _block_type_name: ClassVar[str] = "ETL Data Quality"
     _block_type_slug: ClassVar[str] = "etl-data-quality"
-    _logo_url: ClassVar[Any] = HttpUrl(
-        "https://raw.githubusercontent.com/great-expectations/great_expectations/develop/docs/docusaurus/static/img/gx-logo.svg"
-    )
     _documentation_url: ClassVar[Any] = HttpUrl("https://docs.greatexpectations.io/docs/core/introduction/")
 
     suite_name: str = Field(min_length=1, description="The name of the suite, as reports and pages show it.")

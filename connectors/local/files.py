@@ -12,11 +12,6 @@ from blocks.files.local import file_errors
 from blocks.stores.object_store import ObjectStore
 from connectors.local.files_client import LocalStoreClient
 
-LOGO = HttpUrl(
-    "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
-    "block-logos/filesystem.png"
-)
-
 
 class LocalFiles(ObjectStore):
     """A folder of this machine as an object store; it is made by the first write.
@@ -35,7 +30,6 @@ class LocalFiles(ObjectStore):
     _block_type_name = "ETL Local Files"
     _block_type_slug = "etl-local-files"
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
-    _logo_url = LOGO
 
     basepath: str = Field(
         default=".",

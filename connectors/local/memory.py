@@ -8,7 +8,6 @@ from pydantic import Field, HttpUrl, PrivateAttr
 
 from blocks.base.live import live
 from blocks.stores.object_store import ObjectStore
-from connectors.local.files import LOGO
 from connectors.local.memory_client import Contents, MemoryStoreClient, contents_of
 
 
@@ -30,7 +29,6 @@ class MemoryFiles(ObjectStore):
     _block_type_name = "ETL Memory Files"
     _block_type_slug = "etl-memory-files"
     _documentation_url = HttpUrl("https://docs.prefect.io/v3/concepts/blocks")
-    _logo_url = LOGO
 
     name: str = Field(
         default_factory=lambda: uuid.uuid4().hex,

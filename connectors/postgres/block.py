@@ -46,7 +46,6 @@ class Postgres(LibpqWarehouse):
 
     _block_type_name: ClassVar[str] = "ETL Postgres"
     _block_type_slug: ClassVar[str] = "etl-postgres"
-    _logo_url: ClassVar[Any] = "https://www.postgresql.org/media/img/about/press/elephant.png"
     _documentation_url: ClassVar[Any] = "https://www.postgresql.org/docs/current/libpq-connect.html"
 
     _scheme: ClassVar[str] = "postgres"

@@ -80,9 +80,6 @@ class Redshift(LibpqWarehouse):
     _block_type_name: ClassVar[str] = "ETL Redshift"
     _block_type_slug: ClassVar[str] = "etl-redshift"
     _documentation_url: ClassVar[Any] = "https://docs.aws.amazon.com/redshift/latest/dg/welcome.html"
-    _logo_url: ClassVar[Any] = (
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
 
     _scheme: ClassVar[str] = "redshift"
     _extra: ClassVar[str] = "redshift"

@@ -41,9 +41,6 @@ class S3Bucket(ObjectStore):
     _block_type_slug = "etl-s3-bucket"
     _documentation_url = HttpUrl("https://docs.aws.amazon.com/AmazonS3/latest/userguide/Welcome.html")
     _renamed: ClassVar[dict[str, str]] = {"request_timeout_s": "read_timeout_s"}
-    _logo_url = HttpUrl(
-        "https://cdn.sanity.io/images/3ugk85nk/production/d74b16fe84ce626345adf235a47008fea2869a60-225x225.png"
-    )
 
     bucket_name: str = Field(description="Name of the bucket, without 's3://' and without a folder.")
     credentials: AwsCredentials = Field(

@@ -30,10 +30,6 @@ class Sftp(ObjectStore):
     _block_type_name = "ETL SFTP"
     _block_type_slug = "etl-sftp"
     _documentation_url = HttpUrl("https://asyncssh.readthedocs.io/en/stable/")
-    _logo_url = HttpUrl(
-        "https://raw.githubusercontent.com/PrefectHQ/prefect/420d0d6a78bb6df1fc18bcf188fdad43c1d22ea9/assets/"
-        "block-logos/filesystem.png"
-    )
 
     host: Host = Field(description="Name or address of the server.")
     port: int = Field(default=22, ge=1, le=65535, description="Port of the server. Defaults to 22.")

@@ -300,16 +300,17 @@ class DbtResult(BaseModel):
     @checked
     def markdown(self) -> str:
         """Return the result as a page for people."""
+        counts = ", ".join(f"{count} {status}" for status, count in self.counts.items())
         lines = [
             f"# dbt {self.command} of {self.project}: {'passed' if self.passed else 'failed'}",
             "",
-            f"{self.target}, {len(self.nodes)} nodes, {self.seconds:.2f} s"
-            + (f", {self.attempts} attempts" if self.attempts > 1 else ""),
+            f"{self.target}, {len(self.nodes)} nodes ({counts}), "
+            f"{self.seconds:.2f} s" + (f", {self.attempts} attempts" if self.attempts > 1 else ""),
             "",
             "| node | status | rows | seconds | message |",
             "| --- | --- | --- | --- | --- |",
         ]
-        for node in sorted(self.nodes, key=lambda node: (not node.is_failed, node.status != "skipped")):
+        for node in sorted(self.nodes, key=_urgency):
             rows = "" if node.rows is None else str(node.rows)
             lines.append(f"| {node.unique_id} | {node.status} | {rows} | {node.seconds:.2f} | {cell(node.message)} |")
         return "\n".join([*lines, ""])
@@ -320,6 +321,11 @@ class DbtResult(BaseModel):
         if self.exit_code and not self.failures:
             text += f"; dbt ended with exit code {self.exit_code}"
         return text + "".join(f"; {node}" for node in self.failures)
+
+
+def _urgency(node: DbtNode) -> int:
+    """Return where a node stands on the page: failures, then warnings, then what was skipped for them."""
+    return 0 if node.is_failed else {"warn": 1, "skipped": 2}.get(node.status, 3)
 
 
 class DbtFailedError(JobFailedError):

@@ -59,9 +59,6 @@ class Snowflake(Warehouse):
     _block_type_name: ClassVar[str] = "ETL Snowflake"
     _block_type_slug: ClassVar[str] = "etl-snowflake"
     _renamed: ClassVar[dict[str, str]] = {"socket_timeout_s": "read_timeout_s"}
-    _logo_url: ClassVar[Any] = (
-        "https://cdn.sanity.io/images/3ugk85nk/production/bd359de0b4be76c2254bd329fe3a267a1a3879c2-250x250.png"
-    )
     _documentation_url: ClassVar[Any] = (
         "https://docs.snowflake.com/en/developer-guide/python-connector/python-connector"
     )
@@ -183,7 +180,7 @@ class Snowflake(Warehouse):
 
             return Copier(session, self.dialect, table, copy, uri=self.uri(table), load_id=load_id).run()
 
-        return self._once(load_id, run, table=table)
+        return self._once(load_id, run, table=table, origins=[bucket.asset_key(prefix)])
 
     @operation
     def unload_to(

@@ -30,6 +30,9 @@ def prefect_server(home: Path, python: Path | str = sys.executable) -> Iterator[
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": "",
         "PREFECT_SERVER_UI_API_URL": f"{address}/api",  # what the pages of the UI ask
+        # Of SQLite's one writer; on a busy machine the server would answer 503.
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
     }
     process = spawn([python, "-m", "prefect", "server", "start", "--port", port], log=log, env=environment)

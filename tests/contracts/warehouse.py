@@ -380,6 +380,16 @@ def test_the_ledger_has_a_row_for_each_load(warehouse: Warehouse) -> None:
     assert dt.timedelta(0) <= finished - started < dt.timedelta(minutes=1)
 
 
+def test_the_history_has_the_newest_load_first(warehouse: Warehouse) -> None:
+    """Of one table or of all, from the ledger; none where nothing was ever loaded."""
+    assert warehouse.load_history().loads == ()
+    for load_id, table in (("1", "t"), ("2", "u"), ("3", "t")):
+        warehouse.load(table_of([1, 2]), table, load_id=load_id)
+    assert [each.load_id for each in warehouse.load_history().loads] == ["3", "2", "1"]
+    assert [each.load_id for each in warehouse.load_history("t", most=1).loads] == ["3"]
+    assert "| t | 2 |" in warehouse.load_history().markdown()
+
+
 def test_any_text_is_a_load_id(warehouse: Warehouse) -> None:
     """Quotes, percent signs, colons and other scripts mean nothing in a load_id."""
     ids = ["it's", 'a "b"', "100%", ":name", "ü/é 😀", "x" * 500, "'; drop table t; --", "{}", "$1 ?"]

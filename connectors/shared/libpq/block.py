@@ -45,6 +45,7 @@ Database = Annotated[Identity, AfterValidator(check_database)]
 class LibpqWarehouse(Warehouse):
     """A database that is reached by libpq: its address, its login, and the connections made with them."""
 
+    _first_fields: ClassVar[tuple[str, ...]] = ("host", "port", "database", "schema", "username", "password")
     _scheme: ClassVar[str]
     """How its address begins."""
     _extra: ClassVar[str]
