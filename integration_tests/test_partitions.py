@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from integration_tests.standins.postgres import Address
 
 ROWS = 40_000
-WORKER = "import cloudpickle, sys; cloudpickle.dump(cloudpickle.load(open(sys.argv[1], 'rb'))(), open(sys.argv[2], 'wb'))"
+WORKER = """
+import cloudpickle, sys
+result = cloudpickle.load(open(sys.argv[1], "rb"))()
+cloudpickle.dump(result, open(sys.argv[2], "wb"))
+"""
 
 
 @pytest.fixture
@@ -84,7 +88,7 @@ def test_what_has_no_pages_of_its_own_is_refused(warehouse: Postgres) -> None:
         len(partitions)
     with partitions as parts:
         kept = list(parts)
-    with pytest.raises(TerminalError, match="snapshot of this part .* is gone"):
+    with pytest.raises(TerminalError, match=r"snapshot of this part .* is gone"):
         kept[0].to_arrow()
 
 

@@ -52,7 +52,7 @@ def test_a_file_listed_twice_is_read_twice(files):
 def test_what_cannot_be_divided_says_so():
     """And what to do instead."""
     for scan in (as_scan(ROWS), DuckDB().scan_query("select 1")):
-        with pytest.raises(UnsupportedError, match="cannot be divided into parts.*scan_query"):
+        with pytest.raises(UnsupportedError, match=r"cannot be divided into parts.*scan_query"):
             len(scan.partitions(2))
 
 

@@ -211,7 +211,9 @@ def left_over(names: Sequence[str], older_than_s: float) -> list[str]:
     return [name for each in groups.values() if all(is_older(one, older_than_s) for one in each) for name in each]
 
 
-def divided(parts: Sequence[T], number: Callable[[T, Part], S], *, source: str, query: str, proof: str | None) -> list[S]:
+def divided(
+    parts: Sequence[T], number: Callable[[T, Part], S], *, source: str, query: str, proof: str | None
+) -> list[S]:
     """Return the parts of a new division, each made by `number` of what it is of and which part it is."""
     division = uuid.uuid4().hex
     return [
@@ -239,7 +241,8 @@ def staged_of(data: object) -> list[StagedPart]:
     numbers = sorted(part.part.number for part in parts)
     if twice := [number for number in set(numbers) if numbers.count(number) > 1]:
         raise InvalidInputError(
-            f"Part {min(twice)} of {first.part.of} of {first.part.source} comes twice. Nothing was loaded. Pass each once."
+            f"Part {min(twice)} of {first.part.of} of {first.part.source} comes twice. Nothing was loaded. "
+            "Pass each once."
         )
     if missing := sorted(set(range(1, first.part.of + 1)) - set(numbers)):
         named = ", ".join(map(str, missing[:LISTED])) + (", ..." if len(missing) > LISTED else "")

@@ -161,9 +161,9 @@ class Scan:
     def partitions(self, n: Count, *, snapshot: bool = True) -> Partitions[Scan]:
         """Divide it into at most `n` scans, which together have each row once, for threads, processes or machines.
 
-        They pickle, and what is made of this scan (`map_batches`, `select`, `reject`, a contract) is made of each. Files
-        are divided by size, large Parquet files by their row groups; a table of PostgreSQL by ranges of its pages, a
-        partitioned one across its partitions. The parts of a table are of one snapshot, which a context holds:
+        They pickle, and what is made of this scan (`map_batches`, `select`, `reject`, a contract) is made of each.
+        Files are divided by size, large Parquet files by their row groups; a table of PostgreSQL by ranges of its
+        pages, a partitioned one across its partitions. The parts of a table are of one snapshot, which a context holds:
 
             with warehouse.scan("orders").partitions(8) as parts:
                 staged = stage_part.map(parts, unmapped(warehouse)).result()
@@ -330,7 +330,7 @@ def _unpickled(pickled: bytes) -> Scan:
     return scan
 
 
-def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: C901, PLR0911 (one kind of data a line)
+def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (one kind of data a line)
     """Return a Scan of anything that holds a table: a Scan, frames, Arrow's tables and readers, Python's rows.
 
     Raises:

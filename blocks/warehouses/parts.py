@@ -1,9 +1,9 @@
 """Parts of a load: workers stage them in tables of their own, and the coordinator loads all of them at once.
 
-The tables are ordinary ones, which every session sees: `_etl_part_<when>_<load>_<number>_<attempt>`. `<load>` is made of
-the target and the division, which is the snapshot of a live table, and `<attempt>` is another one each time, so that what
-a lost worker left is never taken for what the next one staged. Nothing writes to such a table after its worker is done.
-The load is the one protocol of every load; its stage are the tables.
+The tables are ordinary ones, which every session sees: `_etl_part_<when>_<load>_<number>_<attempt>`. `<load>` is made
+of the target and the division, which is the snapshot of a live table, and `<attempt>` is another one each time, so that
+what a lost worker left is never taken for what the next one staged. Nothing writes to such a table after its
+worker is done. The load is the one protocol of every load; its stage are the tables.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ class StagedTable(StagedPart):
         """
         del rejects
         raise UnsupportedError(
-            f"{self.place} was staged for {self.target}, and is loaded in {self.warehouse} only. To load parts elsewhere, "
-            "stage them in a store: store.stage(part, folder)."
+            f"{self.place} was staged for {self.target}, and is loaded in {self.warehouse} only. Stage parts in the "
+            "warehouse that they are to be loaded into."
         )
 
     def discard(self) -> None:
@@ -153,8 +153,8 @@ class Gatherer(Loader):
         parts = [cast("StagedTable", part) for part in self._request.scan.staged]
         if other := [part for part in parts if part.columns != kinds(planned)]:
             raise SchemaError(
-                f"{self._uri} is not the table any more that part {other[0].part.number} was staged for, or its load has "
-                "other on_new_columns. Nothing was applied. Stage the parts again."
+                f"{self._uri} has other columns than when part {other[0].part.number} was staged for it, or its load "
+                "has another on_new_columns. Nothing was applied. Stage the parts again."
             )
         missing = [part for part in parts if any(self._session.columns(table) is None for table in part.tables)]
         if missing:

@@ -23,7 +23,6 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
 from connectors.postgres.literals import literal, with_literals
-from connectors.postgres.snapshot import NO_SUCH_SNAPSHOT, lost_snapshot_error
 from connectors.postgres.reading import (
     as_text,
     check_fit,
@@ -36,6 +35,7 @@ from connectors.postgres.reading import (
     unknown_types,
 )
 from connectors.postgres.session import setting
+from connectors.postgres.snapshot import NO_SUCH_SNAPSHOT, lost_snapshot_error
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
 

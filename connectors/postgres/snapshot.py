@@ -80,7 +80,7 @@ class Span:
 
 
 def divide(tables: Sequence[tuple[str, int]], n: int) -> list[list[Span]]:
-    """Divide tables of so many pages into at most `n` lists of ranges of about one size, which together are all of them.
+    """Divide tables of so many pages into at most `n` lists of ranges of about one size.
 
     >>> [[(span.table, span.start, span.end) for span in part] for part in divide([("a", 5), ("b", 0), ("c", 3)], 2)]
     [[('a', 0, 4)], [('a', 4, None), ('b', 0, None), ('c', 0, None)]]
@@ -130,7 +130,9 @@ class Snapshot:
             connection.read_only = True
             version = connection.info.server_version // 10_000
             settings = {name: "0" for name, since in NO_LIMITS.items() if version >= since}
-            settings = {name: literal(value) for name, value in self._server.transaction_settings("parts").items()} | settings
+            settings = {
+                name: literal(value) for name, value in self._server.transaction_settings("parts").items()
+            } | settings
             settings["search_path"] = self._server.transaction_settings()["search_path"]  # a list of names
             connection.execute("; ".join(f'SET LOCAL "{name}" = {value}' for name, value in settings.items()))
             connection.execute(f"LOCK TABLE {self._name} IN ACCESS SHARE MODE")
@@ -180,8 +182,8 @@ class Snapshot:
 
     def _unfit(self, what: str) -> UnsupportedError:
         return UnsupportedError(
-            f"{self._server.uri(self._table)} is, or holds rows of, {what}, which cannot be divided by pages. Read it as "
-            "one, or divide it yourself: one scan_query for each range of a key."
+            f"{self._server.uri(self._table)} is, or holds rows of, {what}, which cannot be divided by pages. Read it "
+            "as one, or divide it yourself: one scan_query for each range of a key."
         )
 
     def _beat(self) -> None:
@@ -191,7 +193,9 @@ class Snapshot:
                     if not self._stopped.is_set():
                         self._connection.execute("SELECT 1")
             except (self._psycopg.Error, ConnectorError) as error:
-                words = self._server.translate(error, "keep a snapshot") if not isinstance(error, ConnectorError) else error
+                words = (
+                    self._server.translate(error, "keep a snapshot") if not isinstance(error, ConnectorError) else error
+                )
                 get_logger(__name__).warning("%s Parts that are not begun yet will be refused.", words)
                 return
 
@@ -212,6 +216,6 @@ def held(server: SnapshotServer, table: str, *, shared: bool = True) -> Iterator
 def lost_snapshot_error(uri: str) -> TerminalError:
     """Return the error for a part whose snapshot nobody keeps any more."""
     return TerminalError(
-        f"The snapshot of this part of {uri} is gone: the run that divided the table has left the context, has ended, or "
+        f"The snapshot of this part of {uri} is gone: the run that divided the table has left the context, ended or "
         "lost its connection. Nothing was read. Divide the table anew: with scan.partitions(n) as parts: ..."
     )
