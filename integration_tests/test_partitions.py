@@ -13,8 +13,10 @@ import cloudpickle
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from prefect import flow, task, unmapped
+from prefect.task_runners import ProcessPoolTaskRunner, ThreadPoolTaskRunner
 
-from blocks import InvalidInputError, NotFoundError, TerminalError, UnsupportedError
+from blocks import InvalidInputError, NotFoundError, Scan, StagedPart, TerminalError, UnsupportedError
 from connectors.postgres import Postgres
 
 if TYPE_CHECKING:
@@ -127,3 +129,24 @@ def test_a_killed_worker_costs_its_part(warehouse: Postgres, tmp_path: Path) -> 
     assert warehouse.fetch_one("select count(distinct id), sum(amount) from copy") == (ROWS, ROWS * 1_000)
     assert warehouse.fetch_all("select relname from pg_class where relname like '\\_etl\\_part%'") == []
     assert warehouse.fetch_one("select count(*) from _etl_loads") == (1,)
+
+
+@task
+def stage_part(part: Scan, warehouse: Postgres) -> StagedPart:
+    return warehouse.stage(part, "copy")
+
+
+@flow
+def copy_accounts(warehouse: Postgres) -> int:
+    with warehouse.scan("accounts").partitions(3) as parts:
+        staged = stage_part.map(parts, unmapped(warehouse)).result()
+        return warehouse.load(staged, "copy", mode="replace").rows
+
+
+@pytest.mark.usefixtures("prefect_server")
+@pytest.mark.parametrize("runner", [ThreadPoolTaskRunner, ProcessPoolTaskRunner])
+def test_a_flow_copies_a_table_in_parts(warehouse: Postgres, runner: type) -> None:
+    """In threads as in processes."""
+    accounts(warehouse)
+    assert copy_accounts.with_options(task_runner=runner(max_workers=2))(warehouse) == ROWS
+    assert warehouse.fetch_one("select count(distinct id), sum(amount) from copy") == (ROWS, ROWS * 1_000)

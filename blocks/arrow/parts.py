@@ -17,7 +17,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from blocks.base.errors import InvalidInputError
 
@@ -160,6 +160,13 @@ class StagedPart(ABC):
 
     def __str__(self) -> str:
         return f"part {self.part.number} of {self.part.of} of {self.part.source}: {self.rows} rows in {self.place}"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, *_: object) -> Any:
+        """Have pydantic take it as it is, and nothing else in its place, where it is a parameter of a flow."""
+        from pydantic_core import core_schema
+
+        return core_schema.is_instance_schema(cls)
 
     @abstractmethod
     def batches(self, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:

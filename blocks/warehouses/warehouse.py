@@ -445,7 +445,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     @operation
     def stage(
         self,
-        part: Scan,
+        part: Any,
         table: TableName,
         *,
         on_new_columns: OnNewColumns = "add",
@@ -466,14 +466,15 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             InvalidInputError: It is not a part.
             ConnectorError: As with `load`.
         """
-        if part.part is None:
+        scan = as_scan(part)
+        if scan.part is None:
             raise InvalidInputError(
-                f"{part.source} is not a part: stage those of scan.partitions(n), or load it as a whole with load()."
+                f"{scan.source} is not a part: stage those of scan.partitions(n), or load it as a whole with load()."
             )
-        request = request_of(part, table, on_new_columns=on_new_columns, allow_loss=tuple(allow_loss))
+        request = request_of(scan, table, on_new_columns=on_new_columns, allow_loss=tuple(allow_loss))
         with self._bulk_session() as session:
             staged = Stager(
-                session, self.dialect, request, uri=self.uri(table), part=part.part, warehouse=self.uri()
+                session, self.dialect, request, uri=self.uri(table), part=scan.part, warehouse=self.uri()
             ).stage()
         self.logger.info("%s", staged)
         return staged
