@@ -1,6 +1,7 @@
 """The kit: what every connector is made of."""
 
 import etl_blocks.ours  # noqa: F401 (its import says what is wrong where `connectors` is not ours)
+from blocks.arrow.parts import StagedPart
 from blocks.arrow.rejects import Rejects
 from blocks.arrow.scan import Scan
 from blocks.base.artifacts import keep_markdown
@@ -81,6 +82,7 @@ __all__ = [
     "Saved",
     "Scan",
     "SchemaError",
+    "StagedPart",
     "TerminalError",
     "ThrottledError",
     "TransientError",

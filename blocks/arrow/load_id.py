@@ -213,7 +213,10 @@ def with_load_id(arguments: dict[str, Any], target: Target, logger: Any) -> dict
     """
     arguments = with_stream_staged(arguments)
     data = arguments.get("data")
-    if arguments.get("load_id") is not None or isinstance(data, PrefectFuture):
+    waits = isinstance(data, PrefectFuture) or (
+        isinstance(data, list) and any(isinstance(each, PrefectFuture) for each in data)
+    )
+    if arguments.get("load_id") is not None or waits:
         return arguments
     scan = as_scan(data).settled()
     return arguments | {"data": scan, "load_id": derive_load_id(target, arguments.get("mode", "append"), scan, logger)}

@@ -15,12 +15,13 @@ from typing_extensions import override
 
 from blocks.arrow.casts import cast_batch
 from blocks.arrow.frames import from_columns, table_of
+from blocks.arrow.parts import Division, Partitions, divided, staged_of
 from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.rows import TAKEN, Staged, is_rows, is_stream, table_of_rows
 from blocks.arrow.types import filter_batch, without_view
 from blocks.base.arguments import checked
 from blocks.base.concurrency import read_ahead
-from blocks.base.errors import ConnectorError, InvalidInputError
+from blocks.base.errors import ConnectorError, InvalidInputError, UnsupportedError
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
     import pyarrow.compute as pc
+
+    from blocks.arrow.parts import Part, StagedPart
+    from blocks.base.names import Count
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -52,6 +56,9 @@ class Scan:
         inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
         origins: The asset keys of the tables or objects that it reads.
         rows: How many rows there are, where that is known before they are read.
+        division: How it is divided into parts; None where it is read as a whole only.
+        part: Which part it is, where it was divided.
+        staged: The staged parts that it reads.
     """
 
     @checked
@@ -67,6 +74,9 @@ class Scan:
         inferred: Callable[[], Collection[str]] = frozenset,
         origins: Sequence[str] = (),
         rows: int | None = None,
+        division: Division[Scan] | None = None,
+        part: Part | None = None,
+        staged: Sequence[StagedPart] = (),
     ) -> None:
         self._schema = schema
         self._open = open_batches
@@ -78,6 +88,9 @@ class Scan:
         self.query = query
         self.origins = tuple(origins)
         self.rows = rows
+        self.part = part
+        self.staged = tuple(staged)
+        self._division = division
 
     @property
     @checked
@@ -145,7 +158,41 @@ class Scan:
 
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return the scan that `make` makes of this one; of a settled one where this one is not settled yet."""
-        return make(self)
+        made = make(self)
+        if self._division is not None:
+            made._division = self._division.through(make)  # noqa: SLF001 (one of us)
+        return made
+
+    @checked
+    def partitions(self, n: Count, *, snapshot: bool = True) -> Partitions[Scan]:
+        """Divide it into at most `n` scans, which together have each row once, for threads, processes or machines.
+
+        They pickle, and what is made of this scan (`map_batches`, `select`, `reject`, a contract) is made of each.
+        Files are divided by size, large Parquet files by their row groups; a table of PostgreSQL by ranges of its
+        pages, a partitioned one across its partitions. The parts of a table are of one snapshot, which a context holds:
+
+            with warehouse.scan("orders").partitions(8) as parts:
+                staged = stage_part.map(parts, unmapped(warehouse)).result()
+                warehouse.load(staged, "orders", mode="replace")
+
+        Args:
+            n: How many; there are fewer where there is less to divide.
+            snapshot: False reads each part of a table as it is when it is read: a row that moves meanwhile may be
+                read twice, or not at all.
+
+        Raises:
+            UnsupportedError: The data cannot be divided, or its server cannot share a snapshot.
+        """
+        return Partitions(self._find_division, n, snapshot=snapshot, source=self.source)
+
+    def _find_division(self) -> Division[Scan]:
+        settled = self.settled()
+        if settled._division is None:  # noqa: SLF001 (one of us)
+            raise UnsupportedError(
+                f"{self.source} cannot be divided into parts; files, and tables of PostgreSQL, can. Read it as one, or "
+                "divide it yourself: one scan_query for each range of a key."
+            )
+        return settled._division  # noqa: SLF001 (one of us)
 
     @checked
     def map_batches(self, fn: Callable[[pa.RecordBatch], pa.RecordBatch], *, schema: pa.Schema | None = None) -> Scan:
@@ -209,6 +256,7 @@ class Scan:
             inferred=self.inferred,
             origins=self.origins,
             rows=self.rows,
+            part=self.part,
         )
 
     @checked
@@ -282,7 +330,7 @@ class GrowingScan(Scan):
     @override
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return a scan that grows as this one does."""
-        return GrowingScan(lambda: make(self._settle()), source=self.source, origins=self.origins)
+        return GrowingScan(lambda: self._settle().derive(make), source=self.source, origins=self.origins)
 
 
 def _unpickled(pickled: bytes) -> Scan:
@@ -313,6 +361,8 @@ def as_scan(data: Any, *, source: str = "the data") -> Scan:  # noqa: PLR0911 (o
             return _without_views(_one_pass(data, pa.RecordBatchReader.from_stream(data), source))
     if is_stream(data):
         return _staged(data, source)
+    if parts := staged_of(data):
+        return _of_parts(parts)
     if is_rows(data):
         return _in_memory(table_of_rows(data, type(data).__name__), source)
     raise _not_tabular(data)
@@ -334,6 +384,63 @@ def _staged(stream: Any, source: str) -> Scan:
     """Return a scan of the rows of a stream, once they are on disk."""
     staged = Staged.of(stream, source)
     return Scan(staged.schema, lambda _: staged.batches(), source=source, fingerprint=staged.fingerprint)
+
+
+def parts_of(
+    openings: Sequence[Callable[[Rejects | None], Iterable[pa.RecordBatch]]],
+    *,
+    schema: pa.Schema,
+    source: str,
+    query: str,
+    inferred: Collection[str] = frozenset(),
+    fingerprint: str | None = None,
+    origins: Sequence[str] = (),
+) -> list[Scan]:
+    """Return the scans of the parts of a source, each opened by one of the functions; the rest is the source's own."""
+    columns = frozenset(inferred)
+
+    def make(open_batches: Callable[[Rejects | None], Iterable[pa.RecordBatch]], part: Part) -> Scan:
+        which = f"part {part.number} of {part.of}"
+        return Scan(
+            schema,
+            open_batches,
+            source=f"{source} ({which})",
+            fingerprint=(lambda: f"{fingerprint} {which}") if fingerprint else None,
+            query=f"{query} {which}",
+            inferred=lambda: columns,
+            origins=origins,
+            part=part,
+        )
+
+    return divided(openings, make, source=source, query=query, proof=fingerprint)
+
+
+def _of_parts(parts: Sequence[StagedPart]) -> Scan:
+    """Return a scan of staged parts, which never change: the same ones are the same data."""
+    part = parts[0].part
+    places = hashlib.blake2b("\0".join(each.place for each in parts).encode(), digest_size=16).hexdigest()
+
+    def batches(rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
+        for each in parts:
+            rows = 0
+            for batch in each.batches(rejects):
+                rows += batch.num_rows
+                yield batch
+            if rows != each.rows:
+                raise each.count_error(rows)
+
+    inferred = frozenset().union(*(each.inferred for each in parts))
+    return Scan(
+        parts[0].schema,
+        batches,
+        source=f"{part.of} parts of {part.source}",
+        fingerprint=lambda: part.proof or f"{part.division} {places}",
+        query=f"{part.of} parts of {part.query}",
+        inferred=lambda: inferred,
+        origins=sorted({origin for each in parts for origin in each.origins}),
+        rows=sum(each.rows for each in parts),
+        staged=parts,
+    )
 
 
 def with_stream_staged(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -50,7 +50,7 @@ from blocks.files.protocols import schema_of
 from blocks.files.text import TextSource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow.compute as pc
 
@@ -185,6 +185,7 @@ def open_reader(
     options: FileOptions | None = None,
     extra_columns: ExtraColumns = "ignore",
     where: tuple[pc.Expression, pa.Schema] | None = None,
+    groups: Sequence[int] | None = None,
 ) -> Reader:
     """Make a reader of one file.
 
@@ -196,6 +197,7 @@ def open_reader(
         options: CsvOptions for CSV, JsonOptions for JSON.
         extra_columns: What to do with columns that the schema lacks.
         where: An expression, and the schema it is about; rows for which it is false need not be read (and may be).
+        groups: The row groups of a Parquet file to read. Defaults to all of them.
     """
     if format == "csv":
         chosen = _options(options, CsvOptions, format) or CsvOptions()
@@ -206,7 +208,7 @@ def open_reader(
     if options is not None:
         raise InvalidInputError(f"{source} is {format}: there are no options for reading it.")
     if format == "parquet":
-        return ParquetReader(open, source, extra_columns, where)
+        return ParquetReader(open, source, extra_columns, where, groups)
     return IpcReader(open, source, extra_columns)
 
 

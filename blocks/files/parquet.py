@@ -18,7 +18,7 @@ from blocks.base.errors import ConnectorError, DamagedError, InvalidInputError, 
 from blocks.files.protocols import BATCH_BYTES, BATCH_ROWS, SAMPLE_ROWS, TypedColumn, typed_columns
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     import numpy as np
     import pyarrow.compute as pc
@@ -42,7 +42,9 @@ class ParquetReader:
         source: str,
         extra_columns: ExtraColumns,
         where: tuple[pc.Expression, pa.Schema] | None,
+        groups: Sequence[int] | None = None,
     ) -> None:
+        self.groups = groups
         self.open = open
         self.source = source
         self.extra_columns = extra_columns
@@ -81,6 +83,8 @@ class ParquetReader:
             try:
                 # Group by group: Arrow keeps the bytes of all groups that it is asked for until the last one is read.
                 for group in range(parquet.num_row_groups) if groups is None else groups:
+                    if self.groups is not None and group not in self.groups:
+                        continue
                     size = parquet.metadata.row_group(group)
                     rows = min(max(BATCH_BYTES * size.num_rows // max(size.total_byte_size, 1), 1_024), BATCH_ROWS)
                     batches = parquet.iter_batches(rows, row_groups=[group], columns=names)
@@ -99,6 +103,10 @@ class ParquetReader:
                 raise  # also an OSError, some of them
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise self._damaged(_words(error)) from error
+
+    def footer(self, file: BinaryIO) -> pq.FileMetaData:
+        """Return what the footer of the open file says."""
+        return self._parquet(file).metadata
 
     def _schema(self, parquet: pq.ParquetFile) -> pa.Schema:
         """Return the file's columns; Arrow takes Parquet's INTERVAL for twelve bytes.
@@ -192,6 +200,16 @@ class ParquetReader:
             return [group.id for group in fragment.subset(expression, schema=known).row_groups]
         except (pa.ArrowInvalid, NotImplementedError):
             return None
+
+
+def group_sizes(file: BinaryIO, source: str) -> list[int]:
+    """Return the sizes of the row groups of a file, in bytes before compression.
+
+    Raises:
+        InvalidInputError: It is not a Parquet file.
+    """
+    footer = ParquetReader(lambda: file, source, "ignore", None).footer(file)
+    return [footer.row_group(number).total_byte_size for number in range(footer.num_row_groups)]
 
 
 def _words(error: Exception) -> Exception | str:

@@ -11,11 +11,12 @@ import hashlib
 import re
 import zlib
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from glob import has_magic
 from typing import TYPE_CHECKING, Any, cast
 
-from blocks.arrow.scan import GrowingScan, Scan
+from blocks.arrow.parts import Division
+from blocks.arrow.scan import GrowingScan, Scan, parts_of
 from blocks.base.assets import asset_key
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
@@ -126,6 +127,19 @@ class _Dataset:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
         query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
+
+        def divided(n: int) -> contextlib.AbstractContextManager[list[Scan]]:
+            parts = parts_of(
+                [partial(now.batches, pieces=pieces) for pieces in now.divided(n)],
+                schema=now.schema,
+                source=now.source,
+                query=query,
+                inferred=now.inferred_from_text(),
+                fingerprint=now.fingerprint(),
+                origins=now.origins,
+            )
+            return contextlib.nullcontext(parts)
+
         return Scan(
             lambda: now.schema,
             now.batches,
@@ -134,7 +148,37 @@ class _Dataset:
             query=query,
             inferred=now.inferred_from_text,
             origins=now.origins,
+            division=Division(divided),
         )
+
+    def divided(self, n: int) -> list[list[_Piece]]:
+        """Return the pieces of at most `n` parts of about one size: whole files, and row groups of large ones."""
+        sizes = {info.key: info.size for info in (self._info(item) for item in self.objects)}
+        total = sum(sizes.values())
+        pieces: list[tuple[float, _Piece]] = []
+        for at, (key, _) in enumerate(self._pruned()):
+            size = max(sizes[key], 1)
+            groups = self._group_sizes(key) if size * n > total and self._format(key) == "parquet" else []
+            if len(groups) > 1:
+                whole = max(sum(groups), 1)
+                pieces += [(size * group / whole, _Piece(at, (number,))) for number, group in enumerate(groups)]
+            else:
+                pieces.append((size, _Piece(at)))
+        share, seen = sum(weight for weight, _ in pieces) / n, 0.0
+        parts: dict[int, list[_Piece]] = {}
+        for weight, piece in pieces:
+            parts.setdefault(min(int((seen + weight / 2) / share), n - 1), []).append(piece)
+            seen += weight
+        return [_joined(part) for part in parts.values()] or [[]]
+
+    def _info(self, item: ObjectInfo | str) -> ObjectInfo:
+        return self.store.head(item) if isinstance(item, str) else item
+
+    def _group_sizes(self, key: str) -> list[int]:
+        from blocks.files.parquet import group_sizes
+
+        with contextlib.closing(self.store.open(key, known=self._listed.get(key))) as file:
+            return group_sizes(file, self.store.uri(key))
 
     @property
     def source(self) -> str:
@@ -179,7 +223,7 @@ class _Dataset:
 
     def fingerprint(self) -> str:
         """Return a digest of names and versions of the objects, and of what is read of them."""
-        infos = [self.store.head(item) if isinstance(item, str) else item for item in self.objects]
+        infos = [self._info(item) for item in self.objects]
         versions = [(info.key, info.size, info.version or info.etag or str(info.last_modified)) for info in infos]
         text = repr((self.store.place(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -240,14 +284,18 @@ class _Dataset:
             )
         return pa.schema([full.field(name) for name in self.columns])
 
-    def batches(self, rejects: Rejects | None) -> Iterator[pa.RecordBatch]:
-        """Return the rows of one file after the other."""
+    def batches(self, rejects: Rejects | None, pieces: list[_Piece] | None = None) -> Iterator[pa.RecordBatch]:
+        """Return the rows of one file after the other; with `pieces` those of just these."""
         needed = self._needed()
         expression = self._expression
-        for key, absent in self._pruned():
+        chosen = None if pieces is None else {piece.at: piece.groups for piece in pieces}
+        for at, (key, absent) in enumerate(self._pruned()):
+            if chosen is not None and at not in chosen:
+                continue
             where = None if expression is None else (expression, self.full_schema)
             inferred = self._inferred.get(self._format(key), {})
-            batches = self._reader(key, where).batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
+            reader = self._reader(key, where, groups=None if chosen is None else chosen[at])
+            batches = reader.batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
             for batch in batches:
                 kept = batch if expression is None else self._filtered(batch, expression)
                 if kept.num_rows:
@@ -336,7 +384,12 @@ class _Dataset:
 
         return detect(key, self.format, self.compression)[0]
 
-    def _reader(self, key: str, where: tuple[pc.Expression, pa.Schema] | None = None) -> Reader:
+    def _reader(
+        self,
+        key: str,
+        where: tuple[pc.Expression, pa.Schema] | None = None,
+        groups: tuple[int, ...] | None = None,
+    ) -> Reader:
         from blocks.files.formats import default_options, detect, open_reader
 
         form, compression = detect(key, self.format, self.compression)
@@ -355,6 +408,7 @@ class _Dataset:
             options=self.options or default_options(key),
             extra_columns=self.extra_columns,
             where=where,
+            groups=groups,
         )
 
     def _united(self, known: InferredColumn | None, column: InferredColumn, name: str, key: str) -> InferredColumn:
@@ -362,6 +416,22 @@ class _Dataset:
             return column if known is None else known | column
         except SchemaError as error:
             raise SchemaError(f"{self.store.uri(key)}: column {name!r} {error}. Declare a schema.") from None
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """A file, by its place among those that are read, or some row groups of it, that a part is made of."""
+
+    at: int
+    groups: tuple[int, ...] | None = None
+
+
+def _joined(pieces: Iterable[_Piece]) -> list[_Piece]:
+    """Return the pieces with those of one file as one."""
+    groups: dict[int, tuple[int, ...] | None] = {}
+    for piece in pieces:
+        groups[piece.at] = piece.groups and (groups.get(piece.at) or ()) + piece.groups
+    return [_Piece(at, numbers) for at, numbers in groups.items()]
 
 
 class _SameStart:

@@ -190,6 +190,14 @@ class BulkSession(Session):
         """Make a staging table."""
         self.execute(dialect.create_stage(table, columns))
 
+    def gather(self, dialect: Dialect, columns: Sequence[Column], tables: Sequence[str]) -> None:
+        """Make the staging table of a load of the rows of other tables, which have just these columns."""
+        self.create_stage(dialect, self.stage, columns)
+        names = dialect.names(column.name for column in columns)
+        for table in tables:
+            rows = f"SELECT {names} FROM {dialect.table(table)}"
+            self.execute(f"INSERT INTO {dialect.name(self.stage)} ({names}) {rows}")
+
     def discard(self, table: str) -> None:
         """Drop a staging table, where it does not go with its session."""
 

@@ -126,6 +126,11 @@ class Dialect(ABC):
         parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
         return f"{self.stage_prefix} {self.name(stage)} ({parts})"
 
+    def create_part(self, table: str, columns: Sequence[Column]) -> str:
+        """Return the statement that creates a table for a staged part, which all sessions see."""
+        parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
+        return f"CREATE TABLE {self.table(table)} ({parts})"
+
     def staged(self, column: Column) -> str:
         """Return the value of a staged row `s` in the column's own type."""
         value = f"s.{self.name(column.name)}"

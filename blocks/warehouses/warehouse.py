@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.blocks.abstract import DatabaseBlock
 
 from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
+from blocks.arrow.parts import group_of, left_over
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
 from blocks.base.arguments import takes_fields_of
@@ -16,6 +17,7 @@ from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import (
     AmbiguousError,
+    ConnectorError,
     InvalidInputError,
     NotFoundError,
     TerminalError,
@@ -31,6 +33,7 @@ from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadOptions, LoadRequest
 from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
+from blocks.warehouses.parts import PREFIX, Gatherer, StagedTable, Stager, request_of
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.session import TableChangedError
 from blocks.warehouses.sql import changed_names, named
@@ -41,13 +44,18 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.arrow.parts import Division
     from blocks.arrow.rejects import Rejects
     from blocks.base.names import Count, Identity, Name, TableName
-    from blocks.warehouses.load import LoadArguments, LoadPlan, LoadReport, Mode
+    from blocks.warehouses.load import LoadArguments, LoadPlan, LoadReport, Mode, OnNewColumns
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect, Parameters
 else:
     pa = lazy("pyarrow")
+
+
+LEFT_OVER_S = 86_400.0
+"""Parts of a load that nobody has added to for so long, in seconds, count as left behind."""
 
 
 class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect would not save a block that has one
@@ -193,7 +201,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             source=self.uri(table),
             reading=lambda: self._reading_table(table),
             origins=[self.asset_key(table)],
+            division=self._division(table),
         )
+
+    def _division(self, table: str) -> Division[Scan] | None:  # noqa: ARG002 (for subclasses)
+        """Return how a table is divided into parts; None where it is read as a whole only."""
+        return None
 
     def scan_query(self, sql: str, parameters: Parameters | None = None) -> Scan:
         """Describe the result of a query as a Scan with exact Arrow types.
@@ -216,6 +229,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         source: str,
         reading: Callable[[], contextlib.AbstractContextManager[None]],
         origins: Sequence[str] = (),
+        division: Division[Scan] | None = None,
     ) -> Scan:
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
@@ -232,7 +246,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             with reading(), self._bulk_session() as session:
                 yield from session.stream(sql, values)[1]
 
-        return Scan(find_schema, open_batches, source=source, query=f"{sql} {values}", origins=origins)
+        return Scan(
+            find_schema, open_batches, source=source, query=f"{sql} {values}", origins=origins, division=division
+        )
 
     @contextlib.contextmanager
     def _reading_table(self, table: str) -> Iterator[None]:
@@ -386,10 +402,13 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         request = LoadRequest(scan=as_scan(data).settled(), table=table, **options)
 
-        def run(session: BulkSession, load_id: str) -> LoadReport:
-            return Loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
+        tables = self._staged_tables(request)
+        loader = Gatherer if tables else Loader
 
-        return self._once(
+        def run(session: BulkSession, load_id: str) -> LoadReport:
+            return loader(session, self.dialect, request, uri=self.uri(table), load_id=load_id).run()
+
+        report = self._once(
             request.load_id,
             run,
             table=table,
@@ -398,6 +417,75 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             partition_by=request.partition_by,
             origins=request.scan.origins,
         )
+        if tables:
+            self._drop_parts(tables[0])
+        return report
+
+    def _staged_tables(self, request: LoadRequest) -> list[str]:
+        """Return the tables of the parts that are to be loaded; none where the data is something else.
+
+        Raises:
+            InvalidInputError: They were staged for another table.
+        """
+        parts = [part for part in request.scan.staged if isinstance(part, StagedTable)]
+        if other := [part for part in parts if (part.warehouse, part.target) != (self.uri(), request.table)]:
+            raise InvalidInputError(
+                f"{other[0].place} was staged for {other[0].target} of {other[0].warehouse}, not for "
+                f"{self.uri(request.table)}. Nothing was loaded."
+            )
+        return [part.table for part in parts]
+
+    def _drop_parts(self, table: str) -> None:
+        """Drop what was staged for a load that is done, and what loads left that nobody has added to for a day."""
+        try:
+            with self._session() as session:
+                found = session.fetch(
+                    "SELECT table_name FROM information_schema.tables "
+                    f"WHERE table_schema = current_schema() AND table_name LIKE '{PREFIX}%'"
+                )
+                names = [self.dialect.known_as(name) for (name,) in found if str(name).startswith(PREFIX)]
+                own = [name for name in names if group_of(name) == group_of(table)]
+                for name in {*own, *left_over(names, LEFT_OVER_S)}:
+                    session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(name)}")
+        except ConnectorError as error:  # the load is done; the next one removes them
+            self.logger.warning("%s: tables of staged parts (%s...) are left over. %s", self.uri(), PREFIX, error)
+
+    @operation
+    def stage(
+        self,
+        part: Any,
+        table: TableName,
+        *,
+        on_new_columns: OnNewColumns = "add",
+        allow_loss: Sequence[str] = (),
+    ) -> StagedTable:
+        """Stage one part of a load in a table of its own, for `load` to load all parts at once.
+
+        It is the work of a worker, which may be killed and begin again: only what it returns is loaded. The table is
+        dropped once the parts are loaded, or by a later load of parts when nobody has added to its load for a day.
+
+        Args:
+            part: One of `scan.partitions(n)`, or what was made of it.
+            table: The table that the parts are to be loaded into.
+            on_new_columns: As with `load`, and the same there.
+            allow_loss: As with `load`, and the same there.
+
+        Raises:
+            InvalidInputError: It is not a part.
+            ConnectorError: As with `load`.
+        """
+        scan = as_scan(part)
+        if scan.part is None:
+            raise InvalidInputError(
+                f"{scan.source} is not a part: stage those of scan.partitions(n), or load it as a whole with load()."
+            )
+        request = request_of(scan, table, on_new_columns=on_new_columns, allow_loss=tuple(allow_loss))
+        with self._bulk_session() as session:
+            staged = Stager(
+                session, self.dialect, request, uri=self.uri(table), part=scan.part, warehouse=self.uri()
+            ).stage()
+        self.logger.info("%s", staged)
+        return staged
 
     @operation(prepare=_fix_publish_id)
     @takes_fields_of(LoadOptions)

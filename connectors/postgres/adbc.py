@@ -11,7 +11,7 @@ from blocks.base.interruption import Calls
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from typing import Self
 
     import pyarrow as pa
@@ -58,13 +58,13 @@ class WatchedConnection:
         """Open a cursor, a context manager."""
         return WatchedCursor(self, self._connection.cursor())
 
-    def begin(self, settings: str, *, isolation: str = "") -> None:
-        """Start a transaction by a SELECT that makes its settings, after the statement that sets its isolation."""
+    def begin(self, settings: str, *, first: Sequence[str] = ()) -> None:
+        """Start a transaction by a SELECT that makes its settings, after the statements that have to come `first`."""
 
         def begin() -> None:
             with self._connection.cursor() as cursor:
-                if isolation:
-                    cursor.adbc_statement.set_sql_query(isolation)
+                for statement in first:
+                    cursor.adbc_statement.set_sql_query(statement)
                     cursor.adbc_statement.execute_update()
                 cursor.adbc_statement.set_options(**{"adbc.postgresql.use_copy": "false"})
                 cursor.execute(f"{settings}, pg_backend_pid()")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from urllib.parse import quote, urlencode
 
 from pydantic import Field, SecretStr, field_validator
 
+from blocks.arrow.parts import Division
+from blocks.arrow.scan import Scan, parts_of
 from blocks.base.addresses import Host  # noqa: TC001 (pydantic reads it)
 from blocks.base.errors import ConnectorError, InvalidInputError
 from blocks.base.live import live
@@ -21,12 +25,16 @@ from connectors.postgres.address import is_connection_string, resolve
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.postgres.database import AdbcDatabases
 from connectors.postgres.session import PostgresSession, setting
+from connectors.postgres.snapshot import Snapshot, divide, held
 from connectors.shared.libpq.block import Database, LibpqWarehouse, application_name
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
+    import pyarrow as pa
+
+    from blocks.arrow.rejects import Rejects
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -184,6 +192,36 @@ class Postgres(LibpqWarehouse):
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return PostgresBulkSession(self, load_id)
+
+    def _division(self, table: str) -> Division[Scan]:
+        @contextlib.contextmanager
+        def opened(n: int) -> Iterator[list[Scan]]:
+            with held(self, table) as snapshot:
+                yield self._parts(table, n, snapshot, snapshot.id)
+
+        def apart(n: int) -> list[Scan]:
+            with held(self, table, shared=False) as snapshot:
+                return self._parts(table, n, snapshot, None)
+
+        return Division(opened, apart)
+
+    def _parts(self, table: str, n: int, snapshot: Snapshot, shared: str | None) -> list[Scan]:
+        """Return the parts of a table: of the snapshot that is `shared`, or without one as they are when read."""
+        spans = divide(snapshot.tables(), n)
+        schema = self.scan(table).schema
+        columns = self.dialect.names(schema.names)
+        queries = [" UNION ALL ".join(span.sql(columns) for span in part) for part in spans]
+        return parts_of(
+            [partial(self._read_part, sql, shared) for sql in queries],
+            schema=schema,
+            source=self.uri(table),
+            query=f"table {table}",
+            origins=[self.asset_key(table)],
+        )
+
+    def _read_part(self, sql: str, snapshot: str | None, _: Rejects | None) -> Iterator[pa.RecordBatch]:
+        with contextlib.closing(PostgresBulkSession(self, None, snapshot)) as session:
+            yield from session.stream(sql)[1]
 
     def transaction_settings(self, label: str = "") -> dict[str, str]:
         """Return what each transaction sets for itself, by the server's names.

@@ -22,7 +22,7 @@ from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
-from connectors.postgres.literals import with_literals
+from connectors.postgres.literals import literal, with_literals
 from connectors.postgres.reading import (
     as_text,
     check_fit,
@@ -35,6 +35,7 @@ from connectors.postgres.reading import (
     unknown_types,
 )
 from connectors.postgres.session import setting
+from connectors.postgres.snapshot import NO_SUCH_SNAPSHOT, lost_snapshot_error
 from connectors.shared.libpq.dialect import PostgresDialect, quoted
 from connectors.shared.libpq.errors import LockTimeoutError, translate
 
@@ -76,6 +77,7 @@ DECLARED = """coalesce((
 
 ALTER_TIMEOUT_S = 1
 CLAIM_TIMEOUT_S = 60
+REPEATABLE_READ = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 READ_COMMITTED = "SET TRANSACTION ISOLATION LEVEL READ COMMITTED"
 """What a load does once it has its lock sees what those before it committed; other levels are as of its begin."""
 LOCK_WAIT_S, LONGEST_LOCK_WAIT_S = 0.5, 1.5
@@ -136,8 +138,10 @@ class PostgresBulkSession(BulkSession):
 
     ingests_in_transaction: ClassVar[bool] = True
 
-    def __init__(self, server: BulkServer, load_id: str | None) -> None:
+    def __init__(self, server: BulkServer, load_id: str | None, snapshot: str | None = None) -> None:
+        """Take what it needs of the block, the load that it is for, and the exported snapshot that it reads."""
         self._server = server
+        self._snapshot = snapshot
         self._label = _label(load_id)
         self._settings = server.transaction_settings(self._label)
         self._connection = server.connect_adbc(self._label)
@@ -440,9 +444,17 @@ class PostgresBulkSession(BulkSession):
         if self._in_transaction:
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
+        first = [] if read_only else [READ_COMMITTED]
+        if self._snapshot:
+            first = [REPEATABLE_READ, f"SET TRANSACTION SNAPSHOT {literal(self._snapshot)}"]
         with self._translated("start a transaction"):
             self._in_transaction, self._reads_only = True, read_only
-            self._connection.begin(setting(settings), isolation="" if read_only else READ_COMMITTED)
+            try:
+                self._connection.begin(setting(settings), first=first)
+            except self._error as error:
+                if self._snapshot and getattr(error, "sqlstate", None) in NO_SUCH_SNAPSHOT:
+                    raise lost_snapshot_error(self._server.uri()) from None
+                raise
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
