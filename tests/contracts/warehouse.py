@@ -49,6 +49,45 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.warehouses.warehouse import Warehouse
 
+OF_THE_KIT = frozenset(
+    {
+        "test_a_column_that_must_be_there_is_missed",
+        "test_a_column_without_values_is_text_and_says_so",
+        "test_a_loss_can_be_allowed_by_name",
+        "test_a_null_partition_is_refused",
+        "test_a_plan_changes_nothing",
+        "test_a_query_is_not_taken_for_a_table",
+        "test_a_reader_cannot_be_read_twice",
+        "test_a_report_and_a_log_show_no_row",
+        "test_a_source_that_fails_for_a_moment_is_read_again",
+        "test_a_table_that_is_not_there_is_not_published",
+        "test_a_value_that_does_not_fit_is_named",
+        "test_an_ambiguous_table_is_not_upserted_into",
+        "test_anything_with_an_arrow_stream_is_loaded",
+        "test_arguments_that_do_not_fit_are_refused",
+        "test_calls_in_a_script_are_loads_of_their_own",
+        "test_columns_of_one_name_are_refused",
+        "test_containers_of_rows_are_loaded",
+        "test_keys_may_be_text_or_several_columns",
+        "test_many_refused_rows_are_kept",
+        "test_nanoseconds_are_cut_where_that_is_allowed",
+        "test_new_columns_can_be_refused_or_left_out",
+        "test_no_good_row_stays_behind_with_a_bad_one",
+        "test_no_rows_are_loaded_too",
+        "test_partitions_may_have_several_columns",
+        "test_polars_frames_are_loaded",
+        "test_rejected_rows_are_not_published",
+        "test_rejected_rows_have_to_be_found",
+        "test_rows_that_were_read_once_are_never_taken_for_none",
+        "test_the_history_has_the_newest_load_first",
+        "test_the_order_of_columns_means_nothing",
+        "test_too_many_refused_rows_stop_the_load",
+        "test_too_many_rejected_rows_stop_it",
+        "test_types_that_lose_something_are_refused",
+        "test_upsert_of_a_hundred_thousand_into_a_million",
+    }
+)
+"""What the planner, the loader or a scan decides, whatever the engine: DuckDB and PostgreSQL show it in every run."""
 MODES: tuple[Mode, ...] = get_args(Mode)
 ARGUMENTS: dict[Mode, dict[str, Any]] = {
     "append": {},
