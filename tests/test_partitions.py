@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import time
 from typing import TYPE_CHECKING
 
 import cloudpickle
@@ -98,3 +99,20 @@ def test_parts_are_loaded_all_or_none(files):
         warehouse.load([first, second], "t")
     with pytest.raises(InvalidInputError, match="is not a part"):
         warehouse.stage(files.scan("one"), "t")
+
+
+def test_what_a_lost_coordinator_left_goes_after_a_day(files):
+    """By name, once no part was added to its load for so long; what is younger, or no part at all, stays."""
+    warehouse = DuckDB()
+    load, now = "0123456789abcdef", int(time.time())
+    old = f"_etl_part_{now - 90_000:08x}_{load}_1_aaaaaaaa"
+    kept = [
+        f"_etl_part_{now - 90_000:08x}_{load[::-1]}_1_aaaaaaaa",
+        f"_etl_part_{now - 60:08x}_{load[::-1]}_2_aaaaaaaa",
+        "_etl_part_of_mine",
+    ]
+    for table in (old, old + "_r", *kept):
+        warehouse.execute(f"create table {table} (id integer)")
+    warehouse.load([warehouse.stage(part, "t") for part in files.scan("one").partitions(2)], "t")
+    left = warehouse.fetch_all("select table_name from information_schema.tables where table_name like '_etl_part%'")
+    assert {name for (name,) in left} == set(kept)

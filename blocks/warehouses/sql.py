@@ -98,6 +98,10 @@ class Dialect(ABC):
         """Return a quoted table; `schema.table` has its parts quoted one by one."""
         return ".".join(self.name(part) for part in table.split("."))
 
+    tables_of_schema: ClassVar[str] = (
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+    )
+    """The query of the names of the tables in the schema of the session."""
     indexes_keys: ClassVar[bool] = False
     """Whether the key of a new table becomes its primary key; where not, the load protocol alone keeps it unique."""
 

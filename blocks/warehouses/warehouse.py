@@ -439,11 +439,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """Drop what was staged for a load that is done, and what loads left that nobody has added to for a day."""
         try:
             with self._session() as session:
-                found = session.fetch(
-                    "SELECT table_name FROM information_schema.tables "
-                    f"WHERE table_schema = current_schema() AND table_name LIKE '{PREFIX}%'"
-                )
-                names = [self.dialect.known_as(name) for (name,) in found if str(name).startswith(PREFIX)]
+                found = [self.dialect.known_as(name) for (name,) in session.fetch(self.dialect.tables_of_schema)]
+                names = [name for name in found if name.startswith(PREFIX)]
                 own = [name for name in names if group_of(name) == group_of(table)]
                 for name in {*own, *left_over(names, LEFT_OVER_S)}:
                     session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(name)}")

@@ -50,6 +50,7 @@ class BigQueryDialect(Dialect):
     literals: ClassVar[str] = LITERALS
     case_counts: ClassVar[bool] = False
     ddl_commits: ClassVar[bool] = True
+    tables_of_schema: ClassVar[str] = "SELECT table_name FROM INFORMATION_SCHEMA.TABLES"
 
     @cached_property
     def _types(self) -> dict[pa.DataType, str]:

@@ -41,7 +41,9 @@ from blocks.base.errors import (
 from blocks.testing.moments import Strike, striking
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from blocks.warehouses.load import Mode
+from blocks.warehouses.parts import PREFIX
 from blocks.warehouses.session import STAGE
+from connectors.local import MemoryFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -1381,6 +1383,30 @@ def test_many_refused_rows_are_kept(warehouse: Warehouse) -> None:
     """Tens of thousands of refused rows go the same way, in the same transaction."""
     report = warehouse.load(refused(25_000, table_of([1])), "t", max_rejected=1)
     assert report.rows_rejected == count(warehouse, QUARANTINE) == 25_000
+
+
+# Parts
+
+
+@all_modes
+def test_staged_parts_are_loaded_as_one(warehouse: Warehouse, mode: Mode) -> None:
+    """What workers stage is loaded in one commit, once, with what they refused; its tables are gone afterwards."""
+    store = MemoryFiles()
+    for number, day in enumerate(("mon", "tue", "wed")):
+        store.write_table(table_of(list(range(number * 100, number * 100 + 100)), day), f"in/{number}")
+    warehouse.load(table_of([7, 500]), "t")
+    scan = store.scan("in").reject(lambda batch: pc.equal(pc.bit_wise_and(batch["id"], 63), 1), "odd one")
+    staged = [warehouse.stage(part, "t") for part in scan.partitions(3)]
+    assert [part.rows for part in staged] == [98, 98, 99]
+    for again in (False, True):
+        report = warehouse.load(staged, "t", mode=mode, load_id="x", **ARGUMENTS[mode])
+        assert report.already_loaded == again
+    assert (report.rows, report.rejected) == (295, {"odd one": 5})
+    assert count(warehouse, QUARANTINE) == 5
+    before = {"append": [7, 500], "replace": [], "upsert": [500], "replace_partition": []}[mode]
+    ids = [number for number in range(300) if number & 63 != 1]
+    assert sorted(rows(warehouse, "t", "id")) == [(number,) for number in sorted(ids + before)]
+    assert not [table for table in tables(warehouse) if table.startswith(PREFIX)]
 
 
 # Plans
