@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from blocks import ConnectorError
 from blocks.base.operation import Operation
+from connectors.local import MemoryFiles
 from tests.shown import shown
 
 if TYPE_CHECKING:
@@ -189,6 +190,8 @@ def warehouse_calls() -> dict[str, dict[str, Any]]:
     """Return arguments with which each operation of a warehouse does something."""
     rows = pa.table({"id": [7], "note": ["abc"]})
     values = {"x": ROW}
+    store = MemoryFiles()
+    store.write_table(rows, "in")
     return {
         "drop_table": {"table": "nowhere"},
         "execute": {"operation": "SELECT :x", "parameters": values},
@@ -198,10 +201,12 @@ def warehouse_calls() -> dict[str, dict[str, Any]]:
         "fetch_one": {"operation": "SELECT :x", "parameters": values},
         "fingerprint": {"table": "orders"},
         "load": {"data": rows, "table": "orders", "mode": "append", "key": ["id"], "max_rejected": 0.0},
+        "load_history": {"table": "orders", "most": 3},
         "load_report": {"load_id": "nothing"},
         "plan": {"data": rows, "table": "orders", "mode": "upsert", "key": ["id"]},
         "publish": {"source_table": "nowhere", "table": "orders", "mode": "append"},
         "read_table": {"table": "orders", "columns": ["id"]},
+        "stage": {"part": store.scan("in").partitions(1)[0], "table": "orders"},
         "table_schema": {"table": "orders"},
     }
 
