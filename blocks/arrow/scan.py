@@ -20,6 +20,7 @@ from blocks.arrow.rejects import Rejects, bad_row_error
 from blocks.arrow.rows import TAKEN, Staged, is_rows, is_stream, table_of_rows
 from blocks.arrow.types import filter_batch, without_view
 from blocks.base.arguments import checked
+from blocks.base.caching import key_by_identity
 from blocks.base.concurrency import read_ahead
 from blocks.base.errors import ConnectorError, InvalidInputError, UnsupportedError
 from blocks.base.optional import lazy
@@ -59,6 +60,7 @@ class Scan:
         division: How it is divided into parts; None where it is read as a whole only.
         part: Which part it is, where it was divided.
         staged: The staged parts that it reads.
+        form: How the source is read: the schema and options on which its rows depend, where there are some.
     """
 
     @checked
@@ -77,6 +79,7 @@ class Scan:
         division: Division[Scan] | None = None,
         part: Part | None = None,
         staged: Sequence[StagedPart] = (),
+        form: str = "",
     ) -> None:
         self._schema = schema
         self._open = open_batches
@@ -90,6 +93,8 @@ class Scan:
         self.rows = rows
         self.part = part
         self.staged = tuple(staged)
+        self.form = form
+        self._steps: tuple[Callable[[Scan], Scan], ...] = ()
         self._division = division
 
     @property
@@ -159,9 +164,41 @@ class Scan:
     def derive(self, make: Callable[[Scan], Scan]) -> Scan:
         """Return the scan that `make` makes of this one; of a settled one where this one is not settled yet."""
         made = make(self)
+        made._steps = (*self._steps, make)  # noqa: SLF001 (one of us)
         if self._division is not None:
-            made._division = self._division.through(make)  # noqa: SLF001 (one of us)
+            made._division = self._division.through(lambda part: part.derive(make))  # noqa: SLF001 (one of us)
         return made
+
+    def cache_identity(self) -> str:
+        """Return what a cached result belongs to that was made of this data; no row is read for it.
+
+        Of files it is their names and versions as they are now, and how they are read; of a table or query of a live
+        database what is asked, as nothing tells what it would answer. What was made of the scan belongs to it, too.
+
+        Raises:
+            InvalidInputError: It can be read only once, or one of the functions it was made by cannot be pickled.
+        """
+        scan = self.settled()
+        if not scan.reopenable:
+            raise InvalidInputError(
+                f"No result can be cached by {scan.source}, which can be read only once. Pass a table, a frame or a "
+                "scan, or give the task cache_policy=NO_CACHE."
+            )
+        part = scan.part and (scan.part.proof or scan.part.division, scan.part.number, scan.part.of)
+        facts = (scan.fingerprint(), scan.source, scan.query, scan.form, part)
+        return hashlib.blake2b(repr(facts).encode() + scan._pickled_steps(), digest_size=16).hexdigest()  # noqa: SLF001 (one of us)
+
+    def _pickled_steps(self) -> bytes:
+        import cloudpickle
+
+        try:
+            pickled: bytes = cloudpickle.dumps(self._steps)
+        except Exception as error:
+            raise InvalidInputError(
+                f"No result can be cached by {self!r}: one of its functions holds an object that cannot be pickled "
+                f"({type(error).__name__}). Make that object within the function."
+            ) from error
+        return pickled
 
     @checked
     def partitions(self, n: Count, *, snapshot: bool = True) -> Partitions[Scan]:
@@ -257,6 +294,7 @@ class Scan:
             origins=self.origins,
             rows=self.rows,
             part=self.part,
+            form=self.form,
         )
 
     @checked
@@ -333,6 +371,10 @@ class GrowingScan(Scan):
         return GrowingScan(lambda: self._settle().derive(make), source=self.source, origins=self.origins)
 
 
+for _kind in (Scan, GrowingScan):
+    key_by_identity(_kind, _kind.cache_identity, repr)
+
+
 def _unpickled(pickled: bytes) -> Scan:
     kind, state = pickle.loads(pickled)  # noqa: S301 (part of a pickle itself)
     scan: Scan = kind.__new__(kind)
@@ -395,6 +437,7 @@ def parts_of(
     inferred: Collection[str] = frozenset(),
     fingerprint: str | None = None,
     origins: Sequence[str] = (),
+    form: str = "",
 ) -> list[Scan]:
     """Return the scans of the parts of a source, each opened by one of the functions; the rest is the source's own."""
     columns = frozenset(inferred)
@@ -410,6 +453,7 @@ def parts_of(
             inferred=lambda: columns,
             origins=origins,
             part=part,
+            form=form,
         )
 
     return divided(openings, make, source=source, query=query, proof=fingerprint)

@@ -127,6 +127,7 @@ class _Dataset:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
         query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
+        form = repr((now.declared, now.format, now.compression, now.options, now.on_error, now.extra_columns))
 
         def divided(n: int) -> contextlib.AbstractContextManager[list[Scan]]:
             parts = parts_of(
@@ -137,6 +138,7 @@ class _Dataset:
                 inferred=now.inferred_from_text(),
                 fingerprint=now.fingerprint(),
                 origins=now.origins,
+                form=form,
             )
             return contextlib.nullcontext(parts)
 
@@ -148,6 +150,7 @@ class _Dataset:
             query=query,
             inferred=now.inferred_from_text,
             origins=now.origins,
+            form=form,
             division=Division(divided),
         )
 
