@@ -14,9 +14,10 @@ import pytest
 from prefect import flow, task
 from prefect.cache_policies import INPUTS
 
-from blocks import CsvOptions, InvalidInputError
+from blocks import CsvOptions, InvalidInputError, RetryPolicy
 from blocks.arrow.scan import as_scan
-from connectors.local import LocalFiles
+from connectors.duckdb import DuckDB
+from connectors.local import LocalFiles, MemoryFiles
 from connectors.postgres import Postgres
 
 if TYPE_CHECKING:
@@ -109,10 +110,16 @@ def test_what_is_read_once_has_no_key():
         INPUTS.compute_key(None, {"scan": once}, {})
 
 
-def test_a_key_holds_no_secret():
-    """A rotated password is the same database."""
-    one, other = (Postgres(host="h", username="u", password=password) for password in ("pw-1f7c", "pw-93aa"))
-    assert INPUTS.compute_key(None, {"b": one}, {}) == INPUTS.compute_key(None, {"b": other}, {})
+def test_a_block_is_what_it_stands_for():
+    """A rotated password or another retry policy is the same database; two databases in memory are two."""
+    alike = [
+        Postgres(host="h", username="u", password="pw-1f7c"),
+        Postgres(host="h", username="u", password="pw-93aa"),
+        Postgres(host="h", username="u", password="pw-1f7c", retry=RetryPolicy(attempts=2)),
+    ]
+    assert len({INPUTS.compute_key(None, {"b": each}, {}) for each in alike}) == 1
+    others = [alike[0], Postgres(host="h", username="v"), DuckDB(), DuckDB(), MemoryFiles(), MemoryFiles()]
+    assert len({INPUTS.compute_key(None, {"b": each}, {}) for each in others}) == len(others)
 
 
 @pytest.mark.usefixtures("prefect_server")

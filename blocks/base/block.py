@@ -20,6 +20,7 @@ from pydantic import ConfigDict, Field, PrivateAttr, SecretStr, ValidationError,
 from pydantic_core import PydanticCustomError
 
 from blocks.base.arguments import check_methods, nearest
+from blocks.base.caching import key_by_identity
 from blocks.base.errors import InvalidInputError, NotFoundError, one_line
 from blocks.base.live import close_live, live
 from blocks.base.names import text_problem
@@ -159,6 +160,7 @@ class ConnectorBlock(Block, ABC):
             _forget(cls)
         else:
             cls.__doc__ = reference(cls)
+            key_by_identity(cls, cls.cache_identity, cls.cache_identity)
 
     @classmethod
     def __dispatch_key__(cls) -> str | None:
