@@ -96,10 +96,14 @@ class Loader:
                     self._check_unchanged(error)
                     raise
         finally:
-            session = self._session
-            for stage in (session.stage, session.staged_rejects, session.staged_keys):
-                with contextlib.suppress(ConnectorError):
-                    session.discard(stage)
+            self._discard_stages()
+
+    def _discard_stages(self) -> None:
+        """Remove what the session has staged, its files included."""
+        session = self._session
+        for stage in (session.stage, session.staged_rejects, session.staged_keys):
+            with contextlib.suppress(ConnectorError):
+                session.discard(stage)
 
     def _plan(self) -> Planned:
         """Plan the load for the table as it is now."""

@@ -123,6 +123,8 @@ class Stager(Loader):
                     with contextlib.suppress(ConnectorError):
                         session.execute(f"DROP TABLE IF EXISTS {self._dialect.table(table)}")
                 raise
+            finally:
+                self._discard_stages()
         return StagedTable(
             part=self._part,
             place=f"{self._warehouse}/{self._table}",
