@@ -389,7 +389,7 @@ def test_presigned_urls_work_without_credentials(store: AzureBlobContainer) -> N
     )
     with urllib.request.urlopen(put):  # noqa: S310
         assert store.read_path("new") == b"2"
-    for wrong in (url.replace("sig=", "sig=0"), store.presigned_url("new")[:-20]):
+    for wrong in (url.replace("sig=", "sig=0"), url.partition("&sig=")[0]):
         with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(wrong)  # noqa: S310
         refused.value.close()
