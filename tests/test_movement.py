@@ -45,19 +45,26 @@ def pages(flow_run_id: str) -> list[Artifact]:
     return sorted(found, key=lambda each: each.created)
 
 
-def materialized(asset: str) -> list[dict[str, Any]]:
-    """The events of an asset, once the server has written them down."""
+def told(asset: str, prefix: str, most: int = 1) -> list[dict[str, Any]]:
+    """The events of an asset, the newest first, once the server has written so many down."""
+    found: list[dict[str, Any]] = []
     for _ in range(200):
         with get_client(sync_client=True) as client:
             answer = client.request(
                 "POST",
                 "/events/filter",
-                json={"filter": {"event": {"prefix": ["prefect.asset."]}, "resource": {"id": [asset]}}},
+                json={"filter": {"event": {"prefix": [prefix]}, "resource": {"id": [asset]}}},
             )
-        if found := answer.json()["events"]:
-            return list(found)
+        found = answer.json()["events"]
+        if len(found) >= most:
+            break
         time.sleep(0.05)
-    return []
+    return found
+
+
+def materialized(asset: str) -> list[dict[str, Any]]:
+    """The events of an asset that Prefect keeps for it."""
+    return told(asset, "prefect.asset.")
 
 
 @pytest.mark.usefixtures("prefect_server")
@@ -103,6 +110,39 @@ def test_a_load_leaves_a_page_and_an_asset(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("prefect_server")
+def test_a_load_tells_what_waits_for_it(tmp_path: Path) -> None:
+    """By an event of the table with what was moved; one that is told again is the same event."""
+    warehouse = DuckDB(path=str(tmp_path / "w.duckdb"))
+    table = warehouse.asset_key("orders")
+
+    @flow
+    def loads() -> str:
+        for day in (1, 2, 2):
+            warehouse.load(FULLER, "orders", mode="upsert", key=["id"], load_id=f"day {day}")
+        LocalFiles(basepath=str(tmp_path)).write_table(ORDERS, "lake")
+        return str(flow_run.get_id())
+
+    run_id = loads()
+    second, first = told(table, "etl.", 2)
+    assert [each["event"] for each in (first, second)] == ["etl.table.loaded"] * 2
+    assert first["resource"] == {
+        "prefect.resource.id": table,
+        "prefect.resource.name": "orders",
+        "etl.mode": "upsert",
+        "etl.already-loaded": "false",
+    }
+    assert f"prefect.flow-run.{run_id}" in {each["prefect.resource.id"] for each in first["related"]}
+    wanted = {"load_id": "day 1", "rows": 2, "inserted": 2, "updated": 0, "deleted": 0, "rejected": 0, "mode": "upsert"}
+    assert wanted.items() <= first["payload"].items()
+    assert {"bytes", "seconds", "schema_changes", "already_loaded"} <= set(first["payload"])
+    assert "Oslo" not in str(first)
+    assert second["payload"]["load_id"] == "day 2"
+    (wrote,) = told(f"file://{tmp_path}/lake", "etl.")
+    assert (wrote["event"], wrote["payload"]["rows"]) == ("etl.dataset.written", 3)
+    assert len(told(table, "etl.", 2)) == 2  # the write was told last
+
+
+@pytest.mark.usefixtures("prefect_server")
 def test_a_load_is_shown_whatever_its_table_is_called(caplog: pytest.LogCaptureFixture) -> None:
     """Keys of pages and assets are made of any name that a table can have, and of any place."""
     names = ["a b", "заказы", "it's", 'say "x"', "100%", "a#b?c&d", "x" * 60, "tab\there", "[x](y)", "c|d", "😀"]
@@ -119,16 +159,22 @@ def test_a_load_is_shown_whatever_its_table_is_called(caplog: pytest.LogCaptureF
 
 
 @pytest.mark.usefixtures("prefect_server")
-def test_a_setting_leaves_out_pages_and_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_setting_leaves_out_pages_assets_and_events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The load is the same."""
     monkeypatch.setenv(SETTING, "False")
+    warehouse = DuckDB(path=str(tmp_path / "w.duckdb"))
 
     @flow
     def loads() -> str:
-        DuckDB(path=str(tmp_path / "w.duckdb")).load(ORDERS, "orders")
+        warehouse.load(ORDERS, "orders")
+        monkeypatch.delenv(SETTING)
+        warehouse.load(ORDERS, "shown")
         return str(flow_run.get_id())
 
-    assert pages(loads()) == []
+    assert [page.key.startswith("load-shown") for page in pages(loads())] == [True]
+    assert told(warehouse.asset_key("shown"), "etl.")  # sent after what the other would have sent
+    for events in ("etl.", "prefect.asset."):
+        assert told(warehouse.asset_key("orders"), events, 0) == []
 
 
 def test_outside_of_a_run_there_is_a_line_with_named_fields(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

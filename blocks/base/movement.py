@@ -3,8 +3,9 @@
     announce(report.movement(target=..., tool=...), self.logger)
 
 The log gets a line with named fields, by which it can be searched once it is shipped as JSON. Within a run of Prefect
-the run gets a page, an artifact under the same key for each load of a table, and the table becomes an asset. Outside of
-a run there is only the line. `ETL_SHOW_LOADS=false` leaves pages and assets out.
+the run gets a page, an artifact under the same key for each load of a table, the table becomes an asset, and an event
+says so, which other flows can be started by. Outside of a run there is only the line. `ETL_SHOW_LOADS=false` leaves
+pages, assets and events out.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.base.artifacts import artifact_key, cell, keep_markdown
-from blocks.base.assets import note_asset
+from blocks.base.assets import MOST_ORIGINS, note_asset
+from blocks.base.events import DATASET_WRITTEN, TABLE_LOADED, emit
 from blocks.base.names import short_digest
 from blocks.base.runs import loads_are_shown
 
@@ -145,7 +147,7 @@ class Movement:
 
 
 def announce(movement: Movement, logger: Any) -> None:
-    """Announce a load or a write that has ended: the log and, within a run, its page and Prefect's assets."""
+    """Announce a load or a write that has ended: the log and, within a run, event, page and asset."""
     logger.info("%s", movement.text, extra={f"etl_{name}": value for name, value in movement.fields().items()})
     if not loads_are_shown():
         return
@@ -156,6 +158,15 @@ def announce(movement: Movement, logger: Any) -> None:
 
 
 def _show(movement: Movement) -> None:
+    # What was there already is told, too: the run that loaded it may have been killed before it could tell.
+    emit(
+        {"load": TABLE_LOADED, "write": DATASET_WRITTEN}[movement.verb],
+        movement.target,
+        name=movement.name,
+        identity=movement.load_id,
+        labels={"etl.mode": movement.mode, "etl.already-loaded": str(movement.is_repeat).lower()},
+        payload=movement.fields() | {"origins": list(movement.origins[:MOST_ORIGINS])},
+    )
     keep_markdown(movement.key, movement.markdown(), description=movement.text)
     if not movement.is_repeat:
         note_asset(

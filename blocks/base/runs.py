@@ -47,7 +47,7 @@ SETTINGS = frozenset({"memory_limit", "options", "service", "ssl_cert", "ssl_key
 CREDENTIALS_PLACE = ("account", "account_url", "endpoint_url", "host", "project")
 """Fields of credentials that say where they are used; the others may be rotated between two attempts."""
 SETTING = "ETL_SHOW_LOADS"
-"""The environment variable that switches pages and assets off."""
+"""The environment variable that switches pages, assets and events off."""
 _REMEMBERED = 1_000
 _ancestors_of: OrderedDict[tuple[str, int], tuple[Run, ...]] = OrderedDict()
 _lock = threading.Lock()
@@ -151,7 +151,7 @@ def has_context() -> bool:
 
 
 def loads_are_shown() -> bool:
-    """Tell whether loads leave pages and assets: within a run, unless ETL_SHOW_LOADS says no."""
+    """Tell whether loads leave pages, assets and events: within a run, unless ETL_SHOW_LOADS says no."""
     return has_context() and os.environ.get(SETTING, "true").strip().lower() not in ("0", "false", "no", "off")
 
 
