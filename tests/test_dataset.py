@@ -277,6 +277,23 @@ def test_a_clean_write_removes_the_old_quarantine(store):
         assert len(keys(store, mode)) == 1
 
 
+def test_a_correction_voids_the_quarantine_of_the_partitions_that_it_replaces(store):
+    """Also where other partitions have good rows now; that of a write which other partitions have rows of stays."""
+
+    def write(csv):
+        put(store, raw__days_csv=csv)
+        source = scan(
+            store, "raw/days.csv", schema=pa.schema({"day": pa.string(), "n": pa.int64()}), on_error="quarantine"
+        )
+        return write_table(store, source, "lake", mode="replace_partition", partition_by=["day"], max_rejected=0.5)
+
+    both = write(b"day,n\nmon,x\nmon,1\ntue,2\n").quarantine
+    first = write(b"day,n\nmon,1\ntue,x\n").quarantine
+    assert keys(store, "lake/_quarantine") == sorted([both, first])
+    assert write(b"day,n\nmon,1\ntue,2\nwed,3\n").quarantine is None
+    assert keys(store, "lake/_quarantine") == []
+
+
 def test_too_many_bad_rows_write_nothing(store):
     """Above the allowed share nothing is written, and the error counts the reasons without a value."""
     put(store, raw__orders_csv=CSV)

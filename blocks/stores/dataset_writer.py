@@ -16,7 +16,7 @@ import uuid
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -58,6 +58,7 @@ SMALL_UPLOADS_AT_ONCE = 8
 LARGE_FILE_BYTES = 16 * 2**20
 LONGEST_FOLDER = 255
 """The most bytes of the name of a folder, on the file systems where data sets are copied to."""
+QUARANTINE = "_quarantine"
 LISTED_ONE_BY_ONE = 16
 LONG_NAME = 120
 
@@ -142,7 +143,6 @@ def write_table(
     load_id: str | None = None,
     max_file_bytes: int = 128 * 2**20,
     max_rejected: float = 0.0,
-    quarantine: str | None = None,
 ) -> WriteReport:
     """Write a dataset below `prefix`, and report what was written.
 
@@ -163,8 +163,7 @@ def write_table(
         options: ParquetOptions for Parquet, CsvOptions for CSV.
         load_id: The identity of the write; a new one for an append where None.
         max_file_bytes: A part that has reached this size is followed by another one.
-        max_rejected: The share of bad rows (0 to 1) that is allowed; they go to the quarantine.
-        quarantine: Name of the quarantine object in `<prefix>/_quarantine`; by default that of the load or partition.
+        max_rejected: The share of bad rows (0 to 1) that is allowed; they go to `<prefix>/_quarantine`.
 
     Raises:
         QualityError: More rows were rejected; nothing was written.
@@ -190,12 +189,14 @@ def write_table(
                 parts.write("", empty_batch(source.schema))
         files = _upload(store, parts)
         partitions = sorted({part.partition for part in parts.done})
-        quarantined = f"{folder}/_quarantine/{quarantine or _quarantine_name(mode, load_id, partitions)}.jsonl"
+        quarantined = f"{folder}/{QUARANTINE}/{_quarantine_name(mode, load_id, partitions)}.jsonl"
         kept = _quarantine(store, rejects, quarantined, temporary)
     stale = _stale(store, folder, mode, name, partitions)
     removed = sorted(stale - {file.key for file in files})
     if removed:
         store.delete(removed)
+    if mode == "replace_partition" and (void := _void_quarantines(store, folder, partitions) - {quarantined}):
+        store.delete(sorted(void))
     return WriteReport(
         prefix=folder,
         mode=mode,
@@ -460,6 +461,16 @@ def _quarantine_name(mode: WriteMode, load_id: str | None, partitions: list[str]
     if mode == "replace_partition" and any(partitions):
         return _file_name("+".join(partitions))
     return "rows"
+
+
+def _void_quarantines(store: StoreFolder, folder: str, partitions: list[str]) -> set[str]:
+    """Return the quarantines of writes that wrote some of these partitions and no other: all their rows are replaced.
+
+    A correction may bring rows into a partition of which all rows were rejected before.
+    """
+    keys = [info.key for page in store.list(f"{folder}/{QUARANTINE}") for info in page]
+    names = {key: unquote(key.rpartition("/")[2].removesuffix(".jsonl")) for key in keys}
+    return {key for key, name in names.items() if set(name.split("+")) <= set(partitions)}
 
 
 def _part_name(mode: WriteMode, load_id: str | None) -> str:

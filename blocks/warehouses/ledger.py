@@ -23,6 +23,7 @@ from blocks.base.errors import (
 )
 from blocks.base.optional import lazy
 from blocks.warehouses.load import LoadReport
+from blocks.warehouses.session import Step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -212,14 +213,34 @@ class Ledger:
         if changed not in (1, -1):
             raise TerminalError(f"The ledger row of load {report.load_id} is gone; nothing was applied.")
 
+    def has_quarantined(self, session: BulkSession, load_id: str) -> bool:
+        """Tell whether the quarantine holds rows of a load."""
+        if session.columns(QUARANTINE) is None:
+            return False
+        query = f"SELECT count(*) FROM {self._dialect.table(QUARANTINE)} WHERE load_id = :load_id"
+        return bool(session.fetch(query, {"load_id": load_id})[0][0])
+
+    def drop_quarantined(self, load_id: str) -> Step:
+        """Return the statement that takes the rows of a load out of the quarantine."""
+        statement = f"DELETE FROM {self._dialect.table(QUARANTINE)} WHERE load_id = :load_id"
+        return Step(statement, parameters={"load_id": load_id})
+
+    def has_rejects(self, session: BulkSession, table: str) -> bool:
+        """Tell whether loads that replaced rows of a table have rejected some, which are in the quarantine."""
+        query = (
+            f"SELECT count(*) FROM {self._dialect.table(LEDGER)} WHERE table_name = :name AND rejected_count > 0 "
+            "AND mode <> 'append'"
+        )
+        return bool(session.fetch(query, {"name": table})[0][0]) and session.columns(QUARANTINE) is not None
+
     def has_rejects_of(self, session: Session, data: str) -> bool:
-        """Tell whether earlier loads of the same data have rows in the quarantine."""
+        """Tell whether earlier loads of the same data have rejected rows."""
         return bool(session.fetch(f"SELECT count(*) FROM {self._rejecting(data)}")[0][0])
 
-    def drop_rejects_of(self, data: str) -> str:
+    def drop_rejects_of(self, data: str) -> Step:
         """Return the statement that takes the rows of these loads out of the quarantine."""
         quarantine = self._dialect.table(QUARANTINE)
-        return f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})"
+        return Step(f"DELETE FROM {quarantine} WHERE load_id IN (SELECT load_id FROM {self._rejecting(data)})")
 
     def show_rejects_of(self, load_id: str) -> str:
         """Return the statement with which a person looks at the rows that a load refused."""

@@ -138,6 +138,7 @@ class Loader:
             draft = self._shape_before(draft)
         with session.load_transaction():
             self._ledger.claim(session, self._load_id, draft.plan, started, self._request.call)
+            stale = self._stale_rejects()
             planned = self._lock(draft)
             plan = planned.plan
             if direct is None:
@@ -152,8 +153,8 @@ class Loader:
             else:
                 self._ingest(plan.table, planned, direct)
                 changes = {"inserted": self._rows}
-            for statement in self._quarantine():
-                session.execute(statement)
+            for step in [*stale, *self._quarantine()]:
+                session.execute(step.sql, step.parameters)
             report = self._report(plan, started, changes)
             self._ledger.record(session, report)
         return report
@@ -206,18 +207,26 @@ class Loader:
             finished_at=datetime.now(UTC),
         )
 
-    def _quarantine(self) -> list[str]:
-        """Return the statements that quarantine the rejected rows, in place of those of earlier loads of this data.
-
-        What replaces rows may be done again in another run, which changes no row of the table, nor of the quarantine.
-        """
-        if not self._rejects.total:
-            return []
-        data, statements = self._replaced_data(), []
-        if data is not None and self._ledger.has_rejects_of(self._session, data):
-            statements.append(self._ledger.drop_rejects_of(data))
+    def _quarantine(self) -> list[Step]:
+        """Return the statement that puts what this load rejected into the quarantine."""
         columns = self._ledger.quarantine_columns()
-        return [*statements, self._dialect.insert(QUARANTINE, columns, self._session.staged_rejects)]
+        insert = self._dialect.insert(QUARANTINE, columns, self._session.staged_rejects)
+        return [Step(insert)] if self._rejects.total else []
+
+    def _stale_rejects(self) -> list[Step]:
+        """Return the statements that take out of the quarantine what this load takes the place of.
+
+        A load_id of the caller's own may be loaded anew, once somebody has deleted its row of the ledger. What replaces
+        rows may be done again in another run, which changes no row of the table, nor of the quarantine.
+        """
+        ledger, session, request = self._ledger, self._session, self._request
+        if not request.generated:
+            found = ledger.has_quarantined(session, self._load_id)
+            return [ledger.drop_quarantined(self._load_id)] if found else []
+        if request.mode == "append" or not ledger.has_rejects(session, request.table):
+            return []
+        data = self._data
+        return [ledger.drop_rejects_of(data)] if data and ledger.has_rejects_of(session, data) else []
 
     def _replaced_data(self) -> str | None:
         """Return the identity of the data where its rejected rows are to replace earlier ones of it."""
@@ -236,7 +245,7 @@ class Loader:
         """Run the same transaction as one script; the report is what it leaves in the ledger."""
         plan = planned.plan
         steps = self._steps(planned)
-        steps += map(Step, self._quarantine())
+        steps += [*self._stale_rejects(), *self._quarantine()]
         unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
         script = Script(
             self._load_id,

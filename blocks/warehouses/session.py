@@ -211,6 +211,7 @@ class Step:
 
     sql: str
     counts_as: str = ""
+    parameters: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -40,8 +40,11 @@ def transaction(script: Script, dialect: Dialect, *, lock: str | None = None) ->
     ]
     if lock is not None:
         lines.append(f"UPDATE {dialect.table(lock)} SET load_id = @load_id WHERE TRUE")
-    for step in script.steps:
-        lines.append(step.sql)
+    parameters = []
+    for number, step in enumerate(script.steps):
+        statement, used = bound(step.sql, step.parameters or {}, prefix=f"step_{number}_")
+        lines.append(statement)
+        parameters += used
         if step.counts_as:
             lines.append(f"SET {counts[step.counts_as]} = @@row_count")
     lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
@@ -49,9 +52,9 @@ def transaction(script: Script, dialect: Dialect, *, lock: str | None = None) ->
     values = {name: f":{name}" for name in row}
     values["report"] = with_counts(values["report"], counts)
     insert = f"INSERT INTO {ledger} ({', '.join(row)}) VALUES ({', '.join(values.values())})"
-    text, parameters = bound(insert, row)
+    text, used = bound(insert, row)
     rows = require("google.cloud.bigquery", extra="bigquery").ScalarQueryParameter("etl_rows", "INT64", script.rows)
-    return ";\n".join([*lines, text, "COMMIT TRANSACTION"]), [*parameters, rows]
+    return ";\n".join([*lines, text, "COMMIT TRANSACTION"]), [*parameters, *used, rows]
 
 
 def with_counts(report: str, counts: Mapping[str, str]) -> str:

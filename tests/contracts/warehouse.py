@@ -1358,6 +1358,26 @@ def test_rows_refused_again_are_quarantined_once(warehouse: Warehouse, mode: Mod
 
 
 @all_modes
+def test_refused_rows_go_with_what_takes_the_place_of_their_load(warehouse: Warehouse, mode: Mode) -> None:
+    """Data that was audited anew, and a load that somebody took out of the ledger: also where no row is refused now."""
+    warehouse.load(table_of([1, 2, 8]), "audited")
+    state = warehouse.fingerprint("audited")
+
+    def publish(*bad: int, **options: Any) -> str:
+        options |= {"mode": mode, "max_rejected": 0.5, **ARGUMENTS[mode]}
+        return warehouse.publish("audited", "t", rejected=audited(warehouse, *bad), audited=state, **options).load_id
+
+    first, own = publish(8), publish(2, load_id="it's mine")
+    assert sorted(rows(warehouse, QUARANTINE, "load_id")) == sorted([(first,), (own,)])
+    publish()
+    assert sorted(rows(warehouse, QUARANTINE, "load_id")) == sorted([(own,)] + [(first,)] * (mode == "append"))
+    for bad in ((2,), ()):
+        warehouse.execute(f"DELETE FROM {warehouse.dialect.table(LEDGER)} WHERE load_id = :id", {"id": own})
+        publish(*bad, load_id=own)
+        assert rows(warehouse, QUARANTINE, "load_id").count((own,)) == len(bad)
+
+
+@all_modes
 def test_a_retry_quarantines_once(warehouse: Warehouse, mode: Mode) -> None:
     """Refused rows are counted and kept once, however often the load is tried or called."""
     data, tries = table_of(list(range(40_000))), []
