@@ -201,14 +201,6 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return environment / "bin/python"
 
 
-SERVE = """
-from {name} import {name}
-
-if __name__ == "__main__":
-    {name}.serve(name="s1")
-"""
-
-
 @pytest.mark.thorough
 def test_every_template_is_copied_served_and_started(fresh: Path, tmp_path: Path) -> None:
     """As its first user does, in an environment that only our bounds describe; Prefect's lists are shown there too."""
@@ -218,15 +210,14 @@ def test_every_template_is_copied_served_and_started(fresh: Path, tmp_path: Path
         for name in TEMPLATES:
             there = tmp_path / name
             subprocess.run([commands / "etl", "new", name, there], check=True)
-            (there / "serve_it.py").write_text(SERVE.format(name=name))
-            served = spawn([fresh, "serve_it.py"], log=tmp_path / f"{name}.log", env=environment, cwd=there)
+            served = spawn([fresh, f"{name}.py", "serve"], log=tmp_path / f"{name}.log", env=environment, cwd=there)
             try:
                 deadline = time.monotonic() + 120
                 flow_name = name.replace("_", "-")
-                while httpx.get(f"{address}/api/deployments/name/{flow_name}/s1").status_code != 200:
+                while httpx.get(f"{address}/api/deployments/name/{flow_name}/daily").status_code != 200:
                     assert time.monotonic() < deadline, (tmp_path / f"{name}.log").read_text()
                     time.sleep(0.5)
-                command = [commands / "prefect", "deployment", "run", f"{flow_name}/s1", "--watch"]
+                command = [commands / "prefect", "deployment", "run", f"{flow_name}/daily", "--watch"]
                 done = subprocess.run(
                     command, env=environment, check=False, capture_output=True, text=True, timeout=300
                 )

@@ -2,6 +2,7 @@
 
 Install:  etl-blocks with the extras dbt and great-expectations (for PostgreSQL: dbt-postgres in place of dbt)
 Run:      python elt_with_dbt.py                               (or: etl run elt_with_dbt)
+          python elt_with_dbt.py serve                         (every day, from the UI and the API of Prefect's server)
 
 Promises: a run that is repeated, retried or killed half way leaves the same tables. A file that has not changed is not
 loaded again; late and corrected rows arrive. A row that cannot be read goes to the table `_etl_quarantine` with its
@@ -13,6 +14,7 @@ and the pages a local folder; pass the names of saved blocks to use others, such
 `--source etl-s3-bucket/raw --warehouse etl-postgres/prod --pages etl-s3-bucket/quality`.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,4 +146,7 @@ def elt_with_dbt(
 
 
 if __name__ == "__main__":
-    print(elt_with_dbt())
+    if sys.argv[1:] == ["serve"]:
+        elt_with_dbt.serve("daily", cron="0 6 * * *")  # CHANGE: when it runs, in UTC
+    else:
+        print(elt_with_dbt())

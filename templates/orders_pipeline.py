@@ -2,6 +2,7 @@
 
 Install:  etl-blocks                                (with other systems: with their extras, such as s3 and postgres)
 Run:      python orders_pipeline.py                 (or: etl run orders_pipeline --ds 2026-04-30)
+          python orders_pipeline.py serve           (every day, from the UI and the API of Prefect's server)
 
 Promises: a run that is repeated, retried or killed half way leaves every order in the table once. A day whose file has
 not changed is not loaded again; a corrected file updates its orders. A row that cannot be read is never dropped unseen:
@@ -12,6 +13,7 @@ the warehouse a DuckDB file; pass the names of saved blocks to use others, such 
 `--source etl-s3-bucket/raw --lake etl-s3-bucket/lake --warehouse etl-postgres/prod`.
 """
 
+import sys
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -152,4 +154,7 @@ def orders_backfill(
 
 
 if __name__ == "__main__":
-    print(orders_pipeline())
+    if sys.argv[1:] == ["serve"]:
+        orders_pipeline.serve("daily", cron="0 6 * * *")  # CHANGE: when it runs, in UTC
+    else:
+        print(orders_pipeline())

@@ -2,6 +2,7 @@
 
 Install:  etl-blocks with the extra great-expectations   (with other systems: with theirs, such as postgres)
 Run:      python write_audit_publish.py                  (or: etl run write_audit_publish --ds 2026-04-30)
+          python write_audit_publish.py serve            (every day, from the UI and the API of Prefect's server)
 
 Promises: nobody sees a row that was not checked. The rows are written into a table of their own, audited there, and
 published by one transaction, or not at all: when a check of severity `fail` does not hold the orders stay as they were,
@@ -14,6 +15,7 @@ file; pass the names of saved blocks to use others, such as `--source etl-s3-buc
 """
 
 import hashlib
+import sys
 from datetime import date
 from pathlib import Path
 
@@ -148,4 +150,7 @@ def write_audit_publish(
 
 
 if __name__ == "__main__":
-    print(write_audit_publish())
+    if sys.argv[1:] == ["serve"]:
+        write_audit_publish.serve("daily", cron="0 6 * * *")  # CHANGE: when it runs, in UTC
+    else:
+        print(write_audit_publish())

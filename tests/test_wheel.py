@@ -18,6 +18,7 @@ import pytest
 if TYPE_CHECKING:
     from email.message import Message
 
+ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"\]\((?P<target>[^)\s]*)\)")
 FOREIGN = ["blocks.py", "blocks/__init__.py", "connectors.py", "connectors/__init__.py"]
 HIDING_BLOCKS = FOREIGN[:2]
@@ -139,6 +140,15 @@ def test_the_command_says_it_of_the_folder_of_a_flow(installed, folder):
     (folder / "flow.py").write_text("from connectors.duckdb import DuckDB")
     done = run(installed / "etl", "run", folder / "flow.py", code=1)
     assert done.stderr == f"error: {message(place)}\n"
+
+
+def test_what_deploys_a_template_is_in_it(installed, folder):
+    """`etl new --deploy` writes the same files from the wheel as from a clone."""
+    run(installed / "etl", "new", "orders_pipeline", "shop", "--deploy", cwd=folder)
+    run(sys.executable, "-m", "blocks.cli", "new", "orders_pipeline", folder / "clone", "--deploy", cwd=ROOT)
+    copies, originals = ({file.name for file in (folder / each).iterdir()} for each in ("shop", "clone"))
+    assert copies == originals
+    assert {"prefect.yaml", "Dockerfile", "compose.yaml", ".dockerignore"} <= copies
 
 
 def test_hidden_templates_are_named_where_one_is_run(installed, folder):

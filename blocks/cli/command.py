@@ -92,7 +92,9 @@ def _list() -> None:
 
 
 @app.command(name="new")
-def _new(name: str, folder: Path, /) -> None:
+def _new(
+    name: str, folder: Path, /, *, deploy: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+) -> None:
     """Copy a template into a folder.
 
     Parameters
@@ -101,8 +103,10 @@ def _new(name: str, folder: Path, /) -> None:
         A template, see 'etl list'.
     folder
         The folder. It is made where it does not exist; nothing is overwritten.
+    deploy
+        Write what deploys it, too: prefect.yaml, Dockerfile, compose.yaml and a README with the commands.
     """
-    templates.copy(name, folder)
+    templates.copy(name, folder, deploy=deploy)
 
 
 @app.command(name="run", help_flags=[], version_flags=[])  # what follows NAME is the flow's, --help too

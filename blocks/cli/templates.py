@@ -23,6 +23,7 @@ from pydantic.errors import PydanticSchemaGenerationError
 
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import ConnectorError, InvalidInputError, NotFoundError, ObjectExistsError, ObjectNotFoundError
+from blocks.cli import deployment
 from blocks.cli.saved import first_problem
 from etl_blocks.hiding import HERE, PACKAGES, HiddenPackageError, require_ours
 
@@ -45,8 +46,13 @@ def show(block_types: Mapping[str, type[ConnectorBlock]]) -> None:
         print(f"  {slug:{width}}  {_first_line(block_type.__doc__)}")
 
 
-def copy(name: str, folder: Path) -> None:
+def copy(name: str, folder: Path, *, deploy: bool = False) -> None:
     """Copy a template, and those folders of `data` that it names.
+
+    Args:
+        name: The template.
+        folder: Where to.
+        deploy: Write the files that deploy it, too.
 
     Raises:
         NotFoundError: The template does not exist.
@@ -54,7 +60,8 @@ def copy(name: str, folder: Path) -> None:
     """
     source = _template_file(name)
     copies = {folder / place.relative_to(source.parent): place for place in (source, *_data_of(source))}
-    for path in copies:
+    written = {folder / name: text for name, text in deployment.files(source).items()} if deploy else {}
+    for path in (*copies, *written):
         if path.exists():
             raise ObjectExistsError(f"{path} already exists. Nothing was written. Choose another folder.")
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,9 +70,13 @@ def copy(name: str, folder: Path) -> None:
             shutil.copytree(place, path)
         else:
             shutil.copyfile(place, path)
+    for path, text in written.items():
+        path.write_text(text, "utf-8")
     target = folder / source.name
     print(f"Wrote {target}. It is yours: start with the lines marked CHANGE.")
     print(f"Run it: cd {folder} && python {target.name}")
+    if deploy:
+        print(f"Deploy it: {folder / 'README.md'} has the five commands.")
 
 
 def run(name: str, arguments: Sequence[str], start_server: Callable[[], None]) -> None:
