@@ -76,6 +76,7 @@ class Loader:
         self._rows = 0
         self._bytes: int | None = None
         self._ddl: list[str] = []
+        self._stale: list[Step] = []
         self._planned: Planned
 
     def run(self) -> LoadReport:
@@ -83,6 +84,8 @@ class Loader:
         started = datetime.now(UTC)
         if report := self._find():
             return report.model_copy(update={"already_loaded": True})
+        if isinstance(self._session, ScriptedSession):
+            self._stale = self._stale_rejects()
         draft = self._plan()
         direct = self._may_go_direct(draft)
         try:
@@ -138,7 +141,7 @@ class Loader:
             draft = self._shape_before(draft)
         with session.load_transaction():
             self._ledger.claim(session, self._load_id, draft.plan, started, self._request.call)
-            stale = self._stale_rejects()
+            self._stale = self._stale_rejects()  # only now: another load of Redshift's may hold the quarantine
             planned = self._lock(draft)
             plan = planned.plan
             if direct is None:
@@ -153,7 +156,7 @@ class Loader:
             else:
                 self._ingest(plan.table, planned, direct)
                 changes = {"inserted": self._rows}
-            for step in [*stale, *self._quarantine()]:
+            for step in [*self._stale, *self._quarantine()]:
                 session.execute(step.sql, step.parameters)
             report = self._report(plan, started, changes)
             self._ledger.record(session, report)
@@ -245,7 +248,7 @@ class Loader:
         """Run the same transaction as one script; the report is what it leaves in the ledger."""
         plan = planned.plan
         steps = self._steps(planned)
-        steps += [*self._stale_rejects(), *self._quarantine()]
+        steps += [*self._stale, *self._quarantine()]
         unknown = {step.counts_as: COUNT_UNKNOWN for step in steps if step.counts_as}
         script = Script(
             self._load_id,
