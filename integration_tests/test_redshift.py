@@ -208,6 +208,8 @@ def test_a_load_is_one_transaction_under_a_lock(warehouse: Redshift, sent: type[
     matching = f'{count_rows} JOIN "_etl_stage" ON "t"."id" = "_etl_stage"."id"'
     insert = 'INSERT INTO "t" ("id", "day", "text") SELECT s."id", s."day", s."text" FROM "_etl_stage" AS s'
     leaving = 'DELETE FROM "t" USING "_etl_stage" WHERE "t"."day" = "_etl_stage"."day"'
+    if mode != "append":  # what replaces rows takes the place of what the same data had rejected
+        assert applied.pop(5).startswith('SELECT count(*) FROM "_etl_loads" WHERE table_name = ')
     assert applied[5].startswith("SELECT attname, ")  # the table is planned again
     assert (
         applied[6:-1]
