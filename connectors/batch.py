@@ -201,7 +201,7 @@ class BatchJob(AwsJob):
         return self._page("batch", f"/home?region={{region}}#jobs/detail/{run_id}")
 
     def stop_run(self, run_id: str, reason: str) -> None:
-        """Ask the service to stop the run; one that has ended stays as it is."""
+        """Ask the service to stop the run; a run that has ended is left as it is."""
         with self._errors("stop", f"{self.name} ({run_id})", "batch:TerminateJob"):
             self.get_client().terminate_job(jobId=run_id, reason=reason)
 

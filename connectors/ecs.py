@@ -289,7 +289,7 @@ class EcsTask(AwsJob):
         return self._page("ecs/v2", f"/clusters/{cluster}/tasks/{task}/configuration?region={{region}}")
 
     def stop_run(self, run_id: str, reason: str) -> None:
-        """Ask the service to stop the run; one that has ended stays as it is."""
+        """Ask the service to stop the run; a run that has ended is left as it is."""
         with self._errors("stop", f"{self.name} ({run_id})", "ecs:StopTask"):
             self.get_client().stop_task(cluster=self.cluster, task=run_id, reason=reason)
 

@@ -55,7 +55,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
     _block_type_slug = "etl-gcp-secret"
     _documentation_url = HttpUrl("https://cloud.google.com/secret-manager/docs/overview")
 
-    secret_name: str = Field(description="The secret's name, without its project.")
+    secret_name: str = Field(description="Name of the secret, without its project.")
     gcp_credentials: GcpCredentials = Field(
         default_factory=GcpCredentials,
         description="Google Cloud credentials, and the project. Defaults to the ambient identity and its project "
@@ -133,7 +133,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         if not isinstance(secret_data, bytes):
             raise InvalidInputError(f"secret_data is bytes, not {type(secret_data).__name__}.")
         if not secret_data:
-            raise InvalidInputError(f"Could not write {self._path}: the value is empty, and Google keeps none that is.")
+            raise InvalidInputError(f"Could not write {self._path}: the value is empty, which Google does not accept.")
         try:
             return self._add(secret_data)
         except NotFoundError:
@@ -173,7 +173,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
             )
         data = bytes(found.payload.data)
         if found.payload.data_crc32c != _crc32c(data):
-            raise TransientError(f"Could not read {self._path}: its checksum does not fit. Try again.")
+            raise TransientError(f"Could not read {self._path}: its checksum does not match. Try again.")
         return data, str(found.name)
 
     def _add(self, data: bytes) -> str:

@@ -155,7 +155,7 @@ class GlueJob(AwsJob):
         return self._page("gluestudio", path)
 
     def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (Glue takes none)
-        """Ask the service to stop the run; one that has ended stays as it is."""
+        """Ask the service to stop the run; a run that has ended is left as it is."""
         with self._errors("stop", f"{self.name} ({run_id})", "glue:BatchStopJobRun"):
             answer = self.get_client().batch_stop_job_run(JobName=self.job_name, JobRunIds=[run_id])
         for failed in answer.get("Errors", []):

@@ -379,7 +379,7 @@ def test_rows_that_cannot_be_named_are_an_error(warehouse: DuckDB) -> None:
     "kind", ["column_mean_to_be_between", "column_values_to_be_of_type", "table_row_count_to_equal"]
 )
 def test_only_rows_can_be_quarantined(kind: str) -> None:
-    with pytest.raises(ValidationError, match="is not about single rows"):
+    with pytest.raises(ValidationError, match="does not check single rows"):
         quality(expect(kind, "quarantine", column="a"))
 
 

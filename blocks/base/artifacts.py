@@ -33,13 +33,13 @@ def keep_markdown(key: str, markdown: str, *, description: str = "") -> None:
 
 
 def keep_progress(key: str, percent: float | None, words: str, *, page: UUID | None = None) -> UUID | None:
-    """Keep how far work is as an artifact of the current run, and return its id for the next call.
+    """Record progress as an artifact of the current run, and return its id for the next call.
 
     Args:
         key: As for `keep_markdown`.
-        percent: From 0 to 100; None where nobody knows, and then it is a page with the words.
-        words: How far it is, in one line.
-        page: What an earlier call returned: that one is brought up to date.
+        percent: From 0 to 100; None where the total is unknown, and then the artifact is a page with the words.
+        words: The progress in one line.
+        page: What an earlier call returned: the artifact to update.
     """
     kind, data = ("markdown", words) if percent is None else ("progress", percent)
     if page is not None:

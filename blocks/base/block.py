@@ -449,6 +449,6 @@ def resolve(value: Block | str, kind: Callable[..., T]) -> T:
         ) from error.__cause__
     if not isinstance(loaded, wanted):
         raise InvalidInputError(
-            f"The saved block {value!r} is a {type(loaded).__name__}, and a block of type {wanted.__name__} is needed."
+            f"The saved block {value!r} is a {type(loaded).__name__}, but a block of type {wanted.__name__} is needed."
         )
     return loaded

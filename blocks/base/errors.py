@@ -105,7 +105,7 @@ class TransientError(ConnectorError):
 
 
 class ThrottledError(TransientError):
-    """The service asked for patience; `retry_after_s` is what it asked for in seconds, None where it did not say."""
+    """The service is throttling; `retry_after_s` is the wait it asked for in seconds, None where it named none."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -149,11 +149,11 @@ class NoSuchStoreError(NotFoundError):
 
 
 class AlreadyExistsError(TerminalError):
-    """It exists already, or another writer was faster."""
+    """It already exists, or another writer was faster."""
 
 
 class ObjectExistsError(AlreadyExistsError, FileExistsError):
-    """The object or the file exists already, or is not the one any more that was to be replaced."""
+    """The object or the file already exists, or is not the one any more that was to be replaced."""
 
 
 class InvalidInputError(TerminalError, ValueError):

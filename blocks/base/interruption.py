@@ -226,7 +226,7 @@ def _task_run_given_up() -> threading.Event | None:
 
 
 class NoAnswerError(Exception):
-    """A call on a connection was given up: nothing came for too long."""
+    """A call on a connection was abandoned because no answer came in time."""
 
 
 class Calls:

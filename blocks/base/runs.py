@@ -238,7 +238,7 @@ def _read(flow_run_id: UUID) -> FlowRun:
         with get_client(sync_client=True) as client:
             return client.read_flow_run(flow_run_id)
     except httpx.HTTPError as error:
-        raise TransientError(f"Prefect's API does not answer about flow run {flow_run_id}: {error}") from error
+        raise TransientError(f"Prefect's API gave no answer about flow run {flow_run_id}: {error}") from error
 
 
 def described(value: object) -> str:

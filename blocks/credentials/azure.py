@@ -435,7 +435,7 @@ def azure_error(
     table: Mapping[str, type[ConnectorError]] = AZURE_ERRORS,
     advice: Mapping[str, str] = AZURE_ADVICE,
 ) -> ConnectorError:
-    """Return our error for what azure.core, azure.identity or azure-storage-blob raised while it tried to `verb`."""
+    """Translate an error of azure.core, azure.identity or azure-storage-blob that was raised while trying to `verb`."""
     code, response = getattr(error, "error_code", None), getattr(error, "response", None)
     codes = [str(getattr(code, "value", code))] if code else []
     kinds = [kind.__name__ for kind in type(error).__mro__]

@@ -117,7 +117,8 @@ class DbtCloudCredentials(ConnectorBlock, CredentialsBlock):
         description="Host of the account's access URL, such as ab123.us1.dbt.com. Defaults to cloud.getdbt.com.",
     )
     api_endpoint: Url | None = Field(
-        default=None, description="URL of a server that speaks the dbt Cloud API. Defaults to https://domain."
+        default=None,
+        description="URL of a server with the dbt Cloud API, for tests and proxies. Defaults to https://domain.",
     )
     read_timeout_s: float = Field(
         default=60.0, gt=0, description="Seconds a request may go without an answer, or a byte of it. Defaults to 60."

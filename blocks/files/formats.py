@@ -130,7 +130,7 @@ def detect(
     end = (stem.rpartition(".")[2] if suffix else last).lower()
     found = format or EXTENSIONS.get(end)
     if found is None and end in ELSEWHERE:
-        raise InvalidInputError(f"{name!r} is {ELSEWHERE[end]}. There is no reader of such files here.")
+        raise InvalidInputError(f"{name!r} is {ELSEWHERE[end]}. This collection has no reader for such files.")
     if found is None:
         raise InvalidInputError(
             f"The name {name!r} does not say its format. Pass format=, one of: {', '.join(get_args(Format))}."

@@ -222,7 +222,7 @@ class ParquetOptions(Options):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     compression_level: int | None = Field(
-        default=None, description="The level of zstd or gzip. Defaults to 1 for zstd, and to gzip's own."
+        default=None, description="Compression level of zstd or gzip. Defaults to 1 for zstd, for gzip to its own."
     )
     row_group_rows: int = Field(
         default=500_000, ge=1, description="How many rows a row group holds at most. Defaults to 500,000."

@@ -22,7 +22,7 @@ ASKED = {signal.SIGHUP, signal.SIGINT, signal.SIGTERM}
 
 
 def main(control: socket.socket, owner: int, grace_s: float, command: list[str]) -> None:
-    """Run the command; never return: the group, and this process with it, is killed at the end."""
+    """Run the command. Never return: at the end the process group is killed, and this process with it."""
     awake, wakes = socket.socketpair()
     for end in (awake, wakes):
         end.setblocking(False)

@@ -33,7 +33,9 @@ class CheckResult(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     check: str = Field(description="What was checked, such as 'unique' or 'expect_column_values_to_be_unique'.")
-    columns: tuple[str, ...] = Field(default=(), description="The columns it is about; none where it is the table.")
+    columns: tuple[str, ...] = Field(
+        default=(), description="The columns that the check names; empty where it is of the table."
+    )
     severity: Severity = "fail"
     passed: bool
     evaluated: bool = Field(
@@ -61,7 +63,7 @@ class QualityReport(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    source: str = Field(description="Where the data is, without secrets.")
+    source: str = Field(description="Location of the data, without secrets.")
     suite: str = Field(description="The name of what was checked.")
     run_name: str = Field(default="", description="The name of this run of it, where it has one.")
     rows: int | None = Field(default=None, description="How many rows the data has, where they were counted.")

@@ -193,7 +193,7 @@ def bounds_of(contract: str, column: pa.Field, bounds: Bounds) -> tuple[pa.Scala
     """Return the bounds as values of the column's type; errors name the contract."""
     if not isinstance(bounds, (tuple, list)) or len(bounds) != 2 or bounds[0] is bounds[1] is None:  # noqa: PLR2004
         raise InvalidInputError(
-            f"{contract}: the range of {column.name!r} is a least and a greatest value, one of which may be None."
+            f"{contract}: the range of {column.name!r} is (minimum, maximum), either of which may be None."
         )
     if pa.types.is_boolean(column.type):
         raise InvalidInputError(f"{contract}: {column.name!r} is bool, which has no range. Use allowed.")

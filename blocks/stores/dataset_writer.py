@@ -384,7 +384,7 @@ def _check_partitions(schema: pa.Schema, partition_by: list[str]) -> None:
             f"the columns are {', '.join(map(repr, schema.names))}."
         )
     if partition_by and len(set(partition_by)) == len(schema.names):
-        raise SchemaError("Every column is in partition_by: no column is left for the files.")
+        raise SchemaError("Every column is in partition_by: no column would be left in the files.")
     for name in partition_by:
         kind = schema.field(name).type
         if types.is_floating(kind) or types.is_nested(kind) or types.is_binary(kind) or types.is_large_binary(kind):

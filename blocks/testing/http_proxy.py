@@ -276,7 +276,7 @@ class HttpFaultProxy:
         return Response(answer.status, headers, _chunks(answer))
 
     def take_fault(self, request: Request) -> Fault | None:
-        """The fault that strikes at this request, counted as spent."""
+        """Return the fault that strikes this request, and count it as spent."""
         with self._lock:
             return next((fault for fault in self._faults if fault.takes(request)), None)
 

@@ -56,7 +56,7 @@ class LoadPlan(BaseModel):
     creates_table: bool
     ddl: tuple[str, ...] = Field(description="The statements that change the table's shape, in order.")
     columns: tuple[ColumnPlan, ...]
-    notes: tuple[str, ...] = Field(default=(), description="What else is to be known of how the rows get there.")
+    notes: tuple[str, ...] = Field(default=(), description="Remarks on how the rows are loaded.")
 
     @property
     def losses(self) -> dict[str, str]:

@@ -30,7 +30,7 @@ STAGED_KEYS = "_etl_staged_keys"
 
 
 class TableChangedError(TransientError):
-    """Somebody changed the table's shape meanwhile; nothing was applied, and the load is to be planned anew."""
+    """Another session changed the table's shape; nothing was applied, and the load has to be planned again."""
 
 
 class Session(ABC):

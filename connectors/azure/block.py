@@ -97,7 +97,7 @@ class AzureBlobContainer(ObjectStore):
 
     @operation
     def create_bucket(self) -> str:
-        """Create the container, and return its name; one that exists already stays as it is."""
+        """Create the container, and return its name; one that already exists stays as it is."""
         self._client.create_container()
         return self.container_name
 

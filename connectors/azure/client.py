@@ -104,7 +104,7 @@ class AzureStoreClient(ObstoreClient):
         return f"az://{self.container}/{key}"
 
     def create_container(self) -> None:
-        """Create the container; one that exists already stays as it is."""
+        """Create the container; one that already exists stays as it is."""
         with contextlib.suppress(AlreadyExistsError), self._errors("create"):
             self._container.create_container()
 

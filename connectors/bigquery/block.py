@@ -359,7 +359,7 @@ class BigQuery(Warehouse):
         return BigQuerySession(self, load_id)
 
     def storage_client(self) -> Any:
-        """The client of the Storage Read API, None where the block, or an emulator's address, says not to use it."""
+        """The client of the Storage Read API; None where the block turns it off or an emulator is used."""
         if not self.use_storage_api or (self.gcp_credentials.endpoint_url and not self.storage_endpoint_url):
             return None
         return self._storage_client

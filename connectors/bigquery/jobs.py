@@ -102,7 +102,7 @@ class Jobs:
         """Run a statement or a script, and return its finished job.
 
         Raises:
-            AmbiguousError: Nobody answers whether it ran, where that matters.
+            AmbiguousError: It is unknown whether the statement ran, and running it again could change something.
         """
         job_id = f"etl_{uuid.uuid4().hex}"
         return self.finish(lambda: self.start(sql, parameters, job_id), ambiguous=ambiguous)
@@ -202,6 +202,6 @@ def labels_of(labels: Mapping[str, str], load_id: str | None) -> dict[str, str]:
 
 
 def patience(timeout_s: float) -> dict[str, Any]:
-    """Return how long a request waits for its answer, and is sent again where that changes nothing."""
+    """Return the timeout of a request, and the retry policy where sending it again changes nothing."""
     retry = require("google.cloud.bigquery.retry", extra="bigquery").DEFAULT_RETRY
     return {"retry": retry.with_timeout(QUICK_RETRY_S), "timeout": timeout_s}

@@ -346,7 +346,7 @@ class BigQuerySession(ScriptedSession):
             self._staged.clear()  # the job may still read them: they go by themselves after a day
             raise AmbiguousError(str(error)) from None
         if not self._is_mine(job):
-            raise AlreadyExistsError(f"Job {job.job_id} of another attempt has committed load {script.load_id}.")
+            raise AlreadyExistsError(f"Job {job.job_id} of another attempt committed load {script.load_id}.")
 
     def _lock_of(self, table: str | None) -> str | None:
         """Return the table whose only row the loads that rewrite a table change, so that BigQuery lets one be done.

@@ -223,7 +223,7 @@ class Watch:
         return list(found)
 
     def manifest(self) -> dict[str, Any]:
-        """Return what dbt knows of the project; nothing where it did not come that far."""
+        """Return dbt's manifest of the project; empty where dbt ended before it was written."""
         if self._manifest is None:
             path = self._target and self._target / ARTIFACTS["manifest"]
             self._manifest = (path and read_json(path)) or {}

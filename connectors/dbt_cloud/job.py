@@ -76,7 +76,7 @@ class DbtCloudJob(Job):
     git_sha: str | None = Field(default=None, description="The commit to check out. Defaults to the branch's latest.")
     dbt_version_override: str | None = Field(default=None, description="The version of dbt. Defaults to the job's.")
     threads_override: int | None = Field(
-        default=None, ge=1, description="The number of dbt's threads. Defaults to the job's."
+        default=None, ge=1, description="Number of dbt threads. Defaults to the job's."
     )
     target_name_override: str | None = Field(
         default=None, description="The value of target.name. Defaults to the job's."
@@ -335,7 +335,7 @@ class DbtCloudJob(Job):
             )
 
     def stop_run(self, run_id: str, reason: str) -> None:  # noqa: ARG002 (dbt Cloud takes none)
-        """Ask the service to stop the run; one that has ended stays as it is."""
+        """Ask the service to stop the run; a run that has ended is left as it is."""
         try:
             self.api.ask("POST", f"runs/{run_id}/cancel/", "stop", f"{self.name} ({run_id})", MAY_RUN)
         except InvalidInputError:

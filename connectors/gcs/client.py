@@ -96,7 +96,7 @@ class GcsStoreClient(StoreClient):
         return f"gs://{self.bucket}/{key}"
 
     def create_bucket(self, location: str | None = None) -> None:
-        """Create the bucket; one that exists already and is this project's own stays as it is."""
+        """Create the bucket; one that already exists and is this project's own stays as it is."""
         try:
             with self._errors("create"):
                 client = self.storage
@@ -225,7 +225,7 @@ class GcsStoreClient(StoreClient):
                 "account's key in GcpCredentials, or impersonate_service_account, which signs at Google."
             )
         if not dt.timedelta(0) < expires_in <= LONGEST_URL:
-            raise InvalidInputError(f"Could not sign a URL of {self.uri(key)}: it may be valid for 7 days at most.")
+            raise InvalidInputError(f"Could not sign a URL of {self.uri(key)}: the longest validity is 7 days.")
         with self._errors("sign a URL of", key):
             url: str = self.blob(key).generate_signed_url(
                 version="v4", expiration=expires_in, method=method, credentials=credentials
@@ -464,7 +464,7 @@ class _Session:
                 raise self._lost()
 
     def cancel(self) -> None:
-        """Tell the service to forget what has arrived; it does so by itself after a week."""
+        """Discard the upload and what has arrived of it; the service does so by itself after a week."""
         with contextlib.suppress(Exception):
             self._request("DELETE", self._url)
 

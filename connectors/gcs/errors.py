@@ -25,7 +25,7 @@ ERRORS: dict[str, type[ConnectorError]] = GOOGLE_ERRORS | {
 ADVICE: dict[str, str] = GOOGLE_ADVICE | {
     "404": "Check the key, and the bucket_folder.",
     "409": "Buckets of all projects share one space of names: choose another one.",
-    "412": "It exists already, or another writer was faster: read it again and decide.",
+    "412": "It already exists, or another writer was faster: read it again and decide.",
 }
 
 PERMISSIONS = {

@@ -123,7 +123,7 @@ class DataQuality(ConnectorBlock):
             if each.severity != "quarantine":
                 continue
             if COLUMN_LEVEL.match(each.type) or (each.type.startswith("expect_") and not ROW_LEVEL.match(each.type)):
-                raise ValueError(f"{each.type} is not about single rows: give it severity warn or fail")
+                raise ValueError(f"{each.type} does not check single rows: give it severity warn or fail")
             if not self.key:
                 raise ValueError(f"{each.type} has severity quarantine, which needs key: the columns that name a row")
         return self
@@ -363,7 +363,7 @@ class DataQuality(ConnectorBlock):
                 raise InvalidInputError(f"Great Expectations knows no {each.type}.{hint}")
             gx.make_expectation(each.type, each.kwargs, each.meta)
             if each.severity == "quarantine" and not gx.is_row_level(each.type):
-                raise InvalidInputError(f"{each.type} is not about single rows: give it severity warn or fail.")
+                raise InvalidInputError(f"{each.type} does not check single rows: give it severity warn or fail.")
 
     def _check_key(self, source: Source) -> None:
         missing = [name for name in self.key if name not in source.columns]

@@ -115,7 +115,7 @@ class Expectation(BaseModel):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The columns that it is about."""
+        """The columns that the expectation names."""
         found = [self.kwargs[name] for name in NAMES_COLUMNS if self.kwargs.get(name)]
         return tuple(name for each in found for name in (each if isinstance(each, list | tuple) else [each]))
 

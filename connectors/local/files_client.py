@@ -115,7 +115,7 @@ class LocalStoreClient(StoreClient):
             try:
                 os.link(part, target)
             except FileExistsError:
-                raise ObjectExistsError(f"Could not write {target}: it exists already.") from None
+                raise ObjectExistsError(f"Could not write {target}: it already exists.") from None
             except OSError as error:
                 if error.errno not in {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}:
                     raise
@@ -186,7 +186,7 @@ class LocalStoreClient(StoreClient):
                 is_file = stat.S_ISREG(path.stat().st_mode)
             except (FileNotFoundError, NotADirectoryError):
                 raise ObjectNotFoundError(
-                    f"Could not read {path}: no such file. Check the key, and the basepath."
+                    f"Could not read {path}: no such file. Check the key and the basepath."
                 ) from None
             if not is_file:
                 raise ObjectNotFoundError(f"Could not read {path}: it is not a file.")

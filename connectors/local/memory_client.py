@@ -72,7 +72,7 @@ class MemoryStoreClient(StoreClient):
     @override
     def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
         if options.tags:
-            raise UnsupportedError(f"Could not write {self.uri(key)}: memory keeps no tags.")
+            raise UnsupportedError(f"Could not write {self.uri(key)}: MemoryFiles has no tags.")
         content = b"".join(chunks_of(source))
         info = ObjectInfo(
             key,
@@ -87,7 +87,7 @@ class MemoryStoreClient(StoreClient):
         with contents.lock:
             old = contents.objects.get(info.key)
             if options.if_absent and old is not None:
-                raise ObjectExistsError(f"Could not write {self.uri(key)}: it exists already.")
+                raise ObjectExistsError(f"Could not write {self.uri(key)}: it already exists.")
             if options.if_match is not None and old is None:
                 raise ObjectNotFoundError(f"Could not write {self.uri(key)}: there is no such object to replace.")
             if options.if_match is not None and old is not None and old[1].etag != options.if_match:

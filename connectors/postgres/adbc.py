@@ -119,7 +119,7 @@ class WatchedCursor:
 
     @property
     def rowcount(self) -> int:
-        """How many rows the last statement changed."""
+        """The number of rows that the last statement changed."""
         return int(self._cursor.rowcount)
 
     def set_options(self, **options: str) -> None:

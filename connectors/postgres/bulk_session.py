@@ -320,7 +320,7 @@ class PostgresBulkSession(BulkSession):
             raise
 
     def alter(self, sql: str) -> None:
-        """Change a table's shape; who waits for its lock would hold off all others that come after."""
+        """Change a table's shape without a long wait for its lock: a waiting ALTER blocks all that come after it."""
         with self.transaction():
             self.execute(f"SET LOCAL lock_timeout = {_milliseconds(ALTER_TIMEOUT_S)}")
             self.execute(sql)

@@ -120,7 +120,7 @@ class RedshiftDialect(PostgresDialect):
         return f"DELETE FROM {self.table(table)}"
 
     def matches(self, table: str, columns: Sequence[Column], key: Sequence[str], stage: str) -> str:
-        """The condition that a row of the table and a staged row have the same key; MERGE and DELETE take no alias."""
+        """Return the condition that a row and a staged row have the same key; MERGE and DELETE take no alias."""
         target = self.name(table.rpartition(".")[2])
         return " AND ".join(
             f"{target}.{self.name(column.name)} = {self.staged(column, self.name(stage))}"

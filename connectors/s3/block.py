@@ -96,7 +96,7 @@ class S3Bucket(ObjectStore):
     @model_validator(mode="after")
     def _one_key(self) -> Self:
         if self.kms_key_id and self.sse_customer_key:
-            raise ValueError("enter kms_key_id or sse_customer_key, not both")
+            raise ValueError("enter either kms_key_id or sse_customer_key, not both")
         return self
 
     @field_validator("bucket_name")

@@ -144,7 +144,7 @@ class S3StoreClient(ObstoreClient):
         return f"s3://{self.bucket}/{key}"
 
     def create_bucket(self, location: str | None = None) -> None:
-        """Create the bucket; one that exists already and is this account's own stays as it is."""
+        """Create the bucket; one that already exists and is this account's own stays as it is."""
         region = location or self.region
         where = {} if region == "us-east-1" else {"CreateBucketConfiguration": {"LocationConstraint": region}}
         with self._errors("create"), contextlib.suppress(self.boto3.exceptions.BucketAlreadyOwnedByYou):

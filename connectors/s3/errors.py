@@ -71,7 +71,7 @@ ADVICE: dict[str, str] = AWS_ADVICE | {
         ("301", "302", "303", "307", "308"), "The server points to another one: give that as endpoint_url."
     ),
     "AuthorizationHeaderMalformed": "Set region_name of the credentials to the bucket's region.",
-    "PreconditionFailed": "It exists already, or another writer was faster: read it again and decide.",
+    "PreconditionFailed": "It already exists, or another writer was faster: read it again and decide.",
     "InvalidObjectState": "The object is archived; restore it first.",
     "NotImplemented": "Where it is the checksums that the server does not know, set verify_checksums to false.",
 }

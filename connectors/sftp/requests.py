@@ -108,7 +108,7 @@ async def link(sftp: Any, part: str, target: str) -> None:
         raise UnsupportedError("if_absent needs a server with hard links: hardlink@openssh.com.") from None
     except asyncssh.SFTPError:
         if await sftp.lexists(target):
-            raise ObjectExistsError(f"Could not write {target}: it exists already.") from None
+            raise ObjectExistsError(f"Could not write {target}: it already exists.") from None
         raise
     await remove(sftp, [part])
 

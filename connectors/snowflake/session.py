@@ -274,7 +274,7 @@ class SnowflakeSession(BulkSession):
         try:
             yield
         except NoAnswerError:
-            raise TransientError(f"The session in {self._account.uri()} was interrupted, and is made again.") from None
+            raise TransientError(f"The session in {self._account.uri()} was interrupted; it is opened again.") from None
         except self._error as error:
             place = self._account.uri() if action.endswith(" to") else f"in {self._account.uri()}"
             known = snowflake_error(action, place, error)
