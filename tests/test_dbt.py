@@ -634,6 +634,17 @@ def test_a_batch_does_not_end_its_model() -> None:
     assert ended.is_transient
 
 
+def test_a_source_that_cannot_be_read_is_a_failure() -> None:
+    """`sources.json` has no row of it: what the log said of it stands."""
+    watch, runs = Watch("source freshness"), Runs()
+    info = {"unique_id": "source.s.g.given", "resource_type": "source", "node_name": "given"}
+    for name, result in (("NodeStart", {}), ("NodeFinished", {"status": "runtime error", "message": "no such table"})):
+        data = {"node_info": info, "run_result": result}
+        watch.read(json.dumps({"data": data, "info": {"name": name, "level": "debug", "msg": name}}), runs)
+    assert watch.settle({}, runs)["source.s.g.given"].is_failed
+    assert runs.states["source.s.g.given"][0] == "Failed"
+
+
 def test_what_dbt_masks_in_names_is_counted_and_the_results_decide() -> None:
     """A secret of the user's that is a word of dbt's rewrites lines of its log."""
     watch, runs = Watch("run"), Runs()

@@ -177,13 +177,16 @@ class Watch:
         runs.finish(key, state_of(node), {"rows": node.rows, "seconds": node.seconds, "status": node.status})
 
     def settle(self, nodes: dict[str, DbtNode], runs: NodeRuns) -> dict[str, DbtNode]:
-        """End the runs of what the log did not tell of, and return the nodes, which are dbt's results.
+        """End the runs of what the log did not tell of, and return how all nodes ended: by dbt's results, if they say.
+
+        `sources.json` has no row of a source that could not be read, which the log tells of.
 
         Args:
             nodes: How each node ended, by dbt's results.
             runs: The runs of the nodes.
         """
-        settled = {key: with_reason(node, self._reasons[key], self.said) for key, node in nodes.items()}
+        beside = {key: node for key, node in self.nodes.items() if node.is_failed and key not in nodes}
+        settled = beside | {key: with_reason(node, self._reasons[key], self.said) for key, node in nodes.items()}
         for key, node in settled.items():
             if node.resource_type != HOOK and (key not in self.nodes or self.nodes[key].status != node.status):
                 if key not in self.started:

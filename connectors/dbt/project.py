@@ -17,6 +17,7 @@ from prefect.blocks.abstract import JobBlock
 from prefect.types import SecretDict
 from pydantic import Field, PrivateAttr
 
+from blocks.base.arguments import takes_fields_of
 from blocks.base.artifacts import keep_markdown
 from blocks.base.block import ConnectorBlock, resolve
 from blocks.base.errors import ConnectorError, InvalidInputError, JobFailedError, NotFoundError, TransientError
@@ -38,8 +39,10 @@ from connectors.dbt.request import (
     RUN_OPERATION,
     Call,
     Command,
+    CommandOptions,
     Request,
     RetryNodes,
+    SelectOptions,
     checked_options,
     nodes_to_retry,
 )
@@ -48,6 +51,9 @@ from connectors.shared.dbt import GOOD, WARNED, DbtFailedError, DbtNode, DbtResu
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Unpack
+
+    from connectors.dbt.request import CommandArguments, SelectArguments
 
 REMEMBERED_CALLS = 100
 """The most calls to remember whose attempts were given up."""
@@ -149,189 +155,137 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         return fix_token(arguments)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def build(
         self,
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt build`: seeds, models, snapshots and tests in the order of their dependencies.
 
         Args:
             select: What to build, in dbt's syntax, such as "orders+" or "tag:daily"; by default everything.
-            exclude: What to leave out of that.
-            vars: The project's variables. They are written into dbt's artifacts, so secrets do not belong there.
             full_refresh: Whether incremental models and seeds are made anew.
-            selector: The name of a selector of the project's selectors.yml, in place of `select` and `exclude`.
-            options: Further options of dbt's command line, such as ["--fail-fast", "--defer", "--state=prod"].
-            raise_on_failure: Whether a failed node is an error; else the result says it.
-            token: Names this call, so that its next attempt knows of the one before. By default each call has its own.
+            **options: What every command takes.
+
+                `exclude`: What to leave out of `select`.
+
+                `vars`: The project's variables. They are written into dbt's artifacts, so secrets do not belong there.
+
+                `selector`: The name of a selector of the project's selectors.yml, in place of `select` and `exclude`.
+
+                `options`: Further options of dbt's command line, such as ["--fail-fast", "--defer", "--state=prod"].
+
+                `raise_on_failure`: Whether a failed node is an error; else the result says it.
+
+                `token`: Names this call, so that its next attempt knows of the one before. By default each call has
+                its own.
 
         Raises:
             DbtFailedError: A node failed, or dbt took longer than `timeout_s`; `result` says how each node ended.
             DbtTransientError: Nodes failed with something that passes, and the attempts are used up.
             InvalidInputError: The project is wrong, or nothing is selected.
         """
-        return self._run(
-            Request("build", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
-        )
+        return self._command("build", select, full_refresh, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def run(
         self,
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt run`: the models only. The arguments and errors are those of `build`."""
-        return self._run(
-            Request("run", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
-        )
+        return self._command("run", select, full_refresh, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def test(
         self,
         select: str | Sequence[str] | None = (),
-        *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt test`. The arguments and errors are those of `build`."""
-        request = Request("test", select, exclude, vars, selector=selector, options=options)
-        return self._run(request, token, raise_on_failure)
+        return self._command("test", select, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def seed(
         self,
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt seed`, which loads the project's CSV files. The arguments and errors are those of `build`."""
-        return self._run(
-            Request("seed", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
-        )
+        return self._command("seed", select, full_refresh, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def snapshot(
         self,
         select: str | Sequence[str] | None = (),
-        *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt snapshot`. The arguments and errors are those of `build`."""
-        request = Request("snapshot", select, exclude, vars, selector=selector, options=options)
-        return self._run(request, token, raise_on_failure)
+        return self._command("snapshot", select, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def source_freshness(
         self,
         select: str | Sequence[str] | None = (),
-        *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt source freshness`: the age of the sources. The arguments and errors are those of `build`."""
-        return self._run(
-            Request("source freshness", select, exclude, vars, False, selector, options), token, raise_on_failure
-        )
+        return self._command("source freshness", select, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def compile(
         self,
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt compile`: the SQL of each node, in the artifact `compiled`. Arguments as with `build`."""
-        return self._run(
-            Request("compile", select, exclude, vars, full_refresh, selector, options), token, raise_on_failure
-        )
+        return self._command("compile", select, full_refresh, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def docs_generate(
         self,
         select: str | Sequence[str] | None = (),
-        *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt docs generate`: the artifacts `catalog` and `docs`. Arguments as with `build`."""
-        return self._run(
-            Request("docs generate", select, exclude, vars, False, selector, options), token, raise_on_failure
-        )
+        return self._command("docs generate", select, **options)
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(CommandOptions)
     def clone(
         self,
         state: Path | str,
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        raise_on_failure: bool = True,
-        token: str = "",
+        **options: Unpack[CommandArguments],
     ) -> DbtResult:
         """Run `dbt clone`: the relations of another environment in this one, as views or as cheap copies.
 
         Args:
             state: The directory of the artifacts of that environment; a relative one counts from the project.
-            select: As with `build`.
-            exclude: As with `build`.
-            vars: As with `build`.
+            select: What to clone.
             full_refresh: Whether what exists is made anew.
-            selector: As with `build`.
-            options: As with `build`.
-            raise_on_failure: As with `build`.
-            token: As with `build`.
+            **options: Those of `build`.
         """
-        options = [*options, f"--state={state}"]
-        request = Request("clone", select, exclude, vars, full_refresh, selector, options)
-        return self._run(request, token, raise_on_failure)
+        options["options"] = [*options.get("options", ()), f"--state={state}"]
+        return self._command("clone", select, full_refresh, **options)
 
     @operation(prepare=_fix_token)
     def run_operation(
@@ -360,18 +314,10 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         return self._run(request, token, raise_on_failure)
 
     @operation(prepare=_fix_token)
-    def ls(
-        self,
-        select: str | Sequence[str] | None = (),
-        *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        token: str = "",  # noqa: ARG002 (every command has one)
-    ) -> tuple[str, ...]:
+    @takes_fields_of(SelectOptions)
+    def ls(self, select: str | Sequence[str] | None = (), **options: Unpack[SelectArguments]) -> tuple[str, ...]:
         """Run `dbt ls`, and return the unique_id of each node that is selected. The arguments are those of `build`."""
-        request = Request(LIST, select, exclude, vars, selector=selector, options=options)
+        request = SelectOptions(**options).request(LIST, select)
         return tuple(node["unique_id"] for node in self._listed(request.listing(), request.vars))
 
     @operation(prepare=_fix_token)
@@ -416,32 +362,26 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
         return f"{self._name} can be parsed, and {watch.version or 'dbt'} reaches {place.where}."
 
     @operation(prepare=_fix_token)
+    @takes_fields_of(SelectOptions)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self,
         command: Command = "build",
         select: str | Sequence[str] | None = (),
         *,
-        exclude: str | Sequence[str] | None = (),
-        vars: Mapping[str, Any] | None = None,  # noqa: A002 (dbt's name)
         full_refresh: bool = False,
-        selector: str | None = None,
-        options: Sequence[str] = (),
-        token: str = "",
+        **options: Unpack[SelectArguments],
     ) -> DbtRun:
         """Start the command, and return without waiting for it. It ends with this process at the latest.
 
         Args:
             command: What dbt is to do.
-            select: As with `build`.
-            exclude: As with `build`.
-            vars: As with `build`.
+            select: What it is to do it to.
             full_refresh: As with `build`.
-            selector: As with `build`.
-            options: As with `build`.
-            token: As with `build`.
+            **options: Those of `build`, but for `raise_on_failure`.
         """
-        request = Request(command, select, exclude, vars, full_refresh, selector, options)
-        return DbtRun(request, lambda: self._run(request, token, raise_on_failure=True), self.retry)
+        chosen = SelectOptions(**options)
+        request = chosen.request(command, select, full_refresh)
+        return DbtRun(request, lambda: self._run(request, chosen.token, raise_on_failure=True), self.retry)
 
     # --- what they share ---
 
@@ -465,6 +405,16 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
     @property
     def _own_variables(self) -> dict[str, Any]:
         return self.environment.get_secret_value() if self.environment else {}
+
+    def _command(
+        self,
+        command: str,
+        select: str | Sequence[str] | None,
+        full_refresh: bool = False,
+        **options: Unpack[CommandArguments],
+    ) -> DbtResult:
+        given = CommandOptions(**options)
+        return self._run(given.request(command, select, full_refresh), given.token, given.raise_on_failure)
 
     def _run(self, request: Request, token: str, raise_on_failure: bool) -> DbtResult:
         call = self._calls.setdefault(token, Call())

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 import yaml  # type: ignore[import-untyped]
 
@@ -108,6 +108,44 @@ def checked_options(options: Sequence[str]) -> Sequence[str]:
         if found[1] in OWNED:
             raise InvalidInputError(f"The option --{found[1]} has an argument or a field of its own.")
     return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectOptions:
+    """What every command takes by name; `DbtProject.build` describes it."""
+
+    exclude: str | Sequence[str] | None = ()
+    vars: Mapping[str, Any] | None = None
+    selector: str | None = None
+    options: Sequence[str] = ()
+    token: str = ""
+
+    def request(self, command: str, select: str | Sequence[str] | None, full_refresh: bool = False) -> Request:
+        """Return the command with these options."""
+        return Request(command, select, self.exclude, self.vars, full_refresh, self.selector, self.options)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CommandOptions(SelectOptions):
+    """What every command takes that has a result."""
+
+    raise_on_failure: bool = True
+
+
+class SelectArguments(TypedDict, total=False):
+    """SelectOptions as keyword arguments, which editors and type checkers know them by."""
+
+    exclude: str | Sequence[str] | None
+    vars: Mapping[str, Any] | None
+    selector: str | None
+    options: Sequence[str]
+    token: str
+
+
+class CommandArguments(SelectArguments, total=False):
+    """CommandOptions likewise."""
+
+    raise_on_failure: bool
 
 
 @dataclass(frozen=True)

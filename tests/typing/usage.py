@@ -117,6 +117,8 @@ def jobs(job: GlueJob, project: DbtProject) -> None:
     assert_type(job.run(), JobStatus)
     try:
         assert_type(project.build(select=["orders"]), DbtResult)
+        assert_type(project.test("orders", exclude="slow", vars={"day": 1}, raise_on_failure=False), DbtResult)
+        assert_type(project.ls(selector="nightly"), tuple[str, ...])
     except DbtFailedError as error:
         assert_type(error.result, DbtResult)
 
