@@ -107,7 +107,7 @@ def standin(request: pytest.FixtureRequest) -> BigQueryServer:
 def warehouse(request: pytest.FixtureRequest) -> Iterator[BigQuery]:
     """An empty dataset, of the stand-in or of the account that the environment names."""
     if not ACCOUNT:
-        with block(request.getfixturevalue("bigquery_server")) as made:
+        with contextlib.closing(block(request.getfixturevalue("bigquery_server"))) as made:
             yield made
         return
     with BigQuery(**{"retry": RETRY, **ACCOUNT, "dataset": f"etl_tests_{uuid.uuid4().hex}"}) as made:
@@ -186,7 +186,7 @@ ARRAYS_WITHOUT_NULLS = {
 def test_arrays_come_back(standin: BigQueryServer, storage: bool) -> None:
     """Arrays without nulls come back exactly, through either API."""
     url = standin.storage_url if storage else None
-    with block(standin, storage_endpoint_url=url) as warehouse:
+    with contextlib.closing(block(standin, storage_endpoint_url=url)) as warehouse:
         data = pa.table(ARRAYS_WITHOUT_NULLS)
         for times in (1, 2):
             warehouse.load(data, "t")
@@ -534,7 +534,7 @@ def proxy(standin: BigQueryServer) -> Iterator[HttpFaultProxy]:
 @pytest.fixture
 def behind(warehouse: BigQuery, standin: BigQueryServer, proxy: HttpFaultProxy) -> Iterator[BigQuery]:
     """The dataset as a loader sees it, through the proxy."""
-    with block(standin, url=proxy.url, dataset=warehouse.dataset) as made:
+    with contextlib.closing(block(standin, url=proxy.url, dataset=warehouse.dataset)) as made:
         yield made
 
 

@@ -279,7 +279,7 @@ def test_nothing_is_written_where_the_template_is_installed(shop: Shop) -> None:
 @pytest.fixture
 def postgres(pg_database: Address) -> Iterator[Postgres]:
     """A database, saved under a name."""
-    with Postgres(**pg_database.fields()) as warehouse:
+    with contextlib.closing(Postgres(**pg_database.fields())) as warehouse:
         warehouse.save("elt-shop", overwrite=True)
         yield warehouse
 

@@ -28,14 +28,16 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     """An empty warehouse or store of that kind."""
     if kind == "postgres":
         fields = request.getfixturevalue("pg_database").fields()
-        with Postgres(**fields, retry=ONCE, ssl_key_password=SECRET) as block:
+        with contextlib.closing(Postgres(**fields, retry=ONCE, ssl_key_password=SECRET)) as block:
             yield block
     elif kind == "redshift":
         from integration_tests import test_redshift as of_redshift
 
         server = request.getfixturevalue("s3_server")
         of_redshift.stand_in(server.client(), request.getfixturevalue("monkeypatch"))
-        with of_redshift.block(request.getfixturevalue("pg_database"), new_store("s3", request)) as block:
+        with contextlib.closing(
+            of_redshift.block(request.getfixturevalue("pg_database"), new_store("s3", request))
+        ) as block:
             yield block.model_copy(update={"retry": ONCE})
     elif kind == "snowflake":
         from integration_tests import test_snowflake as of_snowflake
@@ -43,13 +45,13 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
         login = of_snowflake.credentials(request.getfixturevalue("snowflake_server"))
         name = of_snowflake.new_schema_name()
         fields = {"credentials": login, **of_snowflake.fields(name), "network_timeout_s": 20}
-        with of_snowflake.Snowflake(**fields, retry=ONCE) as block:
+        with contextlib.closing(of_snowflake.Snowflake(**fields, retry=ONCE)) as block:
             block.model_copy(update={"schema_": "public"}).execute(f"CREATE SCHEMA {name}")
             yield block
     elif kind == "bigquery":
         from integration_tests.test_bigquery import block as bigquery
 
-        with bigquery(request.getfixturevalue("bigquery_server"), retry=ONCE) as block:
+        with contextlib.closing(bigquery(request.getfixturevalue("bigquery_server"), retry=ONCE)) as block:
             yield block
     else:
         with new_store(kind, request, retry=ONCE) as block:

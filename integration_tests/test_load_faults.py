@@ -413,7 +413,7 @@ CALLS: dict[str, tuple[str, list[Any]]] = {
     "execute_many": ("INSERT INTO t (id) VALUES (:id)", [[{"id": 1}]]),
     "fetch_all": ("INSERT INTO t (id) VALUES (1) RETURNING id", []),
     "fetch_one of a function": ("SELECT create_order(1)", []),
-    "fetch_many of a select into": ("SELECT 1 AS id INTO u", []),
+    "fetch_one of a select into": ("SELECT 1 AS id INTO u", []),
     "fetch_all of a writing CTE": ("WITH n AS (INSERT INTO t (id) VALUES (1) RETURNING id) SELECT id FROM n", []),
     "fetch_all of an analyzed delete": ("EXPLAIN ANALYZE INSERT INTO t (id) VALUES (1)", []),
     "fetch_one of a parameter": ("SELECT create_order(:id)", [{"id": 1}]),
@@ -452,6 +452,41 @@ def test_a_commit_of_a_statement_that_travels_is_stopped(behind: Postgres, direc
     proxy.hold_back("commit")
     assert behind.fetch_one("SELECT create_order(1)") == (1,)
     proxy.release()
+    assert len(proxy.faults_fired) == 1
+    assert direct.fetch_all("SELECT id FROM t") == [(1,)]
+
+
+@pytest.mark.usefixtures("orders")
+@pytest.mark.parametrize("in_transaction", [True, False])
+def test_a_connection_lost_in_a_with_is_not_made_again(
+    behind: Postgres, direct: Postgres, in_transaction: bool
+) -> None:
+    """One transient error says to run the block again, and so does each call after it; half of it is never repeated."""
+    insert = "INSERT INTO t (id) VALUES (1)"
+    with behind:
+        process = behind.fetch_one("SELECT pg_backend_pid()")
+        assert process is not None
+        if in_transaction:
+            behind.execute("BEGIN")
+            behind.execute(insert)
+        direct.fetch_all("SELECT pg_terminate_backend(:pid, 5000)", {"pid": process[0]})
+        for _ in range(2):
+            with pytest.raises(TransientError, match="Run the whole `with` block again"):
+                behind.execute(insert)
+    assert direct.fetch_all("SELECT id FROM t") == []
+    assert behind.fetch_one("SELECT 1") == (1,)
+
+
+@pytest.mark.usefixtures("orders")
+def test_a_commit_in_a_with_happens_once(behind: Postgres, direct: Postgres, proxy: FaultProxy) -> None:
+    """Where its answer is lost the server is asked: it did happen, and only what comes after it fails."""
+    with behind:
+        behind.execute("BEGIN")
+        behind.execute("INSERT INTO t (id) VALUES (1)")
+        proxy.drop_answer_to("commit")
+        behind.execute("COMMIT")
+        with pytest.raises(TransientError, match="what it had committed stays"):
+            behind.fetch_one("SELECT 1")
     assert len(proxy.faults_fired) == 1
     assert direct.fetch_all("SELECT id FROM t") == [(1,)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -35,7 +36,7 @@ cloudpickle.dump(result, open(sys.argv[2], "wb"))
 
 @pytest.fixture
 def warehouse(pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pg_database.fields()) as block:
+    with contextlib.closing(Postgres(**pg_database.fields())) as block:
         yield block
 
 

@@ -5,6 +5,7 @@ Some of the promises are in every run; all of them, in both modes, in `test_pgbo
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -61,14 +62,14 @@ def block(address: Address, **fields: Any) -> Postgres:
 
 @pytest.fixture
 def direct(pg_database: Address) -> Iterator[Postgres]:
-    with block(pg_database) as made:
+    with contextlib.closing(block(pg_database)) as made:
         made.execute(f"CREATE SCHEMA {SCHEMA}")
         yield made
 
 
 @pytest.fixture
 def warehouse(pooler: PgBouncer, pg_database: Address, direct: Postgres) -> Iterator[Postgres]:  # noqa: ARG001
-    with block(pooler.address(pg_database)) as made:
+    with contextlib.closing(block(pooler.address(pg_database))) as made:
         yield made
 
 
@@ -83,7 +84,7 @@ def test_a_load_is_the_same_by_either_way(
     poolers: dict[str, PgBouncer], pg_database: Address, direct: Postgres, pooling: str, mode: Any
 ) -> None:
     """What one loaded is already loaded for the other, and everything is in the block's schema."""
-    with block(poolers[pooling].address(pg_database)) as pooled:
+    with contextlib.closing(block(poolers[pooling].address(pg_database))) as pooled:
         assert f"reads and writes in schema {SCHEMA}" in pooled.check()
         assert not direct.load(table_of([1, 2]), "t", mode=mode, load_id="day-1", **ARGUMENTS[mode]).already_loaded
         assert pooled.load(table_of([1, 2]), "t", mode=mode, load_id="day-1", **ARGUMENTS[mode]).already_loaded
@@ -137,7 +138,7 @@ def test_what_no_transaction_holds_needs_the_roles_own_schema(
 ) -> None:
     """It runs where the role's schema is the block's; else the error says what to do."""
     warehouse.load(table_of([1]), "t")
-    with block(pooler.address(pg_database), schema="public") as in_public:
+    with contextlib.closing(block(pooler.address(pg_database), schema="public")) as in_public:
         in_public.execute(f"VACUUM {SCHEMA}.t")
         in_public.execute(f"CREATE INDEX CONCURRENTLY i ON {SCHEMA}.t (id)")
     with pytest.raises(UnsupportedError, match=r"cannot run in a transaction.*reaches the server directly.*ALTER ROLE"):

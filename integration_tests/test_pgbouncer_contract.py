@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -26,5 +27,5 @@ test_the_connection_is_encrypted = test_rights_are_told = test_sqlalchemy_is_the
 
 @pytest.fixture
 def warehouse(pooler: PgBouncer, pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pooler.address(pg_database).fields(), ssl_mode="disable", retry=RETRY) as block:
+    with contextlib.closing(Postgres(**pooler.address(pg_database).fields(), ssl_mode="disable", retry=RETRY)) as block:
         yield block

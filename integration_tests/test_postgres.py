@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import gc
 import json
@@ -54,7 +55,7 @@ RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 @pytest.fixture
 def warehouse(pg_database: Address) -> Iterator[Postgres]:
     tls = {"ssl_mode": "verify-ca", "ssl_root_cert": str(pg_database.ca_file)} if pg_database.ca_file else {}
-    with Postgres(**pg_database.fields(), **tls, retry=RETRY) as block:
+    with contextlib.closing(Postgres(**pg_database.fields(), **tls, retry=RETRY)) as block:
         yield block
 
 
@@ -496,6 +497,32 @@ def test_values_that_a_column_refuses_are_not_shown(warehouse: Postgres, sql_typ
 # The block
 
 
+def test_settings_last_in_a_with(warehouse: Postgres) -> None:
+    """SET, a temporary table and a savepoint are the session's; a COMMIT that undoes is an error."""
+    warehouse.execute("CREATE TABLE t (id int)")
+    with warehouse:
+        warehouse.execute("SET search_path TO pg_catalog")
+        assert warehouse.fetch_one("SELECT current_schema()") == ("pg_catalog",)
+        warehouse.execute("RESET search_path; SET search_path TO public")
+        warehouse.execute("BEGIN ISOLATION LEVEL SERIALIZABLE")
+        warehouse.execute("INSERT INTO t VALUES (1)")
+        warehouse.execute("SAVEPOINT one")
+        with pytest.raises(InvalidInputError):
+            warehouse.execute("INSERT INTO t VALUES ('x')")
+        warehouse.execute("ROLLBACK TO one")
+        assert warehouse.fetch_one("SHOW transaction_isolation") == ("serializable",)
+        warehouse.execute("COMMIT")
+        assert count(warehouse) == 1
+        warehouse.execute("BEGIN")
+        warehouse.execute("INSERT INTO t VALUES (2)")
+        with pytest.raises(InvalidInputError):
+            warehouse.execute("INSERT INTO t VALUES ('x')")
+        with pytest.raises(TerminalError, match="COMMIT undid the transaction"):
+            warehouse.execute("COMMIT")
+        assert count(warehouse) == 1
+    assert warehouse.fetch_one("SELECT current_schema()") == ("public",)
+
+
 def test_sqlalchemy_is_there(warehouse: Postgres) -> None:
     """`get_engine` is an engine of the same database, over the same TLS, that shows no password."""
     sqlalchemy = pytest.importorskip("sqlalchemy")
@@ -710,7 +737,7 @@ def test_many_loads_share_few_connections(warehouse: Postgres, pg_database: Addr
         Postgres(**few, retry=patient).load(table_of([]), "t")
 
         def load(number: int) -> int:
-            with Postgres(**few, retry=patient) as block:
+            with contextlib.closing(Postgres(**few, retry=patient)) as block:
                 return block.load(table_of([number]), "t", load_id=str(number)).rows
 
         with ThreadPoolExecutor(100) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def warehouse(pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pg_database.fields()) as block:
+    with contextlib.closing(Postgres(**pg_database.fields())) as block:
         yield block
 
 
@@ -42,7 +43,7 @@ def test_citext_is_equal_whatever_its_case_in_any_schema(
     ):
         if statement:
             warehouse.execute(statement)
-    with Postgres(**pg_database.fields(), schema="raw") as block:
+    with contextlib.closing(Postgres(**pg_database.fields(), schema="raw")) as block:
         block.load(data("Ada", "Bob"), "t", mode="upsert", key=["name"])
         report = block.load(data("ADA", "Cy", n=2), "t", mode="upsert", key=["name"])
         assert (report.inserted, report.updated) == (1, 1)
@@ -83,7 +84,9 @@ def test_a_read_only_role_is_told(warehouse: Postgres, pg_database: Address) -> 
     try:
         warehouse.execute("GRANT CREATE, USAGE ON SCHEMA public TO sql_reader")
         warehouse.execute("ALTER ROLE sql_reader SET default_transaction_read_only = on")
-        with Postgres(**{**pg_database.fields(), "username": "sql_reader", "password": "reader"}) as block:
+        with contextlib.closing(
+            Postgres(**{**pg_database.fields(), "username": "sql_reader", "password": "reader"})
+        ) as block:
             said = block.check()
             assert "sql_reader reads in schema public." in said
             assert "Its transactions are read-only" in said
@@ -101,5 +104,5 @@ def test_a_hot_standby_is_told() -> None:
         server.stop()
         (server._data / "standby.signal").touch()
         server.start()
-        with Postgres(**server.address.fields()) as block:
+        with contextlib.closing(Postgres(**server.address.fields())) as block:
             assert "postgres reads in schema public. It is a hot standby, which takes no writes" in block.check()

@@ -1,8 +1,7 @@
 """Calls as the documentation of prefect-snowflake and prefect-gcp shows them, with import and class name changed.
 
 Sources: the docstrings of `prefect_snowflake.database.SnowflakeConnector` and `prefect_gcp.bigquery.BigQueryWarehouse`.
-The public tables that those of BigQuery read are made here. On purpose another answer: the second `fetch_many` gives
-the same rows again, not the next ones.
+The public tables that those of BigQuery read are made here.
 """
 
 from __future__ import annotations
@@ -64,8 +63,19 @@ def test_the_methods_of_prefect_snowflake(snowflake_block: str) -> None:
             assert conn.fetch_one(ordered) == ("Ford",)
             conn.reset_cursors()
             assert conn.fetch_one(ordered) == ("Ford",)
-            for _ in range(2):
-                assert conn.fetch_many(ordered, size=2) == [("Ford",), ("Me",)]
+            assert conn.fetch_many(ordered, size=2) == [("Me",), ("Unknown",)]
+            assert conn.fetch_many(ordered, size=2) == []
+            everything = []
+            while True:  # repeated calls go on with the next rows
+                rows = conn.fetch_many(ordered, size=2)
+                if len(rows) == 0:
+                    break
+                everything += rows
+            assert everything == [("Ford",), ("Me",), ("Unknown",)]
+            conn.execute("BEGIN")
+            conn.execute("DELETE FROM customers")
+            conn.execute("ROLLBACK")
+            assert conn.fetch_one("SELECT count(*) FROM customers") == (3,)
 
     calls()
     flow(calls)()
@@ -127,9 +137,12 @@ def test_the_methods_of_prefect_gcp(bigquery_block: str) -> None:
 
     def calls() -> None:
         with BigQuery.load(bigquery_block) as warehouse:
-            for _ in range(3):
-                assert warehouse.fetch_one(operation, parameters=parameters) == expected[0]
-                assert warehouse.fetch_many(operation, parameters=parameters, size=2) == expected[:2]
+            for row in [*expected, None]:
+                assert warehouse.fetch_one(operation, parameters=parameters) == row
+            assert warehouse.fetch_many(operation, parameters=parameters, size=2) == expected[:2]
+            assert warehouse.fetch_many(operation, parameters=parameters, size=2) == expected[2:]
+            warehouse.reset_cursors()
+            assert warehouse.fetch_one(operation, parameters=parameters) == expected[0]
             assert warehouse.fetch_all(operation, parameters=parameters) == expected
             warehouse.execute("CREATE TABLE IF NOT EXISTS mytable (col1 STRING, col2 INTEGER, col3 BOOLEAN)")
             warehouse.execute("DELETE FROM mytable WHERE TRUE")

@@ -6,6 +6,7 @@ table of docs/quality.md anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,7 @@ KINDS = sorted({case.kind for case in CASES})
 
 @pytest.fixture
 def postgres(pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pg_database.fields()) as block:
+    with contextlib.closing(Postgres(**pg_database.fields())) as block:
         block.load(DATA, "orders")
         yield block
 
@@ -58,7 +59,7 @@ def batches(postgres: Postgres, pg_database: Address) -> dict[str, Any]:
 def places(postgres: Postgres, tmp_path: Path) -> Iterator[dict[str, tuple[Any, dict[str, str]]]]:
     bucket = MemoryFiles()
     bucket.write_table(DATA, "orders")
-    with DuckDB(path=str(tmp_path / "shop.duckdb")) as duckdb:
+    with contextlib.closing(DuckDB(path=str(tmp_path / "shop.duckdb"))) as duckdb:
         duckdb.load(DATA, "orders")
         yield dict(
             zip(

@@ -5,6 +5,7 @@ README.md says what that cannot show, and how the same tests run on a real clust
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import gc
 import json
@@ -129,7 +130,7 @@ def block(address: Address, staging: S3Bucket, **fields: Any) -> Redshift:
 def warehouse(request: pytest.FixtureRequest, staging: S3Bucket) -> Iterator[Redshift]:
     if not REAL:
         request.getfixturevalue("sent")
-        with block(request.getfixturevalue("pg_database"), staging) as opened:
+        with contextlib.closing(block(request.getfixturevalue("pg_database"), staging)) as opened:
             yield opened
         return
     login = {"aws_credentials": staging.credentials, "retry": RETRY, **REAL}

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
@@ -45,7 +46,7 @@ ORDER BY t.typname
 
 @pytest.fixture
 def postgres(pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pg_database.fields()) as block:
+    with contextlib.closing(Postgres(**pg_database.fields())) as block:
         for statement in POSTGRES_TYPES:
             block.execute(statement)
         yield block
@@ -53,7 +54,7 @@ def postgres(pg_database: Address) -> Iterator[Postgres]:
 
 @pytest.fixture
 def duckdb() -> Iterator[DuckDB]:
-    with DuckDB() as block:
+    with contextlib.closing(DuckDB()) as block:
         yield block
 
 

@@ -52,11 +52,16 @@ ALIKE_IN_MEMORY = {
     "test_every_dtype_of_a_frame_comes_back_or_is_refused",
     "test_parameters_are_bound_by_name",
     "test_parameters_may_be_written_as_elsewhere",
+    "test_pages_follow_each_other",
     "test_quoted_text_holds_no_parameters",
     "test_tables_and_schemas_may_have_any_name",
     "test_types_of_duckdb_are_read",
     "test_types_that_fit_are_loaded",
     "test_types_that_lose_something_are_refused",
+    "test_a_session_belongs_to_its_task",
+    "test_a_session_belongs_to_who_opened_it",
+    "test_a_with_in_a_flow_is_one_session",
+    "test_what_only_a_session_keeps_is_refused_elsewhere",
 }
 """What is about SQL, names and types, for which it makes no difference where the database is."""
 
@@ -79,7 +84,9 @@ def test_what_is_left_out_is_there() -> None:
 @pytest.fixture
 def warehouse(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DuckDB]:
     retry = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
-    with DuckDB(path=":memory:" if request.param == "memory" else str(tmp_path / "test.duckdb"), retry=retry) as block:
+    with contextlib.closing(
+        DuckDB(path=":memory:" if request.param == "memory" else str(tmp_path / "test.duckdb"), retry=retry)
+    ) as block:
         yield block
 
 
@@ -97,6 +104,19 @@ def test_large_loads_are_seen_by_their_own_transaction(warehouse: DuckDB) -> Non
     assert warehouse.fetch_all("SELECT text, count(*), count(DISTINCT id) FROM t GROUP BY text") == [
         ("new", 300_000, 300_000)
     ]
+
+
+def test_a_commit_that_undoes_is_an_error(warehouse: DuckDB) -> None:
+    """DuckDB says nothing where it undoes a transaction of which a statement failed."""
+    warehouse.load(table_of([1]), "t")
+    with warehouse:
+        warehouse.execute("BEGIN")
+        warehouse.execute("INSERT INTO t (id) VALUES (2)")
+        with pytest.raises(InvalidInputError):
+            warehouse.execute("INSERT INTO t (id) VALUES (CAST('x' AS INTEGER))")
+        with pytest.raises(TerminalError, match="COMMIT undid the transaction"):
+            warehouse.execute("COMMIT")
+        assert count(warehouse) == 1
 
 
 def test_every_error_of_the_driver_is_known() -> None:

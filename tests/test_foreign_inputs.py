@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,7 +20,7 @@ EVERY_RUN, THOROUGH = 40, 400
 @pytest.mark.parametrize("count", [EVERY_RUN, pytest.param(THOROUGH, marks=pytest.mark.thorough)])
 def test_duckdb(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Only errors of ours, on one line, without a value of a row; nothing was written."""
-    with DuckDB(path=str(tmp_path / "w.duckdb")) as warehouse:
+    with contextlib.closing(DuckDB(path=str(tmp_path / "w.duckdb"))) as warehouse:
         fill_warehouse(warehouse)
         refused = 0
         for case in cases(warehouse, count, count):

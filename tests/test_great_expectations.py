@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import importlib.util
 import json
@@ -111,7 +112,7 @@ def quality(*expectations: dict[str, Any], **fields: Any) -> DataQuality:
 
 @pytest.fixture(scope="module")
 def warehouse(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DuckDB]:
-    with DuckDB(path=str(tmp_path_factory.mktemp("shop") / "shop.duckdb")) as block:
+    with contextlib.closing(DuckDB(path=str(tmp_path_factory.mktemp("shop") / "shop.duckdb"))) as block:
         block.load(ORDERS, "orders")
         block.load(ORDERS, "Odd Table")
         yield block
@@ -390,7 +391,7 @@ def test_a_quarantine_needs_a_key() -> None:
 
 def test_only_audited_rows_are_published(tmp_path: Path) -> None:
     """A row that was changed under its key since is refused, also where the audit rejected none."""
-    with DuckDB(path=str(tmp_path / "shop.duckdb")) as shop:
+    with contextlib.closing(DuckDB(path=str(tmp_path / "shop.duckdb"))) as shop:
         shop.load(ORDERS, "staged")
         suite = quality(*[each | {"severity": "quarantine"} for each in GOOD], max_rejected=1)
         for audited in (quality(), suite):
@@ -415,7 +416,7 @@ def test_a_table_that_changes_while_it_is_audited_is_audited_again(
         return original(self, key, *args)
 
     monkeypatch.setattr(MemoryStoreClient, "put", put)
-    with DuckDB(path=str(tmp_path / "shop.duckdb")) as shop:
+    with contextlib.closing(DuckDB(path=str(tmp_path / "shop.duckdb"))) as shop:
         shop.load(ORDERS, "staged")
         suite = quality(docs=MemoryFiles(), retry=RetryPolicy(attempts=1))
         with pytest.raises(TransientError, match="was changed while it was checked"):
@@ -479,7 +480,7 @@ ASKED_ANYWAY = {
 def test_never_evaluated_is_never_passed(tmp_path: Path, place: str, what: str) -> None:
     """Whatever follows from a failure, an expectation that could not be asked refuses the data, and says why."""
     data = ORDERS.append_column("at", pa.array([dt.datetime(2026, 4, 1, tzinfo=dt.UTC)] * 6, pa.timestamp("us", "UTC")))
-    with DuckDB(path=str(tmp_path / "shop.duckdb")) as warehouse:
+    with contextlib.closing(DuckDB(path=str(tmp_path / "shop.duckdb"))) as warehouse:
         warehouse.load(data, "orders")
         given, where = {"frame": (data.to_pandas(), {}), "scan": (data, {}), "table": (warehouse, {"table": "orders"})}[
             place
@@ -642,7 +643,7 @@ LIKE = pa.table({"text": ["a%", "a%b", "ab", "a_", "A%", "a\\", None], "at": [1,
 def test_a_backslash_escapes_in_like_patterns(place: str) -> None:
     """As in PostgreSQL, where DuckDB by itself has no escape; a given one goes before it. Keywords are names, too."""
     patterns = {r"a\%%": 2, r"a\_": 1, "a_": 4, r"a\\": 1, "a!%%": 0}
-    with DuckDB() as warehouse:
+    with contextlib.closing(DuckDB()) as warehouse:
         warehouse.load(LIKE, "texts")
         given, where = (LIKE, {}) if place == "scan" else (warehouse, {"table": "texts"})
         report = quality(

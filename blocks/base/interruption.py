@@ -80,6 +80,9 @@ class Interruption:
 _numbers = itertools.count(1)
 _current: contextvars.ContextVar[Interruption | None] = contextvars.ContextVar("interruption", default=None)
 
+Caller = tuple[threading.Thread, "asyncio.Task[Any] | None"]
+_caller: contextvars.ContextVar[Caller | None] = contextvars.ContextVar("caller", default=None)
+
 
 def interruption() -> Interruption:
     """Return the interruption of the helper thread that this runs in; elsewhere one that nobody sets."""
@@ -89,6 +92,17 @@ def interruption() -> Interruption:
 def set_interruption(value: Interruption) -> None:
     """Make `value` the interruption of what runs in this context from now on."""
     _current.set(value)
+
+
+def caller() -> Caller:
+    """Return the thread, and the task of an event loop, that this runs for: a helper's are those of its caller."""
+    if (found := _caller.get()) is not None:
+        return found
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop runs in this thread
+        task = None
+    return threading.current_thread(), task
 
 
 def pause(seconds: float) -> None:
@@ -155,6 +169,7 @@ class Helper(Generic[R]):
         """Start the thread; `notify` is called in it at its end."""
         context = contextvars.copy_context()
         context.run(set_interruption, self._interruption)
+        context.run(_caller.set, caller())
         name = f"etl-call-{next(_numbers)}"
         threading.Thread(target=context.run, args=(self._run, notify), name=name, daemon=True).start()
 

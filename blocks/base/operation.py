@@ -13,12 +13,25 @@ instances share, and two instances would both run on the last one used.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import time
 from collections.abc import Callable
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Generic,
+    ParamSpec,
+    Protocol,
+    Self,
+    TypeVar,
+    cast,
+    overload,
+    runtime_checkable,
+)
 
 from prefect.context import FlowRunContext, TaskRunContext
 from prefect.utilities.annotations import quote
@@ -34,6 +47,7 @@ from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractContextManager
     from typing import Unpack
     from uuid import UUID
 
@@ -53,6 +67,8 @@ WORKED_ON = ("table", "path", "prefix", "key", "keys", "from_path", "from_folder
 """Arguments that say what an operation works on: the names of tables, files and folders, never a value of a row."""
 LONGEST_RUN_NAME = 100
 
+ONE_ATTEMPT = RetryPolicy(attempts=1)
+
 LARGE_LIST = 1_000
 """Prefect walks every item of a task's inputs (9 s for 300,000 rows); longer lists are handed over unwalked."""
 
@@ -60,9 +76,12 @@ LARGE_LIST = 1_000
 class Operation(Generic[P, R]):
     """A block method as a descriptor: on an instance it is a `BoundOperation`, on the class the plain method."""
 
-    def __init__(self, fn: Callable[Concatenate[Any, P], R], prepare: Prepare | None = None) -> None:
+    def __init__(
+        self, fn: Callable[Concatenate[Any, P], R], prepare: Prepare | None = None, *, in_session: bool = False
+    ) -> None:
         self.fn = fn
         self.prepare = prepare
+        self.in_session = in_session
         functools.update_wrapper(self, fn)
         self.__signature__ = signature = inspect.signature(fn)
         self.bound_signature = signature.replace(parameters=list(signature.parameters.values())[1:])
@@ -84,6 +103,22 @@ class LoadSaved(Protocol[B_co]):
 
     def __call__(self, name: str, validate: bool = True, client: PrefectClient | None = None) -> B_co:
         """The saved block of that name."""
+
+
+@runtime_checkable
+class HasSession(Protocol):
+    """A block whose `with` is a session."""
+
+    @property
+    def in_session(self) -> bool:
+        """Whether there is one."""
+
+    def joining(self, name: str) -> AbstractContextManager[None]:
+        """Within it, what is called runs in the session; outside of a `with` it changes nothing.
+
+        Raises:
+            InvalidInputError: The session is another thread's or task's.
+        """
 
 
 class InstanceOperation(Operation[P, R]):
@@ -108,8 +143,12 @@ class InstanceOperation(Operation[P, R]):
 @overload
 def operation(fn: Callable[Concatenate[Any, P], R], /) -> Operation[P, R]: ...
 @overload
-def operation(*, prepare: Prepare | None = None) -> Callable[[Callable[Concatenate[Any, P], R]], Operation[P, R]]: ...
-def operation(fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | None = None) -> Any:
+def operation(
+    *, prepare: Prepare | None = None, in_session: bool = False
+) -> Callable[[Callable[Concatenate[Any, P], R]], Operation[P, R]]: ...
+def operation(
+    fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | None = None, in_session: bool = False
+) -> Any:
     """Turn a block method into an operation: `@operation`, or `@operation(prepare=_fix_load_id)`.
 
     Args:
@@ -117,8 +156,10 @@ def operation(fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | Non
         prepare: A method of the block, defined above. It is given the call's arguments (a dict, by parameter name)
             once, before the first attempt, and returns them with everything that has to be the same for every attempt.
             A subclass may override it.
+        in_session: Whether it runs in the session that a `with` of the block is (`HasSession`). There it has one
+            attempt: nobody else knows what the session held when it was lost.
     """
-    return Operation(fn, prepare) if fn else functools.partial(Operation, prepare=prepare)
+    return Operation(fn, prepare) if fn else functools.partial(Operation, prepare=prepare, in_session=in_session)
 
 
 def instance_operation(
@@ -157,25 +198,29 @@ class BoundOperation(Generic[P, R]):
         """
         for_prefect = kwargs.pop("_sync", None) is not None
         arguments = self._arguments(args, kwargs)
-        if not for_prefect and self._is_task_run:
-            return cast("R", self._task()(**_opaque(arguments)))
-        return self._call(arguments)
+        with self._joining():
+            if not for_prefect and self._is_task_run:
+                return cast("R", self._task()(**_opaque(arguments)))
+            return self._call(arguments)
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
         """Submit it to the flow's task runner, and return a future of its result."""
+        self._check_may_leave("submit")
         return cast("PrefectFuture[R]", self._task().submit(**_opaque(self._arguments(args, kwargs))))
 
     def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
         """Submit one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
+        self._check_may_leave("map")
         return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
 
     @bounded
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await it: the work runs in a thread, and the event loop stays free."""
         arguments = self._arguments(args, kwargs)
-        if self._is_task_run:
-            return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
-        return await interruptible_async(lambda: self._attempts(arguments))
+        with self._joining():
+            if self._is_task_run:
+                return cast("R", await self._task(asynchronous=True)(**_opaque(arguments)))
+            return await interruptible_async(lambda: self._attempts(arguments))
 
     def with_options(self, **options: Unpack[TaskOptions]) -> Self:
         """Return the same operation with other options: any that Prefect's `Task.with_options` takes.
@@ -199,7 +244,27 @@ class BoundOperation(Generic[P, R]):
         return _in_flow_body() or self._options.need_task_run
 
     @property
+    def _session(self) -> HasSession | None:
+        """The block, where this call is one of its session."""
+        block = self._instance
+        return block if self._op.in_session and isinstance(block, HasSession) and block.in_session else None
+
+    def _joining(self) -> AbstractContextManager[None]:
+        block = self._instance
+        joins = self._op.in_session and isinstance(block, HasSession)
+        return block.joining(self.name) if joins else contextlib.nullcontext()
+
+    def _check_may_leave(self, verb: str) -> None:
+        if self._session is not None:
+            raise InvalidInputError(
+                f"{self.name}.{verb}() would run in another thread, and a `with` block is the session of one. Call "
+                f"{self.name}() in it, or {verb} it outside of the `with`."
+            )
+
+    @property
     def _policy(self) -> RetryPolicy:
+        if self._session is not None:
+            return ONE_ATTEMPT
         return self._options.policy(getattr(self._instance, "retry", None) or RetryPolicy())
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

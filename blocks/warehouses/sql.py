@@ -269,6 +269,73 @@ def strip_literals(sql: str, literals: str = LITERALS) -> str:
     return re.sub(literals, " ", sql, flags=re.VERBOSE | re.DOTALL)
 
 
+_BEGINS = re.compile(
+    r"(?:begin(?:\s+(?:work|tran|transaction|deferred|immediate|isolation|read|not|deferrable|name)\b.*)?"
+    r"|start\s+transaction\b.*)$",
+    re.IGNORECASE | re.DOTALL,
+)
+_ENDS = re.compile(
+    r"(?:commit|end|abort|rollback)(?:\s+(?:work|tran|transaction))?(?:\s+and\s+(?:no\s+)?chain)?$"
+    r"|(?:commit|rollback|prepare)\s+(?:transaction|prepared)\b.*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_LASTS = re.compile(
+    r"""
+    (?: set \b (?!\s+(?:global|persist)\b) | reset \b | unset \b | use \b | alter \s+ session \b
+      | create \s+ (?:or \s+ replace \s+)? (?:(?:local|global) \s+)? temp(?:orary)? \b
+      | create \s+ table \s+ (?:if \s+ not \s+ exists \s+)? \#
+      | (?:select|with) \b .* \b into \s+ (?:(?:local|global) \s+)? temp(?:orary)? \b
+      | savepoint \b | release \b | rollback \s+ (?:(?:work|transaction) \s+)? to \b
+      | declare \b .* \b cursor \b | lock \b | (?:un)?listen \b | discard \b
+    )
+    """,
+    re.IGNORECASE | re.DOTALL | re.VERBOSE,
+)
+
+
+@dataclass(frozen=True)
+class SessionWords:
+    """What a statement, or a script, does to the session that it runs in.
+
+    Attributes:
+        first: Its first words, for messages.
+        ends_transaction: Whether it commits or undoes one.
+        opens_transaction: Whether it leaves one open that it began.
+        nothing_else: Whether it does nothing that outlives the session.
+    """
+
+    first: str
+    ends_transaction: bool
+    opens_transaction: bool
+    nothing_else: bool
+
+
+def session_words(sql: str, literals: str = LITERALS) -> SessionWords:
+    """Return what a statement does to its session.
+
+    >>> session_words("begin -- now").opens_transaction, session_words("BEGIN; DELETE FROM t; COMMIT").opens_transaction
+    (True, False)
+    >>> [session_words(each).nothing_else for each in ("SET x = 1", "USE shop;", "CREATE TEMP TABLE t (id int)")]
+    [True, True, True]
+    >>> session_words("CREATE TEMP TABLE s AS SELECT 1; INSERT INTO t SELECT * FROM s").nothing_else
+    False
+    """
+    statements = [each.strip() for each in strip_literals(sql, literals).split(";") if each.strip()]
+    begins, ends = [[bool(kind.match(each)) for each in statements] for kind in (_BEGINS, _ENDS)]
+    opened = False
+    for begin, end in zip(begins, ends, strict=True):
+        opened = begin or (opened and not end)
+    return SessionWords(
+        first=" ".join(statements[0].split()[:2]).upper() if statements else "",
+        ends_transaction=any(ends),
+        opens_transaction=opened,
+        nothing_else=bool(statements)
+        and all(
+            begin or end or bool(_LASTS.match(each)) for begin, end, each in zip(begins, ends, statements, strict=True)
+        ),
+    )
+
+
 def named(sql: str, parameters: Parameters | None, *, literals: str = LITERALS) -> tuple[str, dict[str, Any] | None]:
     """Return the statement with its parameters as `:name`, and these by name.
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from abc import abstractmethod
+from collections.abc import Iterator  # noqa: TC003 (pydantic looks at it)
 from typing import TYPE_CHECKING, Any
 
 from prefect.blocks.abstract import DatabaseBlock
+from pydantic import PrivateAttr
 
 from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
 from blocks.arrow.parts import group_of, left_over
@@ -24,11 +27,13 @@ from blocks.base.errors import (
     TransientError,
     UnsupportedError,
 )
+from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.movement import announce
 from blocks.base.names import has_surrogates
 from blocks.base.operation import instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
+from blocks.warehouses.held import HeldSession, Hold, current
 from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.ledger import Ledger, find_report
 from blocks.warehouses.load import LoadOptions, LoadRequest
@@ -36,11 +41,11 @@ from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.parts import PREFIX, Gatherer, StagedTable, Stager, request_of
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.session import TableChangedError
-from blocks.warehouses.sql import changed_names, named
+from blocks.warehouses.sql import changed_names, named, session_words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from typing import Unpack
+    from collections.abc import Callable, Sequence
+    from typing import Self, Unpack
 
     import pyarrow as pa
 
@@ -87,6 +92,10 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         """Open a session for Arrow data; the server can tell by `load_id` which load it belongs to."""
 
+    @abstractmethod
+    def _connect_held(self) -> HeldSession:
+        """Open the session of a `with` block."""
+
     @property
     def _database(self) -> str:
         """The database in which one statement may name the tables of several blocks."""
@@ -103,6 +112,104 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 raise InvalidInputError(f"{what} has half of a surrogate pair, which is not a character.")
         return bound, values
 
+    # --- `with`: a session ---
+
+    _hold: Hold | None = PrivateAttr(default=None)
+
+    @property
+    def in_session(self) -> bool:
+        """Whether the block is in a `with`, which is a session."""
+        return self._hold is not None
+
+    @contextlib.contextmanager
+    def joining(self, name: str) -> Iterator[None]:
+        """Within it, what is called runs in the session of the `with`; outside of one it changes nothing.
+
+        Raises:
+            InvalidInputError: The session is another thread's or task's.
+        """
+        hold = self._hold
+        if hold is not None:
+            hold.check_owner(name)
+        token = current.set(hold)
+        try:
+            yield
+        finally:
+            current.reset(token)
+
+    @property
+    def _held(self) -> Hold | None:
+        """The session in which the operation at work runs; None where it has one of its own."""
+        hold = current.get()
+        return hold if hold is not None and hold is self._hold else None
+
+    def __enter__(self) -> Self:
+        with self._lock:
+            if self._hold is not None:
+                raise InvalidInputError(
+                    f"This {type(self).__name__} is in a `with` already, which is one session. Use a copy of it "
+                    "(block.model_copy()), or the saved block loaded anew."
+                )
+            self._hold = Hold(self._connect_held, self.retry, self.uri())
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        try:
+            interruptible(lambda: self._leave(failed=any(error)))
+        finally:
+            super().__exit__(*error)
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *error: object) -> None:
+        try:
+            await interruptible_async(lambda: self._leave(failed=any(error)))
+        finally:
+            await super().__aexit__(*error)
+
+    def _leave(self, *, failed: bool) -> None:
+        hold, self._hold = self._hold, None
+        if hold is not None and hold.end() and not failed:
+            self.logger.warning(
+                "%s: the `with` block was left with an open transaction, which was undone. To keep what it did, call "
+                'execute("COMMIT") in the block.',
+                self.uri(),
+            )
+
+    def __getstate__(self) -> dict[Any, Any]:
+        if self._hold is not None:
+            raise InvalidInputError(
+                f"This {type(self).__name__} cannot be pickled in a `with`: the session stays where it is. Send a copy "
+                "(block.model_copy()), or send it outside of the `with`."
+            )
+        return super().__getstate__()
+
+    def __copy__(self) -> Self:
+        other = super().__copy__()
+        other._hold = None  # noqa: SLF001 (one of us)
+        return other
+
+    @contextlib.contextmanager
+    def _statement(self, sql: str) -> Iterator[Session]:
+        """Return the session in which a statement runs: that of the `with`, else one of its own.
+
+        Raises:
+            InvalidInputError: It has one of its own, and makes sense only in one that lasts.
+        """
+        if held := self._held:
+            with held.session() as session:
+                yield session
+            return
+        words = session_words(sql, self.dialect.literals)
+        if words.nothing_else or words.opens_transaction:
+            raise InvalidInputError(
+                f"{words.first} has no effect outside of a `with`, where each call is a session of its own. Write "
+                f"`with warehouse: warehouse.execute(...)`, and in it all that belongs to the session."
+            )
+        with self._session() as session:
+            yield session
+
     def _session(self) -> contextlib.closing[Session]:
         return contextlib.closing(self._connect())
 
@@ -116,41 +223,62 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             note_change(self._database, changed_names(arguments["operation"]))
         return arguments
 
-    @operation(prepare=_note_statement)
+    @operation(prepare=_note_statement, in_session=True)
     def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
-        """Run one statement and commit it.
+        """Run one statement and commit it; in a `with` block, within the transaction that is open there.
 
         Raises:
             AmbiguousError: The connection was lost after the statement was sent; look before you run it again.
+            InvalidInputError: It has an effect in a session only, such as BEGIN, SET or CREATE TEMPORARY TABLE, and
+                this is no `with` block.
         """
-        with self._session() as session:
+        with self._statement(operation) as session:
             session.execute(*self._named(operation, parameters))
 
-    @operation(prepare=_note_statement)
+    @operation(prepare=_note_statement, in_session=True)
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
-        """Run the statement once for each item, all in one transaction."""
-        with self._session() as session, session.transaction():
-            for parameters in seq_of_parameters:
-                session.execute(*self._named(operation, parameters))
+        """Run the statement once for each item, all in one transaction: the open one of a `with`, else its own."""
+        with self._statement(operation) as session:
+            within = isinstance(session, HeldSession) and session.in_transaction()
+            with contextlib.nullcontext() if within else session.transaction():
+                for parameters in seq_of_parameters:
+                    session.execute(*self._named(operation, parameters))
 
-    @operation(prepare=_note_statement)
+    @operation(prepare=_note_statement, in_session=True)
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
-        """Return the first row of a query; None where it has none."""
-        with self._session() as session:
+        """Return the first row of a query; None where it has none.
+
+        In a `with` block, the next row of the query with these parameters; after None it runs anew.
+        """
+        if held := self._held:
+            return next(iter(held.take(*self._named(operation, parameters), 1)), None)
+        with self._statement(operation) as session:
             return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
-    @operation(prepare=_note_statement)
+    @operation(prepare=_note_statement, in_session=True)
     def fetch_many(  # type: ignore[override]
-        self, operation: str, parameters: Parameters | None = None, size: Count = 1_000
+        self, operation: str, parameters: Parameters | None = None, size: Count = 1
     ) -> list[tuple[Any, ...]]:
-        """Return the first `size` rows of a query. The same call twice returns the same rows."""
-        with self._session() as session:
-            return session.fetch(*self._named(operation, parameters), size=size)
+        """Return the next `size` rows of a query, in a `with` block; none at the end, after which it runs anew.
 
-    @operation(prepare=_note_statement)
+        `fetch_one` and `fetch_many` of the same query with the same parameters take from the same rows.
+
+        Raises:
+            InvalidInputError: It is not in a `with` block, which keeps the place.
+        """
+        if held := self._held:
+            return held.take(*self._named(operation, parameters), size)
+        raise InvalidInputError(
+            "fetch_many() goes on where it stopped, in a `with` block only: `with warehouse: "
+            "warehouse.fetch_many(...)`. Elsewhere take fetch_all(query), or scan_query(query) for a large result."
+        )
+
+    @operation(prepare=_note_statement, in_session=True)
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
-        """Return all rows of a query, as tuples."""
-        with self._session() as session:
+        """Return all rows of a query, as tuples; it runs anew each time."""
+        if held := self._held:
+            return held.fetch_all(*self._named(operation, parameters))
+        with self._statement(operation) as session:
             return session.fetch(*self._named(operation, parameters))
 
     async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
@@ -166,7 +294,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return await self.fetch_one.aio(operation, parameters)
 
     async def fetch_many_async(
-        self, operation: str, parameters: Parameters | None = None, size: Count = 1_000
+        self, operation: str, parameters: Parameters | None = None, size: Count = 1
     ) -> list[tuple[Any, ...]]:
         """Run `fetch_many.aio`."""
         return await self.fetch_many.aio(operation, parameters, size)
@@ -176,7 +304,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         return await self.fetch_all.aio(operation, parameters)
 
     def reset_cursors(self) -> None:
-        """Do nothing: no cursor outlives a fetch, so each begins at the first row. The name is Prefect's."""
+        """Have each query begin at its first row again, in a `with` block; elsewhere each does anyway.
+
+        Raises:
+            InvalidInputError: The `with` block is another thread's or task's.
+        """
+        if self._hold is not None:
+            self._hold.check_owner(f"{type(self).__name__}.reset_cursors")
+            self._hold.forget_places()
 
     # --- reading ---
 
@@ -546,11 +681,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             note_change(self._database, {arguments["table"].rpartition(".")[2].lower()})
         return arguments
 
-    @operation(prepare=_note_drop)
+    @operation(prepare=_note_drop, in_session=True)
     def drop_table(self, table: TableName) -> None:
         """Drop a table if it exists."""
-        with self._session() as session:
-            session.execute(f"DROP TABLE IF EXISTS {self.dialect.table(table)}")
+        statement = f"DROP TABLE IF EXISTS {self.dialect.table(table)}"
+        with self._statement(statement) as session:
+            session.execute(statement)
 
     def _once(
         self,
@@ -570,6 +706,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         if not load_id:
             raise InvalidInputError("load_id is empty.")
+        self._say_what_is_apart(table)
         report = self._resolved(load_id.current if isinstance(load_id, DerivedId) else str(load_id), work)
         while report.already_loaded and isinstance(load_id, DerivedId) and self._is_undone(load_id, table, mode):
             load_id.take_next()
@@ -596,6 +733,24 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         )
         announce(movement, self.logger)
         return report
+
+    def _say_what_is_apart(self, table: str) -> None:
+        """Say, in a `with` block, that a load is not part of its transaction."""
+        if self._hold is None:
+            return
+        open_too = ""
+        with contextlib.suppress(ConnectorError):  # the block will say it
+            if self._hold.is_open_here():
+                open_too = (
+                    " It neither sees nor undoes what the open transaction did, and waits for what that has locked: "
+                    "COMMIT first."
+                )
+        self.logger.log(
+            logging.WARNING if open_too else logging.INFO,
+            "%s: the load has a connection and a transaction of its own, apart from the `with` block.%s",
+            self.uri(table),
+            open_too,
+        )
 
     def _is_undone(self, load_id: DerivedId, table: str, mode: Mode) -> bool:
         """Tell whether the rows of an earlier attempt's load went with the table, or with a replace, of this run."""

@@ -22,6 +22,7 @@ from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.bigquery.dialect import DAYS, BigQueryDialect, schema_field
 from connectors.bigquery.errors import translated
 from connectors.bigquery.files import FILE_FORMATS, folder_address
+from connectors.bigquery.held import BigQueryHeldSession
 from connectors.bigquery.jobs import JobSettings, patience
 from connectors.bigquery.session import BigQuerySession
 from connectors.shared.requests import limit_silence
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.rejects import Rejects
     from blocks.stores.object_store import ObjectStore
+    from blocks.warehouses.held import HeldSession
     from blocks.warehouses.load import LoadReport
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
@@ -354,6 +356,9 @@ class BigQuery(Warehouse):
 
     def _connect(self) -> Session:
         return BigQuerySession(self)
+
+    def _connect_held(self) -> HeldSession:
+        return BigQueryHeldSession(self)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return BigQuerySession(self, load_id)

@@ -26,6 +26,7 @@ from blocks.base.optional import lazy, require
 from blocks.warehouses.warehouse import Warehouse
 from connectors.duckdb.dialect import DuckDBDialect
 from connectors.duckdb.errors import translate
+from connectors.duckdb.held import DuckDBHeldSession
 from connectors.duckdb.locks import Locks
 from connectors.duckdb.memory import limit_memory
 from connectors.duckdb.session import DuckDBSession
@@ -33,6 +34,7 @@ from connectors.duckdb.session import DuckDBSession
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from blocks.warehouses.held import HeldSession
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 else:
@@ -203,6 +205,9 @@ class DuckDB(Warehouse):
 
     def _connect(self) -> Session:
         return DuckDBSession(self)
+
+    def _connect_held(self) -> HeldSession:
+        return DuckDBHeldSession(self)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return DuckDBSession(self, load_id)

@@ -24,6 +24,7 @@ from connectors.postgres.adbc import WatchedConnection
 from connectors.postgres.address import is_connection_string, resolve
 from connectors.postgres.bulk_session import PostgresBulkSession
 from connectors.postgres.database import AdbcDatabases
+from connectors.postgres.held import PostgresHeldSession
 from connectors.postgres.session import PostgresSession, setting
 from connectors.postgres.snapshot import Snapshot, divide, held
 from connectors.shared.libpq.block import Database, LibpqWarehouse, application_name
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
+    from blocks.warehouses.held import HeldSession
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -189,6 +191,9 @@ class Postgres(LibpqWarehouse):
 
     def _connect(self) -> Session:
         return PostgresSession(self)
+
+    def _connect_held(self) -> HeldSession:
+        return PostgresHeldSession(self)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return PostgresBulkSession(self, load_id)

@@ -36,6 +36,7 @@ from blocks.credentials.aws import AwsCredentials, aws_error, utc_now
 from blocks.stores.object_store import ObjectStore
 from connectors.redshift.dialect import VARBYTE, RedshiftDialect
 from connectors.redshift.errors import LOGIN_ADVICE, LOGIN_ERRORS, translate
+from connectors.redshift.held import RedshiftHeldSession
 from connectors.redshift.session import RedshiftSession, statement_timeout
 from connectors.shared.libpq.block import Database, LibpqWarehouse, SslMode
 from connectors.shared.libpq.connection import ask
@@ -43,6 +44,7 @@ from connectors.shared.libpq.connection import ask
 if TYPE_CHECKING:
     from typing import Self
 
+    from blocks.warehouses.held import HeldSession
     from blocks.warehouses.session import BulkSession, Session
 
 LOGIN_S = 3_600
@@ -201,6 +203,9 @@ class Redshift(LibpqWarehouse):
 
     def _connect(self) -> Session:
         return RedshiftSession(self)
+
+    def _connect_held(self) -> HeldSession:
+        return RedshiftHeldSession(self)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return RedshiftSession(self, load_id)

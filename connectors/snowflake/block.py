@@ -21,10 +21,12 @@ from blocks.base.optional import require
 from blocks.credentials.snowflake import SnowflakeCredentials, snowflake_error
 from blocks.files.options import check_format
 from blocks.warehouses.copier import Copier
+from blocks.warehouses.held import HeldSession
 from blocks.warehouses.pooled_engine import PooledEngine
 from blocks.warehouses.warehouse import Warehouse, check_one_given
 from connectors.snowflake.dialect import SnowflakeDialect, quoted, stored_name
 from connectors.snowflake.files import FILE_FORMATS
+from connectors.snowflake.held import SnowflakeHeldSession
 from connectors.snowflake.session import SnowflakeSession
 
 if TYPE_CHECKING:
@@ -132,19 +134,23 @@ class Snowflake(Warehouse):
             )
         return f"{self.uri()} answers; {user} works in role {role}, schema {self.schema_} and warehouse {warehouse}."
 
-    @operation
+    @operation(in_session=True)
     def multiquery(
         self, queries: Sequence[str], parameters: Mapping[str, Any] | None = None, *, as_transaction: bool = True
     ) -> list[list[tuple[Any, ...]]]:
         """Run the statements in turn and return the rows of each: all or none, unless `as_transaction` is false.
 
-        A retry runs the transaction as a whole. A statement that shapes a table commits what came before it.
+        A retry runs the transaction as a whole. A statement that shapes a table commits what came before it. Within a
+        transaction that is open in a `with` block they are part of it.
 
         Raises:
             AmbiguousError: The answer to COMMIT was lost; look before you run it again.
         """
-        with self._session() as session, session.transaction() if as_transaction else contextlib.nullcontext():
-            return [session.fetch(query, parameters) for query in queries]
+        held = self._held
+        with held.session() if held else self._session() as session:
+            apart = as_transaction and not (isinstance(session, HeldSession) and session.in_transaction())
+            with session.transaction() if apart else contextlib.nullcontext():
+                return [session.fetch(query, parameters) for query in queries]
 
     @operation
     def copy_from(
@@ -304,6 +310,9 @@ class Snowflake(Warehouse):
 
     def _connect(self) -> Session:
         return SnowflakeSession(self, clock=self._clock)
+
+    def _connect_held(self) -> HeldSession:
+        return SnowflakeHeldSession(self, clock=self._clock)
 
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:
         return SnowflakeSession(self, load_id, clock=self._clock)

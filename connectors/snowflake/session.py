@@ -265,6 +265,13 @@ class SnowflakeSession(BulkSession):
                 f"The transaction in {self._account.uri()} paused for {pause:.0f} s; it is made again."
             )
 
+    def _was_not_answered(self, error: BaseException) -> bool:
+        """Tell whether an error is the driver's own, so that the service may have done what it was asked to."""
+        if isinstance(error, OSError):
+            return True
+        number = getattr(error, "errno", None)
+        return number is None or number < 0 or f"{number:06d}".startswith(("25", "29", "58"))
+
     @property
     def _error(self) -> tuple[type[Exception], ...]:
         return require("snowflake.connector", extra="snowflake").Error, *transport_errors()
@@ -284,7 +291,7 @@ class SnowflakeSession(BulkSession):
                 and not self._in_transaction
                 and self._load_id is None
             )
-            if alone and isinstance(known, TransientError) and _is_lost(error):
+            if alone and isinstance(known, TransientError) and self._was_not_answered(error):
                 known = AmbiguousError(f"{known} It may have run: look before you run it again.")
             raise known from None
 
@@ -303,14 +310,6 @@ def _bound(name: str, value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return ("TIMESTAMP_TZ" if value.tzinfo else "TIMESTAMP_NTZ", value)
     return str(value) if isinstance(value, uuid.UUID) else value
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Tell whether an error is the driver's own, so that the service may have done what it was asked to."""
-    if isinstance(error, OSError):
-        return True
-    number = getattr(error, "errno", None)
-    return number is None or number < 0 or f"{number:06d}".startswith(("25", "29", "58"))
 
 
 def _result_type(column: Any) -> pa.DataType:

@@ -297,6 +297,7 @@ class Service:
             r"(?:begin|start\s+transaction)(?:\s+(?:work|transaction))?(?:\s+name\s+(\S+))?$": self._begin,
             r"(commit|rollback)(?:\s+work)?$": self._end,
             r"show\s+transactions$": self._show_transactions,
+            r"select\s+current_transaction\(\)$": self._current_transaction,
             r"select\s+system\$abort_transaction\((\d+)\)$": self._abort,
             r"alter\s+session\s+set\s+(.*)$": self._set_parameters,
             r"copy\s+into\s+'(?:s3|gcs)://([^']*)/'\s+from\s+\((.*)\)\s+storage_integration": self._unload,
@@ -317,6 +318,10 @@ class Service:
         mine = [s for s in self.sessions.values() if s.user == session.user and s.transaction]
         rows = [(s.transaction.number, s.user, s.number, s.transaction.name, "running") for s in mine if s.transaction]
         return table_of(["id", "user", "session", "name", "state"], rows)
+
+    async def _current_transaction(self, session: Session, _: re.Match[str]) -> str:
+        number = session.transaction.number if session.transaction else "NULL::INTEGER"
+        return f'SELECT {number} AS "CURRENT_TRANSACTION()"'
 
     async def _abort(self, session: Session, found: re.Match[str]) -> str:
         for other in list(self.sessions.values()):

@@ -6,6 +6,7 @@ column type for, and that it has to refuse.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import json
@@ -23,6 +24,7 @@ import pyarrow.compute as pc
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from prefect import flow
 from prefect.blocks.core import Block
 
 from blocks.arrow.casts import cast_array
@@ -37,6 +39,7 @@ from blocks.base.errors import (
     SchemaError,
     TransientError,
     TypeLossError,
+    UnsupportedError,
 )
 from blocks.testing.moments import Strike, striking
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
@@ -60,6 +63,9 @@ OF_THE_KIT = frozenset(
         "test_a_plan_changes_nothing",
         "test_a_query_is_not_taken_for_a_table",
         "test_a_reader_cannot_be_read_twice",
+        "test_a_session_belongs_to_its_task",
+        "test_a_session_belongs_to_who_opened_it",
+        "test_a_with_in_a_flow_is_one_session",
         "test_a_report_and_a_log_show_no_row",
         "test_a_source_that_fails_for_a_moment_is_read_again",
         "test_a_table_that_is_not_there_is_not_published",
@@ -87,6 +93,7 @@ OF_THE_KIT = frozenset(
         "test_too_many_rejected_rows_stop_it",
         "test_types_that_lose_something_are_refused",
         "test_upsert_of_a_hundred_thousand_into_a_million",
+        "test_what_only_a_session_keeps_is_refused_elsewhere",
     }
 )
 """What the planner, the loader or a scan decides, whatever the engine: DuckDB and PostgreSQL show it in every run."""
@@ -1606,7 +1613,6 @@ def test_a_query_answers_the_same_each_time(warehouse: Warehouse) -> None:
     query = "SELECT id FROM t ORDER BY id"
     for _ in range(2):
         assert warehouse.fetch_one(query) == (1,)
-        assert warehouse.fetch_many(query, size=2) == [(1,), (2,)]
         assert warehouse.fetch_all(query) == [(1,), (2,), (3,)]
     assert warehouse.fetch_one("SELECT id FROM t WHERE id = 9") is None
     assert warehouse.fetch_all("SELECT id FROM t WHERE id = 9") == []
@@ -1706,12 +1712,13 @@ def test_parameters_may_be_written_as_elsewhere(warehouse: Warehouse) -> None:
 
 
 async def test_prefects_other_names_are_there(warehouse: Warehouse) -> None:
-    """The awaitable methods of its collections, and the reset of cursors that are not there."""
+    """The awaitable methods of its collections, and the reset of cursors."""
     await warehouse.execute_async("CREATE TABLE t (id INTEGER)")
     await warehouse.execute_many_async("INSERT INTO t (id) VALUES (:id)", [{"id": 1}, {"id": 2}])
     warehouse.reset_cursors()
     assert await warehouse.fetch_one_async("SELECT id FROM t WHERE id = %(id)s", {"id": 2}) == (2,)
-    assert sorted(await warehouse.fetch_many_async("SELECT id FROM t", size=9)) == [(1,), (2,)]
+    async with warehouse:
+        assert sorted(await warehouse.fetch_many_async("SELECT id FROM t", size=9)) == [(1,), (2,)]
     assert sorted(await warehouse.fetch_all_async("SELECT id FROM t")) == [(1,), (2,)]
 
 
@@ -1923,6 +1930,167 @@ def test_loaders_of_one_key_end_in_one_row(warehouse: Warehouse) -> None:
     together(6, lambda n: warehouse.load(table_of(list(range(500)), text=str(n)), "t", mode="upsert", key=["id"]))
     assert sorted(rows(warehouse, columns="id")) == [(n,) for n in range(500)]
     assert len({text for (text,) in rows(warehouse, columns="text")}) == 1
+
+
+# A `with` block is a session
+
+
+QUERY = "SELECT id FROM t ORDER BY id"
+INSERT = "INSERT INTO t (id, day, text) VALUES (:id, 'mon', 'x')"
+
+
+def has_sessions(warehouse: Warehouse) -> bool:
+    """Whether a statement leaves something behind for the next one; on BigQuery each is a job of its own."""
+    return type(warehouse).__name__ != "BigQuery"
+
+
+def test_pages_follow_each_other(warehouse: Warehouse) -> None:
+    """In a `with`, fetch_one and fetch_many of one statement go on; its end, fetch_all and reset_cursors begin anew."""
+    warehouse.load(table_of([1, 2, 3, 4, 5]), "t")
+    with warehouse:
+        for _ in range(2):
+            pages = []
+            while page := warehouse.fetch_many(QUERY, size=2):
+                pages.append(page)
+                assert warehouse.fetch_one("SELECT 7") in ((7,), None)  # another statement has a place of its own
+            assert pages == [[(1,), (2,)], [(3,), (4,)], [(5,)]]
+        one = "SELECT id FROM t WHERE id > :low ORDER BY id"
+        assert [warehouse.fetch_one(one, {"low": low}) for low in (2, 2, 3, 2, 2)] == [(3,), (4,), (4,), (5,), None]
+        assert warehouse.fetch_one(QUERY) == (1,)
+        assert warehouse.fetch_many(QUERY, size=2) == [(2,), (3,)]
+        assert warehouse.fetch_all(QUERY) == [(n,) for n in range(1, 6)]
+        assert warehouse.fetch_many(QUERY) == [(1,)]
+        warehouse.reset_cursors()
+        assert warehouse.fetch_one(QUERY) == (1,)
+    with warehouse:
+        assert warehouse.fetch_one(QUERY) == (1,)
+
+
+def test_a_with_is_one_session(warehouse: Warehouse) -> None:
+    """Transactions and temporary tables last from call to call, and others see what is committed."""
+    warehouse.load(table_of([1]), "t")
+    with warehouse:
+        if not has_sessions(warehouse):
+            for statement in ("BEGIN", "CREATE TEMP TABLE u (id INT64)", "BEGIN TRANSACTION"):
+                with pytest.raises(UnsupportedError, match="as one script"):
+                    warehouse.execute(statement)
+            return
+        warehouse.execute("BEGIN")
+        warehouse.execute(INSERT, {"id": 2})
+        assert count(warehouse) == 2
+        assert warehouse.read_table("t").num_rows == 1  # on a connection of its own
+        warehouse.execute("ROLLBACK")
+        assert count(warehouse) == 1
+        warehouse.execute("BEGIN TRANSACTION")
+        warehouse.execute(INSERT, {"id": 2})
+        warehouse.execute_many(INSERT, [{"id": 3}, {"id": 4}])
+        assert warehouse.read_table("t").num_rows == 1
+        warehouse.execute("COMMIT")
+        assert warehouse.read_table("t").num_rows == 4
+        warehouse.execute_many(INSERT, [{"id": 5}])
+        assert warehouse.read_table("t").num_rows == 5
+        warehouse.execute("CREATE TEMPORARY TABLE mine AS SELECT 7 AS id")
+        assert warehouse.fetch_all("SELECT id FROM mine") == [(7,)]
+    with pytest.raises(NotFoundError):
+        warehouse.fetch_all("SELECT id FROM mine")
+
+
+def test_a_with_in_a_flow_is_one_session(warehouse: Warehouse) -> None:
+    """There each call is a task run."""
+    warehouse.load(table_of([1, 2]), "t")
+
+    @flow
+    def pages() -> list[Any]:
+        with warehouse:
+            return [warehouse.fetch_one(QUERY), warehouse.fetch_many(QUERY, size=2), warehouse.fetch_one(QUERY)]
+
+    assert pages() == [(1,), [(2,)], None]
+
+
+def test_what_was_not_committed_is_undone(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+    """A `with` that is left with an open transaction says so; one that is left by an error is undone as well."""
+    warehouse.load(table_of([1]), "t")
+    if not has_sessions(warehouse):
+        return
+    with warehouse:
+        warehouse.execute("BEGIN")
+        warehouse.execute(INSERT, {"id": 2})
+    assert "left with an open transaction" in caplog.text
+    assert count(warehouse) == 1
+    caplog.clear()
+
+    def break_off() -> None:
+        with warehouse:
+            warehouse.execute("BEGIN")
+            warehouse.execute(INSERT, {"id": 2})
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        break_off()
+    assert count(warehouse) == 1
+    with warehouse:
+        warehouse.execute("BEGIN")
+        warehouse.execute(INSERT, {"id": 2})
+        warehouse.execute("COMMIT")
+    assert count(warehouse) == 2
+    assert "transaction" not in caplog.text
+
+
+def test_a_load_in_a_with_is_apart(warehouse: Warehouse, caplog: pytest.LogCaptureFixture) -> None:
+    """It has a transaction of its own, and says so."""
+    with warehouse:
+        warehouse.load(table_of([1]), "t")
+        assert "a transaction of its own, apart from the `with` block." in caplog.text
+        if has_sessions(warehouse):
+            warehouse.execute("BEGIN")
+            assert count(warehouse) == 1
+            warehouse.load(table_of([2]), "u")
+            warehouse.execute("ROLLBACK")
+            assert "COMMIT first" in caplog.text
+            assert count(warehouse, "u") == 1
+
+
+def test_a_session_belongs_to_who_opened_it(warehouse: Warehouse) -> None:
+    """Other threads, what is submitted, pickles and a second `with` are refused; a copy has a session of its own."""
+    with warehouse:
+        assert warehouse.fetch_one("SELECT 1") == (1,)
+        with ThreadPoolExecutor(1) as pool, pytest.raises(InvalidInputError, match="another thread"):
+            pool.submit(warehouse.fetch_one, "SELECT 1").result()
+        with pytest.raises(InvalidInputError, match="would run in another thread"):
+            warehouse.fetch_one.submit("SELECT 1")
+        with pytest.raises(InvalidInputError, match="would run in another thread"):
+            warehouse.fetch_one.map(["SELECT 1"])
+        with pytest.raises(InvalidInputError, match="is in a `with` already"), warehouse:
+            pass
+        for module in (pickle, cloudpickle):
+            with pytest.raises(InvalidInputError, match="cannot be pickled in a `with`"):
+                module.dumps(warehouse)
+        with warehouse.model_copy() as copy:
+            assert copy.fetch_one("SELECT 1") == (1,)
+    assert pickle.dumps(warehouse)
+
+
+async def test_a_session_belongs_to_its_task(warehouse: Warehouse) -> None:
+    """In an event loop the awaited calls of the task that opened it are the session's; those of others are refused."""
+    warehouse.load(table_of([1, 2]), "t")
+    async with warehouse:
+        assert await warehouse.fetch_one.aio(QUERY) == (1,)
+        assert await warehouse.fetch_one_async(QUERY) == (2,)
+        with pytest.raises(InvalidInputError, match="asyncio task"):
+            await asyncio.create_task(warehouse.fetch_one_async(QUERY))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["BEGIN", "start transaction;", "SET a = 1", "CREATE TEMP TABLE u (id INTEGER)", "USE x -- now", "BEGIN; SELECT 1"],
+)
+def test_what_only_a_session_keeps_is_refused_elsewhere(warehouse: Warehouse, statement: str) -> None:
+    """Outside of a `with` it would have no effect; the message has the line to write."""
+    for call in (warehouse.execute, warehouse.fetch_all, warehouse.fetch_one):
+        with pytest.raises(InvalidInputError, match=r"has no effect outside of a `with`.*with warehouse: ware"):
+            call(statement)
+    with pytest.raises(InvalidInputError, match=r"in a `with` block only: `with warehouse: warehouse\.fetch_many"):
+        warehouse.fetch_many("SELECT 1")
 
 
 # The block
