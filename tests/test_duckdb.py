@@ -52,7 +52,6 @@ ALIKE_IN_MEMORY = {
     "test_every_dtype_of_a_frame_comes_back_or_is_refused",
     "test_parameters_are_bound_by_name",
     "test_parameters_may_be_written_as_elsewhere",
-    "test_pages_follow_each_other",
     "test_quoted_text_holds_no_parameters",
     "test_tables_and_schemas_may_have_any_name",
     "test_types_of_duckdb_are_read",
@@ -65,6 +64,14 @@ ALIKE_IN_MEMORY = {
 }
 """What is about SQL, names and types, for which it makes no difference where the database is."""
 
+NEEDS_A_FILE = {
+    "test_a_with_is_one_session",
+    "test_pages_follow_each_other",
+    "test_prefects_other_names_are_there",
+    "test_what_was_not_committed_is_undone",
+}
+"""What looks after a `with`, whose end closes the block, and with it what is in memory."""
+
 CONTRACT_CASES = 2
 """Of each test of the contract, which runs in two places here: PostgreSQL shows all in every run."""
 
@@ -72,13 +79,15 @@ CONTRACT_CASES = 2
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every promise in memory, and but for those that are alike there in a file; `--thorough` has all in both."""
     if "warehouse" in metafunc.fixturenames:
-        in_file = metafunc.config.getoption("--thorough") or metafunc.definition.originalname not in ALIKE_IN_MEMORY
-        metafunc.parametrize("warehouse", ["file", "memory"] if in_file else ["memory"], indirect=True)
+        name = metafunc.definition.originalname
+        in_file = metafunc.config.getoption("--thorough") or name not in ALIKE_IN_MEMORY
+        places = ["file"] if name in NEEDS_A_FILE else ["file", "memory"] if in_file else ["memory"]
+        metafunc.parametrize("warehouse", places, indirect=True)
 
 
 def test_what_is_left_out_is_there() -> None:
     """A test that was renamed does not stay in the list by its old name."""
-    assert {name for name in ALIKE_IN_MEMORY if name not in globals()} == set()
+    assert {name for name in ALIKE_IN_MEMORY | NEEDS_A_FILE if name not in globals()} == set()
 
 
 @pytest.fixture

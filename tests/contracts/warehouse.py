@@ -124,9 +124,7 @@ def rows(warehouse: Warehouse, table: str = "t", columns: str = "*") -> list[tup
 
 
 def count(warehouse: Warehouse, table: str = "t") -> int:
-    answer = warehouse.fetch_one(f"SELECT count(*) FROM {warehouse.dialect.table(table)}")
-    assert answer is not None
-    return int(answer[0])
+    return int(warehouse.fetch_all(f"SELECT count(*) FROM {warehouse.dialect.table(table)}")[0][0])
 
 
 def make_table(warehouse: Warehouse, schema: pa.Schema, *, table: str = "t", not_null: tuple[str, ...] = ()) -> None:
