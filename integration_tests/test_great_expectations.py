@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import socket
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,7 @@ SUITE = quality(*EVERYTHING, max_rejected=1)
 
 @pytest.fixture
 def postgres(pg_database: Address) -> Iterator[Postgres]:
-    with Postgres(**pg_database.fields(), retry=RETRY) as warehouse:
+    with contextlib.closing(Postgres(**pg_database.fields(), retry=RETRY)) as warehouse:
         yield warehouse
 
 
@@ -41,7 +42,8 @@ def postgres(pg_database: Address) -> Iterator[Postgres]:
 def snowflake(request: pytest.FixtureRequest) -> Iterator[Snowflake]:
     login = test_snowflake.credentials(request.getfixturevalue("snowflake_server"))
     name = new_schema_name()
-    with Snowflake(credentials=login, **fields(name), network_timeout_s=20, retry=RETRY) as warehouse:
+    made = Snowflake(credentials=login, **fields(name), network_timeout_s=20, retry=RETRY)
+    with contextlib.closing(made) as warehouse:
         home = warehouse.model_copy(update={"schema_": "public"})
         home.execute(f"CREATE SCHEMA {name}")
         yield warehouse
@@ -50,7 +52,7 @@ def snowflake(request: pytest.FixtureRequest) -> Iterator[Snowflake]:
 
 @pytest.fixture
 def bigquery(request: pytest.FixtureRequest) -> Iterator[BigQuery]:
-    with test_bigquery.block(request.getfixturevalue("bigquery_server")) as warehouse:
+    with contextlib.closing(test_bigquery.block(request.getfixturevalue("bigquery_server"))) as warehouse:
         yield warehouse
 
 
