@@ -405,13 +405,14 @@ class Loader:
                 f"{self._uri}: {count} rows have no value in {', '.join(columns)}; {plan.mode} needs one."
             )
         if plan.mode == "upsert":
-            keys = ", ".join(self._dialect.staged(each) for each in planned.columns if each.name in columns)
+            keys = ", ".join(self._dialect.staged_key(each) for each in planned.columns if each.name in columns)
             repeated = f"SELECT 1 FROM {stage} AS s GROUP BY {keys} HAVING count(*) > 1"
             if count := self._session.fetch(f"SELECT count(*) FROM ({repeated}) AS d")[0][0]:
                 raise InvalidInputError(
                     f"{self._uri}: {count} values of the key ({', '.join(columns)}) come more than once in the data, "
                     "so it is not clear which row counts. Make the key unique, or use mode='append'."
                 )
+            self._session.index_stage(self._dialect, planned.columns, columns)
 
     def _apply(self, planned: Planned) -> dict[str, int]:
         session, dialect, plan = self._session, self._dialect, planned.plan
@@ -441,6 +442,8 @@ def plan_load(session: BulkSession, dialect: Dialect, request: LoadRequest, *, u
         SchemaError: The data has a column that the table computes.
     """
     planned = Planner(dialect, request, existing=session.columns(request.table), uri=uri, **how).plan()
+    if not planned.plan.creates_table:
+        session.check_target(request.table)
     added = {column.name for column in planned.plan.columns if column.action == "add"}
     if computed := sorted(added and added & session.computed_columns(request.table)):
         raise SchemaError(f"{uri}: the table computes the column {computed[0]!r} itself. Leave it out of the data.")

@@ -184,6 +184,9 @@ class Planner:
             plain = plain_type(field.type)
             if known.any_decimal and pa.types.is_decimal(plain):
                 known = replace(known, arrow_type=plain)
+            for other in known.takes:
+                if type_loss(plain, other) is None or is_checked(plain, other):
+                    known = replace(known, arrow_type=other, kept=None)
             return known, "keep"
         if near := [name for name in self.existing if self._alike(name) == self._alike(field.name)]:
             raise SchemaError(

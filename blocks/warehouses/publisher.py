@@ -74,7 +74,7 @@ class Publisher(Loader):
         values = [
             f"s.{dialect.name(column.name)}"
             if fields[column.name] == column.arrow_type
-            else f"CAST(s.{dialect.name(column.name)} AS {column.sql_type})"
+            else dialect.cast(f"s.{dialect.name(column.name)}", column)
             for column in columns
         ]
         where = "" if self._rejected is None else f" WHERE {self._set_aside(self._rejected, fields)}"

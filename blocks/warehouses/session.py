@@ -97,6 +97,16 @@ class BulkSession(Session):
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
         """Return the result of a query as an exact Arrow schema and a stream of record batches."""
 
+    def describe(self, sql: str, parameters: Mapping[str, Any] | None = None) -> pa.Schema:
+        """Return the schema that `stream` will find, of a query that is not run for it.
+
+        An engine that knows more of a column of a table than of one of a subquery asks in another way.
+        """
+        schema, batches = self.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", parameters)
+        for _ in batches:
+            pass
+        return schema
+
     @abstractmethod
     def ingest(self, table: str, schema: pa.Schema, batches: Iterator[pa.RecordBatch], *, stage: bool = False) -> int:
         """Append the batches to an existing table in bulk and return how many rows the server counted."""
@@ -124,6 +134,13 @@ class BulkSession(Session):
     def computed_columns(self, table: str) -> set[str]:  # noqa: ARG002 (for subclasses)
         """Return the columns that the engine computes, and that `columns` leaves out."""
         return set()
+
+    def check_target(self, table: str) -> None:
+        """Refuse, when a load is planned, a table that the engine cannot change as a whole or not at all.
+
+        Raises:
+            UnsupportedError: It is one.
+        """
 
     def has_unique_key(self, table: str, key: Sequence[str]) -> bool:  # noqa: ARG002 (for subclasses)
         """Tell whether the engine refuses a second row with this key; True where a claim needs no such key."""
@@ -189,6 +206,9 @@ class BulkSession(Session):
     def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:
         """Make a staging table."""
         self.execute(dialect.create_stage(table, columns))
+
+    def index_stage(self, dialect: Dialect, columns: Sequence[Column], key: Sequence[str]) -> None:
+        """Index the key of the staged rows, before the transaction, where the engine joins by nothing else."""
 
     def gather(self, dialect: Dialect, columns: Sequence[Column], tables: Sequence[str]) -> None:
         """Make the staging table of a load of the rows of other tables, which have just these columns."""

@@ -46,6 +46,8 @@ class Column:
     """Whether it holds decimals of any precision and scale, so that data keeps its own."""
     equals: str = "="
     """How its values are compared; an operator whose schema is not searched has to be named with it."""
+    takes: tuple[pa.DataType, ...] = ()
+    """Other Arrow types of which it holds every value, and that it is filled with as they are: times as durations."""
     staged_because: str | None = None
     """Why rows are staged and inserted from there, although the driver could fill the column itself."""
 
@@ -135,10 +137,21 @@ class Dialect(ABC):
         parts = ", ".join(f"{self.name(column.name)} {column.stage_type or column.sql_type}" for column in columns)
         return f"CREATE TABLE {self.table(table)} ({parts})"
 
+    def cast(self, value: str, column: Column) -> str:
+        """Return a value in the column's own type; as it is, where a cast takes other names than a column does."""
+        return f"CAST({value} AS {column.sql_type})"
+
     def staged(self, column: Column) -> str:
         """Return the value of a staged row `s` in the column's own type."""
         value = f"s.{self.name(column.name)}"
-        return f"CAST({value} AS {column.sql_type})" if column.stage_type else value
+        return self.cast(value, column) if column.stage_type else value
+
+    def staged_key(self, column: Column) -> str:
+        """Return what tells the values of a staged key apart, to the byte where text may be equal that is not the same.
+
+        Where that is not the value itself, `same_key` compares likewise.
+        """
+        return self.staged(column)
 
     def add_column(self, table: str, column: Column) -> str:
         """Return the statement that adds a column, null in the rows that are there."""

@@ -369,10 +369,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         def find_schema() -> pa.Schema:
             def describe() -> pa.Schema:
                 with self._bulk_session() as session:
-                    schema, batches = session.stream(f"SELECT * FROM ({sql}) AS q LIMIT 0", values)
-                    for _ in batches:
-                        pass
-                    return schema
+                    return session.describe(sql, values)
 
             with reading():
                 return call_with_retry(self.retry, describe)
