@@ -342,7 +342,7 @@ def types_table(dialect: Dialect) -> str:
     return table(rows)
 
 
-def lost(kind: pa.DataType, column: Column) -> str:
+def lost(kind: pa.DataType, column: Column) -> str:  # noqa: PLR0911 (one rule a line)
     """What is lost on the way, in a few words."""
     if loss := type_loss(kind, column.arrow_type):
         return f"checked: {loss}"
@@ -350,6 +350,10 @@ def lost(kind: pa.DataType, column: Column) -> str:
         return "what is finer than a microsecond"
     if column.sql_type == "jsonb" and kind == pa.json_():
         return "blanks, the order of keys, all but the last of equal keys; values are kept"
+    if column.sql_type == "json":
+        return "on MySQL blanks, the order of keys and all but the last of equal keys; on MariaDB nothing"
+    if column.sql_type == "double":
+        return "the sign of zero; NaN and infinity are refused"
     if pa.types.is_timestamp(kind) and kind.tz not in (None, "UTC"):
         return "the name of the zone; the instant is kept"
     return "nothing"

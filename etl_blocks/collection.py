@@ -23,6 +23,7 @@ MODULES = (  # in the order of the README's table
     "connectors.gcp_secret",
     "connectors.postgres",
     "connectors.redshift",
+    "connectors.mysql",
     "blocks.credentials.snowflake",
     "connectors.snowflake",
     "connectors.bigquery",

@@ -38,6 +38,7 @@ from connectors.gcp_secret import GcpSecret
 from connectors.glue import GlueJob
 from connectors.great_expectations import DataQuality
 from connectors.local import LocalFiles, MemoryFiles
+from connectors.mysql import MySQL
 from connectors.postgres import Postgres
 from connectors.snowflake import Snowflake
 from integration_tests.standins.bigquery import PROJECT
@@ -158,6 +159,7 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Any]]] = {
     "etl-lambda-function": lambda request: lambda: LambdaFunction(aws_credentials=aws(request), function_name="echo"),
     "etl-local-files": lambda request: lambda: LocalFiles(basepath=str(request.getfixturevalue("tmp_path"))),
     "etl-memory-files": lambda _: MemoryFiles,
+    "etl-mysql": lambda request: lambda: MySQL(**request.getfixturevalue("maria_database").fields()),
     "etl-postgres": lambda request: (
         lambda: Postgres(**request.getfixturevalue("pg_database").fields(), ssl_mode="disable")
     ),

@@ -28,6 +28,7 @@ from blocks.credentials.snowflake import SnowflakeCredentials
 from connectors.bigquery import BigQuery
 from connectors.bigquery.session import BigQuerySession
 from connectors.duckdb import DuckDB
+from connectors.mysql import MySQL
 from connectors.postgres import Postgres
 from connectors.s3 import S3Bucket
 from connectors.snowflake import Snowflake
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
     from blocks.warehouses.load import LoadReport, Mode
     from blocks.warehouses.warehouse import Warehouse
+    from integration_tests.standins.mariadb import MariaAddress
     from integration_tests.standins.postgres import Address
 
 RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.2)
@@ -162,7 +164,13 @@ def bigquery(request: pytest.FixtureRequest) -> Iterator[BigQuery]:
         yield block
 
 
-ENGINES = ("postgres", "redshift", "duckdb", "snowflake", "bigquery")
+@pytest.fixture
+def mysql(maria_database: MariaAddress) -> Iterator[MySQL]:
+    with MySQL(**maria_database.fields(), retry=RETRY) as block:
+        yield block
+
+
+ENGINES = ("postgres", "redshift", "mysql", "duckdb", "snowflake", "bigquery")
 
 
 @pytest.fixture(params=ENGINES)

@@ -46,6 +46,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "etl-gcs-bucket": {"bucket": "shop", "gcp_credentials": GCP},
     "etl-glue-job": {"job_name": "nightly", "aws_credentials": AWS},
     "etl-lambda-function": {"function_name": "resize", "aws_credentials": AWS},
+    "etl-mysql": {"host": "127.0.0.1", "port": 9, "database": "shop", "username": "u", "password": "p"},
     "etl-postgres": {"host": "127.0.0.1", "port": 9, "database": "shop", "username": "u", "password": "p"},
     "etl-redshift": {
         "host": "127.0.0.1",

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 DRIVERS = {
     "adbc_driver_manager", "adbc_driver_postgresql", "asyncssh", "azure", "boto3", "botocore", "dbt", "duckdb",
     "google", "great_expectations", "numpy", "obstore", "pandas", "polars", "psycopg", "psycopg2", "pyarrow",
-    "snowflake", "sqlalchemy",
+    "pymysql", "snowflake", "sqlalchemy",
 }  # fmt: skip
 # What every module may take at the top. The kit's modules that take Arrow are themselves imported when they are needed.
 OURS = {"blocks", "connectors", "etl_blocks"}

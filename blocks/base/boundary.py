@@ -58,6 +58,7 @@ LIBRARIES = frozenset(sys.stdlib_module_names) | {
     "psycopg_binary",
     "pyarrow",
     "pydantic",
+    "pymysql",
     "requests",
     "s3transfer",
     "snowflake",
