@@ -83,6 +83,7 @@ class Publisher(Loader):
             f"INSERT INTO {dialect.name(session.stage)} ({dialect.names(column.name for column in columns)}) "
             f"SELECT {', '.join(values)} FROM {self._source} AS s{where}"
         )
+        session.check_copied(dialect, self._source_table, where, columns)
         self._rows = self._count(dialect.name(session.stage))
         self._check_audited()
         tick(self._rows)

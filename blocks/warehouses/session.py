@@ -210,6 +210,19 @@ class BulkSession(Session):
     def index_stage(self, dialect: Dialect, columns: Sequence[Column], key: Sequence[str]) -> None:
         """Index the key of the staged rows, before the transaction, where the engine joins by nothing else."""
 
+    def check_copied(self, dialect: Dialect, source: str, where: str, columns: Sequence[Column]) -> None:
+        """Refuse staged rows that are not those of the table they were copied from, where a type changes values unseen.
+
+        Args:
+            dialect: The SQL of the engine.
+            source: The table, whose rows `s` were copied.
+            where: The condition of those that were, with its WHERE.
+            columns: The columns that were copied, with the types of the stage.
+
+        Raises:
+            SchemaError: A value became another one on the way.
+        """
+
     def gather(self, dialect: Dialect, columns: Sequence[Column], tables: Sequence[str]) -> None:
         """Make the staging table of a load of the rows of other tables, which have just these columns."""
         self.create_stage(dialect, self.stage, columns)

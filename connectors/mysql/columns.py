@@ -129,6 +129,11 @@ def check_kept(batch: pa.RecordBatch, columns: Mapping[str, Column], first_row: 
                 )
 
 
+def is_changed_unseen(column: Column) -> bool:
+    """Tell whether the server may make another value of one that is copied into the column from one of another type."""
+    return bool(_changes(column.sql_type)) and not pa.types.is_uint16(column.arrow_type)
+
+
 def _changes(sql_type: str) -> list[Callable[[pa.Array], pa.Array]]:
     """Return what tells of an array which values a column of this type would change."""
     name, size, _ = _parsed(sql_type)

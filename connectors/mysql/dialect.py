@@ -190,6 +190,22 @@ class MySQLDialect(Dialect):
         row = f"CONV(LEFT(SHA2(CONCAT_WS(',', {hashes}), 256), 15), 16, 10)"
         return f"SELECT count(*), sum(CAST({row} AS DECIMAL(20,0))) FROM {self.table(table)} AS s"
 
+    def digest(self, column: Column, where: str) -> str:
+        """Return the query of a number that is another one once a value of the column of rows `s` is.
+
+        Args:
+            column: The column.
+            where: What stands behind FROM.
+        """
+        value = f"s.{self.name(column.name)}"
+        if pa.types.is_string(column.arrow_type):
+            value = f"CONVERT({value} USING utf8mb4)"
+        elif pa.types.is_floating(column.arrow_type):
+            value = f"{value} + 0e0"
+        return (
+            f"SELECT COALESCE(sum(CAST(CONV(LEFT(SHA2({value}, 256), 15), 16, 10) AS DECIMAL(20,0))), 0) FROM {where}"
+        )
+
     def _printed(self, column: Column) -> str:
         value = f"s.{self.name(column.name)}"
         return f"{value} + 0e0" if pa.types.is_float32(column.arrow_type) else value

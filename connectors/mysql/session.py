@@ -16,23 +16,27 @@ import hashlib
 import math
 import re
 import time
+import uuid
 from collections import defaultdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from blocks.arrow.parts import new_group
 from blocks.base.errors import (
     AmbiguousError,
     ConnectorError,
     InvalidInputError,
     NotFoundError,
+    SchemaError,
     TerminalError,
     TransientError,
     UnsupportedError,
 )
 from blocks.base.interruption import Calls, NoAnswerError, pause
 from blocks.base.optional import lazy, require
+from blocks.warehouses.parts import PREFIX
 from blocks.warehouses.session import BulkSession
 from blocks.warehouses.sql import Column, bind, strip_literals
-from connectors.mysql.columns import check_kept, described, is_generated
+from connectors.mysql.columns import check_kept, described, is_changed_unseen, is_generated
 from connectors.mysql.dialect import MySQLDialect
 from connectors.mysql.errors import translate
 from connectors.mysql.literals import literal, rows_of
@@ -108,6 +112,9 @@ class MySQLSession(BulkSession):
             is_working=lambda: server.is_working(number),
         )
         self._in_transaction = self._is_unread = False
+        self._has_staged_keys = False
+        # as the tables of parts are named, so that one that a killed process leaves goes with what is left of these
+        self.staged_keys = f"{PREFIX}{new_group(server.uri())}_keys_{uuid.uuid4().hex[:8]}"
         self._known: dict[str, dict[str, pa.DataType]] = {}
 
     # --- statements ---
@@ -368,6 +375,29 @@ class MySQLSession(BulkSession):
         """Index the key of the staged rows: the table may have no index on it."""
         self.execute(self._dialect.index_stage(self.stage, columns, key))
 
+    def create_stage(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> None:  # noqa: ARG002
+        """Make a staging table, a temporary one but for the keys: MySQL opens such a one only once in a statement."""
+        if table == self.staged_keys:
+            self.execute(self._dialect.create_part(table, columns))
+            self._has_staged_keys = True
+        else:
+            self.execute(self._dialect.create_stage(table, columns))
+
+    def check_copied(self, dialect: Dialect, source: str, where: str, columns: Sequence[Column]) -> None:  # noqa: ARG002
+        """Refuse rows of which a text, bytes or a float became another: a CHAR drops spaces, an ENUM takes numbers."""
+        known = {column.name: column.sql_type for column in self.columns(source) or ()}
+        rows = f"{self._dialect.table(source)} AS s{where}", f"{self._dialect.name(self.stage)} AS s"
+        for column in columns:
+            if column.sql_type == known.get(column.name) or not is_changed_unseen(column):
+                continue
+            before, after = (self.fetch(self._dialect.digest(column, each))[0][0] for each in rows)
+            if before != after:
+                raise SchemaError(
+                    f"{self._server.uri(source)}, column {column.name!r}: a value does not fit the type of the table "
+                    "that it is published into: it would be stored as another one. Correct it, or change the table's "
+                    "column."
+                )
+
     def claim(self, sql: str, parameters: Mapping[str, Any], load_id: str) -> None:
         """Take the locks of the load and of its table, and insert the ledger row."""
         for name in (self._load_lock(load_id), self._lock(f"table {parameters['table_name']}")):
@@ -397,8 +427,12 @@ class MySQLSession(BulkSession):
 
     def discard(self, table: str) -> None:
         """Drop a staging table; the next attempt may have another one."""
-        if self._is_usable():
+        if not self._is_usable():
+            return
+        if table != self.staged_keys:
             self.execute(f"DROP TEMPORARY TABLE IF EXISTS {self._dialect.name(table)}")
+        elif self._has_staged_keys:
+            self.execute(f"DROP TABLE IF EXISTS {self._dialect.name(table)}")
 
     def end_other_attempts(self, load_id: str) -> None:
         """End the connection that holds the lock of this load, and wait until the server has undone its transaction."""
