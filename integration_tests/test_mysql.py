@@ -28,6 +28,8 @@ from blocks.warehouses.ledger import LEDGER
 from connectors.mysql import MySQL
 from connectors.mysql.errors import DRIVER_ERRORS, ERRORS, SQLSTATES, translate
 from integration_tests.standins.mysql_proxy import MySQLFaultProxy
+from integration_tests.test_interruption import by_sigint, in_time
+from integration_tests.test_load_faults import eventually
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import (
     ARGUMENTS,
@@ -336,6 +338,22 @@ def test_a_lost_statement_is_not_run_again(behind: tuple[MySQL, MySQLFaultProxy]
         block.load(table_of([3]), "t", load_id=statement)
     assert len(proxy.fired) == 6
     assert count(block) == 6
+
+
+def test_what_waits_is_interrupted(behind: tuple[MySQL, MySQLFaultProxy]) -> None:
+    """A statement at work, which ends at the server too, and a COMMIT without an answer; a retry loads once."""
+    block, proxy = behind
+    block = block.model_copy(update={"read_timeout_s": 60, "commit_timeout_s": 60})
+    block.load(table_of([]), "t", load_id="empty")
+    with in_time():
+        by_sigint(lambda: block.execute("SELECT SLEEP(99)"), lambda: time.sleep(1))
+    running = "SELECT count(*) FROM information_schema.processlist WHERE info LIKE 'SELECT SLEEP(99)%'"
+    eventually(lambda: block.fetch_all(running) == [(0,)])
+    proxy.strike("silence", "commit")
+    with in_time():
+        by_sigint(lambda: block.load(table_of([1]), "t", load_id="day"), lambda: eventually(lambda: proxy.fired))
+    block.load(table_of([1]), "t", load_id="day")
+    assert count(block) == 1
 
 
 def test_a_query_that_writes_is_run_once(warehouse: MySQL) -> None:
