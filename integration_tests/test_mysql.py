@@ -474,3 +474,32 @@ def test_a_published_value_is_kept_or_refused(warehouse: MySQL, kind: str, value
     rejected = pa.table({"id": pa.array([2], pa.int32()), "reason": ["no"]})
     assert warehouse.publish("audited", "t", rejected=rejected, max_rejected=0.5).rows == 1
     assert rows(warehouse, columns="id, x") == [(1, good)]
+
+
+def test_a_scan_only_reads(warehouse: MySQL) -> None:
+    """What is not a query, and a query that writes, change nothing; `fetch_all` takes them."""
+    warehouse.load(table_of([1]), "t")
+    warehouse.execute("CREATE FUNCTION f() RETURNS int BEGIN INSERT INTO t (id) VALUES (2); RETURN 7; END")
+    for statement, words in (("DELETE FROM t", "not a query"), ("SELECT f()", "fetch_all")):
+        with pytest.raises(InvalidInputError, match=words):
+            warehouse.scan_query(statement).to_arrow()
+    assert count(warehouse) == 1
+
+
+def test_wide_rows_are_read_a_few_at_a_time(warehouse: MySQL) -> None:
+    """A batch of a scan is not as many times larger as its rows are; nor is what becomes SQL at once."""
+    warehouse.load(pa.table({"id": range(300), "text": ["x" * 2**16] * 300}), "t")
+    sizes = [batch.nbytes for batch in warehouse.scan("t").batches()]
+    assert sum(sizes) > 300 * 2**16
+    assert max(sizes) < 2 * 2**22
+
+
+def test_zones_are_told_by_whatever_is_called(warehouse: MySQL) -> None:
+    """A datetime of ours is in UTC in a scan, and in the first row of a result as in all."""
+    moment = dt.datetime(2099, 1, 1, 12, tzinfo=dt.UTC)
+    warehouse.load(pa.table({"at": [moment] * 3, "flag": [True] * 3}), "t")
+    assert warehouse.fetch_one("SELECT at, flag FROM t") == (moment, True)
+    assert warehouse.fetch_all("SELECT at, flag FROM t LIMIT 1") == [(moment, True)]
+    assert warehouse.scan_query("SELECT at, flag FROM t LIMIT 1").to_arrow().to_pylist() == [
+        {"at": moment, "flag": True}
+    ]

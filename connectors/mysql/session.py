@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import itertools
 import math
 import re
 import time
@@ -53,14 +54,18 @@ else:
 
 T = TypeVar("T")
 
-BATCH_ROWS = 8_192
+FIRST_ROWS, BATCH_ROWS, BATCH_BYTES = 64, 8_192, 4 * 2**20
+"""A batch of a result has as many rows as make so many bytes, going by those before."""
+SLICE_ROWS, SLICE_BYTES = 65_536, 8 * 2**20
+"""So many rows, or bytes of them, are made SQL at once."""
 STATEMENT_BYTES = 2 * 2**20
 """So many bytes of rows go in one INSERT, if the server's max_allowed_packet allows them."""
 PACKET_SHARE = 4_096
 """What of max_allowed_packet is left for the beginning of a statement."""
 READ_ONLY = 1792
 """The error of a statement that changes something in a transaction that only reads."""
-QUERIES = ("select", "with", "values", "table", "show", "desc", "describe", "explain")
+SELECTS = ("select", "with", "values", "table")
+QUERIES = (*SELECTS, "show", "desc", "describe", "explain")
 ORDERED = re.compile(r"\border\s+by\b", re.IGNORECASE)
 END_POLLS, END_POLL_S = 200, 0.05
 
@@ -142,16 +147,20 @@ class MySQLSession(BulkSession):
             return fields, cursor.fetchmany(size) if fields else ()
 
         text = self._bound(sql, parameters)
+        described = self._describe(text)[1] if _first_word(text, self._dialect.literals) in SELECTS else None
         self._is_unread = True
         fields, rows = self._complete("run a query", sql, parameters, read, runs=False)
         if len(rows) < size:
             self._is_unread = False
-        return self._values(fields, rows)
+        return self._values(fields, rows, described and described.types)
 
-    def _values(self, fields: Sequence[Any], rows: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def _values(
+        self, fields: Sequence[Any], rows: Sequence[tuple[Any, ...]], kinds: Sequence[pa.DataType] | None = None
+    ) -> list[Any]:
         if not rows:
             return []
-        kinds = self._kinds(fields) if not self._is_unread else [arrow_type(field) for field in fields]
+        if kinds is None:
+            kinds = [arrow_type(field) for field in fields] if self._is_unread else self._kinds(fields)
         return list(zip(*(array.to_pylist() for array in self._arrays(fields, kinds, rows)), strict=True))
 
     def _arrays(self, fields: Sequence[Any], kinds: Sequence[pa.DataType], rows: Sequence[Any]) -> list[pa.Array]:
@@ -183,20 +192,25 @@ class MySQLSession(BulkSession):
         if not self._alone or self._in_transaction:
             with self._translated(action):
                 return self._call(run)
-        words = strip_literals(text, self._dialect.literals).split(None, 1)
-        if words and words[0].lower().lstrip("(") in QUERIES:
-            try:
-                self._send("START TRANSACTION READ ONLY")
-                with self._translated(action):
-                    answer = self._call(run)
-                if not self._is_unread:
-                    self._send("COMMIT")
-            except _WritesError:
-                self._send("ROLLBACK")
-            else:
-                return answer
+        if _first_word(text, self._dialect.literals) in QUERIES:
+            with contextlib.suppress(_WritesError), self._reading(), self._translated(action):
+                return self._call(run)
         with self._translated(action, sent=True):
             return self._call(run)
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Within it, a transaction that only reads, of which one that was begun before is no part."""
+        if self._in_transaction:
+            yield
+            return
+        self._send("START TRANSACTION READ ONLY")
+        try:
+            yield
+        finally:
+            if self._is_usable():
+                with contextlib.suppress(ConnectorError):
+                    self._send("COMMIT")
 
     def _send(self, text: str) -> None:
         with self._translated("run a statement"):
@@ -223,9 +237,11 @@ class MySQLSession(BulkSession):
         return fields, pa.schema([(field.name, kind) for field, kind in zip(fields, kinds, strict=True)])
 
     def stream(self, sql: str, parameters: Mapping[str, Any] | None = None) -> tuple[pa.Schema, Iterator[Any]]:
-        """Return the result of a query, streamed row by row."""
+        """Return the result of a query, which may not write, streamed row by row."""
         text = self._bound(sql, parameters)
         fields, schema = self._describe(text)
+        if not fields:
+            raise InvalidInputError("The statement is not a query: it has no columns. Run it by execute.")
         if any(field.type_code == FLOAT for field in fields):
             if ORDERED.search(strip_literals(text, self._dialect.literals)):
                 raise UnsupportedError(
@@ -236,13 +252,16 @@ class MySQLSession(BulkSession):
         cursor = self._connection.cursor(require("pymysql.cursors", extra="mysql").SSCursor)
 
         def batches() -> Iterator[pa.RecordBatch]:
-            self._is_unread = True
-            with self._translated("read a result"):
+            size = FIRST_ROWS
+            with self._reading(), self._translated("read a result"):
+                self._is_unread = True
                 self._call(lambda: cursor.execute(text))
                 printed = self._connection.fields
-                while rows := self._call(lambda: cursor.fetchmany(BATCH_ROWS)):
-                    yield pa.RecordBatch.from_arrays(self._arrays(printed, schema.types, rows), schema=schema)
-            self._is_unread = False
+                while rows := self._call(functools.partial(cursor.fetchmany, size)):
+                    batch = pa.RecordBatch.from_arrays(self._arrays(printed, schema.types, rows), schema=schema)
+                    yield batch
+                    size = min(4 * size, BATCH_ROWS, max(BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1), 1))
+                self._is_unread = False
 
         return schema, batches()
 
@@ -268,7 +287,7 @@ class MySQLSession(BulkSession):
         opening = f"INSERT INTO {place} ({self._dialect.names(schema.names)}) VALUES (".encode()
         limit = int(self.fetch("SELECT @@max_allowed_packet")[0][0]) - PACKET_SHARE - len(opening)
         rows = count = 0
-        for batch in batches:
+        for batch in itertools.chain.from_iterable(map(_slices, batches)):
             check_kept(batch, columns, rows + 1)
             for values in self._statements(rows_of(batch).to_pylist(), limit, rows + 1):
                 with self._translated("insert rows"):
@@ -506,6 +525,19 @@ class MySQLSession(BulkSession):
             if error.args and error.args[0] == READ_ONLY and not sent and not self._in_transaction and self._alone:
                 raise _WritesError from None
             raise translate(error, action, uri, sent=sent) from None
+
+
+def _first_word(text: str, literals: str) -> str:
+    """Return the word that tells what a statement is, in small letters."""
+    words = strip_literals(text, literals).split(None, 1)
+    return words[0].lower().lstrip("(") if words else ""
+
+
+def _slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in slices whose rows as SQL fit into memory."""
+    size = min(SLICE_ROWS, max(SLICE_BYTES * batch.num_rows // max(batch.nbytes, 1), 1))
+    for start in range(0, batch.num_rows, size):
+        yield batch.slice(start, size)
 
 
 class _WritesError(Exception):
