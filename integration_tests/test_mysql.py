@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import math
 import time
@@ -67,7 +68,7 @@ RETRY = RetryPolicy(attempts=10, first_delay_s=0.01, max_delay_s=0.1)
 
 @pytest.fixture
 def warehouse(maria_database: MariaAddress) -> Iterator[MySQL]:
-    with MySQL(**maria_database.fields(), retry=RETRY) as block:
+    with contextlib.closing(MySQL(**maria_database.fields(), retry=RETRY)) as block:
         yield block
 
 
@@ -304,7 +305,8 @@ def test_a_row_that_no_packet_holds_is_named(warehouse: MySQL, maria_server: Mar
 def behind(maria_database: MariaAddress) -> Iterator[tuple[MySQL, MySQLFaultProxy]]:
     with MySQLFaultProxy(maria_database.host, maria_database.port) as proxy:
         fields = maria_database.through(proxy.port).fields()
-        with MySQL(**fields, ssl_mode="disable", retry=RETRY, commit_timeout_s=1, read_timeout_s=1) as block:
+        options = {"ssl_mode": "disable", "retry": RETRY, "commit_timeout_s": 1, "read_timeout_s": 1}
+        with contextlib.closing(MySQL(**fields, **options)) as block:
             yield block, proxy
 
 
@@ -503,3 +505,23 @@ def test_zones_are_told_by_whatever_is_called(warehouse: MySQL) -> None:
     assert warehouse.scan_query("SELECT at, flag FROM t LIMIT 1").to_arrow().to_pylist() == [
         {"at": moment, "flag": True}
     ]
+
+
+def test_a_lost_session_is_over(behind: tuple[MySQL, MySQLFaultProxy]) -> None:
+    """What was in its transaction is undone; nobody knows of a COMMIT, or of a statement outside of one."""
+    block, proxy = behind
+    block.load(table_of([1]), "t")
+    for statement, error in (
+        ("insert into t (id) values (2)", TransientError),
+        ("COMMIT", AmbiguousError),
+        ("create table u (id int)", AmbiguousError),
+    ):
+        with block:
+            block.execute("BEGIN")
+            block.execute("insert into t (id) values (3)")
+            proxy.strike("drop request", statement.split("(")[0])
+            with pytest.raises(error):
+                block.execute(statement)
+            with pytest.raises(TransientError, match="Run the whole `with` block again"):
+                block.execute("SELECT 1")
+        assert count(block) == 1

@@ -19,10 +19,12 @@ from blocks.warehouses.warehouse import Warehouse
 from connectors.mysql.connection import SslMode, connection_class, tls_context
 from connectors.mysql.dialect import MySQLDialect
 from connectors.mysql.errors import translate
+from connectors.mysql.held import MySQLHeldSession
 from connectors.mysql.session import MySQLSession
 
 if TYPE_CHECKING:
     from blocks.base.errors import ConnectorError
+    from blocks.warehouses.held import HeldSession
     from blocks.warehouses.session import BulkSession, Session
     from blocks.warehouses.sql import Dialect
 
@@ -249,6 +251,10 @@ class MySQL(Warehouse):
     @override
     def _connect(self) -> Session:
         return MySQLSession(self, alone=True)
+
+    @override
+    def _connect_held(self) -> HeldSession:
+        return MySQLHeldSession(self)
 
     @override
     def _connect_bulk(self, load_id: str | None = None) -> BulkSession:

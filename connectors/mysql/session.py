@@ -147,7 +147,7 @@ class MySQLSession(BulkSession):
             return fields, cursor.fetchmany(size) if fields else ()
 
         text = self._bound(sql, parameters)
-        described = self._describe(text)[1] if _first_word(text, self._dialect.literals) in SELECTS else None
+        described = self._describe(text)[1] if first_word(text, self._dialect.literals) in SELECTS else None
         self._is_unread = True
         fields, rows = self._complete("run a query", sql, parameters, read, runs=False)
         if len(rows) < size:
@@ -192,7 +192,7 @@ class MySQLSession(BulkSession):
         if not self._alone or self._in_transaction:
             with self._translated(action):
                 return self._call(run)
-        if _first_word(text, self._dialect.literals) in QUERIES:
+        if first_word(text, self._dialect.literals) in QUERIES:
             with contextlib.suppress(_WritesError), self._reading(), self._translated(action):
                 return self._call(run)
         with self._translated(action, sent=True):
@@ -527,7 +527,7 @@ class MySQLSession(BulkSession):
             raise translate(error, action, uri, sent=sent) from None
 
 
-def _first_word(text: str, literals: str) -> str:
+def first_word(text: str, literals: str) -> str:
     """Return the word that tells what a statement is, in small letters."""
     words = strip_literals(text, literals).split(None, 1)
     return words[0].lower().lstrip("(") if words else ""

@@ -1996,7 +1996,7 @@ def test_a_with_is_one_session(warehouse: Warehouse) -> None:
         assert warehouse.read_table("t").num_rows == 1  # on a connection of its own
         warehouse.execute("ROLLBACK")
         assert count(warehouse) == 1
-        warehouse.execute("BEGIN TRANSACTION")
+        warehouse.execute("START TRANSACTION" if type(warehouse).__name__ == "MySQL" else "BEGIN TRANSACTION")
         warehouse.execute(INSERT, {"id": 2})
         warehouse.execute_many(INSERT, [{"id": 3}, {"id": 4}])
         assert warehouse.read_table("t").num_rows == 1
