@@ -78,6 +78,7 @@ ERRORS: dict[str, type[ConnectorError]] = dict.fromkeys(LOST, errors.TransientEr
     "1615": errors.TransientError,
     "1637": errors.TransientError,
     "1644": errors.InvalidInputError,
+    "1684": errors.TransientError,  # a table is being altered
     "1698": errors.AuthError,
     "1792": errors.InvalidInputError,
     "1820": errors.AuthError,
