@@ -204,6 +204,8 @@ def _define_datasource() -> None:
             the next check: https://github.com/great-expectations/great_expectations/pull/11766
             """
 
+    _count_repeated(EtlExecutionEngine)
+
     class EtlEngineDatasource(fluent.SQLDatasource):  # type: ignore[misc, name-defined]  # untyped
         type: Literal["etl_engine"] = "etl_engine"
         _given: Any = pydantic.PrivateAttr(None)
@@ -230,6 +232,43 @@ def _define_datasource() -> None:
                 if self._given.dialect.name == "duckdb":
                     self._used.dialect_module = _duckdb_dialect(self._given.dialect)
             return self._used
+
+
+def _count_repeated(engine_class: type) -> None:
+    """Have an engine count the rows whose value comes more than once by GROUP BY.
+
+    Great Expectations counts them over a window, which sorts all rows with their values: 5.9 s of DuckDB's CPU time for
+    ten million keys, and 3.9 s by groups. Which rows they are it finds as before.
+    """
+    registry = require("great_expectations.expectations.registry", extra="great-expectations")
+    sa = require("sqlalchemy", extra="great-expectations")
+    name = "column_values.unique.unexpected_count"
+    provider, replaced = registry.get_sqlalchemy_metric_provider(name)
+
+    def count(
+        execution_engine: Any, metric_domain_kwargs: Mapping[str, Any], metrics: Mapping[str, Any], **_: Any
+    ) -> int:
+        _condition, asked, accessed = metrics["unexpected_condition"]
+        rows = execution_engine.get_domain_records(domain_kwargs={**asked, **accessed})
+        column = sa.column(metric_domain_kwargs["column"])
+        repeated = (
+            sa.select(sa.func.count().label("n"))
+            .select_from(rows.subquery() if isinstance(rows, sa.Select) else rows)
+            .where(column.is_not(None))
+            .group_by(column)
+            .having(sa.func.count() > 1)
+            .subquery()
+        )
+        return int(execution_engine.execute_query(sa.select(sa.func.sum(repeated.c.n))).scalar() or 0)
+
+    registry.register_metric(
+        metric_name=name,
+        **registry.get_metric_kwargs(name),
+        execution_engine=engine_class,
+        metric_class=provider,
+        metric_provider=count,
+        metric_fn_type=replaced.metric_fn_type,
+    )
 
 
 class _Exactly(type):
