@@ -65,7 +65,7 @@ class Run:
         id: Prefect's id of it.
         name: What tells it, with its parameters, from its siblings, and is the same in every attempt.
         parameters: What it was called with.
-        attempt: How many times it has begun; None where Prefect does not show it.
+        attempt: A number that grows each time it begins; None where Prefect does not show it.
     """
 
     id: str
@@ -181,7 +181,9 @@ def _flow(run: FlowRun) -> Run:
     # A set among the parameters is a list in the record, in no particular order.
     unordered = {name: each for name, each in run.parameters.items() if isinstance(each, list)}
     parameters = run.parameters | {name: set(map(described, each)) for name, each in unordered.items()}
-    return Run(str(run.id), str(run.flow_id), described(parameters), run.run_count)
+    # Prefect does not count a run that goes on after it was suspended, though it begins again from its first line.
+    attempt = run.run_count + len(run.empirical_policy.pause_keys or ())
+    return Run(str(run.id), str(run.flow_id), described(parameters), attempt)
 
 
 def _task(context: TaskRunContext, *, named: bool) -> Run:
