@@ -5,14 +5,16 @@ Exit code 0: it worked. 1: it did not, and the last line says why. 2: the argume
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import datetime as dt
 import logging
 import platform
+import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path  # noqa: TC003 (cyclopts reads the types of the commands)
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, CycloptsError, Group, Parameter
@@ -175,6 +177,20 @@ def start_server() -> None:
         where = f"Prefect's API at {url}" if url else "Prefect's temporary server"
         advice = "Check PREFECT_API_URL." if url else "Try again, or start one: 'prefect server start'."
         raise TransientError(f"{where} does not answer: {problem}. {advice}") from problem
+    if not url:
+        _end_server_with_us()
+
+
+def _end_server_with_us() -> None:
+    """Have Prefect's temporary server ended also where this process is killed; at its ordinary end Prefect does it."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer().server_process
+    if server is None:
+        return
+    command = [sys.executable, "-I", "-S", str(Path(__file__).with_name("watchdog.py")), str(server.pid)]
+    watchdog = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)  # noqa: S603 (our own)
+    atexit.register(watchdog.communicate, b"the end is an ordinary one")
 
 
 @contextlib.contextmanager
