@@ -197,7 +197,7 @@ def fresh(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = tmp_path_factory.mktemp("fresh") / "venv"
     subprocess.run([sys.executable, "-m", "venv", environment], check=True)
     pip = [environment / "bin/python", "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, f"{wheel}[dbt,great-expectations]"], check=True)
+    subprocess.run([*pip, f"{wheel}[dbt,great-expectations,mlflow]"], check=True)
     return environment / "bin/python"
 
 

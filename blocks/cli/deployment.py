@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FOLDER = HERE / "templates/deploy"
-EXTRAS = {"connectors.dbt": "dbt-postgres", "connectors.great_expectations": "great-expectations"}
+EXTRAS = {
+    "connectors.dbt": "dbt-postgres",
+    "connectors.great_expectations": "great-expectations",
+    "mlflow": "mlflow",
+}
 ALWAYS = {"postgres", "s3"}  # of the blocks in blocks.toml
 SAVED_BLOCK = re.compile(r"such as (etl-[\w-]+/[\w-]+)")
 
@@ -47,5 +51,7 @@ def _saved_blocks(module: ast.Module, flow: str) -> dict[str, str]:
 
 def _extras(module: ast.Module) -> set[str]:
     """Return the extras that the template's own imports need."""
-    imported = {node.module for node in ast.walk(module) if isinstance(node, ast.ImportFrom)}
+    nodes = list(ast.walk(module))
+    imported = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    imported |= {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
     return {extra for connector, extra in EXTRAS.items() if connector in imported}
