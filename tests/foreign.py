@@ -228,6 +228,7 @@ def store_calls() -> dict[str, dict[str, Any]]:
     """Return arguments with which each operation of a store does something."""
     rows = pa.table({"id": [7], "note": ["abc"]})
     return {
+        "announce_new_objects": {"folder": "nowhere"},
         "copy_object": {"from_path": "nowhere", "to_path": "to"},
         "delete_objects": {"paths": ["nowhere"]},
         "download_object_to_path": {"from_path": "nowhere"},

@@ -19,6 +19,7 @@ from blocks import NotFoundError, QualityError
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles, MemoryFiles
 from templates import orders_pipeline as orders
+from templates import watched_bucket as watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -164,6 +165,31 @@ def test_days_are_backfilled_in_processes_as_in_threads(folder: Path) -> None:
         orders.WAREHOUSE.close()
         shutil.rmtree(folder / "warehouse")
     assert found[0] == found[1]
+
+
+def test_a_file_that_arrives_is_loaded_once_per_version(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is announced twice is loaded once; a version that was replaced is passed over."""
+    shutil.copytree(FOLDER / "data", folder / "data")
+    monkeypatch.setattr(watched, "SOURCE", LocalFiles(basepath=str(folder / "data")))  # what is passed by default
+    first = watched.watched_bucket().files
+    assert [file.key[-14:] for file in first] == ["2026-04-28.csv", "2026-04-29.csv", "2026-04-30.csv"]
+    assert watched.watched_bucket().files == []
+    loads = [watched.load_file(file.key, file.etag) for file in first]
+    assert [load.table.rows for load in loads] == [23, 23, 21]
+    again = watched.load_file(first[0].key, first[0].etag)
+    assert again.table.already_loaded
+    for _ in range(2):
+        summary = watched.summarize(again.table.load_id)
+    assert summary.already_loaded
+    assert watched.WAREHOUSE.fetch_one("select sum(orders) from orders_by_city") == (67,)
+
+    file = folder / "data" / first[0].key
+    file.write_text(file.read_text("utf-8").replace("paid", "refunded"), "utf-8")
+    (changed,) = watched.watched_bucket().files
+    assert watched.load_file(changed.key, first[0].etag).table is None
+    assert watched.load_file(changed.key, changed.etag).table.updated == 23
+    assert watched.WAREHOUSE.fetch_one("select count(*) from orders") == (67,)
+    assert watched.WAREHOUSE.fetch_one("select count(*) from orders where status = 'refunded'")[0] > 0
 
 
 def test_blocks_are_passed_by_name(folder: Path) -> None:

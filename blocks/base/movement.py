@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from blocks.base.artifacts import artifact_key, cell, keep_markdown
 from blocks.base.assets import MOST_ORIGINS, note_asset
-from blocks.base.events import DATASET_WRITTEN, TABLE_LOADED, emit
+from blocks.base.events import DATASET_WRITTEN, TABLE_LOADED, described, emit
 from blocks.base.names import short_digest
 from blocks.base.runs import loads_are_shown
 
@@ -159,14 +159,15 @@ def announce(movement: Movement, logger: Any) -> None:
 
 def _show(movement: Movement) -> None:
     # What was there already is told, too: the run that loaded it may have been killed before it could tell.
-    emit(
+    event = described(
         {"load": TABLE_LOADED, "write": DATASET_WRITTEN}[movement.verb],
         movement.target,
         name=movement.name,
         identity=movement.load_id,
-        labels={"etl.mode": movement.mode, "etl.already-loaded": str(movement.is_repeat).lower()},
         payload=movement.fields() | {"origins": list(movement.origins[:MOST_ORIGINS])},
+        labels={"etl.mode": movement.mode, "etl.already-loaded": str(movement.is_repeat).lower()},
     )
+    emit(event)
     keep_markdown(movement.key, movement.markdown(), description=movement.text)
     if not movement.is_repeat:
         note_asset(

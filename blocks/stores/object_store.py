@@ -36,7 +36,7 @@ from blocks.base.movement import announce
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound, write_file
-from blocks.stores import dataframes, dataset
+from blocks.stores import dataframes, dataset, watch
 from blocks.stores.client import ObjectInfo, WriteOptions
 from blocks.stores.folder import StoreFolder
 from blocks.stores.hive import dataset_of, without_markers
@@ -393,6 +393,28 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
             UnsupportedError: The store keeps no versions.
         """
         return self.objects.versions(path)
+
+    @operation
+    def announce_new_objects(self, folder: str = "", *, state: ObjectStore | None = None) -> list[ObjectInfo]:
+        """Send the event `etl.object.created` for each version of an object in a folder that was not announced yet.
+
+        A flow that calls this on a schedule is a watcher of the folder; triggers of deployments load what it announces.
+        The payload has `uri`, `key`, `version` (the etag), `size` and `last_modified`. Names that start with `_` or `.`
+        are not data, and are passed over. An event may come twice, and then has the same id; none is lost: what was
+        announced is written down once Prefect's server has taken the events.
+
+        Args:
+            folder: The folder. Defaults to the block's own.
+            state: The store that keeps what was announced, in the folder `_watch`. Defaults to this one, which has to
+                let us write then.
+
+        Returns:
+            What was announced, the oldest first.
+
+        Raises:
+            UnsupportedError: The store of the state cannot compare and replace (SFTP). Keep it in another one.
+        """
+        return watch.announce_new_objects(self.objects, folder, (state or self).objects)
 
     @operation
     def delete_objects(self, paths: list[str]) -> int:
