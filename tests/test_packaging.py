@@ -58,6 +58,7 @@ def test_nothing_is_listed_that_is_not_there():
     """Each module of the collection is in this tree, and each extra is named by some code of it."""
     assert all(code_of(module) for module in MODULES)
     named = set(re.findall(r'extra="([\w-]+)"', code_of("blocks") + code_of("connectors")))
+    named |= set(re.findall(r"with the extra ([\w-]+)", code_of("templates")))
     assert set(EXTRAS) - {"all", "testing"} <= named  # blocks.testing is imported by pytest itself
 
 
