@@ -9,6 +9,7 @@ import pytest
 from prefect import flow
 
 from blocks import ConnectorError, RetryPolicy
+from connectors.mysql import MySQL
 from connectors.postgres import Postgres
 from integration_tests.stores import new_store
 from tests.foreign import ROW, SECRET, attempt, cases, fill_store, fill_warehouse, kept, stored
@@ -29,6 +30,10 @@ def opened(kind: str, request: pytest.FixtureRequest) -> Iterator[Any]:
     if kind == "postgres":
         fields = request.getfixturevalue("pg_database").fields()
         with contextlib.closing(Postgres(**fields, retry=ONCE, ssl_key_password=SECRET)) as block:
+            yield block
+    elif kind == "mysql":
+        fields = request.getfixturevalue("maria_database").fields()
+        with contextlib.closing(MySQL(**fields, retry=ONCE)) as block:
             yield block
     elif kind == "redshift":
         from integration_tests import test_redshift as of_redshift
@@ -85,6 +90,7 @@ def test_foreign_inputs(kind: str, request: pytest.FixtureRequest, caplog: pytes
     [
         ("postgres", 400),
         ("redshift", 150),
+        ("mysql", 150),
         ("s3", 250),
         ("gcs", 100),
         ("azure", 150),
