@@ -337,7 +337,8 @@ class MySQLSession(BulkSession):
         except NotFoundError:
             return None
         names = ("Field", "Type", "Collation", "Null", "Key", "Default", "Extra", "Privileges", "Comment")
-        return [dict(zip(names, row, strict=True)) for row in rows]
+        texts = [[each.decode() if isinstance(each, bytes) else each for each in row] for row in rows]  # MySQL 8's types
+        return [dict(zip(names, row, strict=True)) for row in texts]
 
     def _json_columns(self, place: str) -> list[str]:
         """Return the columns of which MariaDB checks that they are JSON, which is how it has that type."""
