@@ -337,7 +337,8 @@ class MySQLSession(BulkSession):
         except NotFoundError:
             return None
         names = ("Field", "Type", "Collation", "Null", "Key", "Default", "Extra", "Privileges", "Comment")
-        texts = [[each.decode() if isinstance(each, bytes) else each for each in row] for row in rows]  # MySQL 8's types
+        # MySQL 8 gives its types as bytes
+        texts = [[each.decode() if isinstance(each, bytes) else each for each in row] for row in rows]
         return [dict(zip(names, row, strict=True)) for row in texts]
 
     def _json_columns(self, place: str) -> list[str]:
