@@ -11,7 +11,7 @@ import typing
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from prefect.blocks.core import Block, schema_extra
+from prefect.blocks.core import Block, UnknownBlockType, schema_extra
 from prefect.exceptions import MissingContextError
 from prefect.logging import get_logger, get_run_logger
 from prefect.utilities.collections import remove_nested_keys
@@ -441,6 +441,8 @@ def resolve(value: Block | str, kind: Callable[..., T]) -> T:
         raise NotFoundError(
             f"No saved block {value!r}. See what is saved with 'prefect block ls'; save one with 'etl save FILE.toml'."
         ) from error
+    except UnknownBlockType as error:  # of a collection that is not installed
+        raise InvalidInputError(_of_another_collection(value)) from error
     except RuntimeError as error:
         if not isinstance(error.__cause__, ValidationError):
             raise
@@ -448,7 +450,17 @@ def resolve(value: Block | str, kind: Callable[..., T]) -> T:
             f"The saved block {value!r} does not fit this version of its type. Save it again with 'etl save FILE.toml'."
         ) from error.__cause__
     if not isinstance(loaded, wanted):
+        if not isinstance(loaded, ConnectorBlock):
+            raise InvalidInputError(_of_another_collection(value))
         raise InvalidInputError(
             f"The saved block {value!r} is a {type(loaded).__name__}, but a block of type {wanted.__name__} is needed."
         )
     return loaded
+
+
+def _of_another_collection(value: str) -> str:
+    """Return what to write in place of the name of a block that is not one of ours."""
+    ours = f"etl-{value}"
+    known = ours.partition("/")[0] in (get_registry_for_type(Block) or {})
+    instead = f"Write {ours!r}, which 'etl migrate --apply' makes of it" if known else "See 'etl migrate'"
+    return f"{value!r} is a block of another collection. {instead}."

@@ -1,4 +1,4 @@
-"""`etl list`, `etl new`, `etl run`, `etl save`, `etl check`: the arguments, the settings and the exit codes.
+"""`etl list`, `new`, `run`, `save`, `migrate`, `check`: the arguments, the settings and the exit codes.
 
 Exit code 0: it worked. 1: it did not, and the last line says why. 2: the arguments are wrong.
 """
@@ -30,6 +30,7 @@ from prefect.settings import (
 
 from blocks.base.errors import ConnectorError, InvalidInputError, TransientError
 from blocks.cli import saved, templates
+from blocks.cli.migrate import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -137,6 +138,21 @@ def _save(file: Annotated[Path, Parameter(help="The file, in TOML.")], /) -> Non
     blocks = saved.read_file(file)
     start_server()
     saved.save(blocks)
+
+
+@app.command(name="migrate")
+def _migrate(*, apply: Annotated[bool, Parameter(negative=(), show_default=False)] = False) -> int:
+    """Show what takes the place of saved blocks of Prefect's collections, and with --apply save it.
+
+    Ours get the same names, and the secrets with them. Theirs stay, and what is there of ours stays as it is.
+
+    Parameters
+    ----------
+    apply
+        Save the blocks. Without it nothing changes.
+    """
+    start_server()
+    return 0 if migrate(apply=apply) else 1
 
 
 @app.command(name="check")

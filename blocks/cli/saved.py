@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from prefect.client.schemas.objects import BlockDocument
+
 FILE_HELP = """\
 Create or update the saved blocks that a file describes.
 
@@ -252,15 +254,24 @@ def _save_one(reference: str, block: ConnectorBlock) -> str:
             client.update_block_document(document.id, emptied)
         block.save(name, overwrite=True)
         return "updated"
-    before, after = _content(old), _content(block)
-    if changed := [key for key in after if before.get(key) != after[key]]:
+    if changed := differences(old, block):
         block.save(name, overwrite=True)
         return f"updated ({', '.join(changed)})"
-    # A block that refers to this one stores the document's id.
-    block._block_document_id = old._block_document_id  # noqa: SLF001
-    block._block_document_name = old._block_document_name  # noqa: SLF001
-    block._is_anonymous = old._is_anonymous  # noqa: SLF001
+    refer_to(old, block)
     return "unchanged"
+
+
+def differences(old: Block, new: Block) -> list[str]:
+    """Return the fields in which two blocks of one type differ."""
+    before, after = _content(old), _content(new)
+    return [key for key in after if before.get(key) != after[key]]
+
+
+def refer_to(saved: Block, block: Block) -> None:
+    """Have whoever refers to `block` refer to the saved one: what it stores is the id of the document."""
+    block._block_document_id = saved._block_document_id  # noqa: SLF001
+    block._block_document_name = saved._block_document_name  # noqa: SLF001
+    block._is_anonymous = saved._is_anonymous  # noqa: SLF001
 
 
 def _content(block: Block) -> dict[str, Any]:
@@ -275,20 +286,23 @@ def _content(block: Block) -> dict[str, Any]:
     return {key: content[key] for key in type(block).model_fields if key in content}
 
 
-def _saved_references() -> list[str]:
-    """Return `slug/name` of every saved block of etl-blocks."""
-    types = block_types()
-    references: list[str] = []
+def documents() -> Iterator[BlockDocument]:
+    """Yield every saved block of every collection, without its secrets."""
     with get_client(sync_client=True) as client:
         offset = 0
         while page := client.read_block_documents(limit=PAGE, offset=offset, include_secrets=False):
             offset += len(page)
-            references += [
-                f"{each.block_type.slug}/{each.name}"
-                for each in page
-                if each.block_type and each.block_type.slug in types
-            ]
-    return sorted(references)
+            yield from page
+
+
+def _saved_references() -> list[str]:
+    """Return `slug/name` of every saved block of etl-blocks."""
+    types = block_types()
+    return sorted(
+        f"{each.block_type.slug}/{each.name}"
+        for each in documents()
+        if each.block_type and each.block_type.slug in types
+    )
 
 
 def first_problem(error: ValidationError) -> str:
