@@ -6,11 +6,10 @@ import sys
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from prefect.client.orchestration import get_client
 from pydantic import ValidationError
 
 from blocks.base.block import PREFECT_KEYS, ConnectorBlock, resolve
-from blocks.base.errors import InvalidInputError, NotFoundError
+from blocks.base.errors import InvalidInputError
 from blocks.cli import saved
 from blocks.cli.counterparts import COUNTERPARTS, WITHOUT, Counterpart, Foreign, NoCounterpartError, choose, translated
 
@@ -33,11 +32,13 @@ def migrate(*, apply: bool) -> bool:
     Returns:
         Whether each of them that could have a counterpart has one.
     """
-    theirs = _saved_blocks()
+    documents = [(each.block_type.slug, each) for each in saved.documents(include_secrets=True) if each.block_type]
+    known = COUNTERPARTS.keys() | WITHOUT.keys()
+    theirs = sorted((_foreign(slug, each) for slug, each in documents if slug in known), key=place)
     if not theirs:
         print("No blocks of Prefect's collections are saved.", file=sys.stderr)
         return True
-    plan = _Plan()
+    plan = _Plan({f"{slug}/{each.name}" for slug, each in documents})
     complete = True
     outcomes = set()
     width = max(len(place(each)) for each in theirs)
@@ -77,8 +78,14 @@ class _Ours:
 
 @dataclass
 class _Plan:
-    """The blocks of ours by `slug/name`; what one refers to is made and saved before it."""
+    """The blocks of ours by `slug/name`; what one refers to is made and saved before it.
 
+    Attributes:
+        saved: What was saved before.
+        blocks: What takes the place of theirs.
+    """
+
+    saved: set[str]
     blocks: dict[str, _Ours] = field(default_factory=dict)
 
     def add(self, foreign: Foreign) -> _Ours:
@@ -121,47 +128,35 @@ class _Plan:
         try:
             return kind(**values), notes
         except ValidationError as error:
-            problem = saved.first_problem(error).rstrip(".")
-            raise NoCounterpartError(f"{problem}; write [{counterpart.slug}.{name}] and use 'etl save'") from None
+            wrong = saved.first_problem(error).rstrip(".")
+            raise NoCounterpartError(f"{wrong}; write [{counterpart.slug}.{name}] and use 'etl save'") from None
 
     def settle(self, ours: _Ours, *, save: bool) -> str:
         """Look whether the block is saved, save it if it is not and that is wanted, and return what came of it."""
         if not ours.outcome:
             for each in ours.inner:
                 self.settle(each, save=save)
-            ours.outcome = _settled(ours.reference, ours.block, save=save)
+            if ours.reference in self.saved:
+                ours.outcome = _compared(ours.reference, ours.block)
+            elif save:
+                ours.block.save(ours.reference.partition("/")[2])
+                ours.outcome = "created"
+            else:
+                ours.outcome = WOULD_BE_CREATED
         return ours.outcome
 
 
-def _settled(reference: str, block: ConnectorBlock, *, save: bool) -> str:
+def _compared(reference: str, block: ConnectorBlock) -> str:
     try:
         there = resolve(reference, type(block))
     except InvalidInputError:
         return "is there, with fields that this version does not know; left as it is"
-    except NotFoundError:
-        if not save:
-            return WOULD_BE_CREATED
-        block.save(reference.partition("/")[2])
-        return "created"
     changed = saved.differences(there, block)
     saved.refer_to(there, block)
     return f"is there, and differs in {', '.join(changed)}; left as it is" if changed else "unchanged"
 
 
 # --- what is saved ---
-
-
-def _saved_blocks() -> list[Foreign]:
-    """Return the saved blocks of Prefect's collections, with their secrets, by type and name."""
-    theirs = COUNTERPARTS.keys() | WITHOUT.keys()
-    found = [(each.block_type.slug, each.id) for each in saved.documents() if each.block_type]
-    with get_client(sync_client=True) as client:
-        blocks = [
-            _foreign(slug, client.read_block_document(number, include_secrets=True))
-            for slug, number in found
-            if slug in theirs
-        ]
-    return sorted(blocks, key=place)
 
 
 def _foreign(slug: str, document: BlockDocument) -> Foreign:

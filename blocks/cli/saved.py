@@ -286,11 +286,11 @@ def _content(block: Block) -> dict[str, Any]:
     return {key: content[key] for key in type(block).model_fields if key in content}
 
 
-def documents() -> Iterator[BlockDocument]:
-    """Yield every saved block of every collection, without its secrets."""
+def documents(*, include_secrets: bool = False) -> Iterator[BlockDocument]:
+    """Yield every saved block of every collection."""
     with get_client(sync_client=True) as client:
         offset = 0
-        while page := client.read_block_documents(limit=PAGE, offset=offset, include_secrets=False):
+        while page := client.read_block_documents(limit=PAGE, offset=offset, include_secrets=include_secrets):
             offset += len(page)
             yield from page
 
