@@ -220,6 +220,19 @@ def test_a_storage_account_may_have_its_signature_in_its_url():
     assert taken == {"account_url": "https://a.blob.core.windows.net", "sas_token": "sv=1&sig=x"}
 
 
+def test_a_database_is_known_by_its_dialect():
+    """From a URL as from components; what a URL quotes is unquoted."""
+    url = "mysql+pymysql://loader:a%40b@db/shop?charset=utf8mb4&ssl_ca=/ca.pem"
+    taken = values("sqlalchemy-connector", connection_info=url, fetch_size=1)
+    assert taken == {
+        "host": "db",
+        "database": "shop",
+        "username": "loader",
+        "password": "a@b",
+        "ssl_root_cert": "/ca.pem",
+    }
+
+
 def test_a_dbt_folder_is_found_from_where_dbt_ran():
     """Relative folders count from the working directory."""
     taken = values("dbt-core-operation", commands=["dbt build"], working_dir="/srv", project_dir="shop", env={"A": "b"})

@@ -162,7 +162,26 @@ LIBPQ: Fields = {
 }
 """What libpq's drivers take: https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS"""
 
+MYSQL: Fields = {
+    "charset": Dropped(),
+    "ssl_ca": "ssl_root_cert",
+    "ssl_cert": "ssl_cert",
+    "ssl_key": "ssl_key",
+    "connect_timeout": whole_seconds("connect_timeout_s"),
+}
+"""What PyMySQL takes: https://pymysql.readthedocs.io/en/latest/modules/connections.html"""
+
 DATABASES: dict[str, Counterpart] = {
+    "mysql": Counterpart(
+        "etl-mysql",
+        {
+            **same("host", "port", "database", "username", "password"),
+            "driver": Dropped(),
+            "query": MYSQL,
+            "connect_args": MYSQL,
+            "fetch_size": FETCH_SIZE,
+        },
+    ),
     "postgresql": Counterpart(
         "etl-postgres",
         {
@@ -230,7 +249,7 @@ def sqlalchemy(data: Mapping[str, Any]) -> tuple[Counterpart, Mapping[str, Any]]
     if not isinstance(info, Mapping) or "driver" not in info:
         raise NoCounterpartError("its connection_info is neither a URL nor components")
     dialect = str(info["driver"]).partition("+")[0]
-    dialect = {"postgres": "postgresql"}.get(dialect, dialect)
+    dialect = {"postgres": "postgresql", "mariadb": "mysql"}.get(dialect, dialect)
     host = str(info.get("host") or "")
     if dialect == "redshift" or host.endswith((".redshift.amazonaws.com", ".redshift-serverless.amazonaws.com")):
         raise NoCounterpartError("a Redshift needs a bucket to load through: write an [etl-redshift.NAME] and save it")
