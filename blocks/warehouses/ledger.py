@@ -48,6 +48,9 @@ QUARANTINE = "_etl_quarantine"
 VERSION = 2
 """The version of the ledger's columns; the first one had neither `version` nor `call_id` nor `attempt`."""
 
+INDEXES = {"_etl_loads_calls": ("call_id", "IS NOT NULL"), "_etl_loads_rejects": ("rejected_count", "> 0")}
+"""Indexes of the rows that a load looks for otherwise than by its load_id: their column, and which rows it has."""
+
 OLDEST = ("load_id", "table_name", "mode", "report")
 """Without these columns it is not a ledger."""
 
@@ -163,16 +166,31 @@ class Ledger:
     def _newer(self) -> str:
         return f"the ledger {LEDGER} was made by a newer version of etl-blocks; install that one here"
 
-    def create(self, session: Session) -> None:
-        """Create the quarantine and the ledger where they do not exist."""
-        for statement in self.ddl():
+    def create(self, session: BulkSession) -> None:
+        """Create the quarantine, the ledger and its indexes where they do not exist."""
+        for statement in self._tables():
             with contextlib.suppress(AlreadyExistsError):  # another loader was faster
                 session.execute(statement)
+        for statement in self._indexes():
+            with contextlib.suppress(AlreadyExistsError, AccessDeniedError, TransientError):  # and is making them
+                session.alter(statement)
 
     def ddl(self) -> list[str]:
-        """Return the statements that create the quarantine and the ledger."""
+        """Return the statements that create the quarantine, the ledger and its indexes."""
+        return [*self._tables(), *self._indexes()]
+
+    def _tables(self) -> list[str]:
         loads = self._dialect.create_table(LEDGER, self._columns(ledger_schema()), key=["load_id"], unique=True)
         return [self._dialect.create_table(QUARANTINE, self.quarantine_columns()), loads]
+
+    def _indexes(self) -> list[str]:
+        if not self._dialect.partial_indexes:
+            return []
+        name, table = self._dialect.name, self._dialect.table(LEDGER)
+        return [
+            f"CREATE INDEX IF NOT EXISTS {name(index)} ON {table} ({name(column)}) WHERE {name(column)} {rows}"
+            for index, (column, rows) in INDEXES.items()
+        ]
 
     def create_quarantine(self, session: BulkSession) -> None:
         """Create the quarantine again where somebody dropped it.

@@ -106,6 +106,8 @@ class Dialect(ABC):
     """The query of the names of the tables in the schema of the session."""
     indexes_keys: ClassVar[bool] = False
     """Whether the key of a new table becomes its primary key; where not, the load protocol alone keeps it unique."""
+    partial_indexes: ClassVar[bool] = False
+    """Whether a table may have indexes beside its key, also of some of its rows; the ledger has them then."""
 
     def create_table(
         self,

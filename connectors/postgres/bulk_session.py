@@ -150,13 +150,13 @@ class PostgresBulkSession(BulkSession):
 
     def execute(self, sql: str, parameters: Mapping[str, Any] | None = None) -> int:
         """Run the statement and return how many rows it changed."""
-        with self._writing(), self._cursor("run a statement") as cursor:
+        with self._writing(), self._cursor("run a statement", sql) as cursor:
             cursor.execute(with_literals(sql, parameters))
             return int(cursor.rowcount)
 
     def fetch(self, sql: str, parameters: Mapping[str, Any] | None = None, *, size: int | None = None) -> list[Any]:
         """Run a query and return its rows."""
-        with self._reading(), self._cursor("run a query") as cursor:
+        with self._reading(), self._cursor("run a query", sql) as cursor:
             cursor.set_options(**{"adbc.postgresql.use_copy": "false"})  # these are a few rows
             cursor.execute(with_literals(sql, parameters))
             return cursor.fetch(size)
@@ -207,7 +207,7 @@ class PostgresBulkSession(BulkSession):
 
     def _describe(self, action: str, sql: str) -> pa.Schema:
         """Return what the driver knows of a query's columns; one that reads only may know more on a new connection."""
-        with self._cursor(action) as cursor:
+        with self._cursor(action, sql) as cursor:
             described = cursor.describe(sql)
         unknown = unknown_types(described)
         if unknown and self._reads_only and self._server.refresh_types(unknown):
@@ -218,7 +218,7 @@ class PostgresBulkSession(BulkSession):
         return described
 
     def _copied(self, sql: str) -> Iterator[pa.RecordBatch]:
-        with self._cursor("read a result") as cursor:
+        with self._cursor("read a result", sql) as cursor:
             cursor.set_options(**{"adbc.postgresql.batch_size_hint_bytes": BATCH_BYTES})
             cursor.execute(sql)
             yield from cursor.batches()
@@ -231,7 +231,7 @@ class PostgresBulkSession(BulkSession):
         if not stage:
             where = {"db_schema_name": schema_name or self._server.schema_}
         try:
-            with self._cursor("stage the rows" if stage else f"copy into {table}") as cursor:
+            with self._cursor("stage the rows" if stage else f"copy into {table}", "COPY") as cursor:
                 return cursor.ingest(name, schema, iter(feed), **where)
         except ConnectorError:
             if feed.error is not None:
@@ -526,12 +526,12 @@ class PostgresBulkSession(BulkSession):
         return any(sorted(row[0]) == sorted(key) for row in rows)
 
     @contextlib.contextmanager
-    def _cursor(self, action: str) -> Iterator[WatchedCursor]:
-        with self._translated(action), self._connection.cursor() as cursor:
+    def _cursor(self, action: str, statement: str) -> Iterator[WatchedCursor]:
+        with self._translated(action, statement=statement), self._connection.cursor() as cursor:
             yield cursor
 
     @contextlib.contextmanager
-    def _translated(self, action: str, *, ambiguous: bool = False) -> Iterator[None]:
+    def _translated(self, action: str, *, ambiguous: bool = False, statement: str = "") -> Iterator[None]:
         try:
             yield
         except NoAnswerError:
@@ -549,7 +549,7 @@ class PostgresBulkSession(BulkSession):
                     f"There is no schema {self._server.schema_!r} in {self._server.uri()}, or this login may not use "
                     "it. Create it, or grant USAGE on it."
                 ) from None
-            raise translate(error, action, self._server.uri(), ambiguous=ambiguous) from None
+            raise translate(error, action, self._server.uri(), ambiguous=ambiguous, statement=statement) from None
 
 
 def _label(load_id: str | None) -> str:

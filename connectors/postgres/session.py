@@ -148,7 +148,7 @@ class PostgresSession(LibpqSession):
 
     def _undone(self, error: BaseException, action: str, text: str) -> ConnectorError:
         """Return the error of a statement that the server undoes; what it did elsewhere stays done."""
-        found = self._server.translate(error, action)
+        found = self._server.translate(error, action, statement=text)
         if not self._is_lost():
             return found
         try:

@@ -54,7 +54,9 @@ class SnapshotServer(Protocol):
     def transaction_settings(self, label: str = "") -> Mapping[str, str]:
         """Return what each transaction sets for itself, by the server's names."""
 
-    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+    def translate(
+        self, error: BaseException, action: str, *, ambiguous: bool = False, statement: str = ""
+    ) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
 
 

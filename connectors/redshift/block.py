@@ -182,9 +182,11 @@ class Redshift(LibpqWarehouse):
         """Ask the cluster, on another connection, whether it is at work on a statement of a session."""
         return ask(self._connect_aside, WORKING, pid=pid)
 
-    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+    def translate(
+        self, error: BaseException, action: str, *, ambiguous: bool = False, statement: str = ""
+    ) -> ConnectorError:
         """Return the error of this package for one of psycopg's, as Redshift means it."""
-        return translate(error, action, self.uri(), ambiguous=ambiguous)
+        return translate(error, action, self.uri(), ambiguous=ambiguous, statement=statement)
 
     def bucket(self) -> ObjectStore:
         """Return the staging bucket.

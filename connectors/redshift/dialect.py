@@ -49,6 +49,7 @@ class RedshiftDialect(PostgresDialect):
     """Names are quoted and kept exactly as written; where one has capitals, other tools have to ask for it likewise."""
 
     indexes_keys: ClassVar[bool] = False  # they would not be enforced, and yet believed by the planner
+    partial_indexes: ClassVar[bool] = False
 
     product: ClassVar[str] = "Redshift"
     name_bytes: ClassVar[int] = 127

@@ -46,7 +46,9 @@ LOGIN_ADVICE = AWS_ADVICE | {
 }
 
 
-def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
+def translate(
+    error: BaseException, action: str, uri: str, *, ambiguous: bool = False, statement: str = ""
+) -> ConnectorError:
     """Return the error of this package for one of psycopg's, as Redshift means it."""
     code, diag = getattr(error, "sqlstate", None), getattr(error, "diag", None)
     said = f"{getattr(diag, 'message_primary', '')} {getattr(diag, 'message_detail', '')}"
@@ -58,7 +60,7 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
         return errors.TerminalError(f"Could not {action} {place}: {_without_values(said)} (SQLSTATE {code}).")
     if type(error).__name__ == "DataError" and not code:
         return errors.InvalidInputError(f"Could not {action} {place}: a value has no form in Python. Cast it to text.")
-    return postgres.translate(error, action, uri, ambiguous=ambiguous)
+    return postgres.translate(error, action, uri, ambiguous=ambiguous, statement=statement)
 
 
 def _without_values(said: str) -> str:

@@ -138,9 +138,11 @@ class LibpqWarehouse(Warehouse):
         settings = self._settings() | {"connect_timeout": str(min(self.connect_timeout_s, 5))}
         return require("psycopg", extra=self._extra).connect(**settings)
 
-    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+    def translate(
+        self, error: BaseException, action: str, *, ambiguous: bool = False, statement: str = ""
+    ) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
-        return translate(error, action, self.uri(), ambiguous=ambiguous)
+        return translate(error, action, self.uri(), ambiguous=ambiguous, statement=statement)
 
     def _settings(self, label: str = "") -> dict[str, Any]:
         """Return the settings of a connection, as libpq names them.

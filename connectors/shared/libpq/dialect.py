@@ -26,6 +26,7 @@ class PostgresDialect(Dialect):
 
     literals: ClassVar[str] = r"\b[eE]'(?:[^\\']|\\.|'')*' | " + LITERALS
     indexes_keys: ClassVar[bool] = True
+    partial_indexes: ClassVar[bool] = True
     product: ClassVar[str] = "PostgreSQL"
     name_bytes: ClassVar[int] = 63
     """The longest name; PostgreSQL cuts a longer one without an error."""

@@ -131,6 +131,19 @@ SYSTEM_COLUMN = "conflicts with a system column name"
 NOT_ENCODED = re.compile(r"Error occurred writing COPY data:\s*$")
 """What ADBC says where it cannot write a value; were the connection lost, libpq's words would follow."""
 
+PRIVILEGES = (
+    (r"\b(?:INSERT\s+INTO|COPY)\b", "INSERT"),
+    (r"\bUPDATE\b", "UPDATE"),
+    (r"\bDELETE\s+FROM\b", "DELETE"),
+    (r"\bTRUNCATE\b", "TRUNCATE"),
+    (r"\b(?:SELECT|UPDATE|DELETE\s+FROM|RETURNING)\b", "SELECT"),
+    (r"\bLOCK\s+TABLE\b", "UPDATE, DELETE or TRUNCATE"),
+)
+"""What a statement needs of a table, by the words that it has.
+
+https://www.postgresql.org/docs/current/ddl-priv.html
+"""
+
 HIDDEN = ("22", "23", "38", "39", "HV", "P0")
 """Classes of SQLSTATE whose messages may quote a value: data, constraints, functions and foreign servers."""
 OF_FUNCTION = re.compile(r"^PL/\w+ function (.+?)(?: line (\d+))?(?: at .*)?$", re.MULTILINE)
@@ -143,8 +156,18 @@ OF_TYPE = re.compile(
 """How a message begins that names the type of a column; behind it the value may follow."""
 
 
-def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = False) -> ConnectorError:
-    """Return the error of this package for one of libpq's, as psycopg or ADBC hand it out."""
+def translate(
+    error: BaseException, action: str, uri: str, *, ambiguous: bool = False, statement: str = ""
+) -> ConnectorError:
+    """Return the error of this package for one of libpq's, as psycopg or ADBC hand it out.
+
+    Args:
+        error: The driver's.
+        action: What was done, such as "run a query".
+        uri: Where.
+        ambiguous: Whether it may have happened where the connection was lost.
+        statement: The SQL, for the rights that it needs; it is not quoted.
+    """
     code: str | None = getattr(error, "sqlstate", None)
     if ambiguous and action == "commit" and (code or "").startswith("57"):
         code = None  # the server was stopped, before or after it committed
@@ -155,8 +178,8 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
             kind = TransientError
         if SYSTEM_COLUMN in words:
             kind, hint = errors.InvalidInputError, "Rename the column."
-        if code == "42501" and re.search(r"\b_etl_(loads|quarantine)\b", words):
-            hint = "Grant SELECT, INSERT and UPDATE on _etl_loads, and SELECT, INSERT and DELETE on _etl_quarantine."
+        if code == "42501":
+            hint = _grant(words, statement) or hint
         return kind(f"Could not {action} {_place(action, uri)}: {words} (SQLSTATE {code}). {hint}".rstrip())
     text = str(error)
     line = _first_line(text)
@@ -173,6 +196,20 @@ def translate(error: BaseException, action: str, uri: str, *, ambiguous: bool = 
     if ambiguous:
         return AmbiguousError(f"Could not {action} {_place(action, uri)}: the connection was lost after it was sent.")
     return TransientError(f"Could not {action} {_place(action, uri)}: {line}.")
+
+
+def _grant(words: str, statement: str) -> str:
+    """Return what to grant where a right is lacking; empty where the words do not tell."""
+    if re.search(r"\b_etl_(loads|quarantine)\b", words):
+        return "Grant SELECT, INSERT and UPDATE on _etl_loads, and SELECT, INSERT and DELETE on _etl_quarantine."
+    if "temporary tables" in words:
+        return "Grant the role TEMPORARY on the database, in which rows are staged."
+    if "for schema" in words:
+        return "Grant the role USAGE on the schema, and CREATE where the load makes a table there."
+    if "must be owner" in words:
+        return "Have the owner do it, or make the role a member of the owner."
+    rights = [right for pattern, right in PRIVILEGES if re.search(pattern, statement, re.IGNORECASE)]
+    return f"Grant the role {', '.join(rights)} on it." if rights and "for table" in words else ""
 
 
 def _place(action: str, uri: str) -> str:

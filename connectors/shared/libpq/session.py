@@ -25,7 +25,9 @@ class Server(Protocol):
     def connect_psycopg(self, label: str = "") -> Any:
         """Open a psycopg connection; the caller closes it."""
 
-    def translate(self, error: BaseException, action: str, *, ambiguous: bool = False) -> ConnectorError:
+    def translate(
+        self, error: BaseException, action: str, *, ambiguous: bool = False, statement: str = ""
+    ) -> ConnectorError:
         """Return the error of this package for one of the driver's."""
 
 
