@@ -9,6 +9,7 @@ ELT = '.[dbt,great-expectations]'
 AZURITE = azurite@3.35.0
 BIGQUERY = integration_tests/standins/bigquery-constraints.txt
 SNOWFLAKE = integration_tests/standins/snowflake-constraints.txt
+POOLS = integration_tests/standins/pools-constraints.txt
 # What it makes a difference to whether an extra is there; a campaign runs all of tests without extras.
 MINIMAL = $(addprefix tests/test_,block.py block_standards.py cli.py errors.py imports.py object_store.py packaging.py)
 
@@ -57,7 +58,7 @@ wheel-check: .venv/all  ## the wheel in fresh environments, by pip and by uv, on
 bench: .venv/bench standins
 	set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
 
-campaign: .venv/bench .venv-minimal/done azurite standins  ## kills a pipeline ten times, moves many and large objects, tries every case (an hour)
+campaign: .venv/bench .venv-minimal/done .venv-pools/done azurite standins  ## kills a pipeline ten times, moves many and large objects, tries every case (an hour)
 	$(BIN)/python -m integration_tests.campaigns.kill_orders
 	$(BIN)/python -m integration_tests.campaigns.large_objects
 	$(BIN)/python -m integration_tests.campaigns.tpch_warehouses
@@ -80,7 +81,7 @@ constraints:  ## the newest versions that fit the bounds of pyproject.toml; run 
 	mv .venv-constraints/pins constraints.txt && rm -rf .venv-constraints
 
 clean:
-	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults warehouse
+	rm -rf .venv .venv-minimal .venv-bigquery .venv-snowflake .venv-pools build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .faults warehouse
 
 # uv is ten times as fast as pip here (5 s against 30 s); where it cannot reach the index, pip may know how.
 define install
@@ -124,6 +125,10 @@ endef
 
 .venv-snowflake/done: $(SNOWFLAKE)
 	$(call install_pins,$(@D),$(SNOWFLAKE))
+	@touch $@
+
+.venv-pools/done: $(POOLS)
+	$(call install_pins,$(@D),$(POOLS))
 	@touch $@
 
 .venv/bench: .venv/all

@@ -16,12 +16,13 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path, python: Path | str = sys.executable) -> Iterator[str]:
-    """Run `prefect server start` with an empty database in that folder, and yield its address.
+def prefect_server(home: Path, python: Path | str = sys.executable, *, database: str | None = None) -> Iterator[str]:
+    """Run `prefect server start`, and yield its address.
 
     Args:
-        home: The folder.
+        home: A folder for what it keeps.
         python: The interpreter of the environment that has Prefect.
+        database: The URL of its database. Defaults to SQLite in that folder.
     """
     home.mkdir(parents=True, exist_ok=True)
     port, log = free_port(), home / "server.log"
@@ -33,11 +34,11 @@ def prefect_server(home: Path, python: Path | str = sys.executable) -> Iterator[
         # Of SQLite's one writer; on a busy machine the server would answer 503.
         "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
         "PREFECT_SERVER_DATABASE_CONNECTION_TIMEOUT": "60",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{home / 'prefect.db'}",
     }
     process = spawn([python, "-m", "prefect", "server", "start", "--port", port], log=log, env=environment)
     try:
-        wait(lambda: httpx.get(f"{address}/api/health").raise_for_status(), process, log=log, timeout_s=120)
+        wait(lambda: httpx.get(f"{address}/api/health").raise_for_status(), process, log=log, timeout_s=300)
         yield address
     finally:
         stop(process)
