@@ -1,8 +1,8 @@
 """Runs a page of the documentation from its top to its end, in one folder, as its reader would.
 
 * Python blocks share their names. Where a block of text follows directly, it is what they print.
-* In console blocks, commands start with `$ `. `etl`, `cat`, `find`, `pytest` and `export` are run; what a page shows
-  below them are lines of their output. Of `make` and `pip` only what they name is looked up.
+* In console blocks, commands start with `$ `. `etl`, `python`, `cat`, `find`, `ls`, `pytest` and `export` are run; what
+  a page shows below them are lines of their output. Of `make`, `pip` and `prefect` only what they name is looked up.
 * `<!-- file: NAME -->` before a block: it is the content of that file.
 
 Durations, versions, etags and ports of a run are not compared.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 import os
 import re
@@ -98,6 +99,7 @@ class Reader:
     def run(self, block: Block) -> None:
         """Do what one block says, and compare what it shows."""
         if block.file:
+            (self.folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (self.folder / block.file).write_text(block.text, "utf-8")
         elif block.language == "python":
             printed = io.StringIO()
@@ -126,6 +128,14 @@ class Reader:
             case "cat" | "find" | "ls":
                 done = subprocess.run([program, *arguments], check=True, capture_output=True, text=True)  # noqa: S603
                 return done.stdout
+            case "python":
+                settings = get_current_settings().to_environment_variables(exclude_unset=True)
+                run = [sys.executable, *arguments]
+                done = subprocess.run(run, check=True, capture_output=True, text=True, env=os.environ | settings)  # noqa: S603
+                return done.stdout
+            case "prefect":
+                module = arguments[0].replace("-", "_")
+                assert importlib.util.find_spec(f"prefect.cli.{module}"), f"{place}: Prefect has no {arguments[0]!r}"
             case "pytest":
                 settings = get_current_settings().to_environment_variables(exclude_unset=True)
                 run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
