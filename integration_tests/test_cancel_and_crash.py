@@ -85,7 +85,7 @@ from blocks.cli.command import start_server
 
 start_server()
 with get_client(sync_client=True) as client:
-    print(client.api_url, flush=True)
+    print(str(client.api_url).rstrip("/"), flush=True)
 time.sleep(600)
 """
 
