@@ -41,6 +41,7 @@ from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
 from blocks.stores.newest import newest_day
 from blocks.stores.object_store import ObjectStore
+from blocks.stores.readable_store import ReadableStore
 from blocks.warehouses.history import LoadHistory
 from blocks.warehouses.load import LoadPlan, LoadReport
 from blocks.warehouses.warehouse import Warehouse
@@ -77,6 +78,7 @@ __all__ = [
     "ParquetOptions",
     "QualityError",
     "QualityReport",
+    "ReadableStore",
     "Rejects",
     "RetryPolicy",
     "Saved",

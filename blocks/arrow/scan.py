@@ -53,6 +53,7 @@ class Scan:
         fingerprint: Proves what the data is: by the content of memory, or the names and versions of files. Data with
             the same one is the same data, so that a retried run recognizes what it loaded. Without it, what a second
             reading gives may be something else: a query of a live database, a one-pass reader, an API.
+        proves: Tells whether the fingerprint does, where that is known only once the data is looked at.
         query: What is asked of the source, where `source` alone does not tell it: SQL and its parameters, columns.
         inferred: The columns whose types were inferred from text: a load casts them to the types of the table.
         origins: The asset keys of the tables or objects that it reads.
@@ -72,6 +73,7 @@ class Scan:
         source: str,
         reopenable: bool = True,
         fingerprint: Callable[[], str] | None = None,
+        proves: Callable[[], bool] | None = None,
         query: str = "",
         inferred: Callable[[], Collection[str]] = frozenset,
         origins: Sequence[str] = (),
@@ -85,6 +87,7 @@ class Scan:
         self._open = open_batches
         self._opened = False
         self._fingerprint = fingerprint
+        self._proves = proves
         self.source = source
         self.reopenable = reopenable
         self.inferred = inferred
@@ -148,7 +151,7 @@ class Scan:
     @property
     def provable(self) -> bool:
         """Whether the data proves what it is: a second reading gives the same rows, or has another fingerprint."""
-        return self._fingerprint is not None
+        return self._fingerprint is not None and (self._proves is None or self._proves())
 
     def fingerprint(self) -> str:
         """Return what tells this data from other data; where it is not `provable`, only what it is asked of."""
@@ -289,6 +292,7 @@ class Scan:
             source=self.source,
             reopenable=self.reopenable,
             fingerprint=self._fingerprint,
+            proves=self._proves,
             query=self.query,
             inferred=self.inferred,
             origins=self.origins,

@@ -1,9 +1,10 @@
-"""StoreClient: one open connection to a store, over whole keys.
+"""The clients: one open connection to a store, over whole keys. ReadClient reads, and StoreClient writes, too.
 
-A connector supplies `uri`, `head`, `get_range`, `put`, `list`, `delete` and `copy` and, where the store has them,
-`presign`, `versions`, `sweep` and `stored_checksum`. `get`, `stream`, `ranges` and `open` are written here, once, over
-those. A client knows of no Prefect, no block and no folder: `StoreFolder` gives it keys relative to a folder, and
-`ObjectStore` makes operations of both.
+A connector supplies `uri`, `head` and `get_range` for a store that is only read, and `put`, `list`, `delete` and `copy`
+for any other; where the store has them, `stored_checksum`, `presign`, `versions` and `sweep`. `get`, `stream`, `ranges`
+and `open` are written here, once, over those. A client knows of no Prefect, no block and no folder:
+`ReadFolder` and `StoreFolder` give it keys relative to a folder, `ReadableStore` and `ObjectStore` make operations of
+both.
 """
 
 from __future__ import annotations
@@ -15,32 +16,28 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Mapping  # noqa: TC003 (the same)
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TypedDict
+
+from typing_extensions import override
 
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import ConnectorError, DamagedError, UnsupportedError
 from blocks.base.live import close_live
 from blocks.base.parameter import Parameter
 from blocks.files.local import CHUNK_BYTES
-from blocks.stores.checksum import damaged, matches, new_digest, value_of
+from blocks.stores.checksum import damaged, matches
+from blocks.stores.ranged import OPEN_BUFFER_BYTES, InOrder, ranged_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
-    from _typeshed import WriteableBuffer
-
     from blocks.files.local import Source
-    from blocks.stores.checksum import Digest
 
 READ_AHEAD = 4
 """How many ranges of an object are requested at once."""
 CHUNKS_IN_FLIGHT = 12
 """How many chunks or parts of a client's objects may be in memory beyond one of each object under way."""
-OPEN_BUFFER_BYTES = 2**20
-"""What an open file reads at least; a smaller object is read at once."""
-FOOTER_BYTES = OPEN_BUFFER_BYTES + 8
-"""A read that ends so near to an object's end may be one of its footer: behind that stand its length and a magic."""
 WRITE_ID = "etlwriteid"
 """Metadata of a conditional write, by which it recognizes its own object when the answer was lost; every store accepts
 this name."""
@@ -84,45 +81,8 @@ def pages(found: Iterable[ObjectInfo]) -> Iterator[Page]:
         yield page
 
 
-@dataclass(frozen=True)
-class WriteOptions:
-    """How an object is to be written.
-
-    Attributes:
-        if_absent: Only when there is no such object yet.
-        if_match: Only when the object still has this etag.
-        content_type: Its media type.
-        metadata: Names and values to keep beside it.
-        tags: Names and values that the store can filter and bill by.
-    """
-
-    if_absent: bool = False
-    if_match: str | None = None
-    content_type: str | None = None
-    metadata: Mapping[str, str] | None = None
-    tags: Mapping[str, str] | None = None
-
-    @property
-    def conditional(self) -> bool:
-        """Whether the write may be refused."""
-        return self.if_absent or self.if_match is not None
-
-
-AS_IT_IS = WriteOptions()
-
-
-class WriteArguments(TypedDict, total=False):
-    """WriteOptions as keyword arguments, which editors and type checkers know them by."""
-
-    if_absent: bool
-    if_match: str | None
-    content_type: str | None
-    metadata: Mapping[str, str] | None
-    tags: Mapping[str, str] | None
-
-
-class StoreClient(ABC):
-    """One open connection to a store. Keys are whole, and taken as they are: `StoreFolder` checks them.
+class ReadClient(ABC):
+    """One open connection to a store that is read. Keys are whole, and taken as they are: `ReadFolder` checks them.
 
     A client is built without I/O: what it opens is `@live`, made on first use and dropped by `close`. Several threads
     may share one. Only ConnectorErrors come out of it, and what it sends again by itself is one request at a time: a
@@ -170,69 +130,19 @@ class StoreClient(ABC):
             TransientError: The object no longer has the etag `if_match`.
         """
 
-    @abstractmethod
-    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
-        """Write an object of any size, all of it or nothing; large ones in several requests.
+    # What a connector supplies where its store has it
 
-        A conditional write whose answer was lost recognizes its own object.
-
-        Raises:
-            AlreadyExistsError: `if_absent` or `if_match` did not hold.
-            UnsupportedError: The store cannot keep something that `options` has.
-        """
-
-    @abstractmethod
-    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
+    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:  # noqa: ARG002
         """List the objects of a folder page by page, sorted by key, without folder markers.
 
         Args:
             prefix: The folder with the slash that ends it, or "" for the whole store.
             recursive: Whether to list the folders in it, too.
-        """
-
-    @abstractmethod
-    def delete(self, keys: Iterable[str]) -> int:
-        """Delete objects; those that are not there are no error.
-
-        Returns:
-            How many keys are gone now, each counted once.
-        """
-
-    @abstractmethod
-    def copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
-        """Copy an object on the store's own side, with what is kept beside its content.
-
-        Args:
-            source_key: The object.
-            target_key: The key of the copy.
-            target: A client of the same kind for the store that gets the copy; by default this one.
-        """
-
-    # What a connector supplies where its store has it
-
-    def presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
-        """Sign a URL with which anybody can read ("GET") or write ("PUT") the object until it expires.
 
         Raises:
-            UnsupportedError: The store has no presigned URLs.
+            UnsupportedError: The store has no listing.
         """
-        raise UnsupportedError(f"Could not sign a URL of {self.uri(key)}: this store has no presigned URLs.")
-
-    def versions(self, key: str) -> Page:
-        """List the versions of an object that the store still has, the newest first.
-
-        Raises:
-            UnsupportedError: The store keeps no versions.
-        """
-        raise UnsupportedError(f"Could not list the versions of {self.uri(key)}: this store keeps none.")
-
-    def sweep(self, prefix: str, older_than: dt.timedelta) -> int:  # noqa: ARG002
-        """Remove what uploads of killed processes left in a folder.
-
-        Returns:
-            How many uploads were removed; 0 where the store itself forgets what was not finished.
-        """
-        return 0
+        raise UnsupportedError(f"Could not list {self.uri(prefix)}: this store has no listing. Name the objects.")
 
     def stored_checksum(self, info: ObjectInfo) -> str | None:
         """Look up the checksum of the whole object that `info` describes, where that takes a request of its own.
@@ -313,7 +223,7 @@ class StoreClient(ABC):
         """
         info = known or self.head(key, version)
         if info.size > OPEN_BUFFER_BYTES:
-            return cast("BinaryIO", io.BufferedReader(_Ranged(self, info, version), OPEN_BUFFER_BYTES))
+            return ranged_file(self, info, version)
         content = b"".join(self.ranges(info, 0, info.size, version))
         self.verify(content, info)
         return io.BytesIO(content)
@@ -336,6 +246,114 @@ class StoreClient(ABC):
             yield first
         yield from self.ranges(info, start + len(first), stop, version)
 
+    def _refuse_version(self, version: str | None) -> None:
+        if version is not None:
+            raise UnsupportedError(f"Could not read a version of an object in {self.uri()}: this store keeps none.")
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How an object is to be written.
+
+    Attributes:
+        if_absent: Only when there is no such object yet.
+        if_match: Only when the object still has this etag.
+        content_type: Its media type.
+        metadata: Names and values to keep beside it.
+        tags: Names and values that the store can filter and bill by.
+    """
+
+    if_absent: bool = False
+    if_match: str | None = None
+    content_type: str | None = None
+    metadata: Mapping[str, str] | None = None
+    tags: Mapping[str, str] | None = None
+
+    @property
+    def conditional(self) -> bool:
+        """Whether the write may be refused."""
+        return self.if_absent or self.if_match is not None
+
+
+AS_IT_IS = WriteOptions()
+
+
+class WriteArguments(TypedDict, total=False):
+    """WriteOptions as keyword arguments, which editors and type checkers know them by."""
+
+    if_absent: bool
+    if_match: str | None
+    content_type: str | None
+    metadata: Mapping[str, str] | None
+    tags: Mapping[str, str] | None
+
+
+class StoreClient(ReadClient):
+    """One open connection to a store that is read and written; its `list` is its own."""
+
+    # What a connector supplies
+
+    @abstractmethod
+    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        """Write an object of any size, all of it or nothing; large ones in several requests.
+
+        A conditional write whose answer was lost recognizes its own object.
+
+        Raises:
+            AlreadyExistsError: `if_absent` or `if_match` did not hold.
+            UnsupportedError: The store cannot keep something that `options` has.
+        """
+
+    @abstractmethod
+    @override
+    def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]: ...
+
+    @abstractmethod
+    def delete(self, keys: Iterable[str]) -> int:
+        """Delete objects; those that are not there are no error.
+
+        Returns:
+            How many keys are gone now, each counted once.
+        """
+
+    @abstractmethod
+    def copy(self, source_key: str, target_key: str, target: Self | None = None) -> None:
+        """Copy an object on the store's own side, with what is kept beside its content.
+
+        Args:
+            source_key: The object.
+            target_key: The key of the copy.
+            target: A client of the same kind for the store that gets the copy; by default this one.
+        """
+
+    # What a connector supplies where its store has it
+
+    def presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:  # noqa: ARG002
+        """Sign a URL with which anybody can read ("GET") or write ("PUT") the object until it expires.
+
+        Raises:
+            UnsupportedError: The store has no presigned URLs.
+        """
+        raise UnsupportedError(f"Could not sign a URL of {self.uri(key)}: this store has no presigned URLs.")
+
+    def versions(self, key: str) -> Page:
+        """List the versions of an object that the store still has, the newest first.
+
+        Raises:
+            UnsupportedError: The store keeps no versions.
+        """
+        raise UnsupportedError(f"Could not list the versions of {self.uri(key)}: this store keeps none.")
+
+    def sweep(self, prefix: str, older_than: dt.timedelta) -> int:  # noqa: ARG002
+        """Remove what uploads of killed processes left in a folder.
+
+        Returns:
+            How many uploads were removed; 0 where the store itself forgets what was not finished.
+        """
+        return 0
+
+    # For a connector's conditional writes
+
     def _write_id(self, key: str) -> str | None:  # noqa: ARG002
         """Return the name that the conditional write gave itself which made the object; None where it has none."""
         return None
@@ -346,95 +364,3 @@ class StoreClient(ABC):
             return self._write_id(key) == write_id
         except ConnectorError:
             return False
-
-    def _refuse_version(self, version: str | None) -> None:
-        if version is not None:
-            raise UnsupportedError(f"Could not read a version of an object in {self.uri()}: this store keeps none.")
-
-
-class InOrder:
-    """The checksum of an object that is read from its start on, compared with the store's once the end is reached.
-
-    What is read a second time is passed over; after a gap there is nothing to compare any more.
-
-    Attributes:
-        position: Up to where the object was read without a gap.
-    """
-
-    def __init__(self, client: StoreClient, info: ObjectInfo) -> None:
-        self._client, self._info = client, info
-        self._expected: str | None = None
-        self._digest: Digest | None = None
-        self.position = 0
-
-    def take(self, start: int, chunk: bytes) -> None:
-        """Take in what was read from `start` on.
-
-        Raises:
-            DamagedError: It is the last of the object, and all of it does not have the store's checksum.
-        """
-        if not start <= self.position < start + len(chunk):
-            return
-        if self.position == 0:
-            self._expected = self._client.stored_checksum(self._info)
-            self._digest = new_digest(self._expected) if self._expected else None
-        if self._digest is not None:
-            self._digest.update(memoryview(chunk)[self.position - start :])
-        self.position = start + len(chunk)
-        if self.position < self._info.size or self._digest is None or self._expected is None:
-            return
-        if self._digest.hexdigest() != value_of(self._expected):
-            raise damaged(self._client.uri(self._info.key), self._expected)
-
-
-class _Ranged(io.RawIOBase):
-    """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
-
-    def __init__(self, client: StoreClient, info: ObjectInfo, version: str | None) -> None:
-        self._client, self._info, self._version, self._at = client, info, version, 0
-        self._whole = InOrder(client, info)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._info.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative position {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: WriteableBuffer) -> int:
-        view = memoryview(buffer).cast("B")
-        start = self._at
-        for chunk in self._chunks(start, min(start + len(view), self._info.size)):
-            view[self._at - start : self._at - start + len(chunk)] = chunk
-            self._at += len(chunk)
-        return self._at - start
-
-    def readall(self) -> bytes:
-        rest = b"".join(self._chunks(self._at, self._info.size))
-        self._at += len(rest)
-        return rest
-
-    def _chunks(self, start: int, stop: int) -> Iterator[bytes]:
-        chunks = self._client.ranges(self._info, start, stop, self._version)
-        if start > self._whole.position and stop - start <= CHUNK_BYTES and stop > self._info.size - FOOTER_BYTES:
-            content = b"".join(chunks)
-            if content != b"".join(self._client.ranges(self._info, start, stop, self._version)):
-                raise DamagedError(
-                    f"Could not read {self._client.uri(self._info.key)}: two requests for the same bytes gave two "
-                    "contents. The network or a proxy changes what it carries."
-                )
-            yield content
-            return
-        for chunk in chunks:
-            self._whole.take(start, chunk)
-            yield chunk
-            start += len(chunk)

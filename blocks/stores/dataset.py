@@ -19,7 +19,14 @@ from blocks.arrow.parts import Division
 from blocks.arrow.scan import GrowingScan, Scan, parts_of
 from blocks.base.assets import asset_key
 from blocks.base.concurrency import ordered_map
-from blocks.base.errors import DamagedError, InvalidInputError, NotFoundError, ObjectNotFoundError, SchemaError
+from blocks.base.errors import (
+    DamagedError,
+    InvalidInputError,
+    NotFoundError,
+    ObjectNotFoundError,
+    SchemaError,
+    UnsupportedError,
+)
 from blocks.base.optional import lazy
 from blocks.files.options import JSON_FORMATS, TEXT_FORMATS, OnError
 from blocks.stores.dataset_writer import WriteMode, WriteReport, write_table
@@ -38,7 +45,7 @@ if TYPE_CHECKING:
     from blocks.files.options import Compression, FileOptions, Format
     from blocks.files.protocols import InferredColumn, Reader
     from blocks.stores.client import ObjectInfo
-    from blocks.stores.folder import StoreFolder
+    from blocks.stores.folder import ReadFolder
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -53,7 +60,7 @@ FILES_AT_ONCE = 8
 
 
 def scan(
-    store: StoreFolder,
+    store: ReadFolder,
     keys: str | Sequence[str],
     *,
     schema: pa.Schema | None = None,
@@ -109,7 +116,7 @@ def scan(
 
 @dataclass(frozen=True)
 class _Dataset:
-    store: StoreFolder
+    store: ReadFolder
     keys: tuple[str, ...]
     alone: bool
     """Whether keys is one by itself, and may be a folder; what is in a list is a key or a glob."""
@@ -136,7 +143,7 @@ class _Dataset:
                 source=now.source,
                 query=query,
                 inferred=now.inferred_from_text(),
-                fingerprint=now.fingerprint(),
+                fingerprint=now.fingerprint() if now.is_versioned() else None,
                 origins=now.origins,
                 form=form,
             )
@@ -147,6 +154,7 @@ class _Dataset:
             now.batches,
             source=now.source,
             fingerprint=now.fingerprint,
+            proves=now.is_versioned,
             query=query,
             inferred=now.inferred_from_text,
             origins=now.origins,
@@ -156,7 +164,7 @@ class _Dataset:
 
     def divided(self, n: int) -> list[list[_Piece]]:
         """Return the pieces of at most `n` parts of about one size: whole files, and row groups of large ones."""
-        sizes = {info.key: info.size for info in (self._info(item) for item in self.objects)}
+        sizes = {key: info.size for key, info in self._known.items()}
         total = sum(sizes.values())
         pieces: list[tuple[float, _Piece]] = []
         for at, (key, _) in enumerate(self._pruned()):
@@ -174,13 +182,10 @@ class _Dataset:
             seen += weight
         return [_joined(part) for part in parts.values()] or [[]]
 
-    def _info(self, item: ObjectInfo | str) -> ObjectInfo:
-        return self.store.head(item) if isinstance(item, str) else item
-
     def _group_sizes(self, key: str) -> list[int]:
         from blocks.files.parquet import group_sizes
 
-        with contextlib.closing(self.store.open(key, known=self._listed.get(key))) as file:
+        with contextlib.closing(self.store.open(key, known=self._known[key])) as file:
             return group_sizes(file, self.store.uri(key))
 
     @property
@@ -215,6 +220,14 @@ class _Dataset:
         return {item.key: item for item in self.objects if not isinstance(item, str)}
 
     @cached_property
+    def _known(self) -> dict[str, ObjectInfo]:
+        """What all of the objects are; from then on none may be another one when it is opened."""
+        given = [item for item in self.objects if isinstance(item, str)]
+        found = ordered_map(self.store.head, dict.fromkeys(given), workers=FILES_AT_ONCE)
+        self._listed.update((info.key, info) for info in found)
+        return {key: self._listed[key] for key in self.files}
+
+    @cached_property
     def _starts(self) -> dict[str, list[tuple[int, int]]]:
         """What was seen of the start of each file; see `_SameStart`."""
         return {}
@@ -224,9 +237,13 @@ class _Dataset:
         """The keys of what is read."""
         return [item if isinstance(item, str) else item.key for item in self.objects]
 
+    def is_versioned(self) -> bool:
+        """Tell whether the store says of each object which version it is."""
+        return all(info.version or info.etag for info in self._known.values())
+
     def fingerprint(self) -> str:
         """Return a digest of names and versions of the objects, and of what is read of them."""
-        infos = [self._info(item) for item in self.objects]
+        infos = [self._known[key] for key in self.files]
         versions = [(info.key, info.size, info.version or info.etag or str(info.last_modified)) for info in infos]
         text = repr((self.store.place(), versions, self.columns, str(self.where)))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -480,7 +497,7 @@ class _SameStart:
         self._file.close()
 
 
-def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:
+def find_objects(store: ReadFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:
     """Find what a key, a folder or a glob stands for, in reading order; see `scan` for `glob`."""
     if isinstance(glob, str):
         folder, pattern = name.rstrip("/"), Glob(glob)
@@ -493,7 +510,12 @@ def find_objects(store: StoreFolder, name: str, glob: bool | str = True) -> list
     if found is not None and found.size:
         return [found]
     # An empty object may be the marker of a folder of its name, as tools for Hadoop leave it.
-    objects = sorted(data_objects(store, name.rstrip("/")), key=_natural)
+    try:
+        objects = sorted(data_objects(store, name.rstrip("/")), key=_natural)
+    except UnsupportedError:  # where there is no listing, what is not a pattern is a key
+        if not name or name.endswith("/") or (glob and has_magic(name)):
+            raise
+        return [found or store.head(name)]
     if found is None and not objects and glob and has_magic(name):
         pattern = Glob(name)
         objects = [info for info in data_objects(store, pattern.folder) if pattern.matches(info.key)]

@@ -1,4 +1,4 @@
-"""StoreFolder: a folder of a store, seen with keys relative to it."""
+"""A folder of a store, seen with keys relative to it: ReadFolder to read, StoreFolder to read and write."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefect.logging import get_logger
+from typing_extensions import override
 
 from blocks.stores.client import AS_IT_IS
 from blocks.stores.keys import folder_prefix, is_key, join_key
@@ -16,25 +17,25 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blocks.files.local import Source
-    from blocks.stores.client import ObjectInfo, Page, StoreClient, WriteOptions
+    from blocks.stores.client import ObjectInfo, Page, ReadClient, StoreClient, WriteOptions
 
 ODD_KEYS_NAMED = 5
 """A warning names so many keys of a page."""
 
 
-class StoreFolder:
-    """The objects of a folder, with the methods of `StoreClient` over keys relative to it.
+class ReadFolder:
+    """The objects of a folder, with the methods of `ReadClient` over keys relative to it.
 
     Keys are checked and joined here, and taken off what comes back. The client is asked for at each call, so that a
     folder, and a scan over it, outlives the connection that was open when it was made.
     """
 
-    def __init__(self, connect: Callable[[], StoreClient], folder: str = "") -> None:
+    def __init__(self, connect: Callable[[], ReadClient], folder: str = "") -> None:
         self._connect, self._folder = connect, folder
         self._prefix = f"{folder}/" if folder else ""
 
     @property
-    def client(self) -> StoreClient:
+    def client(self) -> ReadClient:
         """The client that is open now."""
         return self._connect()
 
@@ -73,10 +74,6 @@ class StoreFolder:
         whole = self.whole_key(key)
         return self.client.open(whole, version, known=known and replace(known, key=whole))
 
-    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
-        """Write an object of any size, all of it or nothing."""
-        return self._relative(self.client.put(self.whole_key(key), source, options))
-
     def list(self, folder: str = "", *, recursive: bool = True) -> Iterator[Page]:
         """List the objects in a folder of this one page by page, sorted by key.
 
@@ -95,6 +92,27 @@ class StoreFolder:
                 )
                 infos = [info for info in infos if info.key not in set(odd)]
             yield infos
+
+    def _relative(self, info: ObjectInfo) -> ObjectInfo:
+        return replace(info, key=info.key.removeprefix(self._prefix)) if self._prefix else info
+
+
+class StoreFolder(ReadFolder):
+    """The objects of a folder, with the methods of `StoreClient` over keys relative to it."""
+
+    def __init__(self, connect: Callable[[], StoreClient], folder: str = "") -> None:
+        super().__init__(connect, folder)
+        self._connect_to_write = connect
+
+    @property
+    @override
+    def client(self) -> StoreClient:
+        """The client that is open now."""
+        return self._connect_to_write()
+
+    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+        """Write an object of any size, all of it or nothing."""
+        return self._relative(self.client.put(self.whole_key(key), source, options))
 
     def delete(self, keys: Iterable[str]) -> int:
         """Delete objects, and return how many keys are gone now."""
@@ -116,6 +134,3 @@ class StoreFolder:
     def sweep(self, older_than: dt.timedelta) -> int:
         """Remove what uploads of killed processes left in the folder, and return how many were removed."""
         return self.client.sweep(self._prefix, older_than)
-
-    def _relative(self, info: ObjectInfo) -> ObjectInfo:
-        return replace(info, key=info.key.removeprefix(self._prefix)) if self._prefix else info

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
 
     from blocks.stores.client import ObjectInfo, Page
-    from blocks.stores.folder import StoreFolder
+    from blocks.stores.folder import ReadFolder
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
@@ -49,7 +49,7 @@ def without_markers(pages: Iterable[Page]) -> Iterator[ObjectInfo]:
     yield from (info for info in empty if info.key not in folders)
 
 
-def data_objects(store: StoreFolder, folder: str) -> Iterator[ObjectInfo]:
+def data_objects(store: ReadFolder, folder: str) -> Iterator[ObjectInfo]:
     """List the objects below a folder that are data.
 
     Names that start with `_` or `.` are not, nor what is in such a folder; nor are markers of folders.

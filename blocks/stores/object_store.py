@@ -1,4 +1,4 @@
-"""ObjectStore: the block of a bucket or a folder. Prefect's names and ours, written once over its client's.
+"""ObjectStore: the block of a bucket or a folder that is written, too. Prefect's names and ours, over its client's.
 
 A connector supplies the fields, `_client` and, where it has them, `_folder` and `_named_bucket`. Keys that go in and
 come out are relative to the block's folder.
@@ -17,17 +17,14 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
 from pydantic import Field
+from typing_extensions import override
 
 from blocks.arrow.load_id import Target, with_load_id
 from blocks.arrow.scan import Scan, with_stream_staged
 from blocks.base.arguments import takes_fields_of
-from blocks.base.assets import asset_key
-from blocks.base.block import ConnectorBlock
 from blocks.base.concurrency import ordered_map
 from blocks.base.errors import (
     InvalidInputError,
-    NoSuchStoreError,
-    NotFoundError,
     ObjectNotFoundError,
     UnsupportedError,
 )
@@ -35,29 +32,27 @@ from blocks.base.interruption import interruptible_async
 from blocks.base.movement import announce
 from blocks.base.operation import operation
 from blocks.base.retry import call_with_retry
-from blocks.files.local import file_errors, rewound, write_file
+from blocks.files.local import file_errors, rewound
 from blocks.stores import dataframes, dataset, watch
 from blocks.stores.client import ObjectInfo, WriteOptions
 from blocks.stores.folder import StoreFolder
-from blocks.stores.hive import dataset_of, without_markers
+from blocks.stores.hive import without_markers
 from blocks.stores.keys import folder_prefix, join_key
+from blocks.stores.readable_store import ReadableStore
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Self, Unpack
 
-    import pandas as pd
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from blocks.arrow.columns import ExtraColumns
     from blocks.base.names import Count, Identity, Position, Share
-    from blocks.files.options import Compression, FileOptions, Format, OnError
+    from blocks.files.options import Compression, FileOptions, Format
     from blocks.stores.client import StoreClient, WriteArguments
-    from blocks.stores.dataset import Condition, WriteMode, WriteReport
+    from blocks.stores.dataset import WriteMode, WriteReport
 
 
-class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, WritableDeploymentStorage):
+class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare coroutines
+    ReadableStore, ObjectStorageBlock, WritableFileSystem, WritableDeploymentStorage
+):
     """A bucket, or a folder in it.
 
     The method names are those of Prefect's collections, so a flow that was written for one of their buckets runs after
@@ -76,6 +71,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
     )
 
     @property
+    @override
     def objects(self) -> StoreFolder:
         """The objects of the block's folder, for code that needs no retries, task runs or logs: operations use it."""
         return StoreFolder(lambda: self._client, self._folder)
@@ -96,37 +92,7 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         caveat = " Content is not compared with checksums: verify_checksums is false." if unverified else ""
         return f"{self.uri()} is reachable, knows the credentials and lets them list.{caveat}"
 
-    def uri(self, key: str = "") -> str:
-        """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
-        return self.objects.uri(key)
-
-    def asset_key(self, key: str) -> str:
-        """Return the key of an object, or of the dataset that it is part of, as an asset in Prefect: its address.
-
-        The parts and the partitions of a dataset are one asset, as they were written by one name.
-        """
-        return asset_key(self.objects.uri(dataset_of(key)))
-
-    def _stands_for(self) -> str:
-        return f"{self._block_type_slug} {self.objects.place()}"
-
     # Prefect's names
-
-    @operation
-    def read_path(
-        self, path: str, *, start: Position = 0, length: Position | None = None, version: str | None = None
-    ) -> bytes:
-        """Read an object, or `length` bytes of it from `start` on.
-
-        What is read whole is compared with the checksum that the store keeps.
-
-        Returns:
-            The bytes; fewer where the range reaches beyond the end.
-
-        Raises:
-            NotFoundError: There is no such object.
-        """
-        return self.objects.get(path, start, length, version=version)
 
     @operation
     @takes_fields_of(WriteOptions)
@@ -152,10 +118,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 "Encode text first: text.encode()."
             )
         return self.objects.put(path, bytes(content), WriteOptions(**options)).key
-
-    async def aread_path(self, path: str) -> bytes:
-        """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
-        return await interruptible_async(lambda: call_with_retry(self.retry, lambda: self.objects.get(path)))
 
     async def awrite_path(self, path: str, content: bytes) -> str:
         """Write an object without blocking, and return its key. Prefect writes its results with it."""
@@ -226,37 +188,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return sorted(found)
 
     @operation
-    def download_object_to_path(
-        self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
-    ) -> Path:
-        """Download an object to a file, by default one named like it in the working directory.
-
-        Returns:
-            The file's absolute path.
-
-        Raises:
-            InvalidInputError: `to_path` is a folder.
-        """
-        target = Path(to_path if to_path is not None else PurePath(from_path).name).expanduser().absolute()
-        self._download(from_path, target, version=version)
-        return target
-
-    @operation
-    def download_object_to_file_object(
-        self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
-    ) -> BinaryIO:
-        """Download an object into an open file, at its position, and return the file.
-
-        After a failure the file is as before.
-        """
-        chunks = self.objects.stream(from_path, version=version)
-        first = next(chunks, b"")
-        with rewound(to_file_object, truncate=True):
-            to_file_object.write(first)
-            to_file_object.writelines(chunks)
-        return to_file_object
-
-    @operation
     def download_folder_to_path(self, from_folder: str, to_folder: str | Path | None = None) -> Path:
         """Download a folder into a local one (by default the working directory), and return its absolute path."""
         target = Path(to_folder or ".").expanduser().absolute()
@@ -319,16 +250,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return dataframes.upload(self.objects, df, to_path, form, WriteOptions(**described))
 
     @operation
-    def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
-        """Read an object as a pandas frame: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, by its name.
-
-        Args:
-            from_path: The key; a folder or a glob gives the rows of all its objects.
-            schema: Columns and exact types. Defaults to what the file says, or what its values look like.
-        """
-        return self.scan(from_path, schema=schema).to_pandas()
-
-    @operation
     def copy_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
         """Copy an object on the store's own side.
 
@@ -354,36 +275,12 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         return to_path
 
     @operation
-    def stream_from(self, bucket: ObjectStore, from_path: str, to_path: str | None = None) -> str:
+    def stream_from(self, bucket: ReadableStore, from_path: str, to_path: str | None = None) -> str:
         """Copy an object of any other store through this process, and return its key here."""
         key = to_path or PurePath(from_path).name
         return self.objects.put(key, bucket.objects.stream(from_path)).key
 
     # Ours
-
-    @operation
-    def exists(self, path: str) -> bool:
-        """Tell whether there is such an object.
-
-        Raises:
-            NoSuchStoreError: There is not even the bucket.
-        """
-        try:
-            self.objects.head(path)
-        except NoSuchStoreError:
-            raise
-        except NotFoundError:
-            return False
-        return True
-
-    @operation
-    def head_object(self, path: str, *, version: str | None = None) -> ObjectInfo:
-        """Look up what the store knows about an object.
-
-        Raises:
-            NotFoundError: There is no such object.
-        """
-        return self.objects.head(path, version)
 
     @operation
     def list_versions(self, path: str) -> list[ObjectInfo]:
@@ -443,77 +340,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
         removed = self.objects.sweep(older_than)
         self.logger.info("Swept %s: uploads=%d older_than=%s", self.uri(), removed, older_than)
         return removed
-
-    def open(self, path: str, *, version: str | None = None) -> BinaryIO:
-        """Open an object as a seekable file, read by ranges as they are needed; one version of it, to the end.
-
-        Raises:
-            NotFoundError: There is no such object.
-        """
-        return self.objects.open(path, version)
-
-    def scan(
-        self,
-        keys: str | Sequence[str],
-        *,
-        schema: pa.Schema | None = None,
-        format: Format | None = None,  # noqa: A002 (what everybody calls it)
-        compression: Compression | None = None,
-        options: FileOptions | None = None,
-        columns: Sequence[str] | None = None,
-        where: Sequence[Condition] | pc.Expression | None = None,
-        on_error: OnError = "fail",
-        extra_columns: ExtraColumns = "ignore",
-        glob: bool | str = True,
-    ) -> Scan:
-        """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
-
-        Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names
-        that start with `_` or `.` are not data. Files are read in the order of their names, numbers by value.
-
-        Args:
-            keys: A key, a folder, a glob, or a list of those. In a glob `*`, `?`, `[a-z]` and `[!a-z]` stand for
-                characters of one name, `**` between slashes for any folders; `[[]`, `[*]` and `[?]` for themselves. A
-                key that exists is that key, whatever characters it has.
-            schema: Columns and exact types; a file that lacks one is an error, and a column that is not nullable has
-                to have a value. Without it the types are what the files say, the union by name of several.
-            format: What the files are, where their names do not say it: CSV, JSON, Parquet or Arrow IPC.
-            compression: How they are compressed, where their names do not say it.
-            options: CsvOptions for CSV, JsonOptions for JSON.
-            columns: Only these, in this order.
-            where: Only rows for which this holds: conditions such as `("date", ">=", "2026-04-30")`, all of them, or
-                an Arrow expression. Partitions and row groups that it rules out are not read.
-            on_error: Whether a bad row is an error or goes to the quarantine of `load()` or `write_table()`.
-            extra_columns: What to do where a file has columns that `schema` lacks.
-            glob: Whether keys may be globs. A glob of its own, such as "*.csv", takes what matches it of the folders
-                in `keys`, which are then taken as they are.
-        """
-        return dataset.scan(
-            self.objects,
-            keys,
-            schema=schema,
-            format=format,
-            compression=compression,
-            options=options,
-            columns=columns,
-            where=where,
-            on_error=on_error,
-            extra_columns=extra_columns,
-            glob=glob,
-        )
-
-    @operation
-    def read_table(
-        self,
-        keys: str | Sequence[str],
-        *,
-        schema: pa.Schema | None = None,
-        columns: Sequence[str] | None = None,
-        where: Sequence[Condition] | pc.Expression | None = None,
-        glob: bool | str = True,
-    ) -> pa.Table:
-        """Read objects as one Arrow table into memory; see `scan`."""
-        return self.scan(keys, schema=schema, columns=columns, where=where, glob=glob).to_arrow()
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
@@ -588,13 +414,8 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
 
     @property
     @abstractmethod
-    def _client(self) -> StoreClient:
-        """The client that is open now; connectors make it by `@live`."""
-
-    @property
-    def _folder(self) -> str:
-        """The folder of the store that the block stands for, without slashes around it; "" is all of it."""
-        return ""
+    @override
+    def _client(self) -> StoreClient: ...
 
     def _named_bucket(self, name: str) -> Self:
         raise UnsupportedError(f"{type(self).__name__} has no bucket {name!r} beside it; pass a block as to_bucket.")
@@ -612,11 +433,6 @@ class ObjectStore(ConnectorBlock, ObjectStorageBlock, WritableFileSystem, Writab
                 "Use stream_from() of the target."
             )
         return to_bucket
-
-    def _download(self, key: str, target: Path, *, version: str | None = None) -> int:
-        if target.is_dir():
-            raise InvalidInputError(f"Could not write {target}: it is a folder. Give the file's whole name as to_path.")
-        return write_file(target, self.objects.stream(key, version=version))
 
     def _download_folder(self, folder: str, target: Path) -> list[Path]:
         prefix = folder_prefix(folder)

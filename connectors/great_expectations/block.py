@@ -23,6 +23,7 @@ from blocks.base.optional import require
 from blocks.base.temporary import TemporaryFolder
 from blocks.quality.report import Audit, QualityReport
 from blocks.stores.object_store import ObjectStore
+from blocks.stores.readable_store import ReadableStore
 from blocks.warehouses.warehouse import Warehouse
 from connectors.great_expectations import engine as gx
 from connectors.great_expectations.data_docs import render_docs, shown_in_docs, upload_docs
@@ -304,7 +305,7 @@ class DataQuality(ConnectorBlock):
             {"table", "query"}
             if isinstance(data, Warehouse)
             else {"prefix"}
-            if isinstance(data, ObjectStore)
+            if isinstance(data, ReadableStore)
             else set()
         )
         if set(given) - takes or (takes and len(given) != 1):
@@ -319,7 +320,7 @@ class DataQuality(ConnectorBlock):
                     yield source
                 return
             data = data.scan_query(query) if query is not None else data.scan(table or "")
-        elif isinstance(data, ObjectStore):
+        elif isinstance(data, ReadableStore):
             data = data.scan(prefix or "")
         if type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns"):
             yield FrameSource(data, "the data")

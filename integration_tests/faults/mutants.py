@@ -9,7 +9,8 @@ from unittest.mock import patch
 
 from blocks.arrow import scan
 from blocks.base.errors import AlreadyExistsError, AmbiguousError
-from blocks.stores.client import InOrder, StoreClient
+from blocks.stores.client import ReadClient
+from blocks.stores.ranged import InOrder
 from blocks.warehouses.ledger import Ledger, claimed, recorded
 from blocks.warehouses.loader import Loader
 from blocks.warehouses.session import BulkSession
@@ -106,13 +107,13 @@ def no_staging_clean_up() -> Iterator[None]:
 def no_checksum() -> Iterator[None]:
     """What comes from a store is taken as it comes."""
 
-    def verify(self: StoreClient, content: bytes, info: Any) -> None:
+    def verify(self: ReadClient, content: bytes, info: Any) -> None:
         """Nothing."""
 
     def take(self: InOrder, start: int, chunk: bytes) -> None:
         """Nothing."""
 
-    with patch.object(StoreClient, "verify", verify), patch.object(InOrder, "take", take):
+    with patch.object(ReadClient, "verify", verify), patch.object(InOrder, "take", take):
         yield
 
 
