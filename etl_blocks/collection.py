@@ -14,6 +14,7 @@ MODULES = (  # in the order of the README's table
     "connectors.gcs",
     "connectors.azure",
     "connectors.sftp",
+    "connectors.http",
     "connectors.aws_parameter",
     "connectors.aws_secret",
     "connectors.aws_lambda",

@@ -37,6 +37,7 @@ from connectors.ecs import EcsTask
 from connectors.gcp_secret import GcpSecret
 from connectors.glue import GlueJob
 from connectors.great_expectations import DataQuality
+from connectors.http import HttpFiles
 from connectors.local import LocalFiles, MemoryFiles
 from connectors.mysql import MySQL
 from connectors.postgres import Postgres
@@ -45,11 +46,13 @@ from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.redshift import RedshiftOnPostgres, stand_in
 from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name
 from integration_tests.stores import new_store
+from tests.http_server import FileServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from blocks.stores.object_store import ObjectStore
+    from blocks.stores.readable_store import ReadableStore
     from blocks.warehouses.warehouse import Warehouse
     from connectors.redshift import Redshift
 
@@ -83,6 +86,13 @@ def aws(request: pytest.FixtureRequest) -> AwsCredentials:
     return AwsCredentials(
         aws_access_key_id="id", aws_secret_access_key="secret", region_name="eu-west-1", endpoint_url=url
     )
+
+
+def http(request: pytest.FixtureRequest) -> Callable[[], HttpFiles]:
+    server = FileServer({"/rows.csv": b"id\n1\n2\n3\n"})
+    request.addfinalizer(server.__exit__)
+    server.__enter__()
+    return lambda: HttpFiles(url=server.url)
 
 
 def redshift(request: pytest.FixtureRequest) -> Callable[[], Redshift]:
@@ -156,6 +166,7 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Any]]] = {
     "etl-gcp-secret": lambda request: lambda: GcpSecret(gcp_credentials=gcp(request), secret_name="x"),
     "etl-gcs-bucket": functools.partial(store, "gcs"),
     "etl-glue-job": lambda request: lambda: GlueJob(aws_credentials=aws(request), job_name="x", retry=ONCE),
+    "etl-http-files": http,
     "etl-lambda-function": lambda request: lambda: LambdaFunction(aws_credentials=aws(request), function_name="echo"),
     "etl-local-files": lambda request: lambda: LocalFiles(basepath=str(request.getfixturevalue("tmp_path"))),
     "etl-memory-files": lambda _: MemoryFiles,
@@ -181,6 +192,13 @@ def use_store(block: ObjectStore) -> None:
         block.read_path.with_options(retries=0)("missing")  # an error has the frames in which it arose
 
 
+def use_files(block: ReadableStore) -> None:
+    assert block.read_path("rows.csv").startswith(b"id")
+    assert block.read_table("rows.csv").num_rows == 3
+    with contextlib.suppress(ConnectorError):
+        block.read_path.with_options(retries=0)("missing")
+
+
 def use_warehouse(block: Warehouse) -> None:
     block.load(ROWS, "rows", mode="replace")
     assert block.scan("rows").to_arrow().num_rows == 3
@@ -191,8 +209,10 @@ def use_warehouse(block: Warehouse) -> None:
 
 def use(block: Any) -> None:
     """What each type is there for; where its service knows nothing of it, up to the error that says so."""
-    if hasattr(block, "read_path"):
+    if hasattr(block, "write_path"):
         use_store(block)
+    elif hasattr(block, "read_path"):
+        use_files(block)
     elif hasattr(block, "fetch_all"):
         use_warehouse(block)
     elif isinstance(block, DataQuality):

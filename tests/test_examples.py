@@ -45,6 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     "etl-gcp-secret": {"secret_name": "shop", "gcp_credentials": GCP},
     "etl-gcs-bucket": {"bucket": "shop", "gcp_credentials": GCP},
     "etl-glue-job": {"job_name": "nightly", "aws_credentials": AWS},
+    "etl-http-files": {"url": "http://127.0.0.1:9"},
     "etl-lambda-function": {"function_name": "resize", "aws_credentials": AWS},
     "etl-mysql": {"host": "127.0.0.1", "port": 9, "database": "shop", "username": "u", "password": "p"},
     "etl-postgres": {"host": "127.0.0.1", "port": 9, "database": "shop", "username": "u", "password": "p"},

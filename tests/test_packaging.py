@@ -16,7 +16,7 @@ EXTRAS = PROJECT["project"]["optional-dependencies"]
 CONNECTORS = sorted({path.stem for path in (ROOT / "connectors").glob("[!_]*")} - {"py", "shared"})
 TOP = {"blocks", "connectors", "etl_blocks", "templates"}
 EMBEDDED = {"local", "duckdb"}
-WITHOUT_DRIVER = {"dbt_cloud"}  # httpx comes with Prefect
+WITHOUT_DRIVER = {"dbt_cloud", "http"}  # httpx comes with Prefect
 PINS = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
 
 
