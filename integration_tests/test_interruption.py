@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import gc
 import multiprocessing
 import os
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.rejects import Rejects
     from integration_tests.standins.postgres import Address, PostgresServer
+    from integration_tests.standins.sftp import SftpServer
 
 ENDS_IN_S = 10.0
 ONCE = RetryPolicy(attempts=1)
@@ -449,6 +451,42 @@ def test_silence_of_a_request_ends_after_the_read_timeout(kind: str, verb: str, 
         proxy.stall(*REQUESTS[kind][verb], times=9)
         with in_time(3 + ENDS_IN_S), pytest.raises(TransientError):
             store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)
+
+
+each_sftp_request = pytest.mark.parametrize("verb", ["read", pytest.param("write", marks=pytest.mark.thorough)])
+
+
+@each_sftp_request
+@each_end
+def test_a_request_of_sftp_without_an_answer_is_interrupted(
+    verb: str, end: End, sftp_server: SftpServer, request: pytest.FixtureRequest
+) -> None:
+    """In the middle of a large file, of which nothing stays; then it is read or written as usual."""
+    store = new_store("sftp", request, retry=ONCE)
+    store.write_path("key", CONTENT)
+    sftp_server.strike("stall", verb, skip=2)
+
+    def work() -> object:
+        return store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)
+
+    with in_time():
+        end(work, lambda: eventually(lambda: sftp_server.struck))
+    assert [found["Key"] for found in store.list_objects()] == ["key"]
+    assert store.sweep(older_than=dt.timedelta(days=-1)) == 0
+    assert store.read_path("key") == CONTENT
+
+
+@each_sftp_request
+def test_silence_of_a_request_of_sftp_ends_after_the_read_timeout(
+    verb: str, sftp_server: SftpServer, request: pytest.FixtureRequest
+) -> None:
+    """Also while the server still answers other requests; and a transient error says so."""
+    store = new_store("sftp", request, retry=ONCE, read_timeout_s=3)
+    store.write_path("key", CONTENT)
+    sftp_server.strike("stall", verb, skip=2)
+    with in_time(3 + ENDS_IN_S), pytest.raises(TransientError):
+        store.read_path("key") if verb == "read" else store.write_path("new", CONTENT)
+    assert [found["Key"] for found in store.list_objects()] == ["key"]
 
 
 # Warehouses behind a service

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from blocks.files.local import CHUNK_BYTES
+from blocks.base.errors import AmbiguousError
+from blocks.files.local import CHUNK_BYTES, PART_SUFFIX
 from blocks.testing.http_proxy import HttpFaultProxy
 from integration_tests.stores import new_store, server_url
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from blocks.stores.object_store import ObjectStore
+    from integration_tests.standins.sftp import SftpServer
 
 BREAK_AT = 2**18
 SMALL = os.urandom(2 * BREAK_AT)
@@ -241,3 +243,51 @@ def test_survives(  # noqa: PLR0917
     assert len(proxy.faults_fired) == STRIKES.get(fault, 1)
     assert {found["Key"]: store.read_path(found["Key"]) for found in store.list_objects()} == what.after
     assert parts_left(kind, store) == []
+
+
+# SFTP, whose requests nobody on the way can read: its server is asked to fail.
+
+SFTP_REQUESTS = {
+    "get": ("read", 0),
+    "head": ("stat", 0),
+    "list": ("scandir", 0),
+    "delete": ("remove", 0),
+    "copy": ("posix_rename", 0),
+    "put": ("posix_rename|link", 0),
+    "begin": ("open", 0),
+    "part": ("write", 1),
+    "last part": ("write", 400),
+    "end": ("posix_rename|link", 0),
+}
+SFTP_LACKS = {"replace", "replace by a large object"}
+SFTP_CASES = [
+    pytest.param(verb, at, fault, id=f"{verb}-{at}-{fault}")
+    for fault in ("broken request", "lost answer", "stall")
+    for verb, what in VERBS.items()
+    for at in what.requests
+    if verb not in SFTP_LACKS
+]
+
+
+@pytest.mark.sampled(8)
+@pytest.mark.parametrize(("verb", "at", "struck"), SFTP_CASES)
+def test_sftp_survives(
+    verb: str, at: str, struck: str, sftp_server: SftpServer, request: pytest.FixtureRequest
+) -> None:
+    """The same; but a link whose answer was lost is ambiguous, as nothing in a file tells who made it."""
+    store: Any = new_store("sftp", request, **({"read_timeout_s": IMPATIENT_S} if struck == "stall" else {}))
+    what = VERBS[verb]
+    for key, content in what.before.items():
+        store.write_path(key, content)
+    sftp_server.strike(struck, SFTP_REQUESTS[at][0], skip=SFTP_REQUESTS[at][1])
+    if verb.startswith("create") and SFTP_REQUESTS[at] == SFTP_REQUESTS["end"]:
+        with pytest.raises(AmbiguousError):
+            what.run(store)
+        ends = [what.before, what.after]
+    else:
+        assert what.run(store) == what.returns
+        ends = [what.after]
+    assert sftp_server.struck.startswith(struck)
+    assert {found["Key"]: store.read_path(found["Key"]) for found in store.list_objects()} in ends
+    left = (sftp_server.files / store.basepath).rglob(f"*{PART_SUFFIX}")
+    assert [path for path in left if path.stat().st_size] == []

@@ -59,14 +59,5 @@ class Sftp(ObjectStore):
 
     @live
     def _client(self) -> SftpStoreClient:
-        login = Login(
-            self.host,
-            self.port,
-            self.username,
-            self.password,
-            self.private_key,
-            self.passphrase,
-            self.known_hosts,
-            self.read_timeout_s,
-        )
-        return SftpStoreClient(self.basepath, login)
+        login = {name: getattr(self, name) for name in Login.__annotations__}
+        return SftpStoreClient(self.basepath, Login(**login))

@@ -1,31 +1,25 @@
-"""One connection to an SFTP server, by asyncssh, whose event loop runs in a thread of the connection's.
+"""One connection to an SFTP server, by asyncssh.
 
-paramiko would need no loop. But its SFTPClient is not for several threads, waits for each 32 KiB that it reads, and
-does not send hard links, without which no write is conditional.
+paramiko would need no event loop. But its SFTPClient is not for several threads, waits for each 32 KiB that it reads,
+and does not send hard links, without which no write is conditional.
 """
 
 from __future__ import annotations
 
-import contextlib
-import weakref
-from concurrent.futures import CancelledError, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
-from anyio.from_thread import start_blocking_portal
-
-from blocks.base.optional import require
+from blocks.base.event_loop import EventLoop, Synchronous
+from blocks.base.optional import lazy, require
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from concurrent.futures import Future
-
+    import asyncssh
     from pydantic import SecretStr
+else:
+    asyncssh = lazy("asyncssh")
 
-T = TypeVar("T")
-
-LOST = ("ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection")
-"""asyncssh's errors after which a connection is of no use: it, or the server's process behind it, ended."""
+LOST = ("ConnectionLost", "SFTPConnectionLost", "SFTPNoConnection", "TimeoutError")
+"""Errors after which a connection is of no use: it, or the server's process behind it, ended or does not answer."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +33,11 @@ class Login:
     private_key: SecretStr | None
     passphrase: SecretStr | None
     known_hosts: str | None
-    timeout_s: float
+    read_timeout_s: float
 
     async def open(self) -> tuple[Any, Any]:
         """Open an SSH connection, and an SFTP session on it."""
-        asyncssh = require("asyncssh", extra="sftp")
+        require("asyncssh", extra="sftp")
         options: dict[str, Any] = {}
         if self.username is not None:
             options["username"] = self.username
@@ -55,15 +49,9 @@ class Login:
         if self.password is not None:
             options["password"] = self.password.get_secret_value()
             options.setdefault("client_keys", None)  # a server counts the keys that it refuses
-        connection = await asyncssh.connect(
-            self.host,
-            self.port,
-            connect_timeout=self.timeout_s,
-            login_timeout=self.timeout_s,
-            keepalive_interval=self.timeout_s / 2,
-            keepalive_count_max=1,
-            **options,
-        )
+        limits = {"connect_timeout": self.read_timeout_s, "login_timeout": self.read_timeout_s}
+        alive = {"keepalive_interval": self.read_timeout_s / 2, "keepalive_count_max": 1}
+        connection = await asyncssh.connect(self.host, self.port, **limits, **alive, **options)
         try:
             return connection, await connection.start_sftp_client(path_errors="surrogateescape")
         except BaseException:
@@ -71,52 +59,39 @@ class Login:
             raise
 
 
-class Connection:
+class Connection(EventLoop):
     """An SSH connection with an SFTP session on it, which several threads may use."""
 
     def __init__(self, login: Login) -> None:
-        stack = contextlib.ExitStack()
-        # Without a reference to this object: the connection ends with the last one who has it.
-        self.close = weakref.finalize(self, stack.close)
-        self._portal = stack.enter_context(start_blocking_portal(name="sftp"))
+        super().__init__("sftp", ends_with=lambda error: type(error).__name__ in LOST, limit_s=login.read_timeout_s)
         try:
-            self._ssh, self.sftp = self.run(login.open())
+            self._ssh, self._sftp = self.run(login.open)
         except BaseException:
             self.close()
             raise
-        stack.callback(self._portal.call, self._ssh.abort)
+        self.before_closing(self._ssh.abort)
 
     @property
     def is_lost(self) -> bool:
         """Whether it is of no use any more."""
-        return not self.close.alive or self._ssh.is_closed()
+        return self.is_closed or self._ssh.is_closed()
 
-    def run(self, request: Coroutine[Any, Any, T]) -> T:
-        """Send a request, and return its answer; a connection that turns out to be lost is closed."""
-        value, error = self._settled(request)
-        if error is None:
-            return cast("T", value)
-        if type(error).__name__ in LOST:
-            self.close()
+    @property
+    def files(self) -> SftpFiles:
+        """What the server is asked."""
+        return SftpFiles(self, self._sftp)
+
+
+class SftpFiles(Synchronous):
+    """asyncssh's requests, each waited for."""
+
+    def open(self, path: str, mode: str) -> Any:
+        """Open a file, whose own requests are waited for, too."""
+        return Synchronous(self.loop, self.loop.run(self.target.open, path, mode))
+
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another name, in place of the one that has it."""
         try:
-            raise error
-        finally:
-            del error  # it holds this frame, and so its caller's
-
-    def _settled(self, request: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
-        try:
-            waiting: Future[tuple[T | None, Exception | None]] = self._portal.start_task_soon(_outcome, request)
-            while not wait([waiting], timeout=1).done and self.close.alive:
-                pass
-            return waiting.result(timeout=0)
-        except (RuntimeError, CancelledError, TimeoutError):
-            request.close()
-            return None, ConnectionAbortedError("the connection was closed")
-
-
-async def _outcome(request: Coroutine[Any, Any, T]) -> tuple[T | None, Exception | None]:
-    """Return what a request returns or raises: without the traceback, in which asyncssh has a cycle."""
-    try:
-        return await request, None
-    except Exception as error:  # noqa: BLE001 (raised where the answer is waited for)
-        return None, error.with_traceback(None)
+            self.posix_rename(path, target)
+        except asyncssh.SFTPOpUnsupported:
+            self.loop.run(self.target.rename, path, target)  # by which some servers replace; others refuse to

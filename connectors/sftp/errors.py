@@ -52,11 +52,11 @@ ADVICE: dict[str, str] = {
     "SFTPNoSuchFile": "Check the key, and the basepath.",
     "SFTPPermissionDenied": "Give the login the right to it on the server.",
     "SFTPFailure": "The server does not say why: the disk may be full, or a folder where a file should be.",
+    "SFTPOpUnsupported": "if_absent needs hard links: hardlink@openssh.com.",
     "PermissionDenied": "Check username, and password or private_key.",
     "HostKeyNotVerifiable": "Enter the server's public key as known_hosts, as ssh-keyscan prints it, once you have "
     "compared it with what the server's owner says.",
-    "KeyImportError": "Check private_key, and its passphrase.",
-    "KeyEncryptionError": "Check private_key, and its passphrase.",
+    **dict.fromkeys(("KeyImportError", "KeyEncryptionError"), "Check private_key, and its passphrase."),
     "ChannelOpenError": "Does the server offer SFTP, and to this login?",
     "OSError": "Are host and port right, and reachable from here?",
 }

@@ -63,6 +63,26 @@ class SftpServer:
         self.process = spawn(command, log=log)
         wait(listening(self.port), self.process, log=log)
 
+    def strike(self, kind: str, request: str, *, skip: int = 0) -> None:
+        """Have something happen to a request.
+
+        Args:
+            kind: "broken request" cuts the connection before it is done, "lost answer" after that; "stall" never
+                answers it.
+            request: The name of the server's method, or several with `|` between them.
+            skip: How many such requests pass first.
+        """
+        (self.folder / "fired").unlink(missing_ok=True)
+        new = self.folder / "new"
+        new.write_text(f"{kind},{request},{skip}", "utf-8")
+        new.rename(self.folder / "fault")
+
+    @property
+    def struck(self) -> str:
+        """What has happened since, such as "lost answer: link"; "" is nothing."""
+        fired = self.folder / "fired"
+        return fired.read_text("utf-8") if fired.exists() else ""
+
     def stop(self) -> None:
         """Stop it, with all of its connections."""
         if self.process is not None:
