@@ -115,6 +115,7 @@ def test_a_look_saves_nothing():
     assert ours() == before
 
 
+@pytest.mark.thorough
 def test_every_document_becomes_ours(done):
     """Under the same name, of a type of ours; what has no counterpart is named with the reason."""
     for place, outcome in done.items():
@@ -130,6 +131,7 @@ def test_every_document_becomes_ours(done):
             assert reference.partition("/")[2] == name
 
 
+@pytest.mark.thorough
 def test_values_and_secrets_arrive(done):
     """In the fields that mean the same: what was nested stays nested, what was a reference is one."""
     assert done
@@ -163,6 +165,7 @@ def test_values_and_secrets_arrive(done):
     assert (project.target_name, project.threads) == ("dev", 8)
 
 
+@pytest.mark.thorough
 def test_a_second_time_changes_nothing_that_is_there(done):
     """A block of ours that somebody has changed since is named, and left as it is."""
     saved = {place: outcome for place, outcome in done.items() if outcome.endswith("created")}
