@@ -55,10 +55,35 @@ if TYPE_CHECKING:
 
 SHOWN_ELSEWHERE = OF_THE_KIT | {
     "test_a_bad_row_undoes_all",  # DDL commits: the new column stays
+    "test_a_block_can_be_awaited",
+    "test_a_block_can_be_closed_and_used_again",
+    "test_a_block_goes_to_another_process",
+    "test_a_doubled_percent_sign_is_one_where_parameters_are_written_with_it",
+    "test_a_field_that_is_new_is_kept",
+    "test_a_fingerprint_is_that_of_all_columns",
+    "test_a_load_in_a_with_is_apart",
+    "test_a_missing_key_is_a_key",
+    "test_a_quarantine_that_was_dropped_is_made_again",
+    "test_a_retry_quarantines_once",
     "test_a_scan_is_read_batch_by_batch",
+    "test_a_scan_of_a_warehouse_is_described_without_reading",
+    "test_an_allowed_loss_makes_no_value_up",
+    "test_any_text_is_a_load_id",
     "test_every_dtype_of_a_frame_comes_back_or_is_refused",
+    "test_load_on_the_class_is_prefects",
     "test_loaders_of_one_key_end_in_one_row",
+    "test_loaders_that_replace_leave_the_rows_of_one",
+    "test_only_what_was_audited_is_published",
+    "test_pandas_frames_are_loaded",
+    "test_parameters_may_be_written_as_elsewhere",
+    "test_prefects_other_names_are_there",
+    "test_refused_rows_go_with_what_takes_the_place_of_their_load",
+    "test_rows_refused_again_are_quarantined_once",
+    "test_tables_and_schemas_may_have_any_name",
+    "test_upsert_of_keys_only",
     "test_values_of_python_come_back",
+    "test_values_that_fit_are_loaded",
+    "test_what_was_not_committed_is_undone",
 }
 """Of the contract: the kit's own, and what is many rows or many types once more."""
 CONTRACT_CASES = 1
@@ -198,6 +223,7 @@ CHANGED: dict[str, tuple[Any, Any]] = {
 """A value that a column keeps, and one that MySQL would change without a word, or refuses."""
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize("kind", CHANGED)
 def test_a_value_is_kept_or_refused(warehouse: MySQL, kind: str) -> None:
     """Whatever MySQL makes of others, in each mode of its SQL: by column and row where it would say nothing."""
@@ -258,6 +284,7 @@ def test_tables_of_others_take_what_fits(warehouse: MySQL) -> None:
     assert warehouse.fetch_all("SELECT * FROM t") == [(1, 1, span)]
 
 
+@pytest.mark.sampled(2)
 @all_modes
 def test_keys_are_compared_to_the_byte(warehouse: MySQL, mode: Mode) -> None:
     """Also where the collation of the table takes them for equal; if its index does, the load is refused."""
@@ -310,6 +337,7 @@ def behind(maria_database: MariaAddress) -> Iterator[tuple[MySQL, MySQLFaultProx
             yield block, proxy
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("fault", ["drop request", "drop answer", "silence"])
 @all_modes
 def test_a_lost_commit_is_resolved(behind: tuple[MySQL, MySQLFaultProxy], mode: Mode, fault: Fault) -> None:
