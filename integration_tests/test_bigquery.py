@@ -48,6 +48,7 @@ from connectors.local import LocalFiles
 from connectors.s3 import S3Bucket
 from integration_tests.standins.bigquery import PROJECT
 from tests.contracts import warehouse as promises
+from tests.contracts.incremental import *  # noqa: F403
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import OF_THE_KIT, count, opened, refused, table_of
 

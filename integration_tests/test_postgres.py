@@ -39,6 +39,7 @@ from blocks.testing.proxy import FaultProxy
 from blocks.warehouses.ledger import LEDGER, QUARANTINE
 from connectors.postgres import Postgres
 from connectors.shared.libpq.errors import ERRORS, translate
+from tests.contracts.incremental import *  # noqa: F403
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import CANARY, UTC, a_ledger_without_its_key_is_refused, count, leak, rows, table_of
 

@@ -39,6 +39,7 @@ from connectors.redshift.dialect import VARBYTE
 from connectors.redshift.session import STAGING, _literal
 from connectors.s3 import S3Bucket
 from integration_tests.standins.redshift import RedshiftCursor, RedshiftOnPostgres, stand_in
+from tests.contracts.incremental import *  # noqa: F403
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import (
     ARGUMENTS,

@@ -41,6 +41,7 @@ from integration_tests.standins.snowflake import (
     new_schema_name,
 )
 from templates.orders_pipeline import orders_pipeline
+from tests.contracts.incremental import *  # noqa: F403
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import ARGUMENTS, CANARY, MODES, OF_THE_KIT, count, leak, make_table, rows, table_of
 

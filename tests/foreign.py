@@ -206,6 +206,9 @@ def warehouse_calls() -> dict[str, dict[str, Any]]:
         "plan": {"data": rows, "table": "orders", "mode": "upsert", "key": ["id"]},
         "publish": {"source_table": "nowhere", "table": "orders", "mode": "append"},
         "read_table": {"table": "orders", "columns": ["id"]},
+        "reset_state": {"name": "nothing"},
+        "set_state": {"name": "state", "value": ROW},
+        "states": {"name": "state"},
         "stage": {"part": store.scan("in").partitions(1)[0], "table": "orders"},
         "table_schema": {"table": "orders"},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import subprocess
@@ -370,6 +371,29 @@ def test_check_sweeps_what_killed_uploads_left(capsys, tmp_path):
     (line,) = check_lines(capsys, database, "--sweep", code=1)
     assert "nothing to sweep" in line
     assert "etl check --sweep BLOCK" in ran(capsys, "check", "--sweep", code=1)
+
+
+# state
+
+
+def test_a_state_is_shown_set_and_reset(capsys, tmp_path):
+    """Each command prints from where the next load reads on; JSON has all that is known of it."""
+    block = DuckDB(path=str(tmp_path / "shop.duckdb"))
+    block.save(f"state-{uuid.uuid4().hex[:8]}")
+    reference = f"etl-duckdb/{block._block_document_name}"
+    block.load([{"id": 1, "seq": 41}], "src")
+    block.load(block.scan_since("src", cursor="seq"), "t", state="t/by-seq")
+    assert re.search(r"^t/by-seq  41 +append 1  t ", ran(capsys, "state", "show", reference), re.MULTILINE)
+    assert re.search(
+        r"^t/by-seq  -7 +set 2  t ", ran(capsys, "state", "set", reference, "t/by-seq", "-7"), re.MULTILINE
+    )
+    assert "reset 3" in ran(capsys, "state", "reset", reference, "t/by-seq")
+    assert "41" in ran(capsys, "state", "set", reference, "t/by-seq", "--number", "1")
+    (shown,) = json.loads(ran(capsys, "state", "show", reference, "t/by-seq", "--json"))
+    assert (shown["number"], shown["mode"], shown["mark"]["value"]) == (4, "set", "41")
+    assert "has no state 'other'" in ran(capsys, "state", "show", reference, "other", code=1)
+    assert "has no state 'other'. Its states: 't/by-seq'" in ran(capsys, "state", "reset", reference, "other", code=1)
+    assert "Give either a value" in ran(capsys, "state", "set", reference, "t/by-seq", code=1)
 
 
 # the command itself

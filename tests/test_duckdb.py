@@ -31,6 +31,7 @@ from connectors.duckdb import DuckDB
 from connectors.duckdb.errors import ERRORS, translate
 from connectors.duckdb.memory import BYTES_A_THREAD, LEAST_BYTES, in_bytes
 from connectors.duckdb.session import DuckDBSession
+from tests.contracts.incremental import *  # noqa: F403
 from tests.contracts.warehouse import *  # noqa: F403
 from tests.contracts.warehouse import UTC, a_ledger_without_its_key_is_refused, count, rows, table_of, tables
 
@@ -48,6 +49,7 @@ ALIKE_IN_MEMORY = {
     "test_any_value_comes_back_exactly",
     "test_arguments_that_do_not_fit_are_refused",
     "test_columns_may_have_any_name",
+    "test_cursors_keep_their_values",
     "test_errors_of_sql_are_told_apart",
     "test_every_dtype_of_a_frame_comes_back_or_is_refused",
     "test_parameters_are_bound_by_name",

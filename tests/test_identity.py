@@ -912,14 +912,14 @@ def test_a_ledger_of_the_first_version_is_upgraded(warehouse: DuckDB) -> None:
     warehouse.execute(insert, {"load_id": "by the old code", "report": report})
     assert warehouse.load(frame(6), "t", load_id="by the old code").already_loaded
     assert warehouse.load(frame(7), "t", load_id="after").rows == 1
-    assert warehouse.fetch_all("SELECT version FROM _etl_loads WHERE load_id = 'after'") == [(2,)]
+    assert warehouse.fetch_all("SELECT version FROM _etl_loads WHERE load_id = 'after'") == [(3,)]
     assert ids(warehouse) == [1, 2, 3, 4, 5, 7]
 
 
 @pytest.mark.parametrize(
     ("statement", "words"),
     [
-        ("UPDATE _etl_loads SET version = 3", "newer version"),
+        ("UPDATE _etl_loads SET version = 4", "newer version"),
         (NOT_NULL_COLUMN, "newer version"),
         ("ALTER TABLE _etl_loads DROP COLUMN report", "lacks report"),
         ("DROP TABLE _etl_loads; CREATE TABLE _etl_loads (id INTEGER)", "lacks load_id"),

@@ -57,6 +57,17 @@ def check_id(text: str) -> str:
     return text
 
 
+def check_state(name: str) -> str:
+    """Return the name of a state, if it leaves room for the number of a load.
+
+    Raises:
+        ValueError: It does not, or cannot be kept.
+    """
+    if len(check_id(name)) > LONGEST_ID - 20:
+        raise ValueError(f"is longer than {LONGEST_ID - 20} characters")
+    return name
+
+
 def text_problem(text: str, *, allowed: str = "") -> str | None:
     r"""Return why a text cannot be a name, None where it can.
 
@@ -100,3 +111,5 @@ TableName = Annotated[str, AfterValidator(check_table)]
 """The name of a table, with or without its schema."""
 Identity = Annotated[str, AfterValidator(check_id)]
 """A load_id, or the name of a schema or a database."""
+StateName = Annotated[str, AfterValidator(check_state)]
+"""The name of a state, under which loads read on."""

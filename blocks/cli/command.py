@@ -1,4 +1,4 @@
-"""`etl list`, `new`, `run`, `save`, `migrate`, `check`: the arguments, the settings and the exit codes.
+"""The commands of `etl`: their arguments, the settings and the exit codes.
 
 Exit code 0: it worked. 1: it did not, and the last line says why. 2: the arguments are wrong.
 """
@@ -29,7 +29,7 @@ from prefect.settings import (
 )
 
 from blocks.base.errors import ConnectorError, InvalidInputError, TransientError
-from blocks.cli import saved, templates
+from blocks.cli import saved, states, templates
 from blocks.cli.migrate import migrate
 
 if TYPE_CHECKING:
@@ -174,6 +174,70 @@ def _check(
         raise InvalidInputError("Name the buckets to sweep: etl check --sweep BLOCK.")
     start_server()
     return 0 if saved.check(blocks, sweep_older_than=dt.timedelta(hours=older_than) if sweep else None) else 1
+
+
+state = App(name="state", help="How far the loads under a state have read: show it, set it, reset it.")
+app.command(state)
+
+
+@state.command(name="show")
+def _show_state(
+    block: str, name: str | None = None, /, *, json: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+) -> None:
+    """Show from where the next load of each state reads on.
+
+    Parameters
+    ----------
+    block
+        A saved warehouse, such as etl-postgres/prod.
+    name
+        Only this state.
+    json
+        Print all that is known of it, as JSON.
+    """
+    start_server()
+    states.show(block, name, as_json=json)
+
+
+@state.command(name="set")
+def _set_state(
+    block: str,
+    name: str,
+    value: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    number: int | None = None,
+) -> None:
+    """Have the next load of a state read from a value of its cursor on, that value included.
+
+    Parameters
+    ----------
+    block
+        A saved warehouse, such as etl-postgres/prod.
+    name
+        The state.
+    value
+        The value; a time with its zone where the cursor has one.
+    number
+        Instead of a value: the load of the state behind which the next one begins again.
+    """
+    start_server()
+    states.set_to(block, name, value, number)
+
+
+@state.command(name="reset")
+def _reset_state(block: str, name: str, /) -> None:
+    """Have the next load of a state read everything. What was loaded stays where it is.
+
+    Parameters
+    ----------
+    block
+        A saved warehouse, such as etl-postgres/prod.
+    name
+        The state.
+    """
+    start_server()
+    states.reset(block, name)
 
 
 def start_server() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import itertools
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -226,10 +227,15 @@ def count_lines(data: memoryview | bytes) -> int:
 
 def parse_in_order(blocks: Iterable[Block], parse: Callable[[Block], Parsed]) -> Generator[Parsed]:
     """Parse each block, in their order; two are parsed at a time while the next ones are read."""
+    blocks = iter(blocks)
+    start = list(itertools.islice(blocks, 2))
+    if not start[1:]:  # a small file, for which no threads are started
+        yield from map(parse, start)
+        return
     running: deque[Future[Parsed]] = deque()
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="etl-parse") as pool:
         try:
-            for block in blocks:
+            for block in itertools.chain(start, blocks):
                 running.append(pool.submit(parse, block))
                 if len(running) > WORKERS:
                     yield running.popleft().result()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from prefect.context import FlowRunContext
 from pydantic import ValidationError
 
+from blocks.arrow.marks import Mark
 from blocks.base.errors import (
     AccessDeniedError,
     AlreadyExistsError,
@@ -22,11 +23,11 @@ from blocks.base.errors import (
     TransientError,
 )
 from blocks.base.optional import lazy
-from blocks.warehouses.load import LoadReport
-from blocks.warehouses.session import Step
+from blocks.warehouses.load import LoadReport, LoadState
+from blocks.warehouses.session import Script, ScriptedSession, Step
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     import pyarrow as pa
@@ -45,8 +46,8 @@ QUARANTINE = "_etl_quarantine"
 """The table beside the data that holds the rows that loads refused."""
 
 
-VERSION = 2
-"""The version of the ledger's columns; the first one had neither `version` nor `call_id` nor `attempt`."""
+VERSION = 3
+"""The version of its columns: the second came with `version`, `call_id` and `attempt`, the third with states."""
 
 INDEXES = {"_etl_loads_calls": ("call_id", "IS NOT NULL"), "_etl_loads_rejects": ("rejected_count", "> 0")}
 """Indexes of the rows that a load looks for otherwise than by its load_id: their column, and which rows it has."""
@@ -73,7 +74,7 @@ class Ledger:
         """
         query = f"SELECT report FROM {self._dialect.table(LEDGER)} WHERE load_id = :load_id"
         rows = session.fetch(query, {"load_id": load_id})
-        return _report(rows[0][0], load_id) if rows else None
+        return _report(rows[0][0], load_id) if rows and rows[0][0] is not None else None
 
     def latest(self, session: Session, table: str | None, most: int) -> list[LoadReport]:
         """Return the reports of the loads that were committed last, of one table or of all, the newest first."""
@@ -84,6 +85,76 @@ class Ledger:
         )
         rows = session.fetch(query, None if table is None else {"name": table})
         return [_report(row[1], row[0]) for row in rows]
+
+    def states(self, session: BulkSession, name: str | None = None) -> list[LoadState]:
+        """Return what is known of each state, or of one."""
+        columns = session.columns(LEDGER)
+        if columns is None or "state_name" not in _names(columns):
+            return []
+        table, where = self._dialect.table(LEDGER), "IS NOT NULL" if name is None else "= :name"
+        latest = (
+            f"SELECT state_name, max(state_number) AS newest FROM {table} WHERE state_name {where} GROUP BY state_name"
+        )
+        query = (
+            "SELECT l.state_name, l.state_number, l.mode, l.table_name, l.mark, l.started_at, l.flow_run_id "
+            f"FROM {table} AS l JOIN ({latest}) AS m ON l.state_name = m.state_name AND l.state_number = m.newest "
+            "ORDER BY l.state_name"
+        )
+        return [_state(row) for row in session.fetch(query, {"name": name} if name else None)]
+
+    def state(self, session: BulkSession, name: str, number: int | None = None) -> LoadState | None:
+        """Return what is known of a state, or was when it had so many loads; None where it has none."""
+        if number is None:
+            found = next(iter(self.states(session, name)), None)
+        else:
+            query = (
+                "SELECT state_name, state_number, mode, table_name, mark, started_at, flow_run_id "
+                f"FROM {self._dialect.table(LEDGER)} WHERE state_name = :name AND state_number = :number"
+            )
+            rows = session.fetch(query, {"name": name, "number": number})
+            found = _state(rows[0]) if rows else None
+        if found is None or found.mark is None or found.mark.parts_since in (None, found.number):
+            return found
+        return found.model_copy(update={"mark": self._summed(session, found, found.mark)})
+
+    def _summed(self, session: Session, state: LoadState, mark: Mark) -> Mark:
+        """Return a mark with the parts of all loads that it is the sum of."""
+        query = (
+            f"SELECT state_number, mark FROM {self._dialect.table(LEDGER)} WHERE state_name = :name "
+            "AND state_number BETWEEN :first AND :last ORDER BY state_number"
+        )
+        rows = session.fetch(query, {"name": state.name, "first": mark.parts_since, "last": state.number})
+        return mark.model_copy(update={"parts": "".join(Mark.model_validate_json(row[1]).parts for row in rows)})
+
+    def put_state(self, session: BulkSession, state: LoadState) -> None:
+        """Commit a state that no load has made: it was set, or reset.
+
+        Raises:
+            FasterError: The state has another mark by now.
+            AmbiguousError: The answer to COMMIT was lost.
+        """
+        run = FlowRunContext.get()
+        row = {
+            "load_id": state.load_id,
+            "table_name": state.table,
+            "mode": state.mode,
+            "flow_run_id": str(run.flow_run.id) if run and run.flow_run else None,
+            "started_at": state.at,
+            "version": VERSION,
+            "state_name": state.name,
+            "state_number": state.number,
+            "mark": state.mark.model_dump_json() if state.mark else None,
+        }
+        row = {name: value for name, value in row.items() if value is not None}
+        try:
+            if isinstance(session, ScriptedSession):
+                mine = Step(f"SELECT '{session.stage}'")  # by its name a session knows its job from another one's
+                session.run_script(Script(state.load_id, (mine,), 0, row))
+                return
+            with session.load_transaction():
+                session.claim(self._insert(row), row, state.load_id)
+        except AlreadyExistsError:
+            raise faster_error(state.load_id) from None
 
     def calls(self, session: Session, call_id: str) -> list[tuple[str, str]]:
         """Return the load_id and the record of each load of a call, in whatever attempt."""
@@ -205,20 +276,29 @@ class Ledger:
                 raise TransientError(f"Another loader made {QUARANTINE} at the same time.") from None
 
     def claim(
-        self, session: BulkSession, load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None
+        self,
+        session: BulkSession,
+        load_id: str,
+        plan: LoadPlan,
+        started: datetime,
+        *,
+        call: Call | None = None,
+        state: LoadState | None = None,
     ) -> None:
         """Take the load's row, so that no other attempt can commit the same load.
 
         Raises:
             TransientError: Another attempt has it. The next look into the ledger finds that attempt's report.
         """
-        values = self.fitting(claimed(load_id, plan, started, call))
-        names, parameters = ", ".join(values), ", ".join(f":{name}" for name in values)
-        statement = f"INSERT INTO {self._dialect.table(LEDGER)} ({names}) VALUES ({parameters})"
+        values = self.fitting(claimed(load_id, plan, started, call, state))
         try:
-            session.claim(statement, values, load_id)
+            session.claim(self._insert(values), values, load_id)
         except AlreadyExistsError:
             raise faster_error(load_id) from None
+
+    def _insert(self, row: Mapping[str, Any]) -> str:
+        names, parameters = ", ".join(row), ", ".join(f":{name}" for name in row)
+        return f"INSERT INTO {self._dialect.table(LEDGER)} ({names}) VALUES ({parameters})"
 
     def record(self, session: Session, report: LoadReport) -> None:
         """Complete the claimed row."""
@@ -281,9 +361,13 @@ class Ledger:
         return [self._dialect.column(field.name, field.type) for field in schema]
 
 
-def faster_error(load_id: str) -> TransientError:
+class FasterError(TransientError):
+    """Another attempt, or another load of the same state, was committed meanwhile."""
+
+
+def faster_error(load_id: str) -> FasterError:
     """Return the error for a load that another attempt committed meanwhile; the next look finds its report."""
-    return TransientError(f"Another attempt of load {load_id} was faster; its report is in the ledger.")
+    return FasterError(f"Another attempt of load {load_id} was faster; its report is in the ledger.")
 
 
 def _names(columns: Sequence[Column]) -> set[str]:
@@ -301,10 +385,26 @@ def _report(text: str | None, load_id: str) -> LoadReport:
         ) from None
 
 
-def claimed(load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None) -> dict[str, Any]:
+def _state(row: Sequence[Any]) -> LoadState:
+    name, number, mode, table, mark, at, run = row
+    return LoadState(
+        name=name,
+        number=number,
+        mode=mode,
+        table=table,
+        mark=Mark.model_validate_json(mark) if mark else None,
+        at=at,
+        flow_run_id=run,
+    )
+
+
+def claimed(
+    load_id: str, plan: LoadPlan, started: datetime, call: Call | None = None, state: LoadState | None = None
+) -> dict[str, Any]:
     """Return what a row of the ledger holds from the claim on."""
     run = FlowRunContext.get()
-    return {
+    of_state = {"state_name": state.name, "state_number": state.number} if state else {}
+    return of_state | {
         "load_id": load_id,
         "table_name": plan.table,
         "mode": plan.mode,
@@ -321,8 +421,9 @@ def recorded(report: LoadReport) -> dict[str, Any]:
     return {
         "row_count": report.rows,
         "rejected_count": report.rows_rejected,
-        "report": report.model_dump_json(),
+        "report": report.model_dump_json(exclude={"mark": {"parts"}}),
         "finished_at": report.finished_at,
+        **({"mark": report.mark.model_dump_json()} if report.mark else {}),
     }
 
 
@@ -350,6 +451,9 @@ def ledger_schema() -> pa.Schema:
             "version": pa.int64(),
             "call_id": pa.string(),
             "attempt": pa.string(),
+            "state_name": pa.string(),
+            "state_number": pa.int64(),
+            "mark": pa.string(),
         }
     )
 

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Literal, TypedDict
 from pydantic import BaseModel, ConfigDict, Field
 
 from blocks.arrow.load_id import DerivedId, GeneratedId
+from blocks.arrow.marks import Mark
 from blocks.base.movement import Movement
-from blocks.base.names import Identity, Name, Share  # noqa: TC001 (the same)
+from blocks.base.names import Identity, Name, Share, StateName  # noqa: TC001 (the same)
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     import pyarrow as pa
 
@@ -26,6 +27,7 @@ else:
 
 Mode = Literal["append", "replace", "upsert", "replace_partition"]
 OnNewColumns = Literal["add", "fail", "ignore"]
+DECIDED = ("set", "reset")
 
 
 class ColumnPlan(BaseModel):
@@ -107,6 +109,10 @@ class LoadReport(BaseModel):
         default=None,
         description="A digest of what was loaded, where its rejected rows take the place of those of earlier loads.",
     )
+    state: str | None = Field(default=None, description="The state under which it read on; None without one.")
+    mark: Mark | None = Field(
+        default=None, description="How far the source is read now, for the next load of the state."
+    )
     started_at: datetime
     finished_at: datetime
     already_loaded: bool = Field(default=False, description="An earlier call had loaded it; this one changed nothing.")
@@ -163,9 +169,39 @@ class LoadReport(BaseModel):
         if self.rejected:
             reasons = ", ".join(f"{reason}: {count}" for reason, count in self.rejected.items())
             text += f"; {self.rows_rejected} quarantined in {self.quarantine} ({reasons})"
+        if self.state:
+            text += f"; state {self.state}"
         if self.resolved_from_ledger:
             text += "; the answer to COMMIT was lost and the commit was resolved from the ledger"
         return text
+
+
+class LoadState(BaseModel):
+    """How far the loads of a state have read their source."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    number: int = Field(description="How many loads it had, and times that it was set; each is a row of the ledger.")
+    mode: str = Field(description="The mode of its last load; 'set' or 'reset' where somebody decided.")
+    table: str | None = Field(default=None, description="The table that its last load went to.")
+    mark: Mark | None = Field(default=None, description="Where the next load begins; None: at the beginning.")
+    at: datetime = Field(description="When that load began, or when it was set.")
+    flow_run_id: str | None = Field(default=None, description="The flow run of that.")
+
+    @property
+    def load_id(self) -> str:
+        """The id of the load in the ledger."""
+        return f"{self.name}#{self.number}"
+
+    @property
+    def is_decided(self) -> bool:
+        """Whether somebody has set or reset it, so that no load vouches for its mark."""
+        return self.mode in DECIDED
+
+    def __str__(self) -> str:
+        place = "the beginning" if self.mark is None or self.mark.value is None else self.mark.value
+        return f"{self.name}: reads on from {place} ({self.mode}, {self.at:%Y-%m-%d %H:%M:%S} UTC, {self.load_id})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,6 +215,7 @@ class LoadOptions:
     on_new_columns: OnNewColumns = "add"
     allow_loss: Sequence[str] = ()
     max_rejected: Share = 0.1
+    state: StateName | None = None
 
 
 class LoadArguments(TypedDict, total=False):
@@ -191,6 +228,7 @@ class LoadArguments(TypedDict, total=False):
     on_new_columns: OnNewColumns
     allow_loss: Sequence[str]
     max_rejected: Share
+    state: StateName | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,10 +238,14 @@ class LoadRequest(LoadOptions):
     Attributes:
         scan: The rows.
         table: The table, as the caller wrote it.
+        claim: The state as the load is to leave it; its mark is not known before the rows are read.
+        mark: Returns that mark, once they are.
     """
 
     scan: Scan
     table: str
+    claim: LoadState | None = None
+    mark: Callable[[], Mark] | None = None
 
     @property
     def call(self) -> Call | None:

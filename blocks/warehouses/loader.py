@@ -140,7 +140,9 @@ class Loader:
         if self._dialect.ddl_commits:
             draft = self._shape_before(draft)
         with session.load_transaction():
-            self._ledger.claim(session, self._load_id, draft.plan, started, self._request.call)
+            self._ledger.claim(
+                session, self._load_id, draft.plan, started, call=self._request.call, state=self._request.claim
+            )
             self._stale = self._stale_rejects()  # only now: another load of Redshift's may hold the quarantine
             planned = self._lock(draft)
             plan = planned.plan
@@ -206,6 +208,8 @@ class Loader:
             data=self._replaced_data(),
             ddl=tuple(self._ddl),
             ignored_columns=tuple(column.name for column in plan.columns if column.action == "ignore"),
+            state=self._request.state,
+            mark=self._request.mark() if self._request.mark else None,
             started_at=started,
             finished_at=datetime.now(UTC),
         )
@@ -223,7 +227,7 @@ class Loader:
         rows may be done again in another run, which changes no row of the table, nor of the quarantine.
         """
         ledger, session, request = self._ledger, self._session, self._request
-        if not request.generated:
+        if not request.generated or request.claim:
             found = ledger.has_quarantined(session, self._load_id)
             return [ledger.drop_quarantined(self._load_id)] if found else []
         if request.mode == "append" or not ledger.has_rejects(session, request.table):
@@ -254,7 +258,7 @@ class Loader:
             self._load_id,
             tuple(steps),
             self._rows,
-            self._ledger.fitting(claimed(self._load_id, plan, started, self._request.call))
+            self._ledger.fitting(claimed(self._load_id, plan, started, self._request.call, self._request.claim))
             | recorded(self._report(plan, started, unknown)),
             rewrites=None if plan.mode == "append" else plan.table,
         )
@@ -284,7 +288,8 @@ class Loader:
 
     def _find(self) -> LoadReport | None:
         call = self._request.call
-        self._ledger.open(self._session, self._uri, whole=call is not None and call.needs_the_ledger)
+        whole = self._request.claim is not None or (call is not None and call.needs_the_ledger)
+        self._ledger.open(self._session, self._uri, whole=whole)
         report = self._ledger.find(self._session, self._load_id)
         if call and self._request.mode == "append":
             if report is not None:

@@ -12,7 +12,7 @@ from blocks.base.errors import AmbiguousError, ConnectorError, NotFoundError, Tr
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pyarrow as pa
 
@@ -27,6 +27,26 @@ STAGED_REJECTS = "_etl_staged_rejects"
 """The same for the rows that a load refused."""
 STAGED_KEYS = "_etl_staged_keys"
 """The same for the keys of the rows that are not to be published."""
+
+
+@dataclass(frozen=True)
+class Versions:
+    """The versions of the rows of a table, in an engine that numbers the transactions that made them.
+
+    Attributes:
+        oldest: The transactions before this one have ended.
+        next: The number of the next transaction.
+        cluster: Whose numbers these are.
+        table: What the rows are kept in; another one once all of them were written anew. None where a row that is new
+            may have an old number.
+        since: Returns the condition that a row `q` was made by this transaction or a later one.
+    """
+
+    oldest: int
+    next: int
+    cluster: str
+    table: str | None
+    since: Callable[[int], str]
 
 
 class TableChangedError(TransientError):
@@ -88,6 +108,9 @@ class BulkSession(Session):
     ingests_in_transaction: ClassVar[bool] = False
     """Whether `ingest` may write straight into the target, within the transaction of the claim."""
 
+    reads_snapshots: ClassVar[bool] = False
+    """Whether all that is read within `snapshot` is of one moment."""
+
     stage: str = STAGE
     staged_rejects: str = STAGED_REJECTS
     staged_keys: str = STAGED_KEYS
@@ -130,6 +153,15 @@ class BulkSession(Session):
     def _content(self, dialect: Dialect, table: str, columns: Sequence[Column]) -> list[str]:
         """Return what tells the rows of the table from other rows."""
         return [str(value) for value in self.fetch(dialect.content(table, columns))[0]]
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read within is of one moment, where the engine `reads_snapshots`."""
+        yield
+
+    def versions(self, table: str) -> Versions | None:  # noqa: ARG002 (for subclasses)
+        """Return the versions of the rows of a table, within a snapshot; None where the engine shows none."""
+        return None
 
     def computed_columns(self, table: str) -> set[str]:  # noqa: ARG002 (for subclasses)
         """Return the columns that the engine computes, and that `columns` leaves out."""

@@ -88,6 +88,10 @@ class Dialect(ABC):
         """Return a quoted identifier, kept exactly as written."""
         return '"' + name.replace('"', '""') + '"'
 
+    def constant(self, parameter: str, kind: pa.DataType) -> str:
+        """Return the parameter `:parameter`, which is a text, as a value of the Arrow type that a column has."""
+        return f"CAST(:{parameter} AS {self.column(parameter, kind).sql_type})"
+
     def known_as(self, stored: str) -> str:
         """Return how a name that the engine stores is written here; where they differ, an engine folds case."""
         return stored

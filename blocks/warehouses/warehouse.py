@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import logging
+import uuid
 from abc import abstractmethod
 from collections.abc import Iterator  # noqa: TC003 (pydantic looks at it)
 from typing import TYPE_CHECKING, Any
@@ -12,6 +14,7 @@ from prefect.blocks.abstract import DatabaseBlock
 from pydantic import PrivateAttr
 
 from blocks.arrow.load_id import DerivedId, Target, note_change, with_load_id
+from blocks.arrow.marks import Mark
 from blocks.arrow.parts import group_of, left_over
 from blocks.arrow.rejects import AUDITED
 from blocks.arrow.scan import Scan, as_scan, with_stream_staged
@@ -35,13 +38,15 @@ from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.held import HeldSession, Hold, current
 from blocks.warehouses.history import LoadHistory
-from blocks.warehouses.ledger import Ledger, find_report
+from blocks.warehouses.ledger import FasterError, Ledger, find_report
 from blocks.warehouses.load import LoadOptions, LoadRequest
 from blocks.warehouses.loader import MOST_PLANS, Loader, plan_load
 from blocks.warehouses.parts import PREFIX, Gatherer, StagedTable, Stager, request_of
 from blocks.warehouses.publisher import Publisher
 from blocks.warehouses.session import TableChangedError
+from blocks.warehouses.since import Cursor, scan_since
 from blocks.warehouses.sql import changed_names, named, session_words
+from blocks.warehouses.state import incremental, next_state, read_on, with_call
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,11 +54,13 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from blocks.arrow.marks import IncrementalScan
     from blocks.arrow.parts import Division
     from blocks.arrow.rejects import Rejects
-    from blocks.base.names import Count, Identity, Name, TableName
-    from blocks.warehouses.load import LoadArguments, LoadPlan, LoadReport, Mode, OnNewColumns
+    from blocks.base.names import Count, Identity, Name, StateName, TableName
+    from blocks.warehouses.load import LoadArguments, LoadPlan, LoadReport, LoadState, Mode, OnNewColumns
     from blocks.warehouses.session import BulkSession, Session
+    from blocks.warehouses.since import Lag, Until
     from blocks.warehouses.sql import Dialect, Parameters
 else:
     pa = lazy("pyarrow")
@@ -339,6 +346,52 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             division=self._division(table),
         )
 
+    def scan_since(
+        self,
+        table: TableName | None = None,
+        *,
+        cursor: Name,
+        query: str | None = None,
+        parameters: Parameters | None = None,
+        lag: Lag | None = None,
+        until: Until | None = None,
+    ) -> Scan:
+        """Describe a table or a query as a Scan that each load under a `state` reads on from where the last one ended.
+
+            warehouse.load(
+                source.scan_since("orders", cursor="updated_at"),
+                "orders", mode="upsert", key=["id"], state="orders/by-update",
+            )
+
+        How far it was read is committed with the rows, in the ledger of their warehouse. By itself, or where the state
+        has no load yet, it is a scan of everything.
+
+        Args:
+            table: The table, or `query`.
+            cursor: A column whose values grow: an integer, a decimal, a date, a timestamp, a UUID (v7) or a text. Every
+                row has a value in it.
+            query: A query, whose result has the cursor.
+            parameters: The parameters of the query, by name or in order.
+            lag: How far behind the highest value that was read a load begins, for rows that come late: a timedelta for
+                times and dates, a number for numbers. Without it PostgreSQL finds late rows of a table by their
+                versions, and other engines do not find them.
+            until: Rows with this value or a higher one are left for later.
+
+        Raises:
+            InvalidInputError: Both a table and a query are given, or neither, or the column cannot be a cursor: when
+                the scan is opened.
+        """
+        check_one_given(table, query)
+        if query is not None:
+            text, values = self._named(query.strip().rstrip(";") + "\n", parameters)
+            whole, rows = self.scan_query(query, parameters), f"({text})"
+        else:
+            whole, rows, values = self.scan(str(table)), self.dialect.table(str(table)), None
+        asked = Cursor(
+            column=cursor, table=table, rows=rows, values=values, lag=lag, until=until, uri=self.uri(table or "query")
+        )
+        return scan_since(whole, asked, self.dialect, self._bulk_session)
+
     def _division(self, table: str) -> Division[Scan] | None:  # noqa: ARG002 (for subclasses)
         """Return how a table is divided into parts; None where it is read as a whole only."""
         return None
@@ -468,6 +521,76 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         return Ledger(self.dialect).ddl()
 
+    # --- states ---
+
+    @operation
+    def states(self, name: StateName | None = None) -> list[LoadState]:
+        """Return how far the loads of each state have read, or of one state, by name; none that has no load.
+
+        Args:
+            name: Only this state. Defaults to all that the ledger knows.
+        """
+        with self._bulk_session() as session:
+            return Ledger(self.dialect).states(session, name)
+
+    @operation
+    def set_state(self, name: StateName, value: Until | None = None, *, number: Count | None = None) -> LoadState:
+        """Have the next load of a state read from a value of its cursor on, that value included, or from an old mark.
+
+        The ledger keeps it as a row of its own. A load that is under way is told, and reads on from there.
+
+        Args:
+            name: The state. It need not exist yet.
+            value: A value of the cursor, or its text.
+            number: The load of the state whose mark is to count again, with all that it knows of the rows there.
+
+        Raises:
+            InvalidInputError: Not one of both is given, or the state had no such load.
+        """
+        if (value is None) == (number is None):
+            raise InvalidInputError("Give either a value of the cursor or number=..., and not both.")
+
+        def mark_of(session: BulkSession) -> Mark:
+            if value is not None:
+                return Mark(value=value.isoformat() if isinstance(value, dt.date) else str(value))
+            found = Ledger(self.dialect).state(session, name, number)
+            if found is None:
+                raise InvalidInputError(f"{self.uri()}: state {name!r} has no load {number}. Nothing was set.")
+            return found.mark or Mark()
+
+        return self._put_state(name, "set", mark_of)
+
+    @operation
+    def reset_state(self, name: StateName) -> LoadState:
+        """Have the next load of a state read everything; what was loaded stays where it is.
+
+        Raises:
+            NotFoundError: There is no such state.
+        """
+        return self._put_state(name, "reset", lambda _: Mark(), known_only=True)
+
+    def _put_state(
+        self, name: str, mode: str, mark_of: Callable[[BulkSession], Mark], *, known_only: bool = False
+    ) -> LoadState:
+        """Commit a mark that no load has made, behind whatever load is faster."""
+        call, ledger = uuid.uuid4().hex, Ledger(self.dialect)
+        for _ in range(MOST_PLANS):
+            with self._bulk_session() as session:
+                ledger.open(session, self.uri(), whole=True)
+                before = ledger.state(session, name)
+                if before and before.mark and before.mark.call == call:
+                    return before
+                if before is None and known_only:
+                    names = ", ".join(repr(each.name) for each in ledger.states(session)) or "none"
+                    raise NotFoundError(f"{self.uri()} has no state {name!r}. Its states: {names}.")
+                mark = mark_of(session).model_copy(update={"call": call})
+                after = next_state(name, before, mode=mode, mark=mark, table=before.table if before else None)
+                if mark.parts:  # the sum of those that it was made of
+                    after = after.model_copy(update={"mark": mark.model_copy(update={"parts_since": after.number})})
+                with contextlib.suppress(FasterError, AmbiguousError):
+                    ledger.put_state(session, after)  # and the next look tells whose mark it is
+        raise TransientError(f"{self.uri()}: other loads of state {name!r} were faster. Nothing was set.")
+
     # --- loading ---
 
     def _stage_stream(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -484,13 +607,25 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         """
         request = LoadRequest(scan=as_scan(data).settled(), table=table, **options)
         with self._bulk_session() as session:
-            return plan_load(session, self.dialect, request, uri=self.uri(table)).plan
+            notes: tuple[str, ...] = ()
+            if scan := incremental(request):
+                before = Ledger(self.dialect).state(session, str(request.state))
+                request, notes = (
+                    read_on(request, scan, before, ""),
+                    (f"state {request.state}: {before or 'no load yet'}",),
+                )
+            plan = plan_load(session, self.dialect, request, uri=self.uri(table)).plan
+            return plan.model_copy(update={"notes": (*plan.notes, *notes)})
 
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("state") is not None:
+            return with_call(arguments)
         table = arguments["table"]
         return with_load_id(arguments, Target(table, self.uri(table), self._database), self.logger)
 
     def _fix_publish_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        if arguments.get("state") is not None:
+            raise InvalidInputError("publish takes no state: load what a scan_since reads, under a state of its own.")
         fixed = self._fix_load_id(arguments | {"data": self.scan(arguments["source_table"])})
         return {name: value for name, value in fixed.items() if name != "data"}
 
@@ -525,6 +660,9 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 `max_rejected`: The share of rows (0 to 1) that a scan with `on_error="quarantine"` may reject. They go
                 to the table `_etl_quarantine`, in the same transaction.
 
+                `state`: The name under which loads of a `scan_since` read on, each from where the last one ended, by
+                `append` or `upsert`. How far they are is committed with the rows, so no load_id is needed.
+
         Raises:
             SchemaError: The data does not fit the table (TypeLossError: a type would lose something).
             QualityError: Too many rows were refused; nothing was applied.
@@ -533,6 +671,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 if you call again with the same `load_id`, which the message holds.
         """
         request = LoadRequest(scan=as_scan(data).settled(), table=table, **options)
+        if scan := incremental(request):
+            return self._load_on(request, scan)
 
         tables = self._staged_tables(request)
         loader = Gatherer if tables else Loader
@@ -552,6 +692,42 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         if tables:
             self._drop_parts(tables[0])
         return report
+
+    def _load_on(self, request: LoadRequest, scan: IncrementalScan) -> LoadReport:
+        """Load what follows the mark of a state, and commit the next mark with it.
+
+        The number of the load within its state is what it claims: of two that follow the same mark one is committed,
+        and the other reads on from there.
+        """
+        name, call, ledger = str(request.state), str(request.load_id), Ledger(self.dialect)
+        for _ in range(MOST_PLANS):
+            with self._bulk_session() as session:
+                ledger.open(session, self.uri(), whole=True)
+                before = ledger.state(session, name)
+                if before and before.mark and before.mark.call == call:  # an earlier attempt, whose answer was lost
+                    report = ledger.find(session, before.load_id)
+                    if report is not None:
+                        return self._announced(report.model_copy(update={"resolved_from_ledger": True}), scan.origins)
+
+            def run(session: BulkSession, load_id: str, before: LoadState | None = before) -> LoadReport:
+                bound = read_on(request, scan, before, call)
+                if before and before.mark and not before.is_decided and session.columns(request.table) is None:
+                    raise InvalidInputError(
+                        f"{self.uri(request.table)} is gone, and state {name!r} says that it holds what was read so "
+                        f"far. Nothing was loaded. To load everything anew: reset_state({name!r})."
+                    )
+                return Loader(session, self.dialect, bound, uri=self.uri(request.table), load_id=load_id).run()
+
+            with contextlib.suppress(FasterError):
+                report = self._resolved(next_state(name, before, mode=request.mode).load_id, run, state=name)
+                if report.mark and report.mark.call == call:
+                    return self._announced(report, scan.origins)
+            self.logger.warning(
+                "%s: another load of state %s was faster, or it was set; this one reads on from there.",
+                self.uri(request.table),
+                name,
+            )
+        raise TransientError(f"{self.uri(request.table)}: other loads of state {name!r} were faster each time.")
 
     def _staged_tables(self, request: LoadRequest) -> list[str]:
         """Return the tables of the parts that are to be loaded; none where the data is something else.
@@ -722,8 +898,12 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                     f"{'; '.join(other)}. Nothing was loaded. Give each load a load_id of its own, such as "
                     f"{f'{table}/{load_id}'!r}."
                 )
+        return self._announced(report, origins)
+
+    def _announced(self, report: LoadReport, origins: Sequence[str]) -> LoadReport:
+        """Tell of what a load did, and return its report."""
         movement = report.movement(
-            target=self.asset_key(table),
+            target=self.asset_key(report.table),
             tool=self._block_type_slug or type(self).__name__,
             origins=origins,
             quarantine=Ledger(self.dialect).show_rejects_of(report.load_id),
@@ -758,12 +938,14 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             ledger.open(session, self.uri(), whole=True)
             return call.is_undone(mode, ledger.replaced_after(session, load_id.current, table, call.root))
 
-    def _resolved(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
+    def _resolved(
+        self, load_id: str, work: Callable[[BulkSession, str], LoadReport], *, state: str | None = None
+    ) -> LoadReport:
         """Do the work, and where the answer to COMMIT is lost return what the ledger says."""
         try:
             return self._work(load_id, work)
         except AmbiguousError as lost:
-            return self._resolve(load_id, lost)
+            return self._resolve(load_id, lost, f"load_id={load_id!r}" if state is None else f"state={state!r}")
 
     def _work(self, load_id: str, work: Callable[[BulkSession, str], LoadReport]) -> LoadReport:
         """Do the work on a session of its own, and on another one where the table was changed meanwhile."""
@@ -773,7 +955,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._bulk_session(load_id) as session:
             return work(session, load_id)
 
-    def _resolve(self, load_id: str, lost: AmbiguousError) -> LoadReport:
+    def _resolve(self, load_id: str, lost: AmbiguousError, argument: str) -> LoadReport:
         """Return what the ledger says after the answer to COMMIT was lost."""
 
         def look() -> LoadReport | None:
@@ -785,8 +967,8 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             report = call_with_retry(self.retry, look)
         except TransientError as error:
             raise AmbiguousError(
-                f"{lost} The ledger could not be read either ({error}). Call again with load_id={load_id!r}: nothing "
-                "is loaded twice."
+                f"{lost} The ledger could not be read either ({error}). Call again with {argument}: nothing is loaded "
+                "twice."
             ) from error
         if report is None:
             if isinstance(lost.__cause__, TerminalError):

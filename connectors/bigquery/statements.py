@@ -50,7 +50,8 @@ def transaction(script: Script, dialect: Dialect, *, lock: str | None = None) ->
     lines.append(f"IF etl_inserted + etl_updated <> @etl_rows THEN {raising(UNEQUAL)}")
     row = script.ledger_row
     values = {name: f":{name}" for name in row}
-    values["report"] = with_counts(values["report"], counts)
+    if "report" in values:  # a state that was set has none
+        values["report"] = with_counts(values["report"], counts)
     insert = f"INSERT INTO {ledger} ({', '.join(row)}) VALUES ({', '.join(values.values())})"
     text, used = bound(insert, row)
     rows = require("google.cloud.bigquery", extra="bigquery").ScalarQueryParameter("etl_rows", "INT64", script.rows)

@@ -248,7 +248,10 @@ class DuckDBSession(BulkSession):
 
     def close(self) -> None:
         """Close the connection, and with the last one of the process the file."""
-        self._calls.close()
+        try:
+            self._calls.close()
+        finally:
+            self._end()
 
     def _end(self) -> None:
         while self._held:

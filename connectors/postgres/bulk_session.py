@@ -22,6 +22,7 @@ from blocks.base.interruption import NoAnswerError, pause
 from blocks.base.optional import lazy, require
 from blocks.warehouses.session import BulkSession, Feed
 from blocks.warehouses.sql import Column, Dialect
+from connectors.postgres import versions
 from connectors.postgres.literals import literal, with_literals
 from connectors.postgres.reading import (
     as_text,
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.warehouses.load import LoadPlan
+    from blocks.warehouses.session import Versions
     from connectors.postgres.adbc import WatchedConnection, WatchedCursor
 else:
     pa = lazy("pyarrow")
@@ -137,6 +139,7 @@ class PostgresBulkSession(BulkSession):
     """An ADBC connection: Arrow in and out by binary COPY."""
 
     ingests_in_transaction: ClassVar[bool] = True
+    reads_snapshots: ClassVar[bool] = True
 
     def __init__(self, server: BulkServer, load_id: str | None, snapshot: str | None = None) -> None:
         """Take what it needs of the block, the load that it is for, and the exported snapshot that it reads."""
@@ -439,12 +442,28 @@ class PostgresBulkSession(BulkSession):
             self.begin()
         self.execute(f"{dialect.create_stage(table, columns)} ON COMMIT DROP")
 
-    def begin(self, *, read_only: bool = False) -> None:
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read within is of one moment."""
+        self.begin(read_only=True, repeatable=True)
+        try:
+            yield
+        finally:
+            self.rollback()
+
+    def versions(self, table: str) -> Versions | None:
+        """Return the versions of the rows of a table; None for a view, a foreign table, and servers before 13."""
+        query = versions.facts(self.fetch(versions.SERVER)[0])
+        return versions.versions(self.fetch(query, {"table": PostgresDialect().table(table)})[0]) if query else None
+
+    def begin(self, *, read_only: bool = False, repeatable: bool = False) -> None:
         """Start a transaction; one that began with the staging of the load goes on."""
         if self._in_transaction:
             return
         settings = {**self._settings, **({"transaction_read_only": "on"} if read_only else {})}
         first = [] if read_only else [READ_COMMITTED]
+        if repeatable:
+            first = [REPEATABLE_READ]
         if self._snapshot:
             first = [REPEATABLE_READ, f"SET TRANSACTION SNAPSHOT {literal(self._snapshot)}"]
         with self._translated("start a transaction"):

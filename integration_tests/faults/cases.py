@@ -21,6 +21,8 @@ RACES = ("two loaders", "another load")
 SOURCE_FAULT = "source breaks"
 AT = ("commit", "claim", "rows", "any", "any")
 """Where a fault strikes: at the statement or request of that kind, or at any."""
+READS_ON = ("append", "upsert")
+"""Modes of a load under a state."""
 WAYS = ("retry", "retry", "again", "again", "process", "task", "flow")
 """By the block's own retries; by calling again with the load_id; so in a new process; by a task's or a flow's retry."""
 
@@ -72,7 +74,7 @@ def draw(seed: int, number: int, targets: Sequence[type[Target]]) -> Case:
     random.Random(f"{seed}/{turn}").shuffle(order)
     target, mode, fault = every[order[place]]
     kind = next(each for each in targets if each.name == target)
-    rest = _fitting(fault, _rest(kind, seed, number), kind)
+    rest = _fitting(fault, mode, _rest(kind, seed, number), kind)
     return Case(seed=seed, number=number, target=target, mode=mode, fault=fault, **rest)
 
 
@@ -89,7 +91,7 @@ def _rest(kind: type[Target], seed: int, number: int) -> dict[str, Any]:
     }
 
 
-def _fitting(fault: str, rest: dict[str, Any], kind: type[Target]) -> dict[str, Any]:
+def _fitting(fault: str, mode: str, rest: dict[str, Any], kind: type[Target]) -> dict[str, Any]:
     """What was drawn, with what does not go together put right."""
     if fault in RACES:
         rest["way"] = "again"
@@ -97,6 +99,8 @@ def _fitting(fault: str, rest: dict[str, Any], kind: type[Target]) -> dict[str, 
         rest["way"] = "again"
     if fault in kind.faults_of_reading:
         rest["source"] = "object"
+    if rest["source"] == "since" and (mode not in READS_ON or kind.is_store):
+        rest["source"] = "query"
     if rest["way"] in {"task", "flow"} and rest["source"] not in RETRYABLE_BY_PREFECT:
         rest["source"] = "parquet"
     return rest

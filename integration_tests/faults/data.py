@@ -39,8 +39,8 @@ SCHEMA = pa.schema(
     }
 )
 WORDS = ("plain", "Köln", "say 'hi'", 'a "quote"', "back\\slash", "tab\tand\nline", "😀", "{}", "\\N", "a,b;c")
-SOURCES = ("table", "scan", "reader", "csv", "parquet", "query")
-RETRYABLE_BY_PREFECT = ("table", "csv", "parquet")
+SOURCES = ("table", "scan", "reader", "csv", "parquet", "query", "since")
+RETRYABLE_BY_PREFECT = ("table", "csv", "parquet", "since")
 """Sources by whose content a load without a load_id is known again."""
 
 
@@ -113,6 +113,7 @@ class Source:
         batches: In how many parts they come, where the kind has parts.
         breaks: Whether the first reading ends in the middle by an error that another attempt may not meet.
         readings: How often it was read, by all who opened it in this process.
+        home: Where a source is that is read on, which all calls share.
     """
 
     kind: str
@@ -120,8 +121,9 @@ class Source:
     batches: int
     breaks: bool = False
     readings: list[int] = field(default_factory=list, compare=False)
+    home: Path | None = None
 
-    def open(self, folder: Path, amid: Callable[[], None] | None = None) -> Any:
+    def open(self, folder: Path, amid: Callable[[], None] | None = None) -> Any:  # noqa: PLR0911 (one kind a line)
         """What is handed to the load.
 
         Args:
@@ -141,12 +143,21 @@ class Source:
                 with DuckDB(path=str(path)) as other:
                     other.load(self.data, "s")
             return self._watched(DuckDB(path=str(path)).scan_query("SELECT * FROM s ORDER BY id"), amid)
+        if self.kind == "since":
+            return self._open_since(self.home or folder, amid)
         if self.kind == "table" and not self.breaks and amid is None:
             return self.data
         batches = self.data.to_batches(max_chunksize=max(1, self.data.num_rows // self.batches))
         if self.kind == "reader":
             return pa.RecordBatchReader.from_batches(SCHEMA, self._broken(batches, amid))
         return Scan(SCHEMA, lambda _: self._broken(batches, amid), source="the source", fingerprint=self._name)
+
+    def _open_since(self, folder: Path, amid: Callable[[], None] | None) -> Scan:
+        if not (path := folder / "since.duckdb").exists():
+            with contextlib.closing(DuckDB(path=str(path))) as other:
+                other.load(self.data, "s")
+        scan = DuckDB(path=str(path), read_only=True).scan_since("s", cursor="id")
+        return scan.derive(lambda window: self._watched(window, amid))
 
     def _name(self) -> str:
         return f"{self.data.num_rows} rows"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, assert_type
@@ -110,6 +111,10 @@ def warehouses(warehouse: Warehouse) -> None:
     assert_type(report.rows, int)
     assert_type(report.rejected, dict[str, int])
     assert_type(warehouse.load_report("orders/2026-04-30"), LoadReport | None)
+    orders = warehouse.scan_since("orders", cursor="updated_at", lag=dt.timedelta(minutes=5), until="2026-05-01")
+    warehouse.load(orders.select(["id"]), "t", mode="upsert", key=["id"], state="t/by-update")
+    assert_type([state.number for state in warehouse.states()], list[int])
+    warehouse.set_state("t/by-update", dt.datetime(2026, 5, 1, tzinfo=dt.UTC))
 
 
 def jobs(job: GlueJob, project: DbtProject) -> None:

@@ -68,6 +68,10 @@ class PostgresDialect(Dialect):
         stored = self._stored(kind)
         return Column(name, self._sql_type(stored), stored)
 
+    def constant(self, parameter: str, kind: pa.DataType) -> str:
+        """Return a parameter as a value; text takes the type, and so the order, of the column beside it."""
+        return f":{parameter}" if pa.types.is_string(kind) else super().constant(parameter, kind)
+
     def truncate(self, table: str) -> str:
         """Return the statement that empties the table."""
         return f"TRUNCATE {self.table(table)}"

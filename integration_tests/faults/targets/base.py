@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from blocks.arrow.marks import IncrementalScan
 from blocks.base.errors import NotFoundError, ObjectNotFoundError
 from blocks.base.retry import RetryPolicy
 from blocks.stores.object_store import ObjectStore
@@ -36,6 +37,8 @@ ONCE = RetryPolicy(attempts=1)
 def write(block: Any, data: Any, mode: str, load_id: str | None) -> Any:
     """Load the data into the table, or write it as the dataset, of that name."""
     identity = {} if load_id is None or (is_store(block) and mode != "append") else {"load_id": load_id}
+    if isinstance(data, IncrementalScan):
+        identity = {"state": load_id or "s"}
     if isinstance(block, Warehouse):
         return block.load(data, TABLE, mode=mode, **ARGUMENTS[mode], **identity)  # type: ignore[arg-type]
     return block.write_table(data, TABLE, mode=mode, **ARGUMENTS[mode], **identity)
@@ -138,6 +141,7 @@ class Target(ABC):
 
     Attributes:
         name: Of the connector.
+        is_store: Whether it is an object store, and no warehouse.
         modes: Of a load.
         faults: What is tried.
         skipped: What is not, and why.
@@ -147,6 +151,7 @@ class Target(ABC):
     """
 
     name: ClassVar[str]
+    is_store: ClassVar[bool] = False
     modes: ClassVar[tuple[str, ...]] = MODES
     faults: ClassVar[tuple[str, ...]]
     skipped: ClassVar[dict[str, str]] = {}

@@ -34,6 +34,7 @@ RACE_SKIPPED = "two datasets written at once by different loads are not serializ
 class StoreTarget(Target):
     """A bucket behind a proxy; a folder for each case."""
 
+    is_store: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = STORE_MODES
     faults: ClassVar[tuple[str, ...]] = (*HTTP_FAULTS, *READING_FAULTS, SOURCE_FAULT, *PROCESS_FAULTS, RACES[0])
     skipped: ClassVar[dict[str, str]] = {RACES[1]: RACE_SKIPPED}
@@ -147,6 +148,7 @@ class LocalTarget(Target):
     """A folder; what strikes does so at the moments of a write within the process."""
 
     name: ClassVar[str] = "LocalFiles"
+    is_store: ClassVar[bool] = True
     modes: ClassVar[tuple[str, ...]] = STORE_MODES
     faults: ClassVar[tuple[str, ...]] = (SOURCE_FAULT, *PROCESS_FAULTS, RACES[0])
     skipped: ClassVar[dict[str, str]] = {RACES[1]: RACE_SKIPPED}
