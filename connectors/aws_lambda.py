@@ -22,7 +22,7 @@ from blocks.base.errors import (
     ThrottledError,
     TransientError,
 )
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
 from connectors.shared.aws import AwsService
 
@@ -162,7 +162,7 @@ class LambdaFunction(AwsService):
         self._invoke({"InvocationType": "DryRun"}, idempotent=True)
         return f"{self._place} is there and the credentials may invoke it."
 
-    @operation
+    @operation(prefects=True)
     def invoke(
         self,
         payload: Any = None,
@@ -200,6 +200,8 @@ class LambdaFunction(AwsService):
         if tail:
             request["LogType"] = "Tail"
         return self._invoke(request, idempotent=idempotent, hidden=_texts([payload, client_context]))
+
+    ainvoke: ClassVar = AsyncName(invoke)
 
     def _invoke(self, request: dict[str, Any], *, idempotent: bool, hidden: Iterable[str] = ()) -> InvocationResult:
         if self.qualifier is not None:

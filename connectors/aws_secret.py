@@ -18,7 +18,7 @@ from blocks.base.errors import (
     TerminalError,
     TransientError,
 )
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.credentials.aws import AWS_ADVICE, AWS_ERRORS
 from connectors.shared.aws import DENIED, AwsService
 
@@ -54,7 +54,7 @@ class AwsSecret(AwsService, SecretBlock):
         from connectors.aws_secret import AwsSecret
 
         secret = AwsSecret.load("BLOCK_NAME")
-        password = secret.read_secret().decode()
+        password = secret.read_secret()
         ```
     """
 
@@ -95,11 +95,11 @@ class AwsSecret(AwsService, SecretBlock):
             )
         return f"The {self._place} is there and the credentials may describe it."
 
-    @operation
+    @operation(prefects=True)
     def read_secret(  # type: ignore[override]  # Prefect's is awaitable
         self, version_id: str | None = None, version_stage: str | None = None
-    ) -> bytes:
-        """Read the secret's value; of text its UTF-8.
+    ) -> str | bytes:
+        """Read the secret's value: a str where AWS keeps it as text, bytes where as bytes.
 
         Args:
             version_id: A version; by default the current one.
@@ -116,12 +116,12 @@ class AwsSecret(AwsService, SecretBlock):
             )
         if "SecretBinary" in found:
             return bytes(found["SecretBinary"])
-        return str(found["SecretString"]).encode()
+        return str(found["SecretString"])
 
     def _fix_version(self, arguments: dict[str, Any]) -> dict[str, Any]:
         return {"version_id": str(uuid.uuid4())} | arguments
 
-    @operation(prepare=_fix_version)
+    @operation(prepare=_fix_version, prefects=True)
     def write_secret(  # type: ignore[override]  # Prefect's is awaitable
         self, secret_data: bytes | str, *, version_id: str = "", kind: Literal["text", "binary"] | None = None
     ) -> str:
@@ -179,7 +179,7 @@ class AwsSecret(AwsService, SecretBlock):
                 f"{error} It is read to tell whether it is text; to write without that, pass a str, or kind='binary'."
             ) from error
 
-    @operation
+    @operation(prefects=True)
     def delete_secret(self, recovery_window_in_days: int = 30, force_delete_without_recovery: bool = False) -> str:
         """Schedule the secret for deletion, or delete it, and return its ARN. One that already is scheduled stays so.
 
@@ -211,6 +211,10 @@ class AwsSecret(AwsService, SecretBlock):
             if "DeletedDate" in found:
                 return str(found["ARN"])
             raise
+
+    aread_secret: ClassVar = AsyncName(read_secret)
+    awrite_secret: ClassVar = AsyncName(write_secret)
+    adelete_secret: ClassVar = AsyncName(delete_secret)
 
     @property
     def _place(self) -> str:

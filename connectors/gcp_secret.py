@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import SecretBlock
 from pydantic import Field, HttpUrl, field_validator
@@ -21,7 +21,7 @@ from blocks.base.errors import (
     TransientError,
 )
 from blocks.base.live import live
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.base.optional import require
 from blocks.credentials.gcp import GOOGLE_ADVICE, GOOGLE_ERRORS, GcpCredentials, google_error
 
@@ -107,7 +107,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
     def _client(self) -> Any:
         return self.gcp_credentials.get_secret_manager_client()
 
-    @operation
+    @operation(prefects=True)
     def read_secret(self) -> bytes:  # type: ignore[override]  # Prefect's is awaitable
         """Read the value of the version that the block stands for, checked against the service's checksum.
 
@@ -118,7 +118,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
         """
         return self._access(self.secret_version)[0]
 
-    @operation
+    @operation(prefects=True)
     def write_secret(self, secret_data: bytes) -> str:  # type: ignore[override]  # Prefect's is awaitable
         """Write a new version, and return its name; a secret that does not exist is created.
 
@@ -141,7 +141,7 @@ class GcpSecret(ConnectorBlock, SecretBlock):
                 self._create()
             return self._add(secret_data)
 
-    @operation
+    @operation(prefects=True)
     def delete_secret(self) -> str:
         """Delete the secret with all its versions, and return its name.
 
@@ -164,6 +164,10 @@ class GcpSecret(ConnectorBlock, SecretBlock):
                 return path
             raise
         return path
+
+    aread_secret: ClassVar = AsyncName(read_secret)
+    awrite_secret: ClassVar = AsyncName(write_secret)
+    adelete_secret: ClassVar = AsyncName(delete_secret)
 
     def _access(self, version: str) -> tuple[bytes, str]:
         """The value and the name of a version."""

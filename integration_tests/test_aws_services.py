@@ -132,7 +132,7 @@ def versions(client: Callable[[str], Any], secret: AwsSecret) -> int:
 def test_a_secret_is_written_read_and_deleted(aws: AwsServer, secret: AwsSecret, client: Callable[[str], Any]) -> None:
     """The first write creates it, the next makes a new version, and the one before can still be read."""
     assert secret.write_secret(b"\x00first") == secret.write_secret(b"second")
-    assert secret.read_secret() == b"second"
+    assert secret.read_secret() == b"second"  # bytes over bytes stay bytes
     assert secret.read_secret(version_stage="AWSPREVIOUS") == b"\x00first"
     ids = client("secretsmanager").describe_secret(SecretId=secret.secret_name)["VersionIdsToStages"]
     previous = next(key for key, stages in ids.items() if "AWSPREVIOUS" in stages)
@@ -151,10 +151,10 @@ def test_a_secret_is_written_read_and_deleted(aws: AwsServer, secret: AwsSecret,
         secret.read_secret()
 
 
-def test_a_secret_that_is_text_is_its_utf8(secret: AwsSecret, client: Callable[[str], Any]) -> None:
-    """As the console and most tools store it."""
+def test_a_secret_that_is_text_is_read_as_text(secret: AwsSecret, client: Callable[[str], Any]) -> None:
+    """As the console and most tools store it, and as prefect-aws reads it."""
     client("secretsmanager").create_secret(Name=secret.secret_name, SecretString='{"pässword": 1}')
-    assert secret.read_secret() == '{"pässword": 1}'.encode()
+    assert secret.read_secret() == '{"pässword": 1}'
 
 
 def test_text_stays_text(aws: AwsServer, secret: AwsSecret, client: Callable[[str], Any]) -> None:

@@ -273,7 +273,7 @@ def cases(block: Any, seed: int, count: int) -> list[Case]:
 def check_complete(block: Any, calls: Mapping[str, Any]) -> None:
     """Fail where a block has an operation that takes arguments and is not tried, unless one like it is."""
     alike = {"download_", "get_directory", "upload_from_f", "stream_from", "create_bucket", "sweep", "check"}
-    alike |= {"multiquery", "copy_from", "unload_to", "extract_to", "create_external_table", "list_blobs"}
+    alike |= {"multiquery", "copy_from", "unload_to", "extract_to", "create_external_table", "list_blobs", "get_bucket"}
     known = {name for name in dir(type(block)) if isinstance(inspect.getattr_static(type(block), name), Operation)}
     assert not {name for name in known - calls.keys() if not name.startswith(tuple(alike))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 from enum import Enum
 from typing import Any
 
@@ -129,3 +130,33 @@ def test_answers_go_by_code_then_by_status(code: str, status: int, kind: type[Ex
     assert f"Could not read s3://b/k: {code}: in their words." in str(error)
     if isinstance(error, ThrottledError):
         assert error.retry_after_s == 7
+
+
+def test_nobody_signs_nothing() -> None:
+    """`anonymous`, by its field or as prefect-aws's `config` has it, makes clients that send no signature."""
+    botocore = pytest.importorskip("botocore")
+    config = pytest.importorskip("botocore.config").Config(signature_version=botocore.UNSIGNED, region_name="eu-west-1")
+    for given in ({"anonymous": True}, {"aws_client_parameters": {"config": config}}):
+        credentials = AwsCredentials(**given)
+        assert credentials.get_client("s3", region_name="us-east-1").meta.config.signature_version is botocore.UNSIGNED
+    assert AwsCredentials(aws_client_parameters={"config": config}).region_name == "eu-west-1"
+    for wrong, said in (
+        ({"anonymous": True, "profile_name": "a"}, "anonymous goes with no key"),
+        ({"aws_client_parameters": {"config": {"read_timeout": 5}}}, "not read_timeout. How long to wait is read_time"),
+    ):
+        with pytest.raises(ValidationError, match=said):
+            AwsCredentials(**wrong)
+
+
+def test_the_vendors_class_catches_too() -> None:
+    """What AWS answered is botocore's ClientError, too, with its response; it pickles, and holds our words."""
+    exceptions = pytest.importorskip("botocore.exceptions")
+    answer = {"Error": {"Code": "AccessDenied", "Message": "no"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+    error = aws_error("read", "s3://b/k", exceptions.ClientError(answer, "GetObject"))
+    for each in (error, pickle.loads(pickle.dumps(error))):  # noqa: S301 (our own)
+        assert isinstance(each, AccessDeniedError)
+        with pytest.raises(exceptions.ClientError) as caught:
+            raise each
+        assert caught.value.response["Error"] == {"Code": "AccessDenied", "Message": str(error)}
+        assert caught.value.operation_name == "GetObject"
+    assert not isinstance(aws_error("read", "s3://b/k", OSError("no route")), exceptions.ClientError)

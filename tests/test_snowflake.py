@@ -105,11 +105,14 @@ def test_a_private_key_may_be_text_or_a_file(tmp_path: Path) -> None:
     text = key.private_bytes(pem, form, serialization.NoEncryption()).decode()
     file = tmp_path / "key.p8"
     file.write_bytes(key.private_bytes(pem, form, serialization.BestAvailableEncryption(b"pass")))
+    traditional = serialization.PrivateFormat.TraditionalOpenSSL  # its headers say that it is encrypted
+    old = key.private_bytes(pem, traditional, serialization.BestAvailableEncryption(b"pass")).decode()
     given: list[dict[str, Any]] = [
         {"private_key": text},
         {"private_key": text.replace("\n", " ")},
         {"private_key": text.replace("\n", "\\n")},
         {"private_key_path": file, "private_key_passphrase": "pass"},
+        *({"private_key": each, "private_key_passphrase": "pass"} for each in (old, old.replace("\n", " "))),
     ]
     logins = [SnowflakeCredentials(account="a", user="u", **fields)._login() for fields in given]
     assert len({login["private_key"] for login in logins}) == 1

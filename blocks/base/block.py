@@ -24,7 +24,7 @@ from blocks.base.caching import key_by_identity
 from blocks.base.errors import InvalidInputError, NotFoundError, one_line
 from blocks.base.live import close_live, live
 from blocks.base.names import text_problem
-from blocks.base.operation import Operation
+from blocks.base.operation import AsyncName, Operation
 from blocks.base.reference import reference
 from blocks.base.retry import RetryPolicy
 from blocks.base.runs import SETTINGS, described
@@ -108,7 +108,7 @@ class ConnectorBlock(Block, ABC):
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
-        ignored_types=(Operation, live),
+        ignored_types=(AsyncName, Operation, live),
         hide_input_in_errors=True,
         populate_by_name=True,
         field_title_generator=field_title,

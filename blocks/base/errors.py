@@ -33,7 +33,9 @@ and what to do next. It is one line, and never holds a row value or a secret.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import re
+import sys
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -91,6 +93,36 @@ class ConnectorError(Exception):
     def __reduce__(self) -> tuple[Any, ...]:
         # As Exception has it, but without a call of __init__, which may take more than the message.
         return _made_again, (type(self), self.args, self.__dict__)
+
+    def as_also(self, module: str, name: str, mixin: type | None = None, **state: Any) -> ConnectorError:
+        """Return the error as one that is also of a vendor's class, for code that catches that.
+
+        Where nobody has imported the vendor's module nobody catches its class, and the error stays as it is.
+
+        Args:
+            module: The module of the class, such as "botocore.exceptions".
+            name: The class.
+            mixin: What else the vendor's error has, such as attributes.
+            state: The attributes to set.
+        """
+        vendors = getattr(sys.modules.get(module), name, None)
+        if vendors is None or isinstance(self, vendors):
+            return self
+        own: Any = type(self)
+        return _made_again(_both(own, mixin, vendors), self.args, {**self.__dict__, **state})
+
+
+@functools.cache
+def _both(ours: Any, mixin: type | None, vendors: type[Exception]) -> type[ConnectorError]:
+    def reduce(self: ConnectorError) -> tuple[Any, ...]:
+        return _made_again_as_both, ((ours, self.args, self.__dict__), (vendors.__module__, vendors.__name__, mixin))
+
+    bases = (ours, vendors) if mixin is None else (ours, mixin, vendors)
+    return type(ours.__name__, bases, {"__module__": ours.__module__, "__doc__": ours.__doc__, "__reduce__": reduce})
+
+
+def _made_again_as_both(made: tuple[Any, ...], also: tuple[Any, ...]) -> ConnectorError:
+    return _made_again(*made).as_also(*also)
 
 
 def _made_again(kind: type[ConnectorError], args: tuple[Any, ...], state: dict[str, Any]) -> ConnectorError:

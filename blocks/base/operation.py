@@ -5,6 +5,7 @@
     warehouse.fetch_all.submit("select 1")          # a PrefectFuture
     bucket.read_path.map(keys)                      # fan out
     await bucket.read_path.aio(key)                 # awaitable; never blocks the event loop
+    await bucket.read_path(key)                     # the same in an async flow or task, for the names of Prefect's
     bucket.read_path.with_options(retries=0)(key)   # for this call only
 
 A task is built for each bound call, because Prefect keeps `self` of a task method on the function that all
@@ -34,10 +35,12 @@ from typing import (
 )
 
 from prefect.context import FlowRunContext, TaskRunContext
+from prefect.logging import get_logger
 from prefect.utilities.annotations import quote
 from prefect.utilities.hashing import hash_objects
 
 from blocks.base.arguments import bind, check_arguments
+from blocks.base.awaited import AwaitedCall, check_none_dropped, is_awaited_here
 from blocks.base.boundary import as_shown, bounded
 from blocks.base.call_options import CallOptions
 from blocks.base.errors import InvalidInputError
@@ -46,7 +49,7 @@ from blocks.base.retry import RetryPolicy, call_with_retry, is_transient, retry_
 from blocks.base.runs import OperationTask
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
     from contextlib import AbstractContextManager
     from typing import Unpack
     from uuid import UUID
@@ -77,10 +80,16 @@ class Operation(Generic[P, R]):
     """A block method as a descriptor: on an instance it is a `BoundOperation`, on the class the plain method."""
 
     def __init__(
-        self, fn: Callable[Concatenate[Any, P], R], prepare: Prepare | None = None, *, in_session: bool = False
+        self,
+        fn: Callable[Concatenate[Any, P], R],
+        prepare: Prepare | None = None,
+        *,
+        prefects: bool = False,
+        in_session: bool = False,
     ) -> None:
         self.fn = fn
         self.prepare = prepare
+        self.prefects = prefects
         self.in_session = in_session
         functools.update_wrapper(self, fn)
         self.__signature__ = signature = inspect.signature(fn)
@@ -144,10 +153,15 @@ class InstanceOperation(Operation[P, R]):
 def operation(fn: Callable[Concatenate[Any, P], R], /) -> Operation[P, R]: ...
 @overload
 def operation(
-    *, prepare: Prepare | None = None, in_session: bool = False
+    *, prepare: Prepare | None = None, prefects: bool = False, in_session: bool = False
 ) -> Callable[[Callable[Concatenate[Any, P], R]], Operation[P, R]]: ...
 def operation(
-    fn: Callable[..., Any] | None = None, /, *, prepare: Prepare | None = None, in_session: bool = False
+    fn: Callable[..., Any] | None = None,
+    /,
+    *,
+    prepare: Prepare | None = None,
+    prefects: bool = False,
+    in_session: bool = False,
 ) -> Any:
     """Turn a block method into an operation: `@operation`, or `@operation(prepare=_fix_load_id)`.
 
@@ -156,10 +170,12 @@ def operation(
         prepare: A method of the block, defined above. It is given the call's arguments (a dict, by parameter name)
             once, before the first attempt, and returns them with everything that has to be the same for every attempt.
             A subclass may override it.
+        prefects: Whether Prefect's collections have it under this name. It is awaited then in an async flow or task.
         in_session: Whether it runs in the session that a `with` of the block is (`HasSession`). There it has one
             attempt: nobody else knows what the session held when it was lost.
     """
-    return Operation(fn, prepare) if fn else functools.partial(Operation, prepare=prepare, in_session=in_session)
+    options: dict[str, Any] = {"prepare": prepare, "prefects": prefects, "in_session": in_session}
+    return Operation(fn, **options) if fn else functools.partial(Operation, **options)
 
 
 def instance_operation(
@@ -194,28 +210,37 @@ class BoundOperation(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run it: as a task run if called in the body of a flow, else as a plain call with the same retries.
 
+        In an async flow or task, under a name of Prefect's, it is awaited: `await bucket.read_path(...)`.
+
         Prefect itself passes `_sync` to blocks that hold its results; such a call is never a task run.
         """
-        for_prefect = kwargs.pop("_sync", None) is not None
+        sync = kwargs.pop("_sync", None)
+        if sync is False or (sync is None and self._op.prefects and is_awaited_here()):
+            logger = getattr(self._instance, "logger", None) or get_logger(self.name)
+            return cast("R", AwaitedCall(lambda: self.aio(*args, **kwargs), self.name, logger))
+        check_none_dropped()
         arguments = self._arguments(args, kwargs)
         with self._joining():
-            if not for_prefect and self._is_task_run:
+            if sync is None and self._is_task_run:
                 return cast("R", self._task()(**_opaque(arguments)))
             return self._call(arguments)
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> PrefectFuture[R]:
         """Submit it to the flow's task runner, and return a future of its result."""
         self._check_may_leave("submit")
+        check_none_dropped()
         return cast("PrefectFuture[R]", self._task().submit(**_opaque(self._arguments(args, kwargs))))
 
     def map(self, *args: Any, **kwargs: Any) -> PrefectFutureList[R]:
         """Submit one call for each item of the iterable arguments; wrap constants in `prefect.unmapped`."""
         self._check_may_leave("map")
+        check_none_dropped()
         return cast("PrefectFutureList[R]", self._task().map(*args, **kwargs))
 
     @bounded
     async def aio(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Await it: the work runs in a thread, and the event loop stays free."""
+        check_none_dropped()
         arguments = self._arguments(args, kwargs)
         with self._joining():
             if self._is_task_run:
@@ -362,6 +387,21 @@ class BoundOperation(Generic[P, R]):
         method: Any = self._op.fn
         whose = self._instance.cache_identity() if hasattr(self._instance, "cache_identity") else repr(self._instance)
         return key and hash_objects(key, whose, self.name, method.__code__.co_code, raise_on_failure=True)
+
+
+class AsyncName(Generic[P, R]):
+    """A name under which an operation is always awaited: `aread_path = AsyncName(read_path)`."""
+
+    def __init__(self, op: Operation[P, R]) -> None:
+        self._name = op.fn.__name__
+        self.__doc__ = f"Await `{self._name}`; the name is that of Prefect's collections."
+
+    @overload
+    def __get__(self, instance: None, owner: type) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __get__(self, instance: object | None, owner: type) -> Any:
+        return self if instance is None else getattr(instance, self._name).aio
 
 
 def _bound(instance: Any, name: str, options: Mapping[str, Any]) -> Any:

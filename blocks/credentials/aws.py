@@ -158,6 +158,10 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
     region_name: str | None = Field(
         default=None, description="Region, such as eu-central-1. Defaults to AWS_DEFAULT_REGION, then to the profile's."
     )
+    anonymous: bool = Field(
+        default=False,
+        description="Send requests without a signature, as nobody: for public data. Defaults to false.",
+    )
     assume_role_arn: str | None = Field(
         default=None,
         description="ARN of a role to assume with the identity above. It is renewed as long as it is used.",
@@ -203,12 +207,14 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         if authorities := nested.pop("verify_cert_path", None):
             nested["verify"] = str(authorities)
         taken = {name: nested.pop(name, None) for name in ("endpoint_url", "verify")}
+        taken |= _of_config(nested.pop("config", None))
         unknown = sorted(
             name for name, value in nested.items() if value is not None and (name, value) != ("use_ssl", True)
         )
         if unknown:
             raise ValueError(
-                f"aws_client_parameters may hold endpoint_url, verify and verify_cert_path, not {', '.join(unknown)}; "
+                f"aws_client_parameters may hold endpoint_url, verify, verify_cert_path and config, not "
+                f"{', '.join(unknown)}; "
                 "take a client with such settings from get_boto3_session()."
             )
         return {**{name: value for name, value in taken.items() if value is not None}, **values}
@@ -219,6 +225,8 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
             raise ValueError("aws_access_key_id and aws_secret_access_key go together: give both or none")
         if self.aws_session_token is not None and self.aws_access_key_id is None:
             raise ValueError("aws_session_token goes with an aws_access_key_id")
+        if self.anonymous and (self.aws_access_key_id or self.profile_name or self.assume_role_arn):
+            raise ValueError("anonymous goes with no key, profile or role")
         return self
 
     def check(self) -> str:
@@ -259,8 +267,12 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
             InvalidInputError: The credentials would go to another machine without encryption.
         """
         service = client_type.value if isinstance(client_type, Enum) else client_type
-        settings = {"endpoint_url": self.endpoint_url, "verify": None if self.verify is True else self.verify}
-        return self._encrypted(self.get_boto3_session().client(service, **(settings | options)))
+        settings = {"endpoint_url": self.endpoint_url, "verify": None if self.verify is True else self.verify} | options
+        if self.anonymous:
+            botocore = require("botocore", extra="aws")
+            unsigned = require("botocore.config", extra="aws").Config(signature_version=botocore.UNSIGNED)
+            settings["config"] = settings["config"].merge(unsigned) if settings.get("config") else unsigned
+        return self._encrypted(self.get_boto3_session().client(service, **settings))
 
     def _encrypted(self, client: Any) -> Any:
         """Return a client whose server, which the environment may name too, may be sent credentials."""
@@ -350,6 +362,28 @@ class AwsCredentials(ConnectorBlock, CredentialsBlock):
         return boto3.Session(botocore_session=botocore_session, region_name=session.region_name)
 
 
+def _of_config(config: Any) -> dict[str, Any]:
+    """Return the fields that stand for the `config` of a client, a botocore Config or its options.
+
+    Raises:
+        ValueError: It has options that are no fields.
+    """
+    options = dict(getattr(config, "_user_provided_options", config) or {})
+    found: dict[str, Any] = {"region_name": options.pop("region_name", None)}
+    signature = options.pop("signature_version", None)
+    if signature is not None and type(signature).__name__ != "str":  # botocore's UNSIGNED, an object of its own
+        signature = "unsigned"
+    found["anonymous"] = True if signature in ("unsigned", "UNSIGNED") else None
+    unknown = sorted(options) + ["signature_version"] * (found["anonymous"] is None and signature is not None)
+    if unknown:
+        raise ValueError(
+            f"aws_client_parameters may hold in config region_name and an unsigned signature_version, not "
+            f"{', '.join(unknown)}. How long to wait is read_timeout_s of the bucket's or the service's block, a proxy "
+            "is HTTPS_PROXY; for all else give config to get_client()."
+        )
+    return found
+
+
 def aws_error(
     verb: str,
     place: str,
@@ -368,4 +402,26 @@ def aws_error(
         codes = [kind.__name__ for kind in type(error).__mro__]
         words = str(error)
     retry_after = metadata.get("HTTPHeaders", {}).get("retry-after", "")
-    return service_error(verb, place, codes, words, table=table, advice=advice, retry_after=retry_after)
+    found = service_error(verb, place, codes, words, table=table, advice=advice, retry_after=retry_after)
+    if "Error" not in response:
+        return found
+    return as_client_error(found, codes[0], metadata.get("HTTPStatusCode"), getattr(error, "operation_name", ""))
+
+
+class _Answered:
+    """What botocore's ClientError has beside its words."""
+
+    code: str
+    status: int | None
+
+    @property
+    def response(self) -> dict[str, Any]:
+        """The service's answer, in the words of this error."""
+        answer: dict[str, Any] = {"Error": {"Code": self.code, "Message": str(self)}}
+        return answer | ({"ResponseMetadata": {"HTTPStatusCode": self.status}} if self.status else {})
+
+
+def as_client_error(error: ConnectorError, code: str, status: int | None, operation: str) -> ConnectorError:
+    """Return the error as one that `except botocore.exceptions.ClientError` catches, too, where that is imported."""
+    state = {"code": code, "status": status, "operation_name": operation}
+    return error.as_also("botocore.exceptions", "ClientError", _Answered, **state)

@@ -389,11 +389,18 @@ def _pem_parts(text: str) -> tuple[str, str, str]:
 
     >>> _pem_parts("-----BEGIN PRIVATE KEY----- ab cd -----END PRIVATE KEY-----")
     ('-----BEGIN PRIVATE KEY-----', 'ab\ncd', '-----END PRIVATE KEY-----')
+
+    An encrypted one of the traditional form has headers, https://www.rfc-editor.org/rfc/rfc1421#section-4.6.
+
+    >>> _pem_parts("---BEGIN KEY--- Proc-Type: 4,ENCRYPTED DEK-Info: AES-256-CBC,0A ab cd ---END KEY---")[1]
+    'Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,0A\n\nab\ncd'
     """
     found = re.fullmatch(r"\s*(-{3,}[^-]+-{3,})(.*?)(-{3,}[^-]+-{3,})\s*", text, re.DOTALL)
     if found is None:
         raise ValueError("not a PEM")
-    return found[1], "\n".join(found[2].split()), found[3]
+    headers = [f"{name}: {value}" for name, value in re.findall(r"([\w-]+):\s*(\S+)", found[2])]
+    lines = re.sub(r"[\w-]+:\s*\S+", "", found[2]).split()
+    return found[1], "\n".join([*headers, "", *lines] if headers else lines), found[3]
 
 
 def without_data(record: logging.LogRecord) -> bool:

@@ -159,7 +159,7 @@ class Job(ConnectorBlock, JobBlock, ABC):  # type: ignore[type-arg]  # of JobSta
         found = {name: value.get_secret_value() for name, value in self if isinstance(value, SecretDict)}
         return {name: value for name, value in found.items() if value}
 
-    @operation(prepare=_fix_token)
+    @operation(prepare=_fix_token, prefects=True)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self, *, token: str = ""
     ) -> JobRun:

@@ -159,7 +159,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
         """The address of its page, empty where it has none."""
         return self.job.run_url(self.run_id)
 
-    @operation
+    @operation(prefects=True)
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until the run has succeeded.
 
@@ -168,7 +168,7 @@ class JobRun(Parameter, PrefectJobRun[JobStatus]):
         """
         self.watch()
 
-    @operation
+    @operation(prefects=True)
     def fetch_result(self) -> JobStatus:  # type: ignore[override]  # Prefect's is awaitable
         """Return how the run ended.
 

@@ -34,8 +34,8 @@ def newest_day(store: ObjectStore, key: str) -> date:
     pattern = re.compile(
         re.escape(before) + r"(\d{4}-\d{2}-\d{2})" + re.escape(after.replace(DAY, "\0")).replace("\0", r"\1")
     )
-    listed = store.list_objects(before.rpartition("/")[0])
-    days = [day for each in listed if (match := pattern.fullmatch(each["Key"])) and (day := _day(match[1]))]
+    keys = [info.key for page in store.objects.list(before.rpartition("/")[0]) for info in page]
+    days = [day for key in keys if (match := pattern.fullmatch(key)) and (day := _day(match[1]))]
     if not days:
         raise ObjectNotFoundError(f"There is no file of any day at {store.uri(key)}. Check the key, or give a day.")
     return max(days)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import datetime as dt
 from abc import abstractmethod
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from prefect.blocks.abstract import ObjectStorageBlock
 from prefect.filesystems import WritableDeploymentStorage, WritableFileSystem
@@ -30,7 +30,7 @@ from blocks.base.errors import (
 )
 from blocks.base.interruption import interruptible_async
 from blocks.base.movement import announce
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound
 from blocks.stores import dataframes, dataset, watch
@@ -94,7 +94,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
 
     # Prefect's names
 
-    @operation
+    @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def write_path(self, path: str, content: bytes, **options: Unpack[WriteArguments]) -> str:
         """Write an object.
@@ -125,7 +125,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
             lambda: call_with_retry(self.retry, lambda: self.objects.put(path, content).key)
         )
 
-    @operation
+    @operation(prefects=True)
     def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
         """Download a folder (by default all objects) into a local one (by default the working directory).
 
@@ -134,7 +134,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         """
         return self._download_folder(from_path or "", Path(local_path or ".").expanduser())
 
-    @operation
+    @operation(prefects=True)
     def put_directory(
         self, local_path: str | None = None, to_path: str | None = None, ignore_file: str | None = None
     ) -> int:
@@ -150,7 +150,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         """
         return self._upload_folder(Path(local_path or ".").expanduser(), to_path or "", ignore_file)
 
-    @operation
+    @operation(prefects=True)
     def list_objects(
         self, folder: str = "", delimiter: str = "", page_size: Count | None = None, max_items: Position | None = None
     ) -> list[dict[str, Any]]:
@@ -173,7 +173,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
                 return found[:max_items]
         return found
 
-    @operation
+    @operation(prefects=True)
     def list_folders(self, folder: str = "") -> list[str]:
         """List the folders in a folder (by default the block's own), and the folders in those, sorted.
 
@@ -187,14 +187,14 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
                 found |= {start + "/".join(parts[: depth + 1]) for depth in range(len(parts))}
         return sorted(found)
 
-    @operation
+    @operation(prefects=True)
     def download_folder_to_path(self, from_folder: str, to_folder: str | Path | None = None) -> Path:
         """Download a folder into a local one (by default the working directory), and return its absolute path."""
         target = Path(to_folder or ".").expanduser().absolute()
         self._download_folder(from_folder, target)
         return target
 
-    @operation
+    @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_path(
         self, from_path: str | Path, to_path: str | None = None, **options: Unpack[WriteArguments]
@@ -203,7 +203,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         source = Path(from_path).expanduser()
         return self.objects.put(to_path or source.name, source, WriteOptions(**options)).key
 
-    @operation
+    @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_file_object(
         self, from_file_object: BinaryIO, to_path: str, **options: Unpack[WriteArguments]
@@ -212,7 +212,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         with rewound(from_file_object):
             return self.objects.put(to_path, from_file_object, WriteOptions(**options)).key
 
-    @operation
+    @operation(prefects=True)
     def upload_from_folder(
         self, from_folder: str | Path, to_folder: str | None = None, *, ignore_file: str | Path | None = None
     ) -> str:
@@ -229,7 +229,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         self._upload_folder(Path(from_folder).expanduser(), to_folder or "", ignore_file)
         return to_folder or ""
 
-    @operation
+    @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_dataframe(
         self, df: Any, to_path: str, serialization_format: str = "csv_gzip", **options: Unpack[WriteArguments]
@@ -264,7 +264,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         self.objects.copy(from_path, to_path, self._target(to_bucket).objects)
         return to_path
 
-    @operation
+    @operation(prefects=True)
     def move_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
         """Move an object, and return its new key: it is copied, then deleted where it was."""
         target = self._target(to_bucket)
@@ -274,11 +274,23 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
             call_with_retry(self.retry, lambda: self.objects.delete([from_path]))
         return to_path
 
-    @operation
+    @operation(prefects=True)
     def stream_from(self, bucket: ReadableStore, from_path: str, to_path: str | None = None) -> str:
         """Copy an object of any other store through this process, and return its key here."""
         key = to_path or PurePath(from_path).name
         return self.objects.put(key, bucket.objects.stream(from_path)).key
+
+    aget_directory: ClassVar = AsyncName(get_directory)
+    aput_directory: ClassVar = AsyncName(put_directory)
+    alist_objects: ClassVar = AsyncName(list_objects)
+    alist_folders: ClassVar = AsyncName(list_folders)
+    adownload_folder_to_path: ClassVar = AsyncName(download_folder_to_path)
+    aupload_from_path: ClassVar = AsyncName(upload_from_path)
+    aupload_from_file_object: ClassVar = AsyncName(upload_from_file_object)
+    aupload_from_folder: ClassVar = AsyncName(upload_from_folder)
+    aupload_from_dataframe: ClassVar = AsyncName(upload_from_dataframe)
+    amove_object: ClassVar = AsyncName(move_object)
+    astream_from: ClassVar = AsyncName(stream_from)
 
     # Ours
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, ClassVar
 
 from prefect.filesystems import ReadableFileSystem
 
@@ -19,7 +19,7 @@ from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import InvalidInputError, NoSuchStoreError, NotFoundError
 from blocks.base.interruption import interruptible_async
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import rewound, write_file
 from blocks.stores import dataset
@@ -69,7 +69,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     # Prefect's names
 
-    @operation
+    @operation(prefects=True)
     def read_path(
         self, path: str, *, start: Position = 0, length: Position | None = None, version: str | None = None
     ) -> bytes:
@@ -89,7 +89,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
         return await interruptible_async(lambda: call_with_retry(self.retry, lambda: self.objects.get(path)))
 
-    @operation
+    @operation(prefects=True)
     def download_object_to_path(
         self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
     ) -> Path:
@@ -105,7 +105,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         self._download(from_path, target, version=version)
         return target
 
-    @operation
+    @operation(prefects=True)
     def download_object_to_file_object(
         self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
     ) -> BinaryIO:
@@ -119,6 +119,9 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
             to_file_object.write(first)
             to_file_object.writelines(chunks)
         return to_file_object
+
+    adownload_object_to_path: ClassVar = AsyncName(download_object_to_path)
+    adownload_object_to_file_object: ClassVar = AsyncName(download_object_to_file_object)
 
     @operation
     def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:

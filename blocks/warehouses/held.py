@@ -36,10 +36,6 @@ LOST = (
 )
 
 
-class SessionLostError(TransientError):
-    """The connection of a `with` block was lost: the block is to be run again as a whole."""
-
-
 class Rows(Protocol):
     """The rows of a statement that was run, from the first to the last."""
 
@@ -111,7 +107,7 @@ class Hold:
         """Return the session, for one call.
 
         Raises:
-            SessionLostError: It is lost, now or since an earlier call.
+            TransientError: It is lost, now or since an earlier call.
             AmbiguousError: It is lost, and nobody knows whether what was sent last has happened.
             InvalidInputError: Another call is still under way.
         """
@@ -119,7 +115,7 @@ class Hold:
             raise InvalidInputError(f"Another statement of this `with` block is still under way in {self._uri}.")
         try:
             if self._lost:
-                raise SessionLostError(f"{self._uri}: {LOST}")
+                raise TransientError(f"{self._uri}: {LOST}")
             if self._session is None:
                 self._session = call_with_retry(self._retry, self._connect)
             try:
@@ -130,7 +126,7 @@ class Hold:
                 self._lost = True
                 self._places.clear()
                 if isinstance(error, TransientError):
-                    raise SessionLostError(f"{error} {LOST}") from None
+                    raise TransientError(f"{error} {LOST}") from None
                 raise
         finally:
             self._under_way.release()

@@ -8,7 +8,7 @@ import logging
 import uuid
 from abc import abstractmethod
 from collections.abc import Iterator  # noqa: TC003 (pydantic looks at it)
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from prefect.blocks.abstract import DatabaseBlock
 from pydantic import PrivateAttr
@@ -33,7 +33,7 @@ from blocks.base.errors import (
 from blocks.base.interruption import interruptible, interruptible_async
 from blocks.base.movement import announce
 from blocks.base.names import has_surrogates
-from blocks.base.operation import instance_operation, operation
+from blocks.base.operation import AsyncName, instance_operation, operation
 from blocks.base.optional import lazy
 from blocks.base.retry import call_with_retry
 from blocks.warehouses.held import HeldSession, Hold, current
@@ -230,7 +230,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             note_change(self._database, changed_names(arguments["operation"]))
         return arguments
 
-    @operation(prepare=_note_statement, in_session=True)
+    @operation(prepare=_note_statement, in_session=True, prefects=True)
     def execute(self, operation: str, parameters: Parameters | None = None) -> None:  # type: ignore[override]
         """Run one statement and commit it; in a `with` block, within the transaction that is open there.
 
@@ -242,7 +242,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._statement(operation) as session:
             session.execute(*self._named(operation, parameters))
 
-    @operation(prepare=_note_statement, in_session=True)
+    @operation(prepare=_note_statement, in_session=True, prefects=True)
     def execute_many(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:  # type: ignore[override]
         """Run the statement once for each item, all in one transaction: the open one of a `with`, else its own."""
         with self._statement(operation) as session:
@@ -251,7 +251,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
                 for parameters in seq_of_parameters:
                     session.execute(*self._named(operation, parameters))
 
-    @operation(prepare=_note_statement, in_session=True)
+    @operation(prepare=_note_statement, in_session=True, prefects=True)
     def fetch_one(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:  # type: ignore[override]
         """Return the first row of a query; None where it has none.
 
@@ -262,7 +262,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._statement(operation) as session:
             return next(iter(session.fetch(*self._named(operation, parameters), size=1)), None)
 
-    @operation(prepare=_note_statement, in_session=True)
+    @operation(prepare=_note_statement, in_session=True, prefects=True)
     def fetch_many(  # type: ignore[override]
         self, operation: str, parameters: Parameters | None = None, size: Count = 1
     ) -> list[tuple[Any, ...]]:
@@ -280,7 +280,7 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
             "warehouse.fetch_many(...)`. Elsewhere take fetch_all(query), or scan_query(query) for a large result."
         )
 
-    @operation(prepare=_note_statement, in_session=True)
+    @operation(prepare=_note_statement, in_session=True, prefects=True)
     def fetch_all(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:  # type: ignore[override]
         """Return all rows of a query, as tuples; it runs anew each time."""
         if held := self._held:
@@ -288,27 +288,16 @@ class Warehouse(ConnectorBlock, DatabaseBlock):  # with ABC by name Prefect woul
         with self._statement(operation) as session:
             return session.fetch(*self._named(operation, parameters))
 
-    async def execute_async(self, operation: str, parameters: Parameters | None = None) -> None:
-        """Run `execute.aio`, by the name that some of Prefect's collections have for it."""
-        await self.execute.aio(operation, parameters)
-
-    async def execute_many_async(self, operation: str, seq_of_parameters: Sequence[Parameters]) -> None:
-        """Run `execute_many.aio`."""
-        await self.execute_many.aio(operation, seq_of_parameters)
-
-    async def fetch_one_async(self, operation: str, parameters: Parameters | None = None) -> tuple[Any, ...] | None:
-        """Run `fetch_one.aio`."""
-        return await self.fetch_one.aio(operation, parameters)
-
-    async def fetch_many_async(
-        self, operation: str, parameters: Parameters | None = None, size: Count = 1
-    ) -> list[tuple[Any, ...]]:
-        """Run `fetch_many.aio`."""
-        return await self.fetch_many.aio(operation, parameters, size)
-
-    async def fetch_all_async(self, operation: str, parameters: Parameters | None = None) -> list[tuple[Any, ...]]:
-        """Run `fetch_all.aio`."""
-        return await self.fetch_all.aio(operation, parameters)
+    aexecute: ClassVar = AsyncName(execute)
+    execute_async: ClassVar = AsyncName(execute)
+    aexecute_many: ClassVar = AsyncName(execute_many)
+    execute_many_async: ClassVar = AsyncName(execute_many)
+    afetch_one: ClassVar = AsyncName(fetch_one)
+    fetch_one_async: ClassVar = AsyncName(fetch_one)
+    afetch_many: ClassVar = AsyncName(fetch_many)
+    fetch_many_async: ClassVar = AsyncName(fetch_many)
+    afetch_all: ClassVar = AsyncName(fetch_all)
+    fetch_all_async: ClassVar = AsyncName(fetch_all)
 
     def reset_cursors(self) -> None:
         """Have each query begin at its first row again, in a `with` block; elsewhere each does anyway.

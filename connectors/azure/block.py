@@ -101,7 +101,7 @@ class AzureBlobContainer(ObjectStore):
         self._client.create_container()
         return self.container_name
 
-    @operation
+    @operation(prefects=True)
     def list_blobs(self) -> list[str]:
         """List the keys of all objects in the block's folder."""
         return [info.key for page in self.objects.list() for info in page]

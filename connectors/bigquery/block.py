@@ -202,7 +202,7 @@ class BigQuery(Warehouse):
                 session.export(query.strip().rstrip(";"), name, file_format)
             else:
                 session.extract(str(table), name, file_format)
-        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        keys = [info.key for page in bucket.objects.list(prefix) for info in page]
         written = [key for key in keys if key.rpartition("/")[2].startswith(run)]
         if stale := sorted(set(keys).difference(written)):
             bucket.delete_objects(stale)

@@ -361,7 +361,7 @@ class DbtProject(ConnectorBlock, JobBlock):  # type: ignore[type-arg]  # of DbtR
             watch = self._complete(place, ["parse", *threads])
         return f"{self._name} can be parsed, and {watch.version or 'dbt'} reaches {place.where}."
 
-    @operation(prepare=_fix_token)
+    @operation(prepare=_fix_token, prefects=True)
     @takes_fields_of(SelectOptions)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable
         self,

@@ -48,7 +48,7 @@ class DbtRun(PrefectJobRun[DbtResult]):
         """The policy of its own operations, which only wait: they have one attempt."""
         return RetryPolicy(attempts=1)
 
-    @operation
+    @operation(prefects=True)
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until dbt has ended, however it did; `fetch_result` says how. A wait that is given up stops dbt."""
         try:
@@ -60,7 +60,7 @@ class DbtRun(PrefectJobRun[DbtResult]):
             self._thread.join()
             raise
 
-    @operation
+    @operation(prefects=True)
     def fetch_result(self) -> DbtResult:  # type: ignore[override]  # Prefect's is awaitable
         """Return what dbt did.
 

@@ -114,7 +114,7 @@ class DbtCloudJob(Job):
             self._unused.add(str(fixed["token"]))
         return fixed
 
-    @operation(prepare=_fix_token)
+    @operation(prepare=_fix_token, prefects=True)
     def trigger(  # type: ignore[override]  # Prefect's is awaitable, and the kit's gives less
         self, *, token: str = ""
     ) -> DbtCloudRun:

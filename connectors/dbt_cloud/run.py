@@ -52,7 +52,7 @@ class DbtCloudRun(JobRun):
     job: RunningDbtCloudJob
     _states: dict[int, str] = field(default_factory=dict, init=False, repr=False)
 
-    @operation
+    @operation(prefects=True)
     def wait_for_completion(self) -> None:  # type: ignore[override]  # Prefect's is awaitable
         """Wait until the run has succeeded.
 
@@ -62,7 +62,7 @@ class DbtCloudRun(JobRun):
         """
         self.watch()
 
-    @operation
+    @operation(prefects=True)
     def fetch_result(self) -> DbtCloudStatus:  # type: ignore[override]  # Prefect's is awaitable
         """Return how the run ended, and each of its steps.
 

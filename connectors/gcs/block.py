@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field, HttpUrl, field_validator
 
 from blocks.base.live import live
-from blocks.base.operation import operation
+from blocks.base.operation import AsyncName, operation
 from blocks.credentials.gcp import GcpCredentials
 from blocks.stores.keys import Folder
 from blocks.stores.object_store import ObjectStore
@@ -103,7 +103,7 @@ class GcsBucket(ObjectStore):
         """
         return self._client.storage
 
-    @operation
+    @operation(prefects=True)
     def list_blobs(self, folder: str = "") -> list[BlobInfo]:
         """List the objects in a folder (by default the block's own), without folder markers.
 
@@ -116,7 +116,7 @@ class GcsBucket(ObjectStore):
             for info in page
         ]
 
-    @operation
+    @operation(prefects=True)
     def create_bucket(self, location: str | None = None) -> str:
         """Create the bucket, and return its name; one that is this project's own already stays as it is.
 
@@ -130,6 +130,7 @@ class GcsBucket(ObjectStore):
         self._client.create_bucket(location)
         return self.bucket
 
+    @operation(prefects=True)
     def get_bucket(self) -> Any:
         """Get the `google.cloud.storage.Bucket` with its properties, for everything that has no method here.
 
@@ -139,3 +140,7 @@ class GcsBucket(ObjectStore):
             NotFoundError: There is no such bucket.
         """
         return self._client.get_bucket()
+
+    alist_blobs: ClassVar = AsyncName(list_blobs)
+    acreate_bucket: ClassVar = AsyncName(create_bucket)
+    aget_bucket: ClassVar = AsyncName(get_bucket)

@@ -138,7 +138,7 @@ class S3Bucket(ObjectStore):
         """
         return self._client.boto3
 
-    @operation
+    @operation(prefects=True)
     def list_objects(
         self,
         folder: str = "",

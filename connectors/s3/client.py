@@ -32,7 +32,7 @@ from blocks.base.errors import (
 )
 from blocks.base.live import live
 from blocks.base.optional import require
-from blocks.credentials.aws import aws_error
+from blocks.credentials.aws import as_client_error, aws_error
 from blocks.stores.checksum import Crc32
 from blocks.stores.client import WRITE_ID, ObjectInfo
 from connectors.s3.errors import ERRORS, advice_for
@@ -136,7 +136,8 @@ class S3StoreClient(ObstoreClient):
     @live
     def _by_boto3(self) -> bool:
         """Whether nothing goes through obstore."""
-        return self.endpoint is not None and self._credentials.frozen()["token"] is not None
+        anonymous = self._credentials.anonymous
+        return self.endpoint is not None and not anonymous and self._credentials.frozen()["token"] is not None
 
     @override
     def uri(self, key: str = "") -> str:
@@ -457,12 +458,16 @@ class S3StoreClient(ObstoreClient):
             self.bucket,
             region=self.region,
             virtual_hosted_style_request=endpoint is None and "." not in self.bucket,
-            credential_provider=self._identity,
+            **self._signature,
             **({"checksum_algorithm": "sha256"} if self._verify_checksums else {}),
             **self._obstore_options(endpoint, self._credentials.verify),
             **self.settings.of_obstore(),
             **({"endpoint": endpoint} if endpoint else {}),
         )
+
+    @property
+    def _signature(self) -> dict[str, Any]:
+        return {"skip_signature": True} if self._credentials.anonymous else {"credential_provider": self._identity}
 
     @property
     @override
@@ -490,8 +495,16 @@ class S3StoreClient(ObstoreClient):
             if comes_from_obstore(error):
                 refused = self._identity.refusal() if type(error).__name__ == "UnauthenticatedError" else None
                 known = obstore_error(verb, self.uri(key), error, table=ERRORS, advice=advice_for(verb))
-                raise refused or known from error
+                raise refused or as_client_error(known, *_answer(error), verb) from error
             raise
+
+
+def _answer(error: Exception) -> tuple[str, int | None]:
+    """Return the code of the service's answer, and its HTTP status, as far as obstore says them."""
+    text = str(error).partition("Debug source:")[0]
+    code, status = re.search(r"<Code>(\w+)</Code>", text), re.search(r"status code: (\d{3})", text)
+    missing = "NoSuchKey" if isinstance(error, FileNotFoundError) else ""
+    return code[1] if code else missing or (status[1] if status else ""), int(status[1]) if status else None
 
 
 def _stay(context: dict[str, Any], **_: Any) -> None:

@@ -216,7 +216,7 @@ class Snowflake(Warehouse):
                 f"FILE_FORMAT = (TYPE = {file_format.upper()}) HEADER = TRUE OVERWRITE = TRUE DETAILED_OUTPUT = TRUE"
             )
         written = {row["FILE_NAME"].rpartition("/")[2] for row in rows}
-        keys = [item["Key"] for item in bucket.list_objects(prefix)]
+        keys = [info.key for page in bucket.objects.list(prefix) for info in page]
         if stale := [key for key in keys if key.rpartition("/")[2] not in written]:
             bucket.delete_objects(stale)
         return sorted(set(keys) - set(stale))
