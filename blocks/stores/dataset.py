@@ -34,9 +34,10 @@ from blocks.stores.globs import Glob
 from blocks.stores.hive import data_objects, dataset_of, hive_values
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import BinaryIO
 
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import ReadFolder
 else:
+    np = lazy("numpy")
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")
 
@@ -55,6 +57,11 @@ __all__ = ["WriteMode", "WriteReport", "scan", "write_table"]
 Condition = tuple[str, str, Any]
 """A column, an operator and a value, such as `("day", ">=", "2026-04-30")`."""
 
+SMALL_ROWS = 8_192
+SMALL_BYTES = 2**18
+"""Batches below this, such as those of small files, are gathered."""
+SMALL_AT_ONCE = 64
+"""So many are kept at most: each holds more memory than its rows need."""
 FILES_AT_ONCE = 8
 """How many files are looked at at a time to find out a schema."""
 
@@ -72,7 +79,9 @@ def scan(
     on_error: OnError = "fail",
     extra_columns: ExtraColumns = "ignore",
     glob: bool | str = True,
-) -> Scan:
+    file_column: str | None = None,
+    row_column: str | None = None,
+) -> GrowingScan:
     """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
     Folders like `date=2026-04-30` in a key are columns, unless the file has a column of that name itself. Names that
@@ -94,10 +103,47 @@ def scan(
         extra_columns: What to do where a file has columns that `schema` lacks.
         glob: Whether keys may be globs; or a glob of its own, and then keys are taken as they are: of a folder it
             takes the objects whose key below the folder matches.
+        file_column: A column to add: the key of the file that a row is from.
+        row_column: A column to add: the number of the row in its file, from 1 on.
     """
+    dataset = dataset_of_files(
+        store,
+        keys,
+        schema=schema,
+        format=format,
+        compression=compression,
+        options=options,
+        columns=columns,
+        where=where,
+        on_error=on_error,
+        extra_columns=extra_columns,
+        glob=glob,
+        file_column=file_column,
+        row_column=row_column,
+    )
+    return GrowingScan(dataset.settled, source=dataset.source, origins=dataset.origins)
+
+
+def dataset_of_files(
+    store: ReadFolder,
+    keys: str | Sequence[str],
+    *,
+    schema: pa.Schema | None = None,
+    format: Format | None = None,  # noqa: A002 (the same)
+    compression: Compression | None = None,
+    options: FileOptions | None = None,
+    columns: Sequence[str] | None = None,
+    where: Sequence[Condition] | pc.Expression | None = None,
+    on_error: OnError = "fail",
+    extra_columns: ExtraColumns = "ignore",
+    glob: bool | str = True,
+    file_column: str | None = None,
+    row_column: str | None = None,
+) -> Dataset:
+    """Return the files that `scan` describes."""
     if glob == "":
         raise InvalidInputError("glob is True, False or a pattern such as '*.csv', not an empty text.")
-    dataset = _Dataset(
+    return Dataset(
         store=store,
         keys=(keys,) if isinstance(keys, str) else tuple(keys),
         alone=isinstance(keys, str),
@@ -110,12 +156,15 @@ def scan(
         where=where,
         on_error=on_error,
         extra_columns=extra_columns,
+        file_column=file_column,
+        row_column=row_column,
     )
-    return GrowingScan(dataset.settled, source=dataset.source, origins=dataset.origins)
 
 
 @dataclass(frozen=True)
-class _Dataset:
+class Dataset:
+    """The files that `scan` describes."""
+
     store: ReadFolder
     keys: tuple[str, ...]
     alone: bool
@@ -129,12 +178,18 @@ class _Dataset:
     where: Sequence[Condition] | pc.Expression | None
     on_error: OnError
     extra_columns: ExtraColumns
+    file_column: str | None
+    row_column: str | None
+    chosen: tuple[ObjectInfo, ...] | None = None
+    """Just these objects, whatever else there is."""
 
     def settled(self) -> Scan:
         """Return the scan of the objects that there are now."""
         now = replace(self)  # which has listed nothing yet
         query = repr((now.store.place(), now.keys, now.columns, str(now.where)))
-        form = repr((now.declared, now.format, now.compression, now.options, now.on_error, now.extra_columns))
+        form = repr(
+            (now.declared, now.format, now.compression, now.options, now.on_error, now.extra_columns, now.row_column)
+        )
 
         def divided(n: int) -> contextlib.AbstractContextManager[list[Scan]]:
             parts = parts_of(
@@ -169,7 +224,8 @@ class _Dataset:
         pieces: list[tuple[float, _Piece]] = []
         for at, (key, _) in enumerate(self._pruned()):
             size = max(sizes[key], 1)
-            groups = self._group_sizes(key) if size * n > total and self._format(key) == "parquet" else []
+            divides = size * n > total and self._format(key) == "parquet" and self.row_column is None
+            groups = self._group_sizes(key) if divides else []
             if len(groups) > 1:
                 whole = max(sum(groups), 1)
                 pieces += [(size * group / whole, _Piece(at, (number,))) for number, group in enumerate(groups)]
@@ -181,6 +237,10 @@ class _Dataset:
             parts.setdefault(min(int((seen + weight / 2) / share), n - 1), []).append(piece)
             seen += weight
         return [_joined(part) for part in parts.values()] or [[]]
+
+    def info(self, item: ObjectInfo | str) -> ObjectInfo:
+        """Return what the store knows of one of the objects."""
+        return self.store.head(item) if isinstance(item, str) else item
 
     def _group_sizes(self, key: str) -> list[int]:
         from blocks.files.parquet import group_sizes
@@ -204,14 +264,25 @@ class _Dataset:
     @cached_property
     def objects(self) -> list[ObjectInfo | str]:
         """What is read, in order: objects that were found, and keys that were given."""
-        found: list[ObjectInfo | str] = []
-        for key in self.keys:
-            is_pattern = isinstance(self.glob, str) or (self.glob and has_magic(key))
-            found.extend(find_objects(self.store, key, self.glob) if self.alone or is_pattern else (key,))
+        if self.chosen is not None:
+            return list(self.chosen)
+        found = self._find()
         if not found:
             raise ObjectNotFoundError(
                 f"There is nothing to read at {self.source}: no such object, and no data in such a folder."
             )
+        return found
+
+    def find(self, wanted: Callable[[ObjectInfo], bool]) -> list[ObjectInfo]:
+        """Return those of the objects that there are now that are wanted, in order; the others are not kept."""
+        infos = map(self.info, self._find(wanted))
+        return [info for info in infos if wanted(info)]
+
+    def _find(self, wanted: Callable[[ObjectInfo], bool] | None = None) -> list[ObjectInfo | str]:
+        found: list[ObjectInfo | str] = []
+        for key in self.keys:
+            is_pattern = isinstance(self.glob, str) or (self.glob and has_magic(key))
+            found.extend(find_objects(self.store, key, self.glob, wanted) if self.alone or is_pattern else (key,))
         return found
 
     @cached_property
@@ -294,6 +365,17 @@ class _Dataset:
 
     @cached_property
     def schema(self) -> pa.Schema:
+        """The columns of the scan: those of the files, and those that say where a row is from."""
+        added = [(self.file_column, pa.string()), (self.row_column, pa.int64())]
+        fields = [pa.field(name, kind) for name, kind in added if name is not None]
+        if known := [field.name for field in fields if field.name in self.full_schema.names]:
+            raise InvalidInputError(
+                f"{self.source} has a column {known[0]!r} already. Give the added one another name."
+            )
+        return pa.schema([*self._file_schema, *fields])
+
+    @cached_property
+    def _file_schema(self) -> pa.Schema:
         full = self.full_schema
         if self.columns is None:
             return full
@@ -305,28 +387,44 @@ class _Dataset:
         return pa.schema([full.field(name) for name in self.columns])
 
     def batches(self, rejects: Rejects | None, pieces: list[_Piece] | None = None) -> Iterator[pa.RecordBatch]:
-        """Return the rows of one file after the other; with `pieces` those of just these."""
+        """Return the rows file by file, those of small ones together; with `pieces` those of just these."""
+        return gathered(self._batches(rejects, pieces))
+
+    def _batches(self, rejects: Rejects | None, pieces: list[_Piece] | None) -> Iterator[pa.RecordBatch]:
         needed = self._needed()
         expression = self._expression
         chosen = None if pieces is None else {piece.at: piece.groups for piece in pieces}
         for at, (key, absent) in enumerate(self._pruned()):
             if chosen is not None and at not in chosen:
                 continue
-            where = None if expression is None else (expression, self.full_schema)
+            # Rows are numbered before any is left out.
+            where = None if expression is None or self.row_column else (expression, self.full_schema)
             inferred = self._inferred.get(self._format(key), {})
             reader = self._reader(key, where, groups=None if chosen is None else chosen[at])
             batches = reader.batches(needed, rejects, self.on_error, inferred=inferred, absent=absent)
-            for batch in batches:
+            for batch in self._placed(batches, key):
                 kept = batch if expression is None else self._filtered(batch, expression)
                 if kept.num_rows:
                     yield kept.select(self.schema.names)
+
+    def _placed(self, batches: Iterable[pa.RecordBatch], key: str) -> Iterator[pa.RecordBatch]:
+        """Return the rows of a file with the columns that say where they are from."""
+        row = 1
+        for batch in batches:
+            placed, size = batch, batch.num_rows
+            if self.file_column is not None:
+                placed = placed.append_column(self.file_column, pa.repeat(key, size))
+            if self.row_column is not None:
+                placed = placed.append_column(self.row_column, pa.array(np.arange(row, row + size)))
+            row += size
+            yield placed
 
     def _needed(self) -> pa.Schema:
         """Return the columns to read: those of the scan, and those that `where` is about."""
         if self.declared is None and any(self._format(key) in JSON_FORMATS for key in self.files):
             return self.full_schema  # a key that inference did not see is told from one that is not asked for
         if self.columns is None or self.where is None:
-            return self.schema
+            return self._file_schema
         if isinstance(self.where, pc.Expression):
             return self.full_schema  # it does not tell its columns
         asked = {name for name, _, _ in self.where} | set(self.columns)
@@ -454,6 +552,28 @@ def _joined(pieces: Iterable[_Piece]) -> list[_Piece]:
     return [_Piece(at, numbers) for at, numbers in groups.items()]
 
 
+def gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """Return batches with small ones that follow each other as one: what takes them has a cost for each."""
+    small: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in batches:
+        small.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows >= SMALL_ROWS or size >= SMALL_BYTES:
+            yield from _joined_batches(small)
+            small, rows, size = [], 0, 0
+        elif len(small) == SMALL_AT_ONCE:
+            small = _joined_batches(small)
+    yield from _joined_batches(small)
+
+
+def _joined_batches(batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:
+    if not batches[1:]:
+        return batches
+    joined: list[pa.RecordBatch] = pa.Table.from_batches(batches).combine_chunks().to_batches()
+    return joined
+
+
 class _SameStart:
     """A file whose start has to be what it was when the file was opened before: types are inferred from that.
 
@@ -497,12 +617,21 @@ class _SameStart:
         self._file.close()
 
 
-def find_objects(store: ReadFolder, name: str, glob: bool | str = True) -> list[ObjectInfo]:
-    """Find what a key, a folder or a glob stands for, in reading order; see `scan` for `glob`."""
+def find_objects(
+    store: ReadFolder, name: str, glob: bool | str = True, wanted: Callable[[ObjectInfo], bool] | None = None
+) -> list[ObjectInfo]:
+    """Find what a key, a folder or a glob stands for, in reading order; see `scan` for `glob`.
+
+    Of a listing only those are kept that are `wanted`.
+    """
+
+    def listed(folder: str) -> Iterator[ObjectInfo]:
+        return filter(wanted, data_objects(store, folder)) if wanted else data_objects(store, folder)
+
     if isinstance(glob, str):
         folder, pattern = name.rstrip("/"), Glob(glob)
         below = len(folder) + 1 if folder else 0
-        return sorted((info for info in data_objects(store, folder) if pattern.matches(info.key[below:])), key=_natural)
+        return sorted((info for info in listed(folder) if pattern.matches(info.key[below:])), key=_natural)
     found: ObjectInfo | None = None
     if name and not name.endswith("/"):
         with contextlib.suppress(NotFoundError):
@@ -518,7 +647,7 @@ def find_objects(store: ReadFolder, name: str, glob: bool | str = True) -> list[
         return [found or store.head(name)]
     if found is None and not objects and glob and has_magic(name):
         pattern = Glob(name)
-        objects = [info for info in data_objects(store, pattern.folder) if pattern.matches(info.key)]
+        objects = [info for info in listed(pattern.folder) if pattern.matches(info.key)]
         objects.sort(key=_natural)
     return objects or ([] if found is None else [found])
 

@@ -25,6 +25,7 @@ from blocks.files.local import rewound, write_file
 from blocks.stores import dataset
 from blocks.stores.folder import ReadFolder
 from blocks.stores.hive import dataset_of
+from blocks.stores.new_files import scan_new
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
-    from blocks.base.names import Position
+    from blocks.base.names import Name, Position
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import ObjectInfo, ReadClient
     from blocks.stores.dataset import Condition
@@ -180,6 +181,8 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         on_error: OnError = "fail",
         extra_columns: ExtraColumns = "ignore",
         glob: bool | str = True,
+        file_column: Name | None = None,
+        row_column: Name | None = None,
     ) -> Scan:
         """Describe objects as one Scan; nothing is read, nor listed, before it is opened.
 
@@ -202,6 +205,9 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
             extra_columns: What to do where a file has columns that `schema` lacks.
             glob: Whether keys may be globs. A glob of its own, such as "*.csv", takes what matches it of the folders
                 in `keys`, which are then taken as they are.
+            file_column: The name of a column to add: the key of the file that a row is from.
+            row_column: The name of a column to add: the number of the row among those that are read of its file, from 1
+                on. Rows that `where` leaves out are counted, rows that are refused are not.
         """
         return dataset.scan(
             self.objects,
@@ -215,7 +221,66 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
             on_error=on_error,
             extra_columns=extra_columns,
             glob=glob,
+            file_column=file_column,
+            row_column=row_column,
         )
+
+    def scan_new(
+        self,
+        keys: str | Sequence[str],
+        *,
+        ordered: bool = False,
+        schema: pa.Schema | None = None,
+        format: Format | None = None,  # noqa: A002 (what everybody calls it)
+        compression: Compression | None = None,
+        options: FileOptions | None = None,
+        columns: Sequence[str] | None = None,
+        where: Sequence[Condition] | pc.Expression | None = None,
+        on_error: OnError = "fail",
+        extra_columns: ExtraColumns = "ignore",
+        glob: bool | str = True,
+        file_column: Name | None = None,
+        row_column: Name | None = None,
+    ) -> Scan:
+        """Describe objects as a Scan of which each load under a `state` takes the new ones: each version once.
+
+            warehouse.load(bucket.scan_new("orders/*.csv", schema=ORDERS), "orders", state="orders/files")
+
+        Which ones were loaded is committed with the rows, in the ledger of their warehouse. By itself, or where the
+        state has no load yet, it is a scan of everything. An object whose content has changed is new.
+
+        Args:
+            keys: As with `scan`.
+            ordered: Whether keys are in the order in which files come, such as by the day in their names. Then only
+                what sorts behind the last key is new, and the state is that key alone.
+            schema: As with `scan`. Give it where files are removed once they are loaded.
+            format: As with `scan`.
+            compression: As with `scan`.
+            options: As with `scan`.
+            columns: As with `scan`.
+            where: As with `scan`.
+            on_error: As with `scan`.
+            extra_columns: As with `scan`.
+            glob: As with `scan`.
+            file_column: As with `scan`.
+            row_column: As with `scan`.
+        """
+        files = dataset.dataset_of_files(
+            self.objects,
+            keys,
+            schema=schema,
+            format=format,
+            compression=compression,
+            options=options,
+            columns=columns,
+            where=where,
+            on_error=on_error,
+            extra_columns=extra_columns,
+            glob=glob,
+            file_column=file_column,
+            row_column=row_column,
+        )
+        return scan_new(files, ordered=ordered)
 
     @operation
     def read_table(
