@@ -52,7 +52,11 @@ class EventLoop:
         Raises:
             ConnectionAbortedError: The loop is closed, or was meanwhile.
         """
-        value, error = self._settled(request, arguments)
+        try:
+            value, error = self._settled(request, arguments)
+        except BaseException:  # such as Ctrl-C: nobody hears any more what was asked
+            self.close()
+            raise
         if error is None:
             return cast("T", value)
         if self._ends_with(error):

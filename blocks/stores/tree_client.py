@@ -167,11 +167,18 @@ class TreeClient(StoreClient):
         self._refuse_version(version)
         path = self._path(key)
         try:
-            with self._errors("read", key), contextlib.closing(self.files.open(path, "rb")) as file:
-                info = self._info(key, self.entry(file.stat()))
-                wanted = min(length, info.size - start)
-                pieces = [(min(PIECE_BYTES, wanted - at), start + at) for at in range(0, wanted, PIECE_BYTES)]
-                content = b"".join(file.read(*piece) for piece in pieces)
+            with self._errors("read", key):
+                file = self.files.open(path, "rb")
+                try:
+                    info = self._info(key, self.entry(file.stat()))
+                    wanted = min(length, info.size - start)
+                    pieces = [(min(PIECE_BYTES, wanted - at), start + at) for at in range(0, wanted, PIECE_BYTES)]
+                    content = b"".join(file.read(*piece) for piece in pieces)
+                except Exception:  # not Ctrl-C, which must not wait for one more answer
+                    with contextlib.suppress(Exception):
+                        file.close()
+                    raise
+                file.close()
         except TerminalError:
             if self._kind(path) == "folder":
                 raise self._no_file(key) from None
