@@ -37,8 +37,8 @@ from blocks.files.options import CsvOptions, JsonOptions, ParquetOptions
 from blocks.jobs.run import JobStatus
 from blocks.quality.contract import Contract
 from blocks.quality.report import Audit, CheckResult, ChecksFailedError, QualityReport
-from blocks.stores.client import ObjectInfo
 from blocks.stores.dataset import WriteReport
+from blocks.stores.info import ObjectInfo
 from blocks.stores.newest import newest_day
 from blocks.stores.object_store import ObjectStore
 from blocks.stores.readable_store import ReadableStore

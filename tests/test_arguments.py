@@ -15,7 +15,7 @@ import pytest
 from pydantic import ValidationError
 
 import blocks
-from blocks import CsvOptions, InvalidInputError, ObjectStore, ParquetOptions, RetryPolicy, Scan
+from blocks import CsvOptions, InvalidInputError, ObjectStore, ParquetOptions, ReadableStore, RetryPolicy, Scan
 from blocks.base.arguments import FITS, LISTS, MAPPINGS, _hints, checked
 from blocks.base.operation import BoundOperation
 from blocks.jobs.run import JobRun
@@ -69,6 +69,7 @@ def right(kind: Any) -> Any:
         dt.timedelta: dt.timedelta(1),
         BaseException: OSError(),
         ObjectStore: MemoryFiles(),
+        ReadableStore: MemoryFiles(),
         pa.Schema: pa.schema([]),
     }
     kinds = [kind, get_origin(kind), *get_args(kind)]

@@ -48,8 +48,10 @@ MODULES = [
 AMONG_OURSELVES = {
     "ConflictError",
     "Cut",
+    "FasterError",
     "LockTimeoutError",
     "NoAnswerError",
+    "NoCounterpartError",
     "TableChangedError",
     "_Cut",
     "_WritesError",

@@ -95,6 +95,7 @@ def test_the_base_install_is_small():
         "cloudpickle",
         "cyclopts",
         "fastapi",
+        "httpx",
         "pyarrow",
         "duckdb",
         "numpy",

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from anyio.from_thread import start_blocking_portal
 from prefect.logging import get_logger
 
+from blocks.base.interruption import SLICE_S, interruption
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from concurrent.futures import Future
@@ -54,7 +56,7 @@ class EventLoop:
         """
         try:
             value, error = self._settled(request, arguments)
-        except BaseException:  # such as Ctrl-C: nobody hears any more what was asked
+        except BaseException:  # such as an interruption: nobody waits any more for what was asked
             self.close()
             raise
         if error is None:
@@ -73,8 +75,9 @@ class EventLoop:
             waiting: Future[tuple[T | None, Exception | None]] = self._portal.start_task_soon(
                 _outcome, request, arguments, self._limit_s
             )
-            while not wait([waiting], timeout=1).done and self.close.alive:
-                pass
+            interrupted = interruption()
+            while not wait([waiting], timeout=SLICE_S).done and self.close.alive:
+                interrupted.check()
             return waiting.result(timeout=0)
         except (RuntimeError, CancelledError, TimeoutError):
             return None, ConnectionAbortedError("the connection was closed")

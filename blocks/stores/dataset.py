@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from blocks.arrow.rejects import Rejects
     from blocks.files.options import Compression, FileOptions, Format
     from blocks.files.protocols import InferredColumn, Reader
-    from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import ReadFolder
+    from blocks.stores.info import ObjectInfo
 else:
     np = lazy("numpy")
     pa = lazy("pyarrow")

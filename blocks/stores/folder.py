@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from blocks.files.local import Source
-    from blocks.stores.client import ObjectInfo, Page, ReadClient, StoreClient, WriteOptions
+    from blocks.stores.client import ReadClient, StoreClient, WriteOptions
+    from blocks.stores.info import ObjectInfo, Page
 
 ODD_KEYS_NAMED = 5
 """A warning names so many keys of a page."""

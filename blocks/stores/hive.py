@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from blocks.stores.client import ObjectInfo, Page
     from blocks.stores.folder import ReadFolder
+    from blocks.stores.info import ObjectInfo, Page
 else:
     pa = lazy("pyarrow")
     pc = lazy("pyarrow.compute")

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
-    from blocks.stores.client import ObjectInfo
     from blocks.stores.dataset import Dataset
+    from blocks.stores.info import ObjectInfo
 
 DIGEST_BYTES = 12
 """Of ten million versions two have one digest with a chance of one in 10^15."""

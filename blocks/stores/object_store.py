@@ -34,7 +34,7 @@ from blocks.base.operation import AsyncName, operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound
 from blocks.stores import dataframes, dataset, watch
-from blocks.stores.client import ObjectInfo, WriteOptions
+from blocks.stores.client import WriteOptions
 from blocks.stores.folder import StoreFolder
 from blocks.stores.hive import without_markers
 from blocks.stores.keys import folder_prefix, join_key
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from blocks.files.options import Compression, FileOptions, Format
     from blocks.stores.client import StoreClient, WriteArguments
     from blocks.stores.dataset import WriteMode, WriteReport
+    from blocks.stores.info import ObjectInfo
 
 
 class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare coroutines

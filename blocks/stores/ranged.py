@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from blocks.base.errors import DamagedError
 from blocks.files.local import CHUNK_BYTES
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
     from blocks.stores.checksum import Digest
-    from blocks.stores.client import ObjectInfo, ReadClient
+    from blocks.stores.info import ObjectInfo
 
 OPEN_BUFFER_BYTES = 2**20
 """What an open file reads at least; a smaller object is read at once."""
@@ -23,7 +23,20 @@ FOOTER_BYTES = OPEN_BUFFER_BYTES + 8
 """A read that ends so near to an object's end may be one of its footer: behind that stand its length and a magic."""
 
 
-def ranged_file(client: ReadClient, info: ObjectInfo, version: str | None) -> BinaryIO:
+class Ranges(Protocol):
+    """What reading in order needs of a `ReadClient`."""
+
+    def uri(self, key: str = "") -> str:
+        """Return the address of an object, for messages."""
+
+    def ranges(self, info: ObjectInfo, start: int, stop: int, version: str | None = None) -> Iterator[bytes]:
+        """Read the bytes from `start` to `stop`, in order."""
+
+    def stored_checksum(self, info: ObjectInfo) -> str | None:
+        """Look up the checksum of the whole object."""
+
+
+def ranged_file(client: Ranges, info: ObjectInfo, version: str | None) -> BinaryIO:
     """Open the version of an object that `info` describes as a seekable file, read by ranges as they are needed."""
     return cast("BinaryIO", io.BufferedReader(_Ranged(client, info, version), OPEN_BUFFER_BYTES))
 
@@ -37,7 +50,7 @@ class InOrder:
         position: Up to where the object was read without a gap.
     """
 
-    def __init__(self, client: ReadClient, info: ObjectInfo) -> None:
+    def __init__(self, client: Ranges, info: ObjectInfo) -> None:
         self._client, self._info = client, info
         self._expected: str | None = None
         self._digest: Digest | None = None
@@ -66,7 +79,7 @@ class InOrder:
 class _Ranged(io.RawIOBase):
     """One version of an object as a raw file; each read is a ranged request, a long one several at a time."""
 
-    def __init__(self, client: ReadClient, info: ObjectInfo, version: str | None) -> None:
+    def __init__(self, client: Ranges, info: ObjectInfo, version: str | None) -> None:
         self._client, self._info, self._version, self._at = client, info, version, 0
         self._whole = InOrder(client, info)
 

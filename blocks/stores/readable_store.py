@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from blocks.arrow.scan import Scan
     from blocks.base.names import Name, Position
     from blocks.files.options import Compression, FileOptions, Format, OnError
-    from blocks.stores.client import ObjectInfo, ReadClient
+    from blocks.stores.client import ReadClient
     from blocks.stores.dataset import Condition
+    from blocks.stores.info import ObjectInfo
 
 
 class ReadableStore(ConnectorBlock, ReadableFileSystem):

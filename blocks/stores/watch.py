@@ -21,8 +21,8 @@ from blocks.stores.keys import folder_prefix
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from blocks.stores.client import ObjectInfo
     from blocks.stores.folder import StoreFolder
+    from blocks.stores.info import ObjectInfo
 
 STATES = "_watch"
 """The folder of what watchers have told; it is not data."""

@@ -32,7 +32,8 @@ from blocks.base.errors import (
 from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.azure import azure_error, told_apart
-from blocks.stores.client import WRITE_ID, ObjectInfo, WriteOptions
+from blocks.stores.client import WRITE_ID, WriteOptions
+from blocks.stores.info import ObjectInfo
 from connectors.azure.errors import ERRORS, SIGNED, advice_for, refuse_version
 from connectors.shared.obstore import Identity, ObstoreClient, comes_from_obstore, obstore_error
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from blocks.credentials.azure import AzureBlobStorageCredentials
-    from blocks.stores.client import Page
+    from blocks.stores.info import Page
 
 BLOCKS_IN_FLIGHT = 4
 MAX_BLOCKS = 50_000

@@ -38,7 +38,8 @@ from blocks.base.optional import require
 from blocks.credentials.gcp import google_error
 from blocks.files.local import CHUNK_BYTES, parts_of
 from blocks.stores.checksum import new_digest
-from blocks.stores.client import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, ObjectInfo, StoreClient
+from blocks.stores.client import AS_IT_IS, CHUNKS_IN_FLIGHT, WRITE_ID, StoreClient
+from blocks.stores.info import ObjectInfo
 from connectors.gcs.errors import ERRORS, advice_for, refusal
 from connectors.shared.requests import limit_silence
 
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
 
     from blocks.credentials.gcp import GcpCredentials
     from blocks.files.local import Source
-    from blocks.stores.client import Page, WriteOptions
+    from blocks.stores.client import WriteOptions
+    from blocks.stores.info import Page
 
 T = TypeVar("T")
 

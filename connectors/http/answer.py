@@ -11,7 +11,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from blocks.base.errors import DamagedError, UnsupportedError
-from blocks.stores.client import ObjectInfo
+from blocks.stores.info import ObjectInfo
 from connectors.http.spooled import spooled
 
 if TYPE_CHECKING:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from blocks.stores.client import ObjectInfo, Page
+    from blocks.stores.info import ObjectInfo, Page
     from connectors.http.login import Login
 else:
     httpx = lazy("httpx")

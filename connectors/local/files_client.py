@@ -25,14 +25,16 @@ from blocks.base.errors import (
     UnsupportedError,
 )
 from blocks.files.local import CHUNK_BYTES, PART_SUFFIX, chunks_of, file_errors, part_file, sync_folder
-from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, pages
+from blocks.stores.client import AS_IT_IS, StoreClient
+from blocks.stores.info import ObjectInfo, pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
     from blocks.files.local import Source
-    from blocks.stores.client import Page, WriteOptions
+    from blocks.stores.client import WriteOptions
+    from blocks.stores.info import Page
 
 try:
     import fcntl

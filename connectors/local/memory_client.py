@@ -12,14 +12,15 @@ from typing_extensions import override
 
 from blocks.base.errors import ObjectExistsError, ObjectNotFoundError, TransientError, UnsupportedError
 from blocks.files.local import chunks_of
-from blocks.stores.client import AS_IT_IS, ObjectInfo, StoreClient, WriteOptions, pages
+from blocks.stores.client import AS_IT_IS, StoreClient, WriteOptions
+from blocks.stores.info import ObjectInfo, pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Self
 
     from blocks.files.local import Source
-    from blocks.stores.client import Page
+    from blocks.stores.info import Page
 
 
 class Contents:

@@ -34,7 +34,8 @@ from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.credentials.aws import as_client_error, aws_error
 from blocks.stores.checksum import Crc32
-from blocks.stores.client import WRITE_ID, ObjectInfo
+from blocks.stores.client import WRITE_ID
+from blocks.stores.info import ObjectInfo
 from connectors.s3.errors import ERRORS, advice_for
 from connectors.shared.aws import give_up_on_silence
 from connectors.shared.obstore import Identity, ObstoreClient, comes_from_obstore, obstore_error
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
     from typing import Self
 
     from blocks.credentials.aws import AwsCredentials
-    from blocks.stores.client import Page, WriteOptions
+    from blocks.stores.client import WriteOptions
+    from blocks.stores.info import Page
     from connectors.s3.settings import S3Settings
 
 PARTS_IN_FLIGHT = 4

@@ -34,7 +34,8 @@ from blocks.base.errors import (
 from blocks.base.live import live
 from blocks.base.optional import require
 from blocks.files.local import CHUNK_BYTES, parts_of
-from blocks.stores.client import AS_IT_IS, WRITE_ID, ObjectInfo, StoreClient
+from blocks.stores.client import AS_IT_IS, WRITE_ID, StoreClient
+from blocks.stores.info import ObjectInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
