@@ -140,7 +140,7 @@ def test_reads_survive_faults(secret_manager: SecretManager, secret: GcpSecret) 
         assert secret.read_secret() == b"value"
     secret.retry = RetryPolicy(attempts=1)
     secret_manager.refuse("GET", place, status=200, body=broken)
-    with pytest.raises(TransientError, match="checksum does not fit"):
+    with pytest.raises(TransientError, match="checksum does not match"):
         secret.read_secret()
     secret_manager.refuse("GET", place, status=429, headers={"Retry-After": "7"})
     with pytest.raises(ThrottledError) as caught:

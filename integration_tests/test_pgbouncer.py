@@ -165,7 +165,10 @@ def test_a_lost_commit_is_found_behind_a_pooler(
 ) -> None:
     """A load is resolved from the ledger, a statement from what became of its transaction."""
     direct.load(table_of([]), "t", load_id="first")
-    with FaultProxy("127.0.0.1", pooler.port) as proxy, block(pg_database.through(proxy.port)) as behind:
+    with (
+        FaultProxy("127.0.0.1", pooler.port) as proxy,
+        contextlib.closing(block(pg_database.through(proxy.port))) as behind,
+    ):
         for fault in (proxy.drop_answer_to, proxy.hold_back):
             fault("commit")
             behind.load(table_of([len(proxy.faults_fired)]), "t", mode=mode, **ARGUMENTS[mode])
