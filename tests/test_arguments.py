@@ -126,7 +126,7 @@ def test_every_annotation_is_understood() -> None:
         (lambda: MemoryFiles().scan("x", format="parket"), "did you mean 'parquet'"),
         (lambda: MemoryFiles().scan("x", on_error="fial"), "did you mean 'fail'"),
         (lambda: MemoryFiles().scan("x", where="a = 1"), "where is"),
-        (lambda: MemoryFiles().scan(["x", None]), "keys is a list of texts, and has None"),
+        (lambda: MemoryFiles().scan(["x", None]), "keys is a list of texts or paths, and has None"),
         (lambda: MemoryFiles().write_path("x", "text"), "content is bytes"),
         (lambda: MemoryFiles().write_path("x", b"", metadata={"a": 1}), r"metadata\['a'\] is text"),
         (lambda: MemoryFiles().write_path("x", b"", if_absent="false"), "if_absent is True or False"),

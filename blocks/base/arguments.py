@@ -21,7 +21,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, Union, cast, get_args, get_origin
 
 import annotated_types
@@ -258,6 +258,7 @@ CALLED: dict[Any, str] = {
     str: "text",
     bytes: "bytes",
     Path: "a path",
+    PurePath: "a path",
     BinaryIO: "a binary file",
     typing.IO: "a file",
     typing.Self: "a block",
@@ -342,7 +343,9 @@ COLUMNS = ("key", "partition_by", "cluster_by", "columns", "allow_loss")
 
 
 def _plural(kind: Any) -> str:
-    return {str: "texts", int: "numbers"}.get(kind, f"{_called(kind)} each")
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(map(_plural, get_args(kind)))
+    return {str: "texts", int: "numbers", PurePath: "paths"}.get(kind, f"{_called(kind)} each")
 
 
 def _no_tuple(value: Any, kinds: tuple[Any, ...], name: str) -> str | None:

@@ -7,15 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from typing import Annotated
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Annotated
 
 import annotated_types
 from pydantic import AfterValidator
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 Share = Annotated[float, annotated_types.Interval(ge=0, le=1)]
 """A share of rows, from 0 to 1."""
 Count = Annotated[int, annotated_types.Ge(1)]
 """A number of which there is at least one."""
+Key = str | PurePath
+"""The key of an object, or the name of a folder, relative to the block's own; a path is its parts with slashes."""
 Position = Annotated[int, annotated_types.Ge(0)]
 """A number of bytes to skip, for example."""
 
@@ -82,6 +88,20 @@ def text_problem(text: str, *, allowed: str = "") -> str | None:
         if unicodedata.category(char) == "Cc" and char not in allowed:
             return f"has the control character U+{ord(char):04X}"
     return None
+
+
+def key_text(key: Key) -> str:
+    """Return a key as text.
+
+    >>> key_text(PurePath("raw") / "a.csv")
+    'raw/a.csv'
+    """
+    return key.as_posix() if isinstance(key, PurePath) else key
+
+
+def key_texts(keys: Key | Sequence[Key]) -> str | list[str]:
+    """Return a key, or each of several, as text."""
+    return key_text(keys) if isinstance(keys, str | PurePath) else [key_text(key) for key in keys]
 
 
 def short_digest(text: str) -> str:

@@ -97,7 +97,7 @@ class ReadClient(ABC):
         """List the objects of a folder page by page, sorted by key, without folder markers.
 
         Args:
-            prefix: The folder with the slash that ends it, or "" for the whole store.
+            prefix: The folder with the slash that ends it, or what keys begin with; "" for the whole store.
             recursive: Whether to list the folders in it, too.
 
         Raises:

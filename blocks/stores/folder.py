@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from prefect.logging import get_logger
 from typing_extensions import override
 
+from blocks.base.names import key_text
 from blocks.stores.client import AS_IT_IS
 from blocks.stores.keys import folder_prefix, is_key, join_key
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import BinaryIO
 
+    from blocks.base.names import Key
     from blocks.files.local import Source
     from blocks.stores.client import ReadClient, StoreClient, WriteOptions
     from blocks.stores.info import ObjectInfo, Page
@@ -40,47 +42,54 @@ class ReadFolder:
         """The client that is open now."""
         return self._connect()
 
-    def whole_key(self, key: str) -> str:
+    def whole_key(self, key: Key) -> str:
         """Return the key in the store of a key in the folder.
 
         Raises:
             InvalidInputError: It is not a key, or could leave the folder.
         """
-        return join_key(self._folder, key)
+        return join_key(self._folder, key_text(key))
 
-    def uri(self, key: str = "") -> str:
+    def uri(self, key: Key = "") -> str:
         """Return the address of an object, or of the folder, for messages."""
         return self.client.uri(self.whole_key(key) if key else self._folder)
 
-    def place(self, key: str = "") -> str:
+    def place(self, key: Key = "") -> str:
         """Return the address of an object, or of the folder, that no other server has."""
         return f"{self.client.server} {self.uri(key)}".strip()
 
-    def head(self, key: str, version: str | None = None) -> ObjectInfo:
+    def head(self, key: Key, version: str | None = None) -> ObjectInfo:
         """Look up what the store knows about an object."""
         return self._relative(self.client.head(self.whole_key(key), version))
 
-    def get(self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None) -> bytes:
+    def get(self, key: Key, start: int = 0, length: int | None = None, *, version: str | None = None) -> bytes:
         """Read the object, or a range of it, into memory."""
         return self.client.get(self.whole_key(key), start, length, version=version)
 
     def stream(
-        self, key: str, start: int = 0, length: int | None = None, *, version: str | None = None
+        self, key: Key, start: int = 0, length: int | None = None, *, version: str | None = None
     ) -> Iterator[bytes]:
         """Read the object, or a range of it, in chunks."""
         return self.client.stream(self.whole_key(key), start, length, version=version)
 
-    def open(self, key: str, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
+    def open(self, key: Key, version: str | None = None, *, known: ObjectInfo | None = None) -> BinaryIO:
         """Open the object as a seekable file; `known` is what it was when it was listed, and has to be still."""
         whole = self.whole_key(key)
         return self.client.open(whole, version, known=known and replace(known, key=whole))
 
-    def list(self, folder: str = "", *, recursive: bool = True) -> Iterator[Page]:
+    def list(self, folder: Key = "", *, recursive: bool = True) -> Iterator[Page]:
         """List the objects in a folder of this one page by page, sorted by key.
 
         Objects whose keys other programs made, and that no method here takes, are left out with a warning.
         """
-        for page in self.client.list(self._prefix + folder_prefix(folder), recursive=recursive):
+        return self._pages(folder_prefix(key_text(folder)), recursive=recursive)
+
+    def beginning(self, name: str) -> Iterator[Page]:
+        """List the objects whose keys begin so, page by page, sorted by key."""
+        return self._pages(join_key("", name), recursive=True)
+
+    def _pages(self, prefix: str, *, recursive: bool) -> Iterator[Page]:
+        for page in self.client.list(self._prefix + prefix, recursive=recursive):
             infos = [self._relative(info) for info in page]
             if odd := [info.key for info in infos if not is_key(info.key)]:
                 named = [f"{key!r:.200}" for key in odd[:ODD_KEYS_NAMED]] + ["..."] * (len(odd) > ODD_KEYS_NAMED)
@@ -111,24 +120,24 @@ class StoreFolder(ReadFolder):
         """The client that is open now."""
         return self._connect_to_write()
 
-    def put(self, key: str, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
+    def put(self, key: Key, source: Source, options: WriteOptions = AS_IT_IS) -> ObjectInfo:
         """Write an object of any size, all of it or nothing."""
         return self._relative(self.client.put(self.whole_key(key), source, options))
 
-    def delete(self, keys: Iterable[str]) -> int:
+    def delete(self, keys: Iterable[Key]) -> int:
         """Delete objects, and return how many keys are gone now."""
         return self.client.delete([self.whole_key(key) for key in keys])  # all are checked before the first is gone
 
-    def copy(self, source_key: str, target_key: str, target: StoreFolder | None = None) -> None:
+    def copy(self, source_key: Key, target_key: Key, target: StoreFolder | None = None) -> None:
         """Copy an object on the store's own side, by default within this folder."""
         to = target or self
         self.client.copy(self.whole_key(source_key), to.whole_key(target_key), to.client)
 
-    def presign(self, key: str, method: str, expires_in: dt.timedelta) -> str:
+    def presign(self, key: Key, method: str, expires_in: dt.timedelta) -> str:
         """Sign a URL of an object."""
         return self.client.presign(self.whole_key(key), method, expires_in)
 
-    def versions(self, key: str) -> Page:
+    def versions(self, key: Key) -> Page:
         """List the versions of an object, the newest first."""
         return [self._relative(info) for info in self.client.versions(self.whole_key(key))]
 

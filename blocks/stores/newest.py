@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 from blocks.base.arguments import checked
 from blocks.base.errors import InvalidInputError, ObjectNotFoundError
+from blocks.base.names import key_text
 
 if TYPE_CHECKING:
+    from blocks.base.names import Key
     from blocks.stores.object_store import ObjectStore
 
 DAY = "{ds}"
 
 
 @checked
-def newest_day(store: ObjectStore, key: str) -> date:
+def newest_day(store: ObjectStore, key: Key) -> date:
     """Return the newest day of which a store has a file.
 
     Args:
@@ -28,9 +30,9 @@ def newest_day(store: ObjectStore, key: str) -> date:
         InvalidInputError: There is no {ds} in the key.
         ObjectNotFoundError: The store has no such file.
     """
-    before, found, after = key.partition(DAY)
+    before, found, after = key_text(key).partition(DAY)
     if not found:
-        raise InvalidInputError(f"key {key!r} has no place for the day. Write {DAY} where it stands.")
+        raise InvalidInputError(f"key {key_text(key)!r} has no place for the day. Write {DAY} where it stands.")
     pattern = re.compile(
         re.escape(before) + r"(\d{4}-\d{2}-\d{2})" + re.escape(after.replace(DAY, "\0")).replace("\0", r"\1")
     )

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import datetime as dt
 from abc import abstractmethod
+from glob import escape, has_magic
+from itertools import chain, islice
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
@@ -30,21 +32,23 @@ from blocks.base.errors import (
 )
 from blocks.base.interruption import interruptible_async
 from blocks.base.movement import announce
+from blocks.base.names import key_text
 from blocks.base.operation import AsyncName, operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import file_errors, rewound
 from blocks.stores import dataframes, dataset, watch
 from blocks.stores.client import WriteOptions
 from blocks.stores.folder import StoreFolder
+from blocks.stores.globs import Glob
 from blocks.stores.hive import without_markers
 from blocks.stores.keys import folder_prefix, join_key
 from blocks.stores.readable_store import ReadableStore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from typing import Self, Unpack
 
-    from blocks.base.names import Count, Identity, Position, Share
+    from blocks.base.names import Count, Identity, Key, Position, Share
     from blocks.files.options import Compression, FileOptions, Format
     from blocks.stores.client import StoreClient, WriteArguments
     from blocks.stores.dataset import WriteMode, WriteReport
@@ -97,7 +101,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
 
     @operation(prefects=True)
     @takes_fields_of(WriteOptions)
-    def write_path(self, path: str, content: bytes, **options: Unpack[WriteArguments]) -> str:
+    def write_path(self, path: Key, content: bytes, **options: Unpack[WriteArguments]) -> str:
         """Write an object.
 
         Args:
@@ -120,14 +124,14 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
             )
         return self.objects.put(path, bytes(content), WriteOptions(**options)).key
 
-    async def awrite_path(self, path: str, content: bytes) -> str:
+    async def awrite_path(self, path: Key, content: bytes) -> str:
         """Write an object without blocking, and return its key. Prefect writes its results with it."""
         return await interruptible_async(
             lambda: call_with_retry(self.retry, lambda: self.objects.put(path, content).key)
         )
 
     @operation(prefects=True)
-    def get_directory(self, from_path: str | None = None, local_path: str | None = None) -> list[Path]:
+    def get_directory(self, from_path: Key | None = None, local_path: str | Path | None = None) -> list[Path]:
         """Download a folder (by default all objects) into a local one (by default the working directory).
 
         Returns:
@@ -137,7 +141,10 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
 
     @operation(prefects=True)
     def put_directory(
-        self, local_path: str | None = None, to_path: str | None = None, ignore_file: str | None = None
+        self,
+        local_path: str | Path | None = None,
+        to_path: Key | None = None,
+        ignore_file: str | Path | None = None,
     ) -> int:
         """Upload a local folder.
 
@@ -153,34 +160,36 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
 
     @operation(prefects=True)
     def list_objects(
-        self, folder: str = "", delimiter: str = "", page_size: Count | None = None, max_items: Position | None = None
+        self, folder: Key = "", delimiter: str = "", page_size: Count | None = None, max_items: Position | None = None
     ) -> list[dict[str, Any]]:
         """List the objects in a folder, sorted by key.
 
         Args:
-            folder: The folder. Defaults to the block's own.
+            folder: The folder, a glob such as "logs/2026-04-*", or one object. Defaults to the block's own.
             delimiter: "/" skips the folders in it.
             page_size: Accepted for compatibility; pages are as large as the store makes them.
             max_items: Stop after this many.
 
         Returns:
             One dict each: Key, Size, LastModified, ETag; and VersionId where there is one.
+
+        Raises:
+            InvalidInputError: There is no such folder, but names begin so. The message has the glob to write.
         """
         del page_size
-        found: list[dict[str, Any]] = []
-        for page in self.objects.list(folder, recursive=not delimiter):
-            found += [_as_dict(info) for info in page]
-            if max_items is not None and len(found) >= max_items:
-                return found[:max_items]
-        return found
+        found = chain.from_iterable(self.objects.list(folder, recursive=not delimiter))
+        listed = [_as_dict(info) for info in islice(found, max_items)]
+        if listed or max_items == 0:
+            return listed
+        return [_as_dict(info) for info in islice(self._named(key_text(folder)), max_items)]
 
     @operation(prefects=True)
-    def list_folders(self, folder: str = "") -> list[str]:
+    def list_folders(self, folder: Key = "") -> list[str]:
         """List the folders in a folder (by default the block's own), and the folders in those, sorted.
 
         A folder exists as long as an object is in it.
         """
-        start = folder_prefix(folder)
+        start = folder_prefix(key_text(folder))
         found: set[str] = set()
         for page in self.objects.list(folder):
             for info in page:
@@ -189,7 +198,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         return sorted(found)
 
     @operation(prefects=True)
-    def download_folder_to_path(self, from_folder: str, to_folder: str | Path | None = None) -> Path:
+    def download_folder_to_path(self, from_folder: Key, to_folder: str | Path | None = None) -> Path:
         """Download a folder into a local one (by default the working directory), and return its absolute path."""
         target = Path(to_folder or ".").expanduser().absolute()
         self._download_folder(from_folder, target)
@@ -198,7 +207,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
     @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_path(
-        self, from_path: str | Path, to_path: str | None = None, **options: Unpack[WriteArguments]
+        self, from_path: str | Path, to_path: Key | None = None, **options: Unpack[WriteArguments]
     ) -> str:
         """Upload a local file, and return its key, by default the file's name. The options are `write_path`'s."""
         source = Path(from_path).expanduser()
@@ -207,7 +216,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
     @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_file_object(
-        self, from_file_object: BinaryIO, to_path: str, **options: Unpack[WriteArguments]
+        self, from_file_object: BinaryIO, to_path: Key, **options: Unpack[WriteArguments]
     ) -> str:
         """Upload an open file from its position on, and return the key. The options are `write_path`'s."""
         with rewound(from_file_object):
@@ -215,7 +224,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
 
     @operation(prefects=True)
     def upload_from_folder(
-        self, from_folder: str | Path, to_folder: str | None = None, *, ignore_file: str | Path | None = None
+        self, from_folder: str | Path, to_folder: Key | None = None, *, ignore_file: str | Path | None = None
     ) -> str:
         """Upload a local folder.
 
@@ -227,13 +236,14 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         Returns:
             The folder of the store.
         """
-        self._upload_folder(Path(from_folder).expanduser(), to_folder or "", ignore_file)
-        return to_folder or ""
+        folder = key_text(to_folder or "")
+        self._upload_folder(Path(from_folder).expanduser(), folder, ignore_file)
+        return folder
 
     @operation(prefects=True)
     @takes_fields_of(WriteOptions)
     def upload_from_dataframe(
-        self, df: Any, to_path: str, serialization_format: str = "csv_gzip", **options: Unpack[WriteArguments]
+        self, df: Any, to_path: Key, serialization_format: str = "csv_gzip", **options: Unpack[WriteArguments]
     ) -> str:
         """Write a frame as one object.
 
@@ -248,10 +258,10 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         """
         form = dataframes.serialization(serialization_format)
         described: WriteArguments = {"content_type": form.content_type, **options}
-        return dataframes.upload(self.objects, df, to_path, form, WriteOptions(**described))
+        return dataframes.upload(self.objects, df, key_text(to_path), form, WriteOptions(**described))
 
     @operation
-    def copy_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
+    def copy_object(self, from_path: Key, to_path: Key, to_bucket: Self | str | None = None) -> str:
         """Copy an object on the store's own side.
 
         Args:
@@ -263,20 +273,20 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
             The key of the copy.
         """
         self.objects.copy(from_path, to_path, self._target(to_bucket).objects)
-        return to_path
+        return key_text(to_path)
 
     @operation(prefects=True)
-    def move_object(self, from_path: str, to_path: str, to_bucket: Self | str | None = None) -> str:
+    def move_object(self, from_path: Key, to_path: Key, to_bucket: Self | str | None = None) -> str:
         """Move an object, and return its new key: it is copied, then deleted where it was."""
         target = self._target(to_bucket)
         if target.uri(to_path) != self.uri(from_path):
             self.objects.copy(from_path, to_path, target.objects)
             # Retried here: a new attempt of the whole would miss the source that a lost answer has deleted already.
             call_with_retry(self.retry, lambda: self.objects.delete([from_path]))
-        return to_path
+        return key_text(to_path)
 
     @operation(prefects=True)
-    def stream_from(self, bucket: ReadableStore, from_path: str, to_path: str | None = None) -> str:
+    def stream_from(self, bucket: ReadableStore, from_path: Key, to_path: Key | None = None) -> str:
         """Copy an object of any other store through this process, and return its key here."""
         key = to_path or PurePath(from_path).name
         return self.objects.put(key, bucket.objects.stream(from_path)).key
@@ -296,7 +306,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
     # Ours
 
     @operation
-    def list_versions(self, path: str) -> list[ObjectInfo]:
+    def list_versions(self, path: Key) -> list[ObjectInfo]:
         """List the versions of an object that the store still has, the newest first.
 
         Raises:
@@ -305,7 +315,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         return self.objects.versions(path)
 
     @operation
-    def announce_new_objects(self, folder: str = "", *, state: ObjectStore | None = None) -> list[ObjectInfo]:
+    def announce_new_objects(self, folder: Key = "", *, state: ObjectStore | None = None) -> list[ObjectInfo]:
         """Send the event `etl.object.created` for each version of an object in a folder that was not announced yet.
 
         A flow that calls this on a schedule is a watcher of the folder; triggers of deployments load what it announces.
@@ -324,15 +334,15 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         Raises:
             UnsupportedError: The store of the state cannot compare and replace (SFTP). Keep it in another one.
         """
-        return watch.announce_new_objects(self.objects, folder, (state or self).objects)
+        return watch.announce_new_objects(self.objects, key_text(folder), (state or self).objects)
 
     @operation
-    def delete_objects(self, paths: list[str]) -> int:
+    def delete_objects(self, paths: Sequence[Key]) -> int:
         """Delete objects, and return how many keys are gone now, including those that were not there."""
         return self.objects.delete(paths)
 
     @operation
-    def presigned_url(self, path: str, *, method: str = "GET", expires_in: dt.timedelta = dt.timedelta(hours=1)) -> str:
+    def presigned_url(self, path: Key, *, method: str = "GET", expires_in: dt.timedelta = dt.timedelta(hours=1)) -> str:
         """Sign a temporary URL with which anybody can read ("GET") or write ("PUT") the object. Treat it as a secret.
 
         Raises:
@@ -357,14 +367,14 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
     def _fix_load_id(self, arguments: dict[str, Any]) -> dict[str, Any]:
         if arguments.get("mode") != "append":  # the other modes name their files by partition
             return with_stream_staged(arguments)
-        prefix = arguments["prefix"].strip("/")
+        prefix = key_text(arguments["prefix"]).strip("/")
         return with_load_id(arguments, Target(prefix, f"{self.objects.place()}/{prefix}"), self.logger)
 
     @operation(prepare=_fix_load_id)
     def write_table(
         self,
         data: Any,
-        prefix: str,
+        prefix: Key,
         *,
         partition_by: Sequence[str] = (),
         mode: WriteMode = "replace",
@@ -404,7 +414,7 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         report = dataset.write_table(
             self.objects,
             data,
-            prefix,
+            key_text(prefix),
             partition_by=partition_by,
             mode=mode,
             format=format,
@@ -447,8 +457,32 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
             )
         return to_bucket
 
-    def _download_folder(self, folder: str, target: Path) -> list[Path]:
-        prefix = folder_prefix(folder)
+    def _named(self, name: str) -> Iterator[ObjectInfo]:
+        """Return what a name that no objects are listed in stands for: one object, or those that match a glob.
+
+        Raises:
+            InvalidInputError: It is the beginning of other names.
+        """
+        if folder_prefix(name) in {"", name}:
+            return iter(())
+        first = next(chain.from_iterable(self.objects.beginning(name)), None)
+        if first is not None and first.key == name:
+            return iter((first,))
+        if has_magic(name):
+            glob = Glob(name)
+            matching = (info for info in chain.from_iterable(self.objects.list(glob.folder)) if glob.matches(info.key))
+            if (match := next(matching, None)) is not None:
+                return chain((match,), matching)
+        if first is None or any(self.objects.list(name)):  # all that is in the folder may be in folders
+            return iter(())
+        deep = "*/**" if "/" in first.key.removeprefix(name) else "*"
+        raise InvalidInputError(
+            f"Could not list {self.uri(name)}: it is the beginning of names, not a folder. Write "
+            f"list_objects({escape(name) + deep!r}), or list_objects({name + '/'!r}) for a folder that may be empty."
+        )
+
+    def _download_folder(self, folder: Key, target: Path) -> list[Path]:
+        prefix = folder_prefix(key_text(folder))
         size = 0
         found: list[tuple[str, Path]] = []
 
@@ -464,10 +498,10 @@ class ObjectStore(  # type: ignore[misc]  # Prefect's interfaces declare corouti
         self.logger.info("Downloaded %s to %s: objects=%d bytes=%d", self.uri(folder), target, len(paths), size)
         return paths
 
-    def _upload_folder(self, source: Path, folder: str, ignore_file: str | Path | None) -> int:
+    def _upload_folder(self, source: Path, folder: Key, ignore_file: str | Path | None) -> int:
         if not source.is_dir():
             raise ObjectNotFoundError(f"Could not upload {source}: it is not a folder.")
-        prefix = folder_prefix(folder)
+        prefix = folder_prefix(key_text(folder))
         included = None if ignore_file is None else _not_ignored(source, Path(ignore_file))
         files = (path for path in sorted(source.rglob("*")) if path.is_file())
         chosen = (path for path in files if included is None or path.relative_to(source).as_posix() in included)

@@ -19,6 +19,7 @@ from blocks.base.assets import asset_key
 from blocks.base.block import ConnectorBlock
 from blocks.base.errors import InvalidInputError, NoSuchStoreError, NotFoundError
 from blocks.base.interruption import interruptible_async
+from blocks.base.names import key_text, key_texts
 from blocks.base.operation import AsyncName, operation
 from blocks.base.retry import call_with_retry
 from blocks.files.local import rewound, write_file
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from blocks.arrow.columns import ExtraColumns
     from blocks.arrow.scan import Scan
-    from blocks.base.names import Name, Position
+    from blocks.base.names import Key, Name, Position
     from blocks.files.options import Compression, FileOptions, Format, OnError
     from blocks.stores.client import ReadClient
     from blocks.stores.dataset import Condition
@@ -55,16 +56,16 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """The objects of the block's folder, for code that needs no retries, task runs or logs: operations use it."""
         return ReadFolder(lambda: self._client, self._folder)
 
-    def uri(self, key: str = "") -> str:
+    def uri(self, key: Key = "") -> str:
         """Return the address of an object, or of the block's folder, such as `s3://bucket/folder/key`."""
         return self.objects.uri(key)
 
-    def asset_key(self, key: str) -> str:
+    def asset_key(self, key: Key) -> str:
         """Return the key of an object, or of the dataset that it is part of, as an asset in Prefect: its address.
 
         The parts and the partitions of a dataset are one asset, as they were written by one name.
         """
-        return asset_key(self.objects.uri(dataset_of(key)))
+        return asset_key(self.objects.uri(dataset_of(key_text(key))))
 
     def _stands_for(self) -> str:
         return f"{self._block_type_slug} {self.objects.place()}"
@@ -73,7 +74,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     @operation(prefects=True)
     def read_path(
-        self, path: str, *, start: Position = 0, length: Position | None = None, version: str | None = None
+        self, path: Key, *, start: Position = 0, length: Position | None = None, version: str | None = None
     ) -> bytes:
         """Read an object, or `length` bytes of it from `start` on.
 
@@ -87,13 +88,13 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """
         return self.objects.get(path, start, length, version=version)
 
-    async def aread_path(self, path: str) -> bytes:
+    async def aread_path(self, path: Key) -> bytes:
         """Read an object without blocking. Prefect reads its results with it; it is never a task run."""
         return await interruptible_async(lambda: call_with_retry(self.retry, lambda: self.objects.get(path)))
 
     @operation(prefects=True)
     def download_object_to_path(
-        self, from_path: str, to_path: str | Path | None = None, *, version: str | None = None
+        self, from_path: Key, to_path: str | Path | None = None, *, version: str | None = None
     ) -> Path:
         """Download an object to a file, by default one named like it in the working directory.
 
@@ -109,7 +110,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     @operation(prefects=True)
     def download_object_to_file_object(
-        self, from_path: str, to_file_object: BinaryIO, *, version: str | None = None
+        self, from_path: Key, to_file_object: BinaryIO, *, version: str | None = None
     ) -> BinaryIO:
         """Download an object into an open file, at its position, and return the file.
 
@@ -126,7 +127,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
     adownload_object_to_file_object: ClassVar = AsyncName(download_object_to_file_object)
 
     @operation
-    def download_to_dataframe(self, from_path: str, *, schema: pa.Schema | None = None) -> pd.DataFrame:
+    def download_to_dataframe(self, from_path: Key, *, schema: pa.Schema | None = None) -> pd.DataFrame:
         """Read an object as a pandas frame: CSV, JSON Lines, Parquet or Arrow IPC, compressed or not, by its name.
 
         Args:
@@ -138,7 +139,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
     # Ours
 
     @operation
-    def exists(self, path: str) -> bool:
+    def exists(self, path: Key) -> bool:
         """Tell whether there is such an object.
 
         Raises:
@@ -153,7 +154,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         return True
 
     @operation
-    def head_object(self, path: str, *, version: str | None = None) -> ObjectInfo:
+    def head_object(self, path: Key, *, version: str | None = None) -> ObjectInfo:
         """Look up what the store knows about an object.
 
         Raises:
@@ -161,7 +162,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """
         return self.objects.head(path, version)
 
-    def open(self, path: str, *, version: str | None = None) -> BinaryIO:
+    def open(self, path: Key, *, version: str | None = None) -> BinaryIO:
         """Open an object as a seekable file, read by ranges as they are needed; one version of it, to the end.
 
         Raises:
@@ -171,7 +172,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     def scan(
         self,
-        keys: str | Sequence[str],
+        keys: Key | Sequence[Key],
         *,
         schema: pa.Schema | None = None,
         format: Format | None = None,  # noqa: A002 (what everybody calls it)
@@ -212,7 +213,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """
         return dataset.scan(
             self.objects,
-            keys,
+            key_texts(keys),
             schema=schema,
             format=format,
             compression=compression,
@@ -228,7 +229,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     def scan_new(
         self,
-        keys: str | Sequence[str],
+        keys: Key | Sequence[Key],
         *,
         ordered: bool = False,
         schema: pa.Schema | None = None,
@@ -268,7 +269,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
         """
         files = dataset.dataset_of_files(
             self.objects,
-            keys,
+            key_texts(keys),
             schema=schema,
             format=format,
             compression=compression,
@@ -286,7 +287,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
     @operation
     def read_table(
         self,
-        keys: str | Sequence[str],
+        keys: Key | Sequence[Key],
         *,
         schema: pa.Schema | None = None,
         columns: Sequence[str] | None = None,
@@ -310,7 +311,7 @@ class ReadableStore(ConnectorBlock, ReadableFileSystem):
 
     # Shared by the operations
 
-    def _download(self, key: str, target: Path, *, version: str | None = None) -> int:
+    def _download(self, key: Key, target: Path, *, version: str | None = None) -> int:
         if target.is_dir():
             raise InvalidInputError(f"Could not write {target}: it is a folder. Give the file's whole name as to_path.")
         return write_file(target, self.objects.stream(key, version=version))

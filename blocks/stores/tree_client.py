@@ -218,7 +218,8 @@ class TreeClient(StoreClient):
 
     @override
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
-        found = self._walk(prefix, recursive=recursive)
+        folder, slash, start = prefix.rpartition("/")
+        found = self._walk(folder + slash, start, recursive=recursive)
         yield from pages(info for info in found if not info.key.endswith(PART_SUFFIX))
 
     @override
@@ -343,14 +344,14 @@ class TreeClient(StoreClient):
         for _ in ordered_map(remove, paths, workers=DELETES_IN_FLIGHT):
             pass
 
-    def _walk(self, prefix: str, *, recursive: bool) -> Iterator[ObjectInfo]:
-        """The files in a folder, unfinished ones too, in the order of their keys. Symbolic links are left out."""
+    def _walk(self, prefix: str, start: str = "", *, recursive: bool) -> Iterator[ObjectInfo]:
+        """The files in a folder whose names start so, unfinished ones too, in order. Symbolic links are left out."""
         try:
             with self._errors("list", prefix):
                 found = [self.entry(each) for each in self.files.readdir(f"{self._root}{prefix}" or ".")]
         except ObjectNotFoundError:
             return
-        found = [each for each in found if each.name not in (".", "..")]
+        found = [each for each in found if each.name not in (".", "..") and each.name.startswith(start)]
         # "a.txt" comes before "a/b": a folder sorts as its keys do, with the slash.
         for entry in sorted(found, key=lambda each: each.name + "/" * (each.kind == "folder")):
             if entry.kind == "file":

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from blocks.arrow.rejects import Rejects
+    from blocks.base.names import Key
     from blocks.stores.object_store import ObjectStore
     from blocks.warehouses.held import HeldSession
     from blocks.warehouses.load import LoadReport
@@ -138,7 +139,7 @@ class BigQuery(Warehouse):
     def copy_from(
         self,
         bucket: ObjectStore,
-        prefix: str,
+        prefix: Key,
         table: str,
         *,
         load_id: str,
@@ -177,7 +178,7 @@ class BigQuery(Warehouse):
     def extract_to(
         self,
         bucket: ObjectStore,
-        prefix: str,
+        prefix: Key,
         table: str | None = None,
         *,
         query: str | None = None,
@@ -244,7 +245,7 @@ class BigQuery(Warehouse):
         self,
         table: str,
         bucket: ObjectStore,
-        prefix: str,
+        prefix: Key,
         *,
         file_format: Literal["parquet", "csv", "jsonl"] = "parquet",
     ) -> None:

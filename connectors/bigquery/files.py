@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from blocks.arrow.casts import cast_array
 from blocks.base.errors import InvalidInputError, SchemaError
+from blocks.base.names import key_text
 from blocks.base.optional import lazy
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    from blocks.base.names import Key
     from blocks.stores.object_store import ObjectStore
 else:
     pa = lazy("pyarrow")
@@ -58,13 +60,13 @@ PARTS_OF_A_SIZE = 16
 LARGEST_PART_BYTES = 2**30
 
 
-def folder_address(bucket: ObjectStore, prefix: str) -> str:
+def folder_address(bucket: ObjectStore, prefix: Key) -> str:
     """Return the address of a folder of a bucket, with a slash at its end.
 
     Raises:
         InvalidInputError: BigQuery cannot go there by itself.
     """
-    address = bucket.uri(prefix.removesuffix("/")).rstrip("/") + "/"
+    address = bucket.uri(key_text(prefix).removesuffix("/")).rstrip("/") + "/"
     if not address.startswith("gs://"):
         raise InvalidInputError(f"BigQuery reads and writes Google Cloud Storage only, and {address} is elsewhere.")
     if "*" in address:

@@ -19,6 +19,8 @@ from connectors.gcs.client import GcsStoreClient
 if TYPE_CHECKING:
     from typing import Self
 
+    from blocks.base.names import Key
+
 
 @dataclass(frozen=True)
 class BlobInfo:
@@ -104,7 +106,7 @@ class GcsBucket(ObjectStore):
         return self._client.storage
 
     @operation(prefects=True)
-    def list_blobs(self, folder: str = "") -> list[BlobInfo]:
+    def list_blobs(self, folder: Key = "") -> list[BlobInfo]:
         """List the objects in a folder (by default the block's own), without folder markers.
 
         prefect-gcp returns Google's `Blob` here, whose name has the block's folder in it. These have the same `name`,

@@ -96,7 +96,7 @@ def render_docs(
 def upload_docs(folder: Path, bucket: ObjectStore, prefix: str, page: str) -> str:
     """Upload the pages, the index last, and return where the page of this run is."""
     prefix = f"{prefix.strip('/')}/".removeprefix("/")
-    there = {item["Key"] for item in bucket.list_objects(f"{prefix}static")}
+    there = {info.key for listed in bucket.objects.list(f"{prefix}static") for info in listed}
     files = {f"{prefix}{path.relative_to(folder).as_posix()}": path for path in folder.rglob("*") if path.is_file()}
     wanted = [key for key in files if not key.endswith(UNUSED) and key not in there]
     for key in sorted(wanted, key=lambda key: (key == f"{prefix}index.html", "/static/" not in f"/{key}", key)):

@@ -132,9 +132,10 @@ class LocalStoreClient(StoreClient):
 
     @override
     def list(self, prefix: str = "", *, recursive: bool = True) -> Iterator[Page]:
-        base = self._base(prefix)
+        folder, slash, start = prefix.rpartition("/")
+        base = self._base(folder)
         with file_errors("list", base):
-            yield from pages(_walk(self.root, base, prefix, recursive=recursive))
+            yield from pages(_walk(self.root, base, folder + slash, start, recursive=recursive))
 
     @override
     def delete(self, keys: Iterable[str]) -> int:
@@ -204,11 +205,11 @@ def _info(key: str, status: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, status.st_size, etag, None, dt.datetime.fromtimestamp(status.st_mtime, dt.UTC))
 
 
-def _walk(root: Path, folder: Path, prefix: str, *, recursive: bool) -> Iterator[ObjectInfo]:
-    """The files in a folder in the order of their keys; links out of `root` and unfinished files are left out."""
+def _walk(root: Path, folder: Path, prefix: str, start: str = "", *, recursive: bool) -> Iterator[ObjectInfo]:
+    """The files in a folder whose names start so, in order; links out of `root` and unfinished files are left out."""
     try:
         with os.scandir(folder) as found:
-            entries = [(entry, entry.is_dir(follow_symlinks=False)) for entry in found]
+            entries = [(each, each.is_dir(follow_symlinks=False)) for each in found if each.name.startswith(start)]
     except (FileNotFoundError, NotADirectoryError):
         return
     # "a.txt" comes before "a/b": a folder sorts as its keys do, with the slash.

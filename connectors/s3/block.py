@@ -22,6 +22,8 @@ from connectors.s3.settings import S3Settings
 if TYPE_CHECKING:
     from typing import Self
 
+    from blocks.base.names import Key
+
 KEY_BYTES = 32
 
 
@@ -141,7 +143,7 @@ class S3Bucket(ObjectStore):
     @operation(prefects=True)
     def list_objects(
         self,
-        folder: str = "",
+        folder: Key = "",
         delimiter: str = "",
         page_size: int | None = None,
         max_items: int | None = None,
@@ -150,7 +152,7 @@ class S3Bucket(ObjectStore):
         """List the objects in a folder, sorted by key.
 
         Args:
-            folder: The folder. Defaults to the block's own.
+            folder: The folder, a glob such as "logs/2026-04-*", or one object. Defaults to the block's own.
             delimiter: "/" skips the folders in it.
             page_size: Accepted for compatibility; pages are as large as the store makes them.
             max_items: Stop after this many.
@@ -159,6 +161,9 @@ class S3Bucket(ObjectStore):
 
         Returns:
             One dict each: Key, Size, LastModified, ETag.
+
+        Raises:
+            InvalidInputError: There is no such folder, but names begin so. The message has the glob to write.
         """
         limit = None if jmespath_query else max_items
         found = ObjectStore.list_objects(self, folder, delimiter, page_size, limit)

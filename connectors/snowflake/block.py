@@ -32,6 +32,7 @@ from connectors.snowflake.session import SnowflakeSession
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from blocks.base.names import Key
     from blocks.stores.object_store import ObjectStore
     from blocks.warehouses.load import LoadReport
     from blocks.warehouses.session import BulkSession, Session
@@ -156,7 +157,7 @@ class Snowflake(Warehouse):
     def copy_from(
         self,
         bucket: ObjectStore,
-        prefix: str,
+        prefix: Key,
         table: str,
         *,
         load_id: str,
@@ -192,7 +193,7 @@ class Snowflake(Warehouse):
     def unload_to(
         self,
         bucket: ObjectStore,
-        prefix: str,
+        prefix: Key,
         table: str | None = None,
         *,
         query: str | None = None,
@@ -323,7 +324,7 @@ class Snowflake(Warehouse):
         return {}
 
 
-def _address(bucket: ObjectStore, prefix: str) -> str:
+def _address(bucket: ObjectStore, prefix: Key) -> str:
     """Return a folder of a bucket as the literal that COPY takes."""
     return _text(bucket.uri(prefix).replace("gs://", "gcs://", 1).rstrip("/") + "/")
 

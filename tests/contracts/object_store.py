@@ -10,10 +10,12 @@ import datetime as dt
 import gc
 import io
 import os
+import re
 import threading
 import uuid
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -105,6 +107,56 @@ class BrokenFile(io.RawIOBase):
 
 
 # Content and keys
+
+
+def test_the_beginning_of_names_is_no_folder(store: ObjectStore) -> None:
+    """It is refused with the glob to write, which lists them; what is a folder, an object or nothing is listed."""
+    names = ["a-b.csv", "a/deep/x.csv", "logs/2026-04-01.csv", "logs/2026-04-02.csv", "logs/2026-05/a.csv", "r[1]-a"]
+    for name in names:
+        store.write_path(name, b"x")
+    for begins, glob in {
+        "logs/2026-04-": "logs/2026-04-*",
+        "logs/2026-0": "logs/2026-0*",
+        "logs/2026-05/a": "logs/2026-05/a*",
+        "log": "log*/**",
+        "r[1]-": "r[[]1]-*",
+    }.items():
+        with pytest.raises(InvalidInputError, match=re.escape(f"not a folder. Write list_objects({glob!r}), or")):
+            store.list_objects(begins)
+        assert listed(store, glob)
+    assert listed(store, "logs/2026-04-*") == ["logs/2026-04-01.csv", "logs/2026-04-02.csv"]
+    assert listed(store, "log*/**") == [name for name in names if name.startswith("logs/")]
+    assert len(store.list_objects("logs/2026-04-*", max_items=1)) == 1
+    assert listed(store, "logs/2026-04-01.csv") == ["logs/2026-04-01.csv"]
+    assert store.list_objects("a", delimiter="/") == []
+    for nothing in ("logs/2026-0/", "logs/2027", "nowhere/*"):
+        assert listed(store, nothing) == []
+
+
+def test_a_key_may_be_a_path(store: ObjectStore, make_store: MakeStore, tmp_path: Path) -> None:
+    """Wherever a key or a folder is taken; what comes back is text."""
+    folder, key = PurePath("raw"), PurePath("raw") / "a.csv"
+    assert store.write_path(key, b"id\n1\n") == "raw/a.csv"
+    assert store.read_path(key) == b"id\n1\n"
+    assert (store.exists(key), store.head_object(key).key) == (True, "raw/a.csv")
+    assert (store.uri(key), store.asset_key(key)) == (store.uri("raw/a.csv"), store.asset_key("raw/a.csv"))
+    assert [each["Key"] for each in store.list_objects(folder)] == ["raw/a.csv"]
+    assert store.list_folders(PurePath()) == ["raw"]
+    assert store.scan(key).to_arrow() == store.read_table([key]) == store.scan_new(folder).to_arrow()
+    assert store.download_object_to_path(key, tmp_path / "a.csv").read_bytes() == b"id\n1\n"
+    assert store.upload_from_path(tmp_path / "a.csv", PurePath("up/a.csv")) == "up/a.csv"
+    assert store.download_folder_to_path(PurePath("up"), tmp_path / "up") == tmp_path / "up"
+    assert store.upload_from_folder(tmp_path / "up", PurePath("again")) == "again"
+    assert store.copy_object(key, PurePath("up/b.csv")) == "up/b.csv"
+    assert store.move_object(PurePath("up/b.csv"), PurePath("up/b.csv")) == "up/b.csv"
+    assert store.move_object(PurePath("up/b.csv"), PurePath("up/c.csv")) == "up/c.csv"
+    assert make_store("other").stream_from(store, key) == "a.csv"
+    assert store.upload_from_dataframe(pa.table({"id": [1]}), PurePath("t"), "csv") == "t.csv"
+    for mode in ("replace", "append"):
+        assert store.write_table(pa.table({"id": [1]}), PurePath("table"), mode=mode).rows == 1
+    assert store.delete_objects([key, PurePath("up/a.csv")]) == 2
+    with pytest.raises(InvalidInputError, match=r"'\.\.'|empty"):
+        store.read_path(PurePath("../a"))
 
 
 @quick

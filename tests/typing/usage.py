@@ -75,6 +75,7 @@ def saved_warehouse(source: Warehouse | str) -> None:
 def objects(bucket: S3Bucket, other: LocalFiles) -> None:
     """Operations of object stores are called like the methods that they are."""
     assert_type(bucket.read_path("a.csv"), bytes)
+    assert_type(bucket.read_path(Path("raw") / "a.csv"), bytes)
     assert_type(bucket.write_path("a.csv", b"", if_absent=True), str)
     assert_type(bucket.head_object("a.csv"), ObjectInfo)
     assert_type(bucket.head_object("a.csv", version="1").checksum, str | None)
