@@ -33,6 +33,8 @@ from blocks.base.errors import TypeLossError  # noqa: E402
 from blocks.warehouses.warehouse import Warehouse  # noqa: E402
 from connectors.duckdb import DuckDB  # noqa: E402
 from connectors.postgres import Postgres  # noqa: E402
+from connectors.sqlalchemy import SqlAlchemyConnector  # noqa: E402
+from connectors.sqlalchemy.dialect import SQLiteDialect  # noqa: E402
 from etl_blocks.collection import MODULES  # noqa: E402
 from integration_tests.quality_parity import PLACES  # noqa: E402
 from integration_tests.quality_parity import recorded as quality_recorded  # noqa: E402
@@ -316,7 +318,9 @@ def types_page() -> str:
     parts = [TYPES_INTRODUCTION]
     for block in block_types():
         if issubclass(block, Warehouse):
-            parts += [f"## {block.__name__}", types_table(block.model_construct().dialect)]
+            sqlite = block is SqlAlchemyConnector
+            title = f"{block.__name__} with SQLite" if sqlite else block.__name__
+            parts += [f"## {title}", types_table(SQLiteDialect() if sqlite else block.model_construct().dialect)]
     parts += [CHECKED_INTRODUCTION, checked_table(), NOT_CHECKED, PYTHON_INTRODUCTION, python_table()]
     parts += [FRAMES_INTRODUCTION, *frames(), WALKS_INTRODUCTION, *walks()]
     return "\n\n".join(parts) + "\n"

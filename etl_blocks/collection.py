@@ -28,6 +28,7 @@ MODULES = (  # in the order of the README's table
     "blocks.credentials.snowflake",
     "connectors.snowflake",
     "connectors.bigquery",
+    "connectors.sqlalchemy",
     "connectors.dbt",
     "blocks.credentials.dbt_cloud",
     "connectors.dbt_cloud",

@@ -42,6 +42,7 @@ from connectors.local import LocalFiles, MemoryFiles
 from connectors.mysql import MySQL
 from connectors.postgres import Postgres
 from connectors.snowflake import Snowflake
+from connectors.sqlalchemy import SqlAlchemyConnector
 from integration_tests.standins.bigquery import PROJECT
 from integration_tests.standins.redshift import RedshiftOnPostgres, stand_in
 from integration_tests.standins.snowflake import PASSWORD, USER, fields, new_schema_name
@@ -179,6 +180,9 @@ MAKERS: dict[str, Callable[[pytest.FixtureRequest], Callable[[], Any]]] = {
     "etl-sftp": functools.partial(store, "sftp"),
     "etl-snowflake": snowflake,
     "etl-snowflake-credentials": lambda request: lambda: snowflake_login(request),
+    "etl-sqlalchemy-connector": lambda request: (
+        lambda: SqlAlchemyConnector(connection_info=f"sqlite:///{request.getfixturevalue('tmp_path')}/db")
+    ),
 }
 """Of each type of block, what makes a fresh one with nothing in it that another one has."""
 

@@ -59,6 +59,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     },
     "etl-s3-bucket": {"bucket_name": "shop", "credentials": AWS},
     "etl-sftp": {"host": "127.0.0.1", "port": 9, "username": "u", "password": "p"},
+    "etl-sqlalchemy-connector": {"connection_info": "sqlite:///shop.db"},
     "etl-snowflake": {"credentials": SNOWFLAKE, "database": "shop", "warehouse": "w"},
 }
 SAVED: dict[str, ConnectorBlock] = {
@@ -74,7 +75,7 @@ SDKS = {
     "etl-dbt-cloud-credentials": ("httpx",),
     "etl-snowflake-credentials": ("snowflake",),
 }
-ANSWER_BY_THEMSELVES = {"etl-duckdb", "etl-local-files", "etl-memory-files"}
+ANSWER_BY_THEMSELVES = {"etl-duckdb", "etl-local-files", "etl-memory-files", "etl-sqlalchemy-connector"}
 TYPES = {slug: each for slug, each in block_types().items() if each.__module__.startswith(("blocks.", "connectors."))}
 
 

@@ -194,6 +194,7 @@ DATABASES: dict[str, Counterpart] = {
     ),
 }
 """By SQLAlchemy's name of the dialect."""
+SQLITE = Counterpart("etl-sqlalchemy-connector", {**same("connection_info", "connect_args"), "fetch_size": FETCH_SIZE})
 
 SNOWFLAKE: Fields = {
     "credentials": "credentials",
@@ -253,6 +254,8 @@ def sqlalchemy(data: Mapping[str, Any]) -> tuple[Counterpart, Mapping[str, Any]]
     host = str(info.get("host") or "")
     if dialect == "redshift" or host.endswith((".redshift.amazonaws.com", ".redshift-serverless.amazonaws.com")):
         raise NoCounterpartError("a Redshift needs a bucket to load through: write an [etl-redshift.NAME] and save it")
+    if dialect == "sqlite":
+        return SQLITE, {**data, "connection_info": info}
     if dialect not in DATABASES:
         raise NoCounterpartError(f"there is no connector for SQLAlchemy's dialect {dialect}")
     return DATABASES[dialect], {**{name: value for name, value in data.items() if name != "connection_info"}, **info}
