@@ -9,6 +9,7 @@ import pytest
 
 from connectors.duckdb import DuckDB
 from connectors.local import LocalFiles
+from connectors.sqlalchemy import SqlAlchemyConnector
 from tests.foreign import attempt, cases, fill_store, fill_warehouse, kept, stored
 
 if TYPE_CHECKING:
@@ -21,6 +22,20 @@ EVERY_RUN, THOROUGH = 40, 400
 def test_duckdb(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Only errors of ours, on one line, without a value of a row; nothing was written."""
     with contextlib.closing(DuckDB(path=str(tmp_path / "w.duckdb"))) as warehouse:
+        fill_warehouse(warehouse)
+        refused = 0
+        for case in cases(warehouse, count, count):
+            if attempt(warehouse, case, caplog, kept):
+                refused += 1
+            else:
+                fill_warehouse(warehouse)
+        assert refused > count / 2
+
+
+@pytest.mark.parametrize("count", [EVERY_RUN, pytest.param(THOROUGH, marks=pytest.mark.thorough)])
+def test_sqlite(count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The same of SQLite."""
+    with contextlib.closing(SqlAlchemyConnector(connection_info=f"sqlite:///{tmp_path}/w.db")) as warehouse:
         fill_warehouse(warehouse)
         refused = 0
         for case in cases(warehouse, count, count):
