@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy
 from pydantic import ValidationError
 
-from blocks.base.errors import InvalidInputError, TransientError, UnsupportedError
+from blocks.base.errors import InvalidInputError, MissingDriverError, TransientError, UnsupportedError
 from blocks.base.retry import RetryPolicy
 from connectors.sqlalchemy import AsyncDriver, ConnectionComponents, SqlAlchemyConnector, SyncDriver
 from connectors.sqlalchemy.errors import translate
@@ -161,8 +161,12 @@ def test_an_address_shows_no_secret() -> None:
     with pytest.raises(ValidationError, match="is a URL of SQLAlchemy") as caught:
         SqlAlchemyConnector(connection_info="loader:c4n@ry")
     assert "c4n" not in str(caught.value)
-    with pytest.raises(ValidationError, match="would be gone after each call"):
-        SqlAlchemyConnector(connection_info="sqlite://")
+    for url in ("sqlite://", "sqlite:///file::memory:?uri=true", "sqlite:///file:x?mode=memory&uri=true"):
+        with pytest.raises(ValidationError, match="would be gone after each call"):
+            SqlAlchemyConnector(connection_info=url)
+    with pytest.raises(MissingDriverError, match="the module cx_Oracle is not installed") as missing:
+        SqlAlchemyConnector(connection_info="oracle://loader:c4n4ry@db/shop", retry=ONCE).fetch_one("select 1")
+    assert "c4n" not in str(missing.value)
 
 
 def test_another_database_is_asked_and_not_loaded_into() -> None:

@@ -74,7 +74,9 @@ class SqlAlchemyConnector(Warehouse):
     @field_validator("connection_info")
     @classmethod
     def _stays(cls, value: ConnectionComponents) -> ConnectionComponents:
-        if value.backend == "sqlite" and (value.database or ":memory:") == ":memory:":
+        named = value.database or ":memory:"
+        in_memory = ":memory:" in named or "mode=memory" in named or (value.query or {}).get("mode") == "memory"
+        if value.backend == "sqlite" and in_memory:
             raise ValueError(
                 "is a SQLite in memory, which would be gone after each call; give a file: sqlite:////tmp/shop.db"
             )

@@ -74,6 +74,8 @@ def translate(error: BaseException, action: str, uri: str) -> ConnectorError:
             words = "CHECK constraint failed"
         advice = next((text for name, text in SQLITE_ADVICE.items() if code.startswith(name)), "")
         return _sqlite_kind(code, words)(f"{place}: {words} ({code}). {advice}".rstrip())
+    if isinstance(error, ImportError):
+        return errors.MissingDriverError(f"{place}: the module {error.name} is not installed. Install its package.")
     names = [kind.__name__ for kind in type(error).__mro__]
     kind = next((ERRORS[name] for name in names if name in ERRORS), errors.TerminalError)
     if getattr(error, "connection_invalidated", False):
