@@ -25,8 +25,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-SHOWN_ELSEWHERE = OF_THE_KIT
-CONTRACT_CASES = 2
+SHOWN_ELSEWHERE = OF_THE_KIT | {
+    "test_a_block_can_be_awaited",
+    "test_a_block_can_be_closed_and_used_again",
+    "test_a_block_goes_to_another_process",
+    "test_a_doubled_percent_sign_is_one_where_parameters_are_written_with_it",
+    "test_a_missing_key_is_a_key",
+    "test_a_quarantine_that_was_dropped_is_made_again",
+    "test_a_retry_quarantines_once",
+    "test_any_text_is_a_load_id",
+    "test_load_on_the_class_is_prefects",
+    "test_loaders_that_replace_leave_the_rows_of_one",
+    "test_pandas_frames_are_loaded",
+    "test_parameters_may_be_written_as_elsewhere",
+    "test_prefects_other_names_are_there",
+    "test_refused_rows_go_with_what_takes_the_place_of_their_load",
+    "test_rows_refused_again_are_quarantined_once",
+    "test_upsert_of_keys_only",
+}
+"""Of the contract: the kit's own, and what is many rows or many names once more."""
+CONTRACT_CASES = 1
+"""Of each test of the contract: PostgreSQL shows all in every run."""
 ONCE = RetryPolicy(attempts=1)
 
 
